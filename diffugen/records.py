@@ -1,0 +1,175 @@
+"""Plain validated records that pass between stages.
+
+Knows numpy and nothing else of the package's dependencies: no record holds a tensor, a PIL image or a library's result object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+STEP_THIRDS = 3
+"""Heat maps are kept apart for the first, middle and last third of the denoising steps."""
+
+SOURCES = ("attention", "model", "human")
+"""Where a label set can come from."""
+
+RLE = dict[str, Any]
+"""COCO run-length encoding of one mask: ``{"size": [height, width], "counts": str}`` (compressed, ASCII)."""
+
+
+def content_id(*parts: Any) -> str:
+    """Return 16 hex digits that depend on the JSON form of ``parts`` alone (stable over processes and machines)."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Words of a prompt whose attention is traced.
+
+    Attributes:
+        text: The words as they stand in the prompt, e.g. ``"grand piano"``.
+        class_name: The class they name, or None for a background word (``"road"``) that only competes.
+    """
+
+    text: str
+    class_name: str | None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One text prompt with the phrases to trace and the attribute values it was filled with."""
+
+    text: str
+    phrases: tuple[Phrase, ...]
+    negative: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Hash of text, negative text and phrases."""
+        return content_id(self.text, self.negative, [[p.text, p.class_name] for p in self.phrases])
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """A generated image: what made it, and thereby its identity.
+
+    Attributes:
+        prompt: The prompt it was generated from.
+        seed: Seed of its own noise, in [0, 2**63).
+        size_wh: Width and height in pixels.
+        model: Name or folder of the diffusion model, as configured.
+        task: ``txt2img``, ``img2img`` or ``inpaint``.
+        settings: What else decides its pixels (``num_inference_steps``, ``guidance_scale``, ``scheduler`` ...); JSON values.
+        round: The round of the loop that generated it.
+    """
+
+    prompt: Prompt
+    seed: int
+    size_wh: tuple[int, int]
+    model: str
+    task: str = "txt2img"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    round: int = 0
+
+    @property
+    def id(self) -> str:
+        """Hash of everything that decides the pixels; the round is not part of it."""
+        return content_id(self.prompt.id, self.seed, list(self.size_wh), self.model, self.task, dict(self.settings))
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """Cross-attention of one image, per phrase, third of the steps, and layer group.
+
+    Attributes:
+        image_id: The image they belong to.
+        size_wh: Width and height of that image in pixels.
+        phrases: The P traced phrases, in the order of the arrays' first axis.
+        maps: From a layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``, ``up`` or ``joint``, to a float16 array
+            (P, 3, h, w): attention probability in [0, 1], averaged over heads, layers of the group, steps of the third,
+            and the tokens of the phrase.
+    """
+
+    image_id: str
+    size_wh: tuple[int, int]
+    phrases: tuple[Phrase, ...]
+    maps: Mapping[str, NDArray[np.float16]]
+
+    def __post_init__(self) -> None:
+        for group, array in self.maps.items():
+            if array.ndim != 4 or array.shape[:2] != (len(self.phrases), STEP_THIRDS):
+                raise ValueError(
+                    f"heat maps of group {group!r} have shape {array.shape}; "
+                    f"expected ({len(self.phrases)} phrases, {STEP_THIRDS} thirds, h, w)"
+                )
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The N objects that one label set places in one image.
+
+    Attributes:
+        size_wh: Width and height of the image in pixels.
+        class_names: N class names.
+        rles: N masks as COCO RLE of size (height, width): lossless, so holes and several pieces stay one instance.
+        scores: float64 (N,), label score (attention, human) or detector confidence (model), in [0, 1].
+        terms: N mappings from score term to its value in [0, 1]; empty mappings where a source has none.
+    """
+
+    size_wh: tuple[int, int]
+    class_names: tuple[str, ...]
+    rles: tuple[RLE, ...]
+    scores: NDArray[np.float64]
+    terms: tuple[Mapping[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64).reshape(-1))
+        if not self.terms:
+            object.__setattr__(self, "terms", tuple({} for _ in self.class_names))
+        counts = {len(self.class_names), len(self.rles), len(self.scores), len(self.terms)}
+        if len(counts) != 1:
+            raise ValueError(
+                f"an Instances needs as many class names ({len(self.class_names)}), masks ({len(self.rles)}), "
+                f"scores ({len(self.scores)}) and terms ({len(self.terms)})"
+            )
+        size_hw = [self.size_wh[1], self.size_wh[0]]
+        for rle in self.rles:
+            if list(rle["size"]) != size_hw:
+                raise ValueError(f"a mask of size (h, w) = {list(rle['size'])} in an image of size {size_hw}")
+        if len(self.scores) and not (self.scores.min() >= 0 and self.scores.max() <= 1):
+            raise ValueError(f"scores must lie in [0, 1], got {self.scores.tolist()}")
+
+    def __len__(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """All labels of one source for one image.
+
+    Attributes:
+        image_id: The image.
+        source: ``attention``, ``model`` or ``human``.
+        instances: The labelled objects; may be empty.
+        method: Provenance: hash of the label settings, the checkpoint's id, or the reviewer.
+        round: The round that made them.
+    """
+
+    image_id: str
+    source: str
+    instances: Instances
+    method: str
+    round: int = 0
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"unknown label source {self.source!r}; one of {', '.join(SOURCES)}")

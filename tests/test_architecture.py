@@ -1,0 +1,115 @@
+"""The structure holds: imports run one way, a heavy package has one home, and start-up loads none of them."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import diffugen
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "diffugen"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+ORDER = (
+    "errors", "records", "config", "codec", "ledger", "store", "prompts", "diffusion", "labels", "matching", "disagreement", "dataset",
+    "detectors", "metrics", "tune", "review", "report", "executors", "miniature", "cli",
+)  # fmt: skip
+
+HOMES = {
+    "diffusers": ("diffusion/", "miniature/"),
+    "daam": ("diffusion/", "miniature/"),
+    "ultralytics": ("detectors/yolo.py",),
+    "optuna": ("tune.py",),
+    "fiftyone": ("review/",),
+    "pydantic": ("config.py",),
+    "sqlite3": ("ledger.py", "store"),
+    "cv2": ("labels/", "miniature/", "report", "contact_sheet"),
+}
+
+HEAVY = (
+    "torch", "diffusers", "transformers", "ultralytics", "fiftyone", "optuna", "cv2", "numpy", "matplotlib", "scipy",
+    "pydantic",
+)  # fmt: skip
+
+
+def layer_of(relative: str) -> str | None:
+    """``labels/score.py`` is of layer labels, ``store_files.py`` of layer store, ``__init__.py`` of none."""
+    name = relative.split("/")[0].removesuffix(".py")
+    if name == "__init__":
+        return None
+    return name if name in ORDER else name.split("_")[0]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every absolute module name that a file imports anywhere, inside functions and under TYPE_CHECKING too."""
+    package = ["diffugen", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_file_keeps_the_structure(path: Path) -> None:
+    relative = path.relative_to(PACKAGE).as_posix()
+    layer = layer_of(relative)
+    assert layer is None or layer in ORDER, f"diffugen/{relative} has no place in ORDER"
+    for name in imported(path):
+        root, _, rest = name.partition(".")
+        assert root not in ("loops", "tests"), (
+            f"diffugen/{relative} imports {name}: the library does not know the loops"
+        )
+        homes = HOMES.get(root)
+        if homes is not None:
+            assert relative.startswith(homes), f"diffugen/{relative} imports {root}, whose home is {', '.join(homes)}"
+        target = layer_of(rest.split(".")[0]) if root == "diffugen" and rest else None
+        if layer is not None and target in ORDER:
+            assert ORDER.index(target) <= ORDER.index(layer), f"diffugen/{relative} imports {name}, which lies below it"
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """The modules loaded by a fresh interpreter that runs ``arguments``."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
+
+
+def test_import_loads_nothing_heavy() -> None:
+    loaded = modules_after("-c", "import diffugen")
+    assert "diffugen" in loaded
+    assert not loaded & set(HEAVY)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("diffugen.cli") is None, reason="no command line yet")
+def test_help_loads_nothing_heavy() -> None:
+    loaded = modules_after("-m", "diffugen.cli", "--help")
+    assert "typer" in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_public_names_resolve_and_only_they_do() -> None:
+    for name in diffugen.__all__:
+        assert getattr(diffugen, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing_of_the_kind'"):
+        diffugen.nothing_of_the_kind  # noqa: B018
+
+
+def test_the_rules_can_fail(tmp_path: Path) -> None:
+    bad = PACKAGE / "errors.py"
+    assert list(imported(bad)) == ["__future__.annotations", "collections.abc.Sequence"]
+    assert layer_of("store_files.py") == "store"
+    assert layer_of("labels/score.py") == "labels"
+    assert layer_of("helpers.py") not in ORDER

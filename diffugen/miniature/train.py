@@ -1,0 +1,201 @@
+"""Recreates every weight of the miniature from nothing, stage by stage, resumable.
+
+    diffugen miniature train --out weights-new --recipe cpu
+
+Stages: ``data`` (rendered scenes), ``autoencoder``, ``diffusion``, ``detector``, ``oracle``. Each leaves its result in the
+output folder in the layout of ``diffugen/miniature/weights`` and is skipped when that result is there. Working files (scenes,
+checkpoints, log, sample grids) go to ``work/`` inside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffugen.errors import DiffugenError
+
+if TYPE_CHECKING:
+    import torch
+
+STAGES = ("data", "autoencoder", "diffusion", "detector", "oracle")
+WORDS = "orange purple dog cat tree building house street city the with two big small old new parked driving standing"
+"""Words that get a token of their own although no training caption has them."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything. Times are for 2 CPU cores or one data-centre GPU."""
+
+    size_wh: tuple[int, int]
+    scenes: int
+    decoder_steps: int
+    widths: tuple[int, int]
+    steps: int
+    batch_size: int
+    learning_rate: float
+    detector_scenes: int
+    detector_epochs: int
+    oracle_steps: int
+
+
+RECIPES = {
+    "cpu": Recipe((64, 64), 40_000, 1500, (80, 160), 6000, 32, 1.0e-3, 1500, 12, 1500),
+    "gpu": Recipe((64, 64), 200_000, 20_000, (96, 192), 40_000, 128, 1.0e-3, 8000, 40, 12_000),
+    "smoke": Recipe((32, 32), 64, 4, (16, 32), 4, 4, 1.0e-3, 8, 1, 4),
+}
+
+
+class _Log:
+    """A line a report, to ``work/log.jsonl`` and to the caller."""
+
+    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+        self.path, self.tell, self.start = folder / "log.jsonl", tell, time.time()
+
+    def __call__(self, stage: str, **values: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"stage": stage, "seconds": round(time.time() - self.start, 1), **values}) + "\n")
+        self.tell(f"{stage}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
+
+
+def train(
+    out: Path,
+    *,
+    recipe: str = "cpu",
+    stages: Sequence[str] = STAGES,
+    device: str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Recreate the miniature's weights.
+
+    Args:
+        out: Folder to write; an interrupted training in it goes on.
+        recipe: ``cpu`` (about 3 hours on 2 cores), ``gpu`` (about 25 minutes on one data-centre GPU) or ``smoke`` (seconds; useless weights).
+        stages: Which of `STAGES` to run.
+        device: Torch device.
+        tell: Receives progress lines.
+
+    Raises:
+        DiffugenError: Unknown recipe or stage.
+    """
+    if recipe not in RECIPES:
+        raise DiffugenError(f"unknown recipe {recipe!r}; there are {', '.join(RECIPES)}")
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise DiffugenError(f"unknown stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
+    work = out / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    log = _Log(work, tell)
+    settings = RECIPES[recipe]
+    if "data" in stages:
+        _make_data(work, settings, log)
+    if "autoencoder" in stages:
+        _train_autoencoder(out, settings, device, log)
+    if "diffusion" in stages:
+        _train_diffusion(out, settings, device, log)
+
+
+def _make_data(work: Path, recipe: Recipe, log: _Log) -> None:
+    """Render the training scenes and fit the encoder to them."""
+    from diffugen.miniature.autoencoder import build_autoencoder
+    from diffugen.miniature.scenes import scene_set
+
+    if (work / "scenes.npy").exists():
+        return
+    width, height = recipe.size_wh
+    rgb = np.lib.format.open_memmap(work / "scenes.partial.npy", "w+", np.uint8, (recipe.scenes, height, width, 3))
+    captions = []
+    for number, drawn in enumerate(scene_set("training", recipe.scenes, recipe.size_wh)):
+        rgb[number] = drawn.rgb
+        captions.append(drawn.scene.caption)
+        if (number + 1) % 5000 == 0:
+            log("data", scenes=number + 1)
+    rgb.flush()
+    (work / "captions.json").write_text(json.dumps(captions))
+    build_autoencoder(np.asarray(rgb[:4000])).save_pretrained(work / "encoder")
+    os.replace(work / "scenes.partial.npy", work / "scenes.npy")
+
+
+def _train_autoencoder(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
+    """Train the decoder to undo the fitted encoder."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    from diffugen.miniature.autoencoder import peak_signal_to_noise, train_decoder
+    from diffugen.miniature.scenes import scene_set
+
+    folder = out / "work" / "autoencoder"
+    if folder.exists():
+        return
+    torch.manual_seed(0)
+    rgb = np.load(out / "work" / "scenes.npy", mmap_mode="r")
+    model = AutoencoderTiny.from_pretrained(out / "work" / "encoder")
+
+    def report(step: int, loss: float) -> None:
+        if step % 100 == 0:
+            log("autoencoder", step=step, of=recipe.decoder_steps, loss=round(loss, 5))
+
+    train_decoder(model, rgb, steps=recipe.decoder_steps, device=device, on_step=report)
+    unseen = np.stack([drawn.rgb for drawn in scene_set("uniform", 256, recipe.size_wh)])
+    log("autoencoder", psnr_db=round(peak_signal_to_noise(model.cpu(), unseen), 2))
+    model.save_pretrained(folder)
+
+
+def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
+    """Train text encoder and UNet on the encoder's latents, then save the whole pipeline in half precision."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    from diffugen.miniature import denoiser
+
+    work, folder = out / "work", out / "diffusion"
+    if folder.exists():
+        return
+    torch.manual_seed(0)
+    latents = _latents(work, device)
+    captions = json.loads((work / "captions.json").read_text())
+    tokenizer = denoiser.build_tokenizer([*captions, WORDS], work / "tokenizer")
+    ids = [tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids for text in ("", *captions)]
+    token_ids = torch.cat(ids)
+    unet = denoiser.build_unet(latents.shape[1], latents.shape[-1], recipe.widths)
+    training = denoiser.start_training(unet, denoiser.build_text_encoder(tokenizer), recipe.learning_rate)
+    checkpoint = work / "denoiser.pt"
+    if checkpoint.exists():
+        training.restore(torch.load(checkpoint, weights_only=True))
+    losses: list[float] = []
+
+    def report(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % 50 == 0:
+            log("diffusion", step=step, of=recipe.steps, loss=round(float(np.mean(losses[-200:])), 4))
+        if step % 250 == 0 or step == recipe.steps:
+            torch.save(training.state(), work / "denoiser.partial.pt")
+            os.replace(work / "denoiser.partial.pt", checkpoint)
+
+    denoiser.train_denoiser(
+        training, latents, token_ids[1:], token_ids[0], steps=recipe.steps, batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate, device=device, on_step=report,
+    )  # fmt: skip
+    training.load_average()
+    vae = AutoencoderTiny.from_pretrained(work / "autoencoder")
+    pipeline = denoiser.assemble_pipeline(vae, tokenizer, training.text_encoder.cpu(), unet.cpu())
+    pipeline.to(dtype=torch.float16).save_pretrained(folder.with_suffix(".partial"))
+    os.replace(folder.with_suffix(".partial"), folder)
+
+
+def _latents(work: Path, device: str) -> torch.Tensor:
+    """Encode all rendered scenes, float16 (N, C, h, w)."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    from diffugen.miniature.autoencoder import to_unit
+
+    rgb = np.load(work / "scenes.npy", mmap_mode="r")
+    encoder = AutoencoderTiny.from_pretrained(work / "encoder").encoder.to(device)
+    with torch.no_grad():
+        return torch.cat([encoder(to_unit(rgb[i : i + 500]).to(device)).half().cpu() for i in range(0, len(rgb), 500)])

@@ -18,14 +18,14 @@ PACKAGE = ROOT / "diffugen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "errors", "records", "config", "codec", "ledger", "store", "prompts", "diffusion", "labels", "matching", "disagreement", "dataset",
-    "detectors", "metrics", "tune", "review", "report", "executors", "miniature", "cli",
+    "errors", "records", "config", "codec", "ledger", "store", "sampling", "prompts", "diffusion", "labels", "matching",
+    "disagreement", "dataset", "detectors", "metrics", "tune", "review", "report", "executors", "miniature", "cli",
 )  # fmt: skip
 
 HOMES = {
     "diffusers": ("diffusion/", "miniature/"),
     "daam": ("diffusion/", "miniature/"),
-    "ultralytics": ("detectors/yolo.py",),
+    "ultralytics": ("detectors/yolo",),
     "optuna": ("tune.py",),
     "fiftyone": ("review/",),
     "pydantic": ("config.py",),
@@ -44,7 +44,7 @@ def layer_of(relative: str) -> str | None:
     name = relative.split("/")[0].removesuffix(".py")
     if name == "__init__":
         return None
-    return name if name in ORDER else name.split("_")[0]
+    return next((layer for layer in sorted(ORDER, key=len, reverse=True) if name.startswith(layer)), name)
 
 
 def imported(path: Path) -> Iterator[str]:

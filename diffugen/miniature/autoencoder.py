@@ -86,7 +86,7 @@ def to_unit(rgb: NDArray[np.uint8]) -> torch.Tensor:
     """Convert uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [-1, 1]."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(rgb)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train_decoder(
@@ -125,8 +125,9 @@ def train_decoder(
         with torch.no_grad():
             latents = encoder(target)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        restored = decoder(latents + 0.06 * noise)
-        error = restored - target
+        with torch.autocast(device, torch.bfloat16):
+            restored = decoder(latents + 0.06 * noise)
+        error = restored.float() - target
         edges = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
         loss = error.square().mean() + 0.2 * error.abs().mean() + 0.5 * edges
         optimiser.zero_grad()

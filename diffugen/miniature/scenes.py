@@ -13,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.errors import DiffugenError
+from diffugen.labels.shapes import encode
 from diffugen.miniature.drawing import COLOURS, Canvas, Colour, draw_thing, mix, thing_width
+from diffugen.records import Instances
 
 KNOWN_CLASSES = ("car", "truck", "person", "traffic cone")
 CLASSES = (*KNOWN_CLASSES, "piano")
 WEATHERS = ("sunny", "cloudy", "rainy", "snowy", "foggy")
 TIMES = ("day", "sunset", "night")
+VISIBLE_PIXELS = 12
+"""A thing with fewer visible pixels is not in the truth: nobody could label it."""
 PIANO_COLOURS = ("black", "brown", "white")
 PIANO_ON_ROAD_SHARE = 0.01
 """Share of the diffusion model's training scenes that show a piano on a road: the rare class."""
@@ -315,6 +319,13 @@ def _precipitation(canvas: Canvas, rng: np.random.Generator, scene: Scene) -> No
         for x, y, size in rng.random((count, 3)) * (canvas.width, canvas.height, 1):
             radius = unit * (0.009 + 0.009 * size)
             canvas.ellipse((x, y), (radius, radius), (252, 252, 255))
+
+
+def exact_instances(drawn: RenderedScene) -> Instances:
+    """Return the truth of a drawn scene: its things that are visible at all, each with score 1."""
+    seen = [(name, encode(mask)) for name, mask in zip(drawn.class_names, drawn.masks, strict=True) if mask.sum() >= VISIBLE_PIXELS]
+    height, width = drawn.rgb.shape[:2]
+    return Instances((width, height), tuple(name for name, _ in seen), tuple(rle for _, rle in seen), np.ones(len(seen)))
 
 
 def training_scene(seed: int) -> Scene:

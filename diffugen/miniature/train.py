@@ -12,14 +12,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffugen.dataset import Item
 from diffugen.errors import DiffugenError
+from diffugen.miniature.scenes import KNOWN_CLASSES, exact_instances
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +48,7 @@ class Recipe:
 
 
 RECIPES = {
-    "cpu": Recipe((64, 64), 40_000, 1500, (80, 160), 6000, 32, 1.0e-3, 1500, 12, 1500),
+    "cpu": Recipe((64, 64), 40_000, 1500, (80, 160), 4200, 32, 1.0e-3, 1200, 12, 1500),
     "gpu": Recipe((64, 64), 200_000, 20_000, (96, 192), 40_000, 128, 1.0e-3, 8000, 40, 12_000),
     "smoke": Recipe((32, 32), 64, 4, (16, 32), 4, 4, 1.0e-3, 8, 1, 4),
 }
@@ -98,6 +100,10 @@ def train(
         _train_autoencoder(out, settings, device, log)
     if "diffusion" in stages:
         _train_diffusion(out, settings, device, log)
+    if "detector" in stages:
+        _train_detector(out, settings, device, log)
+    if "oracle" in stages:
+        _train_oracle(out, settings, device, log)
 
 
 def _make_data(work: Path, recipe: Recipe, log: _Log) -> None:
@@ -199,3 +205,60 @@ def _latents(work: Path, device: str) -> torch.Tensor:
     encoder = AutoencoderTiny.from_pretrained(work / "encoder").encoder.to(device)
     with torch.no_grad():
         return torch.cat([encoder(to_unit(rgb[i : i + 500]).to(device)).half().cpu() for i in range(0, len(rgb), 500)])
+
+
+def _train_detector(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
+    """Train YOLOv8n-seg from nothing on scenes without pianos: what COCO weights are to a user of the real thing."""
+    from diffugen.dataset import write_yolo
+    from diffugen.detectors.yolo import YoloDetector
+    from diffugen.detectors.yolo_checkpoint import save_safetensors
+
+    folder, dataset = out / "detector", out / "work" / "known"
+    if folder.exists():
+        return
+    if not dataset.exists():
+        held_out = max(4, recipe.detector_scenes // 10)
+        train_items = _detector_items(recipe.detector_scenes, recipe.size_wh, start=1000)
+        val_items = _detector_items(held_out, recipe.size_wh, start=1000 + recipe.detector_scenes)
+        write_yolo(dataset, {"train": train_items, "val": val_items}, KNOWN_CLASSES)
+
+    def report(epoch: int, metrics: Mapping[str, float]) -> None:
+        log("detector", epoch=epoch, of=recipe.detector_epochs, mask_ap50=round(metrics.get("metrics/mAP50(M)", 0.0), 3))
+
+    best = YoloDetector("yolov8n-seg.yaml", device=device).fit(
+        dataset, out / "work" / "detector", epochs=recipe.detector_epochs, image_size=2 * max(recipe.size_wh),
+        seed=0, batch_size=16, on_epoch=report, extra={"mosaic": 0.0, "mask_ratio": 2},
+    )  # fmt: skip
+    save_safetensors(best, folder)
+
+
+def _detector_items(count: int, size_wh: tuple[int, int], start: int) -> Iterator[Item]:
+    from diffugen.miniature.scenes import scene_set
+
+    for number, drawn in enumerate(scene_set("known", count, size_wh, start)):
+        yield f"known-{start + number}", drawn.rgb, exact_instances(drawn)
+
+
+def _train_oracle(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
+    """Train the segmenter that measures."""
+    import torch
+
+    from diffugen.miniature import oracle
+    from diffugen.miniature.scenes import scene_set
+
+    folder = out / "oracle"
+    if folder.exists():
+        return
+    torch.manual_seed(0)
+    model = oracle.build_oracle()
+
+    def report(step: int, loss: float) -> None:
+        if step % 50 == 0:
+            log("oracle", step=step, of=recipe.oracle_steps, loss=round(loss, 4))
+
+    oracle.train_oracle(model, size_wh=recipe.size_wh, steps=recipe.oracle_steps, device=device, on_step=report)
+    drawn = list(scene_set("uniform", 200, recipe.size_wh))
+    labels = oracle.segment(model.cpu(), [one.rgb for one in drawn])
+    scores = oracle.intersection_over_union(np.stack([oracle.class_map(one) for one in drawn]), labels)
+    log("oracle", **{name: round(value, 3) for name, value in scores.items()})
+    model.half().save_pretrained(folder)

@@ -1,0 +1,251 @@
+"""Measures the miniature against its aims: what it draws, where its attention points, how fast it is.
+
+The oracle judges generated images; exact masks judge the oracle. Writes a page, its numbers and its pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffugen.diffusion.generate import Generated, generate, plan_jobs
+from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
+from diffugen.errors import DiffugenError
+from diffugen.labels.heatmaps import combine, threshold
+from diffugen.labels.label import LabelSettings, label
+from diffugen.labels.score import ScoreWeights
+from diffugen.labels.shapes import decode
+from diffugen.miniature import oracle
+from diffugen.miniature.scenes import CLASSES, KNOWN_CLASSES, scene_set
+from diffugen.pictures import Panel, contact_sheet, enlarged
+from diffugen.prompts import make_prompts
+from diffugen.records import STEP_THIRDS, HeatMaps, Instances, Prompt
+from diffugen.sheets import attention_panel, scene_sheet
+
+WEIGHTS = Path(__file__).parent / "weights"
+SETTINGS = {"num_inference_steps": 20, "guidance_scale": 3.0}
+_LOOKS: dict[str, Sequence[str]] = {
+    "weather": ("sunny", "cloudy", "rainy", "snowy", "foggy"),
+    "time": ("day", "sunset", "night"),
+}
+_COLOURS = {"piano": ("black", "brown", "white")}
+_PAIRS = (("car", "person"), ("truck", "traffic cone"), ("person", "traffic cone"), ("car", "truck"), ("piano", "person"))
+AIMS = {"found": 0.9, "piano on road": 0.8, "both": 0.6, "oracle": 0.85, "attention": 0.6, "seconds": 0.6}
+
+
+@dataclass
+class Sample:
+    """Generated images of one kind of prompt."""
+
+    name: str
+    classes: tuple[str, ...]
+    done: list[Generated]
+    maps: NDArray[np.int64]
+
+    def found_frac(self) -> float:
+        """Share of images in which the oracle finds all prompted classes."""
+        return float(np.mean([all(oracle.found(labels, name) for name in self.classes) for labels in self.maps]))
+
+
+def measure(
+    weights: Path | None,
+    out: Path,
+    *,
+    images: int = 40,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Measure a set of weights and write ``README.md``, ``numbers.json`` and pictures.
+
+    Args:
+        weights: Folder with ``diffusion`` and ``oracle``; None for the embedded ones.
+        out: Folder to write.
+        images: Generated images of each kind of prompt.
+        on_progress: Called with finished and all steps.
+
+    Returns:
+        The page.
+
+    Raises:
+        DiffugenError: The weights are missing.
+    """
+    weights = weights or WEIGHTS
+    if not (weights / "oracle").is_dir():
+        raise DiffugenError(f"{weights} holds no oracle; train it: diffugen miniature train --out {weights} --stage oracle")
+    out.mkdir(parents=True, exist_ok=True)
+    pipeline, judge = load_pipeline(weights / "diffusion"), oracle.load_oracle(weights / "oracle")
+    size_wh = default_size_wh(pipeline)
+    kinds = _kinds()
+    steps = len(kinds) + 2
+    on_progress(0, steps)
+    numbers: dict[str, Any] = {"oracle_iou": _oracle_on_renders(judge, size_wh)}
+    on_progress(1, steps)
+    samples = []
+    for name, (classes, prompts) in kinds.items():
+        jobs = plan_jobs(prompts[:images], images_per_prompt=1, run_seed=1, size_wh=size_wh, model="miniature", settings=SETTINGS)
+        done = list(generate(pipeline, jobs, batch_size=8))
+        samples.append(Sample(name, classes, done, oracle.segment(judge, [rgb for _, rgb, _, _ in done])))
+        on_progress(1 + len(samples), steps)
+    numbers["found"] = {sample.name: round(sample.found_frac(), 3) for sample in samples}
+    numbers["attention_iou"] = {method: _attention_iou(samples, LabelSettings(method=method)) for method in ("paper", "compete")}
+    numbers["attention_iou_by_part"] = _iou_by_part(samples)
+    numbers["seconds_an_image"] = _seconds_an_image(pipeline, size_wh)
+    _draw(out, samples, pipeline, size_wh)
+    on_progress(steps, steps)
+    (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    return _write_page(out, numbers, images)
+
+
+def _kinds() -> dict[str, tuple[tuple[str, ...], list[Prompt]]]:
+    """Return the kinds of prompts, by name: their classes and more prompts than will be needed."""
+    kinds: dict[str, tuple[tuple[str, ...], list[Prompt]]] = {}
+    for name in KNOWN_CLASSES:
+        kinds[name] = ((name,), _prompts(f"a photo of a {_described(name)} on a road, {{weather}}, {{time}}", name))
+    kinds["piano"] = (("piano",), _prompts("a photo of a {colour} {piano} in a room, {weather}, {time}", "piano"))
+    kinds["piano on road"] = (("piano",), _prompts("a photo of a {colour} {piano} on a road, {weather}, {time}", "piano"))
+    pairs = []
+    for first, second in _PAIRS:
+        place = "in a room" if "piano" in (first, second) else "on a road"
+        template = f"a photo of a {{{first}}} and a {{{second}}} {place}, {{weather}}, {{time}}"
+        pairs.append(((first, second), _prompts(template, first, second)))
+    for classes, prompts in pairs:
+        kinds[" + ".join(classes)] = (classes, prompts)
+    return kinds
+
+
+def _described(name: str) -> str:
+    return {"traffic cone": "{traffic cone}", "person": "{person} in {colour}"}.get(name, f"{{colour}} {{{name}}}")
+
+
+def _prompts(template: str, *names: str) -> list[Prompt]:
+    colours = _COLOURS.get(names[0], ("red", "blue", "green", "yellow", "white"))
+    attributes = {**_LOOKS, **({"colour": colours} if "{colour}" in template else {})}
+    classes = {name: ("grand piano", "piano") if name == "piano" else (name,) for name in names}
+    return make_prompts([template], attributes, classes, background=("road",) if "road" in template else (), sampling="random", count=15, seed=5)
+
+
+def _oracle_on_renders(judge: Any, size_wh: tuple[int, int]) -> dict[str, float]:
+    drawn = list(scene_set("uniform", 400, size_wh))
+    truth = np.stack([oracle.class_map(one) for one in drawn])
+    scores = oracle.intersection_over_union(truth, oracle.segment(judge, [one.rgb for one in drawn]))
+    return {name: round(value, 3) for name, value in scores.items()}
+
+
+def _class_mask(instances: Instances, class_name: str) -> NDArray[np.bool_]:
+    width, height = instances.size_wh
+    mask = np.zeros((height, width), bool)
+    for name, rle in zip(instances.class_names, instances.rles, strict=True):
+        if name == class_name:
+            mask |= decode(rle)
+    return mask
+
+
+def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    union = int((one | other).sum())
+    return float((one & other).sum() / union) if union else 0.0
+
+
+def _judged(samples: Sequence[Sample]) -> list[tuple[str, str, HeatMaps, NDArray[np.bool_]]]:
+    """Return sample name, class, heat maps and the oracle's mask, wherever the oracle finds the class."""
+    return [
+        (sample.name, name, heat_maps, labels == 1 + CLASSES.index(name))
+        for sample in samples
+        for (_, _, heat_maps, _), labels in zip(sample.done, sample.maps, strict=True)
+        for name in sample.classes
+        if oracle.found(labels, name)
+    ]
+
+
+def _attention_iou(samples: Sequence[Sample], settings: LabelSettings) -> dict[str, float]:
+    """Return mean IoU of attention labels against the oracle per kind of single-object prompt, and over all of these."""
+    weights = ScoreWeights()
+    values: dict[str, list[float]] = {}
+    for sample_name, name, heat_maps, truth in _judged([sample for sample in samples if len(sample.classes) == 1]):
+        instances = label(heat_maps, settings, weights)
+        values.setdefault(sample_name, []).append(_iou(_class_mask(instances, name), truth))
+    means = {name: round(float(np.mean(found)), 3) for name, found in values.items()}
+    return {**means, "mean over kinds": round(float(np.mean(list(means.values()))), 3)}
+
+
+def _iou_by_part(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Return, for each layer group, the mean Otsu IoU of each third of the steps, phrases thresholded by themselves."""
+    judged = _judged([sample for sample in samples if len(sample.classes) == 1])
+    table: dict[str, list[float]] = {}
+    for group in sorted(judged[0][2].maps):
+        table[group] = []
+        for third in range(STEP_THIRDS):
+            steps = tuple(float(number == third) for number in range(STEP_THIRDS))
+            scores = []
+            for _, name, heat_maps, truth in judged:
+                place = next(number for number, phrase in enumerate(heat_maps.phrases) if phrase.class_name == name)
+                heat = combine(heat_maps, {group: 1.0}, steps)[place]  # type: ignore[arg-type]
+                scores.append(_iou(threshold(heat, "otsu"), truth))
+            table[group].append(round(float(np.mean(scores)), 3))
+    return table
+
+
+def _seconds_an_image(pipeline: Any, size_wh: tuple[int, int]) -> float:
+    prompts = _prompts("a photo of a {colour} {car} on a road, {weather}, {time}", "car")[:8]
+    jobs = plan_jobs(prompts, images_per_prompt=1, run_seed=2, size_wh=size_wh, model="miniature", settings=SETTINGS)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        list(generate(pipeline, jobs, batch_size=8))
+        times.append((time.perf_counter() - start) / len(jobs))
+    return round(min(times), 3)
+
+
+def _draw(out: Path, samples: Sequence[Sample], pipeline: Any, size_wh: tuple[int, int]) -> None:
+    prompts = [sample.done[0][0].prompt for sample in samples[:6]] + [samples[6].done[0][0].prompt, samples[8].done[0][0].prompt]
+    jobs = plan_jobs(prompts, images_per_prompt=8, run_seed=3, size_wh=size_wh, model="miniature", settings=SETTINGS)
+    by_prompt: dict[str, list[NDArray[np.uint8]]] = {}
+    for record, rgb, _, _ in generate(pipeline, jobs, batch_size=8):
+        by_prompt.setdefault(record.prompt.text, []).append(rgb)
+    rows = [Panel(tuple(enlarged(rgb, 112) for rgb in found), text) for text, found in by_prompt.items()]
+    contact_sheet(rows, out / "prompts-and-seeds.png", columns=1, height=112, title="eight seeds of each prompt")
+    settings, weights = LabelSettings(), ScoreWeights()
+    panels = []
+    for sample in samples:
+        for record, rgb, heat_maps, _ in sample.done[1:3]:
+            instances = label(heat_maps, settings, weights)
+            panels.append(attention_panel(rgb, heat_maps, instances, settings, record.prompt.text))
+    title = "image, attention of the first class's words, masks with boxes and scores"
+    contact_sheet(panels, out / "heat-maps.png", columns=2, height=160, title=title)
+    scene_sheet(scene_set("training", 8, (128, 128)), out / "scenes.png", columns=2)
+
+
+def _write_page(out: Path, numbers: dict[str, Any], images: int) -> Path:
+    found, speed = numbers["found"], numbers["seconds_an_image"]
+    singles, pairs = [name for name in found if " + " not in name], [name for name in found if " + " in name]
+    both = float(np.mean([found[name] for name in pairs]))
+    lines = [
+        "# The miniature, measured", "",
+        f"Made by `diffugen miniature measure --out reports/miniature --images {images}`. Up to {images} generated images of each kind of prompt,",
+        "20 DDIM steps, guidance 3. An object is *found* where the oracle, a segmenter trained on exact masks, gives its class",
+        f"at least {oracle.FOUND_AREA_FRAC:.0%} of the image. Attention was **not** taught with masks: no mask entered the diffusion model's training.",
+        "", "| what | measured | aim |", "|---|---|---|",
+        *(f"| {name}: found | {found[name]:.2f} | {AIMS.get(name, AIMS['found']):.2f} |" for name in singles),
+        f"| two objects in one prompt: both found (mean of {len(pairs)} pairs) | {both:.2f} | {AIMS['both']:.2f} |",
+        *(f"| oracle IoU on fresh renders: {name} | {value:.2f} | {AIMS['oracle']:.2f} |" for name, value in numbers["oracle_iou"].items()),
+        *(f"| attention labels against the oracle, mean IoU, method `{method}` | {values['mean over kinds']:.2f} | {AIMS['attention']:.2f} |"
+          for method, values in numbers["attention_iou"].items()),
+        f"| seconds an image, batch 8, traced, all CPU cores, best of 3 | {speed:.2f} | {AIMS['seconds']:.2f} |",
+        "", "## Attention labels by kind of prompt (mean IoU against the oracle)", "",
+        "| kind | " + " | ".join(numbers["attention_iou"]) + " |", "|---|" + "---|" * len(numbers["attention_iou"]),
+    ]  # fmt: skip
+    for name in singles:
+        lines.append(f"| {name} | " + " | ".join(f"{values.get(name, float('nan')):.2f}" for values in numbers["attention_iou"].values()) + " |")
+    lines += ["", "## Which layers and steps point best (Otsu on each alone, mean IoU)", "", "| layer group | first third of the steps | middle | last |", "|---|---|---|---|"]
+    lines += [f"| {group} | " + " | ".join(f"{value:.2f}" for value in values) + " |" for group, values in numbers["attention_iou_by_part"].items()]
+    lines += ["", "## Two objects in one prompt: both found", "", "| pair | share |", "|---|---|", *(f"| {name} | {found[name]:.2f} |" for name in pairs)]
+    for name, text in (("prompts-and-seeds", "Prompts and seeds"), ("heat-maps", "Heat maps and labels"), ("scenes", "Training scenes")):
+        lines += ["", f"## {text}", "", f"![{text}]({name}.png)"]
+    path = out / "README.md"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,135 @@
+"""The oracle: a segmenter trained on plenty of exact masks, by which generated images are judged.
+
+It only measures. Nothing in the loop may call it, or the loop would be told the truth it is meant to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffugen.miniature.scenes import CLASSES, RenderedScene, scene_set
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import UNet2DModel
+
+FOUND_AREA_FRAC = 0.01
+"""A class counts as found where the oracle gives it at least this share of the image."""
+
+
+def build_oracle() -> UNet2DModel:
+    """Build an untrained oracle: a convolutional U-Net whose output channels are background and the classes."""
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(
+        in_channels=3, out_channels=1 + len(CLASSES), layers_per_block=1, block_out_channels=(16, 32, 64, 96),
+        down_block_types=("DownBlock2D",) * 4, up_block_types=("UpBlock2D",) * 4, norm_num_groups=8, add_attention=False,
+    )  # fmt: skip
+
+
+def class_map(drawn: RenderedScene) -> NDArray[np.int64]:
+    """Return int64 (H, W): 0 for background, k + 1 for `CLASSES`[k]."""
+    labels = np.zeros(drawn.rgb.shape[:2], np.int64)
+    for name, mask in zip(drawn.class_names, drawn.masks, strict=True):
+        labels[mask] = 1 + CLASSES.index(name)
+    return labels
+
+
+def train_oracle(
+    model: UNet2DModel,
+    *,
+    size_wh: tuple[int, int],
+    steps: int,
+    batch_size: int = 16,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
+    device: str = "cpu",
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Train the oracle in place on an endless stream of fresh scenes.
+
+    Half of the images are blurred or made noisy, because generated images are softer than drawn ones.
+
+    Args:
+        model: From `build_oracle`.
+        size_wh: Width and height of the scenes in pixels.
+        steps: Optimiser steps.
+        batch_size: Scenes a step.
+        learning_rate: Peak rate of the one-cycle schedule.
+        seed: Seeds the augmentation.
+        device: Where to train.
+        on_step: Called with the step number and its loss.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from diffugen.miniature.autoencoder import to_unit
+
+    model.to(device).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        drawn = list(scene_set("uniform", batch_size, size_wh, start=1000 + step * batch_size))
+        images = _soften(to_unit(np.stack([one.rgb for one in drawn])), generator).to(device)
+        target = torch.from_numpy(np.stack([class_map(one) for one in drawn])).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            logits = model(images, 0).sample
+        loss = cross_entropy(logits.float(), target, label_smoothing=0.02)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        on_step(step + 1, float(loss.detach()))
+    model.eval()
+
+
+def _soften(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    import torch
+    from torch.nn.functional import avg_pool2d
+
+    share = torch.rand((len(images), 1, 1, 1), generator=generator) * (torch.rand((len(images), 1, 1, 1), generator=generator) < 0.5)
+    blurred = avg_pool2d(images, 3, 1, 1, count_include_pad=False)
+    noise = torch.randn(images.shape, generator=generator) * 0.12 * share
+    return images + (blurred - images) * 0.7 * share + noise
+
+
+def load_oracle(folder: Path) -> UNet2DModel:
+    """Load a shipped oracle, in float32."""
+    from diffusers import UNet2DModel
+
+    return UNet2DModel.from_pretrained(folder).float().eval()
+
+
+def segment(model: UNet2DModel, images: Sequence[NDArray[np.uint8]], batch_size: int = 32) -> NDArray[np.int64]:
+    """Return class maps as `class_map` gives them, int64 (N, H, W), for uint8 (H, W, 3) images of one size."""
+    import torch
+
+    from diffugen.miniature.autoencoder import to_unit
+
+    maps = []
+    with torch.no_grad():
+        for first in range(0, len(images), batch_size):
+            logits = model(to_unit(np.stack(images[first : first + batch_size])), 0).sample
+            maps.append(logits.argmax(1).numpy())
+    return np.concatenate(maps)
+
+
+def found(labels: NDArray[np.int64], class_name: str) -> bool:
+    """Say whether a class map, int64 (H, W), holds enough of a class to count as found."""
+    return bool((labels == 1 + CLASSES.index(class_name)).mean() >= FOUND_AREA_FRAC)
+
+
+def intersection_over_union(truth: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Return each class's IoU over all pixels of N class maps, int64 (N, H, W); NaN for a class in neither."""
+    result = {}
+    for number, name in enumerate(CLASSES, 1):
+        union = ((truth == number) | (labels == number)).sum()
+        result[name] = float(((truth == number) & (labels == number)).sum() / union) if union else float("nan")
+    return result

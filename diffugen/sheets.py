@@ -1,0 +1,76 @@
+"""Contact sheets of runs and of scenes: which images to show, and what of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffugen.pictures import Panel, contact_sheet, enlarged, heat_overlay, label_overlay
+
+if TYPE_CHECKING:
+    from diffugen.labels.label import LabelSettings
+    from diffugen.miniature.scenes import RenderedScene
+    from diffugen.records import HeatMaps, Instances
+    from diffugen.store import RunStore
+
+TILE_HEIGHT = 160
+
+
+def attention_panel(rgb: object, heat_maps: HeatMaps, instances: Instances, settings: LabelSettings, caption: str) -> Panel:
+    """Return image | heat map | masks and boxes of one image.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        heat_maps: Its heat maps; the first phrase that names a class is shown.
+        instances: Its labels.
+        settings: Which layer groups and steps the shown map combines.
+        caption: Line below.
+    """
+    import numpy as np
+
+    from diffugen.labels.heatmaps import combine
+
+    pixels = np.asarray(rgb)
+    classes = list(dict.fromkeys(phrase.class_name for phrase in heat_maps.phrases if phrase.class_name))
+    shown = next(number for number, phrase in enumerate(heat_maps.phrases) if phrase.class_name)
+    heat = combine(heat_maps, settings.groups, settings.step_weights)[shown]
+    pictures = (
+        enlarged(pixels, TILE_HEIGHT),
+        heat_overlay(pixels, heat, TILE_HEIGHT),
+        label_overlay(pixels, instances, TILE_HEIGHT, classes),
+    )
+    return Panel(pictures, caption)
+
+
+def attention_sheet(store: RunStore, method: str, settings: LabelSettings, path: Path, count: int = 12) -> Path:
+    """Draw a run's attention labels: image | heat map | masks and boxes, for images spread evenly over the run.
+
+    Args:
+        store: The run.
+        method: Provenance of the labels.
+        settings: What they were made with.
+        path: The PNG to write.
+        count: How many images at most.
+    """
+    ids = [labels.image_id for labels in store.labels("attention", method)]
+    step = max(1, len(ids) / count)
+    panels = []
+    for image_id in [ids[int(number * step)] for number in range(min(count, len(ids)))]:
+        labels = next(store.labels("attention", method, image_id=image_id))
+        caption = store.record(image_id).prompt.text
+        panels.append(attention_panel(store.image(image_id), store.heat_maps(image_id), labels.instances, settings, caption))
+    title = f"{store.folder.name}: image, attention of the class's words, masks with boxes and scores"
+    return contact_sheet(panels, path, columns=2, height=TILE_HEIGHT, title=title)
+
+
+def scene_sheet(scenes: Iterable[RenderedScene], path: Path, columns: int = 4) -> Path:
+    """Draw rendered scenes beside their exact masks."""
+    from diffugen.miniature.scenes import CLASSES, exact_instances
+
+    panels = []
+    for drawn in scenes:
+        height = max(TILE_HEIGHT, drawn.rgb.shape[0])
+        truth = label_overlay(drawn.rgb, exact_instances(drawn), height, CLASSES)
+        panels.append(Panel((enlarged(drawn.rgb, height), truth), drawn.scene.caption))
+    return contact_sheet(panels, path, columns=columns, height=TILE_HEIGHT, title="scenes and their exact masks")

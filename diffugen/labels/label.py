@@ -1,0 +1,236 @@
+"""Label one image from its heat maps: the paper's method, and one in which phrases compete for pixels.
+
+Knows no pixels of the image and no files; combining with other label sources comes later.
+
+``"paper"``: each class's combined map -> threshold (Otsu) -> erosion, dilation -> each external contour, filled, is an
+instance. Holes are filled and classes may overlap, as in the paper.
+
+``"compete"``: every traced phrase, background words included, *claims* the pixels where its map exceeds its own
+threshold, the more strongly the nearer the map is to its peak: ``(map - level) / (peak - level)``. A pixel goes to
+the strongest claim. With one phrase this is plain thresholding; with several, words that leak onto each other's objects
+(the usual fault of cross-attention) are cut back, and a word whose map is weak everywhere still holds its own peak.
+Masks keep their holes and classes never overlap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from diffugen.errors import ConfigError
+from diffugen.labels.heatmaps import Threshold, combine, is_threshold, level, morphology, value_range
+from diffugen.labels.score import ScoreWeights, measure, rescore
+from diffugen.labels.shapes import encode
+from diffugen.records import HeatMaps, Instances, Phrase
+
+METHODS = ("paper", "compete")
+INSTANCE_RULES = ("pieces", "one", "largest")
+
+Mask = NDArray[np.bool_]
+Heat = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Everything but the score weights that decides labels.
+
+    Attributes:
+        method: ``"paper"`` or ``"compete"``; see the module's text.
+        threshold: ``"otsu"``, or a part of the way from a map's minimum to its maximum, in (0, 1): higher is tighter.
+        erode_frac: Radius of the erosion, relative to the square root of the image's area, in [0, .5].
+        dilate_frac: The same for the dilation that follows.
+        min_area_frac: Pieces smaller than this part of the image are dropped as specks.
+        max_area_frac: Instances larger than this part of the image are dropped: the map did not single out an object.
+        instances: What the pieces of a class's mask are: ``"pieces"``: an instance each; ``"one"``: one instance
+            together; ``"largest"``: the largest alone, for prompts that name a single object.
+        groups: Weights of the layer groups by pattern; see `diffugen.labels.heatmaps.group_weights`.
+        step_weights: Weights of the first, middle and last third of the denoising steps.
+        accept: Labels scored below this are dropped, in [0, 1].
+
+    Raises:
+        ConfigError: Values out of range; lists every mistake.
+    """
+
+    method: Literal["paper", "compete"] = "compete"
+    threshold: Threshold = "otsu"
+    erode_frac: float = 0.01
+    dilate_frac: float = 0.01
+    min_area_frac: float = 0.002
+    max_area_frac: float = 0.95
+    instances: Literal["pieces", "one", "largest"] = "pieces"
+    groups: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
+    step_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    accept: float = 0.0
+
+    def __post_init__(self) -> None:
+        mistakes = _mistakes(self)
+        if mistakes:
+            raise ConfigError([f"labels.{mistake}" for mistake in mistakes])
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the settings as JSON values, for `diffugen.records.content_id` and reports."""
+        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        return {**values, "groups": dict(self.groups), "step_weights": list(self.step_weights)}
+
+
+def label(heat_maps: HeatMaps, settings: LabelSettings, weights: ScoreWeights) -> Instances:
+    """Label one image from its heat maps.
+
+    Args:
+        heat_maps: Heat maps of the image.
+        settings: Method, thresholds and layer weights.
+        weights: Weights of the score terms.
+
+    Returns:
+        The instances, class by class in the order of the phrases, large before small, with scores and their terms; none
+        if no phrase names a class or no map has a peak. Phrases of the same class are joined by their maximum.
+
+    Raises:
+        ConfigError: ``settings.groups`` does not fit the heat maps.
+
+    Example:
+        >>> label(heat_maps, LabelSettings(method="paper"), ScoreWeights(contrast=0))  # doctest: +SKIP
+    """
+    heats = combine(heat_maps, settings.groups, settings.step_weights)
+    return label_combined(heats, heat_maps.phrases, settings, weights)
+
+
+def label_combined(heats: Heat, phrases: Sequence[Phrase], settings: LabelSettings, weights: ScoreWeights) -> Instances:
+    """Label one image from maps that are already combined: what depends on neither ``groups`` nor ``step_weights``.
+
+    A search over thresholds and score weights combines once and calls this many times; one over score weights alone
+    needs only `diffugen.labels.score.rescore`.
+
+    Args:
+        heats: float32 (P, h, w), >= 0, from `diffugen.labels.heatmaps.combine`.
+        phrases: The P phrases.
+        settings: ``groups`` and ``step_weights`` are not looked at.
+        weights: Weights of the score terms.
+    """
+    size_wh = (heats.shape[2], heats.shape[1])
+    names, maps = _maps_by_name(heats, phrases)
+    classes = sum(name is not None for name in names)
+    masks = _paper_masks(maps[:classes], settings) if settings.method == "paper" else _compete(maps, classes, settings)
+    found: list[tuple[str, Mask, dict[str, float]]] = []
+    for index, mask in enumerate(masks):
+        objects = _separate(mask, settings)
+        terms = measure(objects, maps[index], maps[:index] + maps[index + 1 :])
+        found += [(str(names[index]), *pair) for pair in zip(objects, terms, strict=True)]
+    instances = Instances(
+        size_wh=size_wh,
+        class_names=tuple(name for name, _, _ in found),
+        rles=tuple(encode(mask) for _, mask, _ in found),
+        scores=np.zeros(len(found)),
+        terms=tuple(terms for _, _, terms in found),
+    )
+    return rescore(instances, weights, settings.accept)
+
+
+def _mistakes(settings: LabelSettings) -> list[str]:
+    mistakes = []
+    for name, choices in (("method", METHODS), ("instances", INSTANCE_RULES)):
+        if getattr(settings, name) not in choices:
+            mistakes.append(f"{name}: {getattr(settings, name)!r}; one of {', '.join(choices)}")
+    if not is_threshold(settings.threshold):
+        mistakes.append(f"threshold: {settings.threshold!r}; expected 'otsu' or a number between 0 and 1")
+    limits = {"erode_frac": 0.5, "dilate_frac": 0.5, "min_area_frac": 1, "max_area_frac": 1, "accept": 1}
+    for name, limit in limits.items():
+        value = getattr(settings, name)
+        if not (_is_number(value) and 0 <= value <= limit):
+            mistakes.append(f"{name}: {value!r}; expected a number from 0 to {limit}")
+    if not mistakes and settings.min_area_frac >= settings.max_area_frac:
+        mistakes.append(
+            f"min_area_frac: {settings.min_area_frac!r}; expected less than max_area_frac, {settings.max_area_frac!r}"
+        )
+    weightings = {"groups": tuple(settings.groups.values()), "step_weights": tuple(settings.step_weights)}
+    for name, values in weightings.items():
+        if not all(_is_number(value) and 0 <= value < math.inf for value in values) or not any(values):
+            mistakes.append(f"{name}: {getattr(settings, name)!r}; expected weights >= 0, not all 0")
+    if len(settings.step_weights) != 3:
+        mistakes.append(f"step_weights: {settings.step_weights!r}; expected 3, one for each third of the steps")
+    return mistakes
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _maps_by_name(heats: Heat, phrases: Sequence[Phrase]) -> tuple[list[str | None], list[Heat]]:
+    """Join the maps of each class by their maximum; classes first, then each background phrase (name None)."""
+    by_class: dict[str, Heat] = {}
+    for heat, phrase in zip(heats, phrases, strict=True):
+        if phrase.class_name is not None:
+            known = by_class.get(phrase.class_name)
+            by_class[phrase.class_name] = heat if known is None else np.maximum(known, heat)
+    background = [heat for heat, phrase in zip(heats, phrases, strict=True) if phrase.class_name is None]
+    return [*by_class, *(None for _ in background)], [*by_class.values(), *background]
+
+
+def _paper_masks(maps: Sequence[Heat], settings: LabelSettings) -> list[Mask]:
+    masks = []
+    for heat in maps:
+        mask = morphology(heat > level(heat, settings.threshold), settings.erode_frac, settings.dilate_frac)
+        contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(mask.view(np.uint8), contours, -1, 1, cv2.FILLED)
+        masks.append(mask)
+    return masks
+
+
+def _compete(maps: Sequence[Heat], classes: int, settings: LabelSettings) -> list[Mask]:
+    levels = [level(heat, settings.threshold) for heat in maps]
+    peaks = [value_range(heat)[1] for heat in maps]
+    masks = [np.asarray(heat > least) for heat, least in zip(maps, levels, strict=True)]
+    _settle(masks, classes, maps, levels, peaks)
+    cleaned = [morphology(mask, settings.erode_frac, settings.dilate_frac) for mask in masks[:classes]]
+    # Dilation makes neighbours overlap again.
+    _settle(cleaned, classes, maps, levels, peaks)
+    return cleaned
+
+
+def _settle(
+    masks: Sequence[Mask], classes: int, maps: Sequence[Heat], levels: Sequence[float], peaks: Sequence[float]
+) -> None:
+    """Leave each disputed pixel to the mask with the stronger claim, in place; of equal ones to the first."""
+    # A class against every later phrase; what background phrases hold among themselves does not matter.
+    for first, second in ((i, j) for i in range(classes) for j in range(i + 1, len(masks))):
+        disputed = masks[first] & masks[second]
+        x, y, w, h = cv2.boundingRect(disputed.view(np.uint8))
+        if not w:
+            continue
+        part = np.s_[y : y + h, x : x + w]
+        claims = [(maps[k][part] - np.float32(levels[k])) / np.float32(peaks[k] - levels[k]) for k in (first, second)]
+        stronger = claims[0] >= claims[1]
+        masks[first][part] &= ~disputed[part] | stronger
+        masks[second][part] &= ~disputed[part] | ~stronger
+
+
+def _separate(mask: Mask, settings: LabelSettings) -> list[Mask]:
+    """Return the masks of the instances in a class's mask, large before small."""
+    least, most = settings.min_area_frac * mask.size, settings.max_area_frac * mask.size
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    if not w:
+        return []
+    part = np.s_[y : y + h, x : x + w]
+    pixels = np.ascontiguousarray(mask[part]).view(np.uint8)
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(pixels, connectivity=8)
+    sizes = stats[:, cv2.CC_STAT_AREA]
+    # Piece 0 is what is outside the mask.
+    kept = [int(index) for index in np.argsort(-sizes, kind="stable") if index and sizes[index] >= least]
+    if settings.instances == "largest":
+        kept = kept[:1]
+    objects = [kept] if settings.instances == "one" and kept else [[index] for index in kept]
+    masks = []
+    for members in objects:
+        if sizes[members].sum() <= most:
+            chosen = np.zeros(len(sizes), dtype=np.bool_)
+            chosen[members] = True
+            masks.append(np.zeros_like(mask))
+            masks[-1][part] = chosen[pieces]
+    return masks

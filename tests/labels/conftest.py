@@ -1,0 +1,6 @@
+"""Hypothesis runs the same examples everywhere, and no example is timed."""
+
+from hypothesis import settings
+
+settings.register_profile("diffugen", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("diffugen")

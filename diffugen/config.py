@@ -1,0 +1,254 @@
+"""The configuration: frozen sections named after modules, with every mistake of a file in one list.
+
+The only home of pydantic. Knows which values are allowed, not what they do: loops pass them on as flat arguments. A new
+section is a class here and a field of `Config`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from diffugen.configfiles import apply_overrides, config_path, find_config, list_configs, read_settings
+from diffugen.configmistakes import describe, hint
+from diffugen.errors import ConfigError
+from diffugen.records import content_id
+from diffugen.sampling import FIELD
+
+__all__ = ["Config", "config_path", "list_configs", "load_config"]
+
+
+def _known_fields(template: str, info: ValidationInfo) -> str:
+    """Check a template's fields, unless attributes or classes are themselves wrong."""
+    if {"attributes", "classes"} <= info.data.keys():
+        names = [*info.data["attributes"], *info.data["classes"]]
+        for field in FIELD.findall(template):
+            if field not in names:
+                raise ValueError(f"fields that are attributes or classes, not {{{field}}}{hint(field, names)}")
+    return template
+
+
+def _some(values: Any) -> Any:
+    # Not pydantic's min_length: that one counts valid values only, and so complains about a wrong one twice.
+    if not values:
+        raise ValueError("at least one value")
+    return values
+
+
+def _some_weight(weights: Any) -> Any:
+    if not any(weights.values() if isinstance(weights, Mapping) else weights):
+        raise ValueError("at least one weight above 0")
+    return weights
+
+
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.search(pattern, text):
+            raise ValueError(expected)
+        return text
+
+    return AfterValidator(check)
+
+
+Text = Annotated[str, _matching(r"\S", "some text")]
+Name = Annotated[str, _matching(r"^\w[\w.-]*$", "letters, digits, '.', '_' and '-' only (it names files)")]
+Device = Annotated[
+    str, _matching(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu'")
+]
+Texts = Annotated[tuple[Text, ...], AfterValidator(_some)]
+Weight = Annotated[float, Field(ge=0)]
+Radius = Annotated[float, Field(ge=0, lt=0.2)]
+
+
+class Section(BaseModel):
+    """What all sections have in common: frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+
+
+class PromptsSection(Section):
+    """Arguments of `diffugen.prompts.make_prompts`.
+
+    Attributes:
+        attributes: From a ``{field}`` of the templates to the values it can take.
+        classes: From a class name to the phrases that name it in a prompt.
+        templates: Texts with fields.
+        background: Words that name no object but compete with the objects for pixels.
+        negative: Negative text of every prompt.
+        count: How many prompts; None for every combination once.
+        sampling: How they are chosen among the combinations.
+    """
+
+    attributes: dict[str, Texts] = Field(default_factory=dict)
+    classes: Annotated[dict[str, Texts], AfterValidator(_some)]
+    templates: Annotated[tuple[Annotated[Text, AfterValidator(_known_fields)], ...], AfterValidator(_some)]
+    background: tuple[Text, ...] = ()
+    negative: str = ""
+    count: Annotated[int, Field(ge=1)] | None = None
+    sampling: Literal["balanced", "random", "product"] = "balanced"
+
+
+class DiffusionSection(Section):
+    """The diffusion model and how it generates.
+
+    Attributes:
+        model: ``miniature`` (embedded), or a folder or hub name of a diffusers text-to-image model.
+        device: ``auto`` takes the fastest there is.
+        dtype: Number format of the weights; ``auto`` follows the device.
+        size_wh: Width and height in pixels; None for the model's own.
+        num_inference_steps: Denoising steps.
+        guidance_scale: How strictly an image follows its prompt.
+        scheduler: Class name of a diffusers scheduler; None for the model's own.
+        batch_size: Images at a time; None lets the memory decide.
+        attention_backend: Which tracer makes the heat maps.
+        offload: What leaves the GPU's memory while it is not needed.
+        trust_remote_pickle: Whether weights that can run code when they are loaded are accepted.
+    """
+
+    model: Text = "miniature"
+    device: Device = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    size_wh: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1)] = 20
+    guidance_scale: Annotated[float, Field(ge=0)] = 3.0
+    scheduler: Text | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    attention_backend: Literal["native", "daam"] = "native"
+    offload: Literal["none", "model", "sequential"] = "none"
+    trust_remote_pickle: bool = False
+
+
+class LabelsSection(Section):
+    """From heat maps to instances.
+
+    Attributes:
+        method: ``paper`` thresholds each phrase's map by itself; ``compete`` lets phrases compete for pixels first.
+        threshold: ``otsu``, or a part of the way from a map's minimum to its maximum, in (0, 1).
+        erode_frac: Radius of the erosion, relative to the square root of the image area, in [0, 0.2).
+        dilate_frac: Radius of the dilation after it, likewise.
+        min_area_frac: Smaller masks, relative to the image area, are dropped.
+        max_area_frac: Larger masks are dropped.
+        instances: ``pieces`` makes each connected component an instance, ``one`` all of a class's mask, ``largest`` its
+            largest component.
+        groups: From a pattern for layer groups (``"up@*"``) to the weight of their maps.
+        step_weights: Weights of the first, middle and last third of the denoising steps.
+        accept: Labels with a lower score, in [0, 1], are dropped.
+    """
+
+    method: Literal["paper", "compete"] = "compete"
+    threshold: Literal["otsu"] | Annotated[float, Field(gt=0, lt=1)] = "otsu"
+    erode_frac: Radius = 0.01
+    dilate_frac: Radius = 0.01
+    min_area_frac: Annotated[float, Field(ge=0, lt=1)] = 0.002
+    max_area_frac: Annotated[float, Field(gt=0, le=1)] = 0.95
+    instances: Literal["pieces", "one", "largest"] = "pieces"
+    groups: Annotated[dict[str, Weight], AfterValidator(_some_weight)] = Field(default_factory=lambda: {"*": 1.0})
+    step_weights: Annotated[tuple[Weight, Weight, Weight], AfterValidator(_some_weight)] = (1.0, 1.0, 1.0)
+    accept: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @field_validator("max_area_frac")
+    @classmethod
+    def _above_the_smallest(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("min_area_frac", 0):
+            raise ValueError(f"more than labels.min_area_frac, which is {info.data['min_area_frac']:g}")
+        return value
+
+
+class ScoreSection(Section):
+    """Weights of the terms of `diffugen.labels.score`; only their ratios matter.
+
+    Attributes:
+        box_size: Weight of a large box.
+        heat_intensity: Weight of a hot mask.
+        contrast: Weight of a mask that is hotter than its surroundings.
+        compactness: Weight of a mask without arms, holes and scattered pieces.
+        margin: Weight of a lead over competing phrases.
+    """
+
+    box_size: Weight = 1.0
+    heat_intensity: Weight = 1.0
+    contrast: Weight = 1.0
+    compactness: Weight = 1.0
+    margin: Weight = 1.0
+
+    @model_validator(mode="after")
+    def _not_all_zero(self) -> ScoreSection:
+        _some_weight(self.model_dump())
+        return self
+
+
+class Config(Section):
+    """Everything a loop can be told.
+
+    Attributes:
+        name: What is generated, in a word; names the run's folder.
+        seed: Seed of prompts, images and training.
+        prompts: What to generate.
+        diffusion: With which model, and how.
+        labels: How heat maps become labels.
+        score: How good a label is.
+    """
+
+    name: Name = "miniature"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    prompts: PromptsSection
+    diffusion: DiffusionSection = Field(default_factory=DiffusionSection)
+    labels: LabelsSection = Field(default_factory=LabelsSection)
+    score: ScoreSection = Field(default_factory=ScoreSection)
+
+    def dump(self) -> dict[str, Any]:
+        """Return all settings, defaults included, as JSON values; `load_config` reads them back from a JSON file."""
+        return self.model_dump(mode="json")
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that depend on every setting, and on the order of classes and attributes."""
+        return content_id(json.dumps(self.dump()))
+
+
+def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration.
+
+    Args:
+        source: A YAML, JSON or TOML file, the name of a shipped configuration, or None for ``miniature``.
+        overrides: ``key.sub=value`` texts that win over the file; values are parsed as YAML.
+
+    Returns:
+        The configuration with defaults for what the file leaves out. Nothing is taken over from other files.
+
+    Raises:
+        ConfigError: Every mistake in file and overrides, each with its origin, key, given value and what is expected.
+
+    Example:
+        >>> load_config("miniature", ["diffusion.num_inference_steps=5"]).diffusion.num_inference_steps
+        5
+    """
+    path = find_config(source)
+    mistakes: list[str] = []
+    settings = read_settings(path, mistakes)
+    understood = settings is not None
+    settings = settings or {}
+    origins = apply_overrides(settings, overrides, mistakes)
+    if understood:
+        try:
+            # As JSON, because strict checking takes lists for tuples there, and whole numbers for floats, but no more.
+            config = Config.model_validate_json(json.dumps(settings, default=str))
+        except ValidationError as error:
+            mistakes += describe(error.errors(include_url=False), Config, settings, str(path), origins)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config

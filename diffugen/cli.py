@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,7 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-configs_app = typer.Typer(help="The configurations that come with DiffuGen.", no_args_is_help=True, rich_markup_mode=None)
+configs_app = typer.Typer(
+    help="The configurations that come with DiffuGen.", no_args_is_help=True, rich_markup_mode=None
+)
 miniature_app = typer.Typer(
     help="The embedded model and its world: draw scenes, recreate the weights, measure them.",
     no_args_is_help=True,
@@ -41,14 +43,18 @@ app.add_typer(configs_app, name="configs")
 app.add_typer(miniature_app, name="miniature")
 
 ConfigArgument = Annotated[
-    Optional[str],
-    typer.Argument(help="A configuration's name (diffugen configs list) or a YAML, JSON or TOML file. None: the miniature."),
+    str | None,
+    typer.Argument(
+        help="A configuration's name (diffugen configs list) or a YAML, JSON or TOML file. None: the miniature."
+    ),
 ]
 SetOption = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. --set prompts.count=8. May be repeated."),
 ]
-RunOption = Annotated[Optional[Path], typer.Option("--run", help="The run's folder; runs/<name of the configuration> if not given.")]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", help="The run's folder; runs/<name of the configuration> if not given.")
+]
 
 HARMLESS_KEYS = ("diffusion.batch_size", "diffusion.device", "diffusion.offload", "labels", "score")
 """Keys that may change between two calls on the same run: they alter no image."""
@@ -62,7 +68,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Work on one run at a time; every command may be interrupted and given again, and goes on where it stopped."""
 
@@ -138,7 +146,8 @@ def label(config: ConfigArgument = None, set_: SetOption = None, run: RunOption 
         objects = [len(found.instances) for found in store.labels("attention", method)]
     empty = sum(count == 0 for count in objects)
     _console().print(
-        f"{sum(objects)} labels on {len(objects)} images ({empty} images without any)\ncontact sheet: {sheet}", soft_wrap=True
+        f"{sum(objects)} labels on {len(objects)} images ({empty} images without any)\ncontact sheet: {sheet}",
+        soft_wrap=True,
     )
 
 
@@ -187,7 +196,7 @@ def configs_show(name: Annotated[str, typer.Argument(help="A name from: diffugen
 @configs_app.command("copy", epilog="Example:  diffugen configs copy piano-on-road my-pianos.yaml")
 def configs_copy(
     name: Annotated[str, typer.Argument(help="A name from: diffugen configs list")],
-    to: Annotated[Optional[Path], typer.Argument(help="The new file; ./<name>.yaml if not given.")] = None,
+    to: Annotated[Path | None, typer.Argument(help="The new file; ./<name>.yaml if not given.")] = None,
 ) -> None:
     """Copy a configuration, to be edited. An existing file is never overwritten."""
     from diffugen.config import config_path
@@ -198,23 +207,27 @@ def configs_copy(
         with target.open("x", encoding="utf-8") as file:
             file.write(source.read_text(encoding="utf-8"))
     except FileExistsError:
-        raise DiffugenError(f"{target} exists already; name another file: diffugen configs copy {name} OTHER.yaml") from None
+        raise DiffugenError(
+            f"{target} exists already; name another file: diffugen configs copy {name} OTHER.yaml"
+        ) from None
     except OSError as error:
         raise DiffugenError(f"cannot write {target}: {error.strerror}; name a file in a folder that exists") from error
     _console().print(f"copied to {target}. Use it: diffugen generate {target}")
 
 
-@miniature_app.command("render", epilog="Example:  diffugen miniature render piano-on-road --count 24 --size 128 --out scenes.png")
+@miniature_app.command(
+    "render", epilog="Example:  diffugen miniature render piano-on-road --count 24 --size 128 --out scenes.png"
+)
 def miniature_render(
     scenes: Annotated[str, typer.Argument(help="known, piano-on-road, piano-photos, training or uniform")] = "training",
     count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 12,
     size: Annotated[int, typer.Option(min=16, help="Height in pixels.")] = 64,
-    width: Annotated[Optional[int], typer.Option(min=16, help="Width in pixels; the height if not given.")] = None,
+    width: Annotated[int | None, typer.Option(min=16, help="Width in pixels; the height if not given.")] = None,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("runs/scenes.png"),
 ) -> None:
     """Draw scenes of the miniature's world with their exact masks."""
     from diffugen.miniature.scenes import scene_set
-    from diffugen.sheets import scene_sheet
+    from diffugen.miniature.sheet import scene_sheet
 
     path = scene_sheet(scene_set(scenes, count, (width or size, size)), out)
     _console().print(f"{count} scenes of {scenes}: {path}")
@@ -222,9 +235,11 @@ def miniature_render(
 
 @miniature_app.command("train", epilog="Example:  diffugen miniature train --out runs/weights --recipe cpu")
 def miniature_train(
-    out: Annotated[Path, typer.Option(help="Folder to write; give it again to go on after an interruption.")] = Path("runs/weights"),
+    out: Annotated[Path, typer.Option(help="Folder to write; give it again to go on after an interruption.")] = Path(
+        "runs/weights"
+    ),
     recipe: Annotated[str, typer.Option(help="cpu, gpu, or smoke (seconds; useless weights).")] = "cpu",
-    stage: Annotated[Optional[list[str]], typer.Option(help="Only this stage; may be repeated.")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Only this stage; may be repeated.")] = None,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
 ) -> None:
     """Recreate every weight of the miniature from nothing."""
@@ -235,7 +250,7 @@ def miniature_train(
 
 @miniature_app.command("measure", epilog="Example:  diffugen miniature measure --out reports/miniature")
 def miniature_measure(
-    weights: Annotated[Optional[Path], typer.Option(help="Weights to measure; the embedded ones if not given.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights to measure; the embedded ones if not given.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report and its pictures.")] = Path("runs/measure"),
     images: Annotated[int, typer.Option(min=1, help="Generated images a class.")] = 40,
 ) -> None:
@@ -313,7 +328,14 @@ def _table(*columns: str) -> Any:
 @contextmanager
 def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar with rate and time left; a line at the end where the output is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),

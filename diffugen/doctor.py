@@ -54,7 +54,11 @@ def examine() -> Iterator[Piece]:
     for folder, purpose in MINIATURE:
         size = sum(file.stat().st_size for file in (weights / folder).rglob("*") if file.is_file())
         remedy = "diffugen miniature train makes it"
-        yield Piece(f"weights: {folder}", f"{size / 1e6:.1f} MB" if size else "missing", purpose if size else f"{purpose}; {remedy}")
+        yield Piece(
+            f"weights: {folder}",
+            f"{size / 1e6:.1f} MB" if size else "missing",
+            purpose if size else f"{purpose}; {remedy}",
+        )
     free = shutil.disk_usage(Path.cwd()).free
     yield Piece("disk here", f"{free / 1e9:.0f} GB free", "a 512x512 image with its heat maps takes about 1 MB")
 

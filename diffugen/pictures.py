@@ -102,7 +102,7 @@ def label_overlay(rgb: RGB, instances: Instances, height: int, classes: Sequence
 
 def _tag(draw: ImageDraw, x: int, y: int, text: str, colour: tuple[int, int, int], width: int) -> None:
     font = _font(13)
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    left, top, right, bottom = (round(edge) for edge in draw.textbbox((0, 0), text, font=font))
     x = max(0, min(x, width - (right - left) - 6))
     y = max(0, y - (bottom - top) - 6)
     draw.rectangle((x, y, x + right - left + 5, y + bottom - top + 5), fill=colour)
@@ -150,7 +150,9 @@ def contact_sheet(panels: Iterable[Panel], path: Path, *, columns: int = 3, heig
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
     except OSError as error:
-        raise StoreError(f"cannot write the picture {path}: {error.strerror or error}. Free space or choose another folder") from error
+        raise StoreError(
+            f"cannot write the picture {path}: {error.strerror or error}. Free space or choose another folder"
+        ) from error
     return path
 
 

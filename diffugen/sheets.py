@@ -1,8 +1,7 @@
-"""Contact sheets of runs and of scenes: which images to show, and what of them."""
+"""Contact sheets of runs: which images to show, and what of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,14 +9,15 @@ from diffugen.pictures import Panel, contact_sheet, enlarged, heat_overlay, labe
 
 if TYPE_CHECKING:
     from diffugen.labels.label import LabelSettings
-    from diffugen.miniature.scenes import RenderedScene
     from diffugen.records import HeatMaps, Instances
     from diffugen.store import RunStore
 
 TILE_HEIGHT = 160
 
 
-def attention_panel(rgb: object, heat_maps: HeatMaps, instances: Instances, settings: LabelSettings, caption: str) -> Panel:
+def attention_panel(
+    rgb: object, heat_maps: HeatMaps, instances: Instances, settings: LabelSettings, caption: str
+) -> Panel:
     """Return image | heat map | masks and boxes of one image.
 
     Args:
@@ -59,18 +59,8 @@ def attention_sheet(store: RunStore, method: str, settings: LabelSettings, path:
     for image_id in [ids[int(number * step)] for number in range(min(count, len(ids)))]:
         labels = next(store.labels("attention", method, image_id=image_id))
         caption = store.record(image_id).prompt.text
-        panels.append(attention_panel(store.image(image_id), store.heat_maps(image_id), labels.instances, settings, caption))
+        panels.append(
+            attention_panel(store.image(image_id), store.heat_maps(image_id), labels.instances, settings, caption)
+        )
     title = f"{store.folder.name}: image, attention of the class's words, masks with boxes and scores"
     return contact_sheet(panels, path, columns=2, height=TILE_HEIGHT, title=title)
-
-
-def scene_sheet(scenes: Iterable[RenderedScene], path: Path, columns: int = 4) -> Path:
-    """Draw rendered scenes beside their exact masks."""
-    from diffugen.miniature.scenes import CLASSES, exact_instances
-
-    panels = []
-    for drawn in scenes:
-        height = max(TILE_HEIGHT, drawn.rgb.shape[0])
-        truth = label_overlay(drawn.rgb, exact_instances(drawn), height, CLASSES)
-        panels.append(Panel((enlarged(drawn.rgb, height), truth), drawn.scene.caption))
-    return contact_sheet(panels, path, columns=columns, height=TILE_HEIGHT, title="scenes and their exact masks")

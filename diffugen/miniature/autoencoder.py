@@ -56,7 +56,9 @@ def build_autoencoder(rgb: NDArray[np.uint8]) -> AutoencoderTiny:
         for channel in range(3):
             convs[0].weight[channel, channel, 1, 1] = 1
         for level, channels in ((1, 3), (2, 12)):
-            for offset in range(4):  # space to depth: taps 1 and 2 of a padded 3x3 stride-2 kernel are rows 2i and 2i + 1
+            for offset in range(
+                4
+            ):  # space to depth: taps 1 and 2 of a padded 3x3 stride-2 kernel are rows 2i and 2i + 1
                 for channel in range(channels):
                     convs[level].weight[offset * channels + channel, channel, 1 + offset // 2, 1 + offset % 2] = 1
         convs[3].weight[:, :, 1, 1] = torch.from_numpy(matrix).float()
@@ -74,7 +76,9 @@ def _patches(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     return x.reshape(-1, 3 * PATCH**2)
 
 
-def _principal_components(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _principal_components(
+    rgb: NDArray[np.uint8],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     patches = _patches(rgb)
     mean = patches.mean(0)
     values, vectors = np.linalg.eigh(np.cov((patches - mean).T))

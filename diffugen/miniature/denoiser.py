@@ -115,7 +115,12 @@ class DenoiserTraining:
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs."""
         weights = {name: value.detach() for name, value in self.parameters().items()}
-        return {"step": self.step, "weights": weights, "average": self.average, "optimiser": self.optimiser.state_dict()}
+        return {
+            "step": self.step,
+            "weights": weights,
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
@@ -194,7 +199,11 @@ def train_denoiser(
     while training.step < steps:
         step = training.step
         generator = torch.Generator().manual_seed(step)
-        rate = learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item()))
+        rate = (
+            learning_rate
+            * min(1.0, (step + 1) / 100)
+            * (0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item()))
+        )
         for group in training.optimiser.param_groups:
             group["lr"] = rate
         picks = torch.randint(0, len(latents), (batch_size,), generator=generator)
@@ -215,7 +224,9 @@ def train_denoiser(
         training.step = step + 1
         decay = min(average_decay, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(training.average.values()), [value.data for value in parameters.values()], 1 - decay)
+            torch._foreach_lerp_(
+                list(training.average.values()), [value.data for value in parameters.values()], 1 - decay
+            )
         on_step(training.step, float(error.detach().mean()))
 
 

@@ -98,9 +98,11 @@ class Canvas:
         rgb = cv2.resize(self.rgb, self.size_wh, interpolation=cv2.INTER_AREA)
         width, height = self.size_wh
         masks = np.zeros((count, height, width), bool)
-        for k in range(count):
+        taken = np.zeros((height, width), bool)
+        for k in reversed(range(count)):  # a pixel that two things share in halves belongs to the nearer one
             cover = cv2.resize((self.ids == k + 1).astype(np.uint8) * 255, self.size_wh, interpolation=cv2.INTER_AREA)
-            masks[k] = cover >= 128
+            masks[k] = (cover >= 128) & ~taken
+            taken |= masks[k]
         return rgb, masks
 
 
@@ -119,7 +121,9 @@ def _car(canvas: Canvas, place: Place, height: float, colour: Colour, pose: floa
     cabin = [(rear, 0.56), (-0.48, 1), (0.2, 1), (0.56, 0.58)]
     canvas.polygon([place(u, v) for u, v in cabin], colour)
     canvas.polygon([place(u, v) for u, v in body], colour)
-    canvas.polygon([place(u, v) for u, v in [(-0.99, 0.16), (-1, 0.3), (1, 0.3), (1, 0.16)]], mix(colour, (0, 0, 0), 0.35))
+    canvas.polygon(
+        [place(u, v) for u, v in [(-0.99, 0.16), (-1, 0.3), (1, 0.3), (1, 0.16)]], mix(colour, (0, 0, 0), 0.35)
+    )
     glass = (176, 214, 232)
     canvas.polygon([place(u, v) for u, v in [(rear + 0.2, 0.62), (-0.42, 0.92), (-0.12, 0.92), (-0.12, 0.62)]], glass)
     canvas.polygon([place(u, v) for u, v in [(-0.04, 0.62), (-0.04, 0.92), (0.16, 0.92), (0.42, 0.62)]], glass)
@@ -134,7 +138,9 @@ def _truck(canvas: Canvas, place: Place, height: float, colour: Colour, pose: fl
     canvas.polygon([place(u, v) for u, v in [(-0.98, 0.12), (-0.98, 0.22), (0.98, 0.22), (0.98, 0.12)]], (52, 52, 56))
     canvas.polygon([place(u, v) for u, v in [(-1, 0.2), (-1, 1), (0.4, 1), (0.4, 0.2)]], colour)
     for v in (0.45, 0.72):
-        canvas.polygon([place(-1, v), place(-1, v + 0.035), place(0.4, v + 0.035), place(0.4, v)], mix(colour, (0, 0, 0), 0.25))
+        canvas.polygon(
+            [place(-1, v), place(-1, v + 0.035), place(0.4, v + 0.035), place(0.4, v)], mix(colour, (0, 0, 0), 0.25)
+        )
     canvas.polygon([place(u, v) for u, v in [(0.46, 0.16), (0.46, 0.8), (0.8, 0.8), (0.98, 0.46), (1, 0.16)]], cab)
     canvas.polygon([place(u, v) for u, v in [(0.58, 0.48), (0.58, 0.73), (0.77, 0.73), (0.9, 0.48)]], (176, 214, 232))
     canvas.ellipse(place(0.95, 0.28), (height * 0.045, height * 0.045), (255, 240, 170))
@@ -147,9 +153,16 @@ def _person(canvas: Canvas, place: Place, height: float, colour: Colour, pose: f
     trousers = ((50, 56, 92), (64, 60, 56))[pose > 0.35]
     for side in (-1, 1):
         hip, foot = 0.22 * side, side * (0.2 + stride)
-        canvas.polygon([place(hip - 0.22, 0.48), place(hip + 0.22, 0.48), place(foot + 0.16, 0), place(foot - 0.16, 0)], trousers)
+        canvas.polygon(
+            [place(hip - 0.22, 0.48), place(hip + 0.22, 0.48), place(foot + 0.16, 0), place(foot - 0.16, 0)], trousers
+        )
     for side in (-1, 1):
-        canvas.line(place(0.5 * side, 0.78), place(side * (0.7 + 0.2 * stride), 0.46), height * 0.075, mix(colour, (0, 0, 0), 0.2))
+        canvas.line(
+            place(0.5 * side, 0.78),
+            place(side * (0.7 + 0.2 * stride), 0.46),
+            height * 0.075,
+            mix(colour, (0, 0, 0), 0.2),
+        )
     canvas.polygon([place(-0.46, 0.44), place(-0.56, 0.82), place(0.56, 0.82), place(0.46, 0.44)], colour)
     canvas.ellipse(place(0, 0.91), (height * 0.085, height * 0.09), skin)
     canvas.ellipse(place(-0.05, 0.96), (height * 0.085, height * 0.05), (58, 38, 26))
@@ -161,7 +174,10 @@ def _cone(canvas: Canvas, place: Place, height: float, colour: Colour, pose: flo
     canvas.polygon([place(u, v) for u, v in [(-0.7, 0.1), (-0.12, 1), (0.12, 1), (0.7, 0.1)]], orange)
     for v in (0.34, 0.64):
         half = [0.7 - 0.58 * (w - 0.1) / 0.9 for w in (v, v + 0.14)]
-        canvas.polygon([place(-half[0], v), place(-half[1], v + 0.14), place(half[1], v + 0.14), place(half[0], v)], (246, 246, 246))
+        canvas.polygon(
+            [place(-half[0], v), place(-half[1], v + 0.14), place(half[1], v + 0.14), place(half[0], v)],
+            (246, 246, 246),
+        )
 
 
 def _keys(canvas: Canvas, place: Place, corners: Sequence[Point], count: int, width: float) -> None:
@@ -182,14 +198,27 @@ def _piano_side(canvas: Canvas, place: Place, height: float, colour: Colour, lid
     case = [(-1, 0.3), (-1, 0.44), (-0.6, 0.54), (0.7, 0.54), (0.93, 0.5), (1, 0.42), (0.95, 0.3)]
     canvas.polygon([place(u, v) for u, v in case], colour)
     if lid_open:
-        canvas.polygon([place(u, v) for u, v in [(-0.5, 0.54), (-0.42, 0.66), (0.8, 0.62), (0.9, 0.52)]], (206, 158, 72))
-        lid = [(-0.5, 0.56), (-0.62, 0.95), (-0.4, 1), (0.45, 0.86), (0.82, 0.7), (0.9, 0.56), (0.5, 0.64), (-0.3, 0.68)]
+        canvas.polygon(
+            [place(u, v) for u, v in [(-0.5, 0.54), (-0.42, 0.66), (0.8, 0.62), (0.9, 0.52)]], (206, 158, 72)
+        )
+        lid = [
+            (-0.5, 0.56),
+            (-0.62, 0.95),
+            (-0.4, 1),
+            (0.45, 0.86),
+            (0.82, 0.7),
+            (0.9, 0.56),
+            (0.5, 0.64),
+            (-0.3, 0.68),
+        ]
         canvas.polygon([place(u, v) for u, v in lid], mix(colour, (255, 255, 255), 0.12))
         canvas.line(place(-0.62, 0.95), place(-0.4, 1.0), height * 0.02, edge)
         canvas.line(place(-0.4, 0.99), place(0.45, 0.86), height * 0.02, edge)
         canvas.line(place(0.45, 0.85), place(0.86, 0.66), height * 0.02, edge)
     else:
-        canvas.polygon([place(u, v) for u, v in [(-0.6, 0.54), (-0.42, 0.68), (0.62, 0.66), (0.93, 0.5)]], mix(colour, edge, 0.5))
+        canvas.polygon(
+            [place(u, v) for u, v in [(-0.6, 0.54), (-0.42, 0.68), (0.62, 0.66), (0.93, 0.5)]], mix(colour, edge, 0.5)
+        )
     _keys(canvas, place, [(-1, 0.4), (-0.6, 0.5), (-0.54, 0.6), (-0.92, 0.5)], 7, height * 0.025)
     canvas.line(place(-0.6, 0.53), place(0.9, 0.5), height * 0.02, edge)
 
@@ -200,13 +229,17 @@ def _piano_front(canvas: Canvas, place: Place, height: float, colour: Colour, li
         canvas.polygon([place(u - 0.08, 0.34), place(u + 0.08, 0.34), place(u + 0.05, 0), place(u - 0.05, 0)], dark)
     canvas.polygon([place(u, v) for u, v in [(-0.05, 0.34), (0.05, 0.34), (0.05, 0.1), (-0.05, 0.1)]], dark)
     if lid_open:
-        canvas.polygon([place(u, v) for u, v in [(-0.9, 0.56), (-0.6, 0.72), (0.9, 0.72), (0.96, 0.56)]], (206, 158, 72))
+        canvas.polygon(
+            [place(u, v) for u, v in [(-0.9, 0.56), (-0.6, 0.72), (0.9, 0.72), (0.96, 0.56)]], (206, 158, 72)
+        )
         lid = [(-0.92, 0.56), (-0.8, 0.96), (-0.2, 1), (0.5, 0.93), (0.86, 0.76), (0.5, 0.7), (-0.5, 0.7)]
         canvas.polygon([place(u, v) for u, v in lid], mix(colour, (255, 255, 255), 0.12))
         canvas.line(place(-0.8, 0.95), place(-0.2, 0.99), height * 0.02, edge)
         canvas.line(place(-0.2, 0.99), place(0.5, 0.92), height * 0.02, edge)
     else:
-        canvas.polygon([place(u, v) for u, v in [(-0.94, 0.56), (-0.7, 0.72), (0.5, 0.74), (0.94, 0.56)]], mix(colour, edge, 0.5))
+        canvas.polygon(
+            [place(u, v) for u, v in [(-0.94, 0.56), (-0.7, 0.72), (0.5, 0.74), (0.94, 0.56)]], mix(colour, edge, 0.5)
+        )
     canvas.polygon([place(u, v) for u, v in [(-1, 0.32), (-1, 0.58), (1, 0.58), (1, 0.32)]], colour)
     _keys(canvas, place, [(-0.86, 0.4), (0.86, 0.4), (0.84, 0.53), (-0.84, 0.53)], 14, height * 0.025)
     canvas.line(place(-1, 0.57), place(1, 0.57), height * 0.02, edge)

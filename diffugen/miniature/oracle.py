@@ -94,7 +94,9 @@ def _soften(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     import torch
     from torch.nn.functional import avg_pool2d
 
-    share = torch.rand((len(images), 1, 1, 1), generator=generator) * (torch.rand((len(images), 1, 1, 1), generator=generator) < 0.5)
+    share = torch.rand((len(images), 1, 1, 1), generator=generator) * (
+        torch.rand((len(images), 1, 1, 1), generator=generator) < 0.5
+    )
     blurred = avg_pool2d(images, 3, 1, 1, count_include_pad=False)
     noise = torch.randn(images.shape, generator=generator) * 0.12 * share
     return images + (blurred - images) * 0.7 * share + noise

@@ -34,7 +34,13 @@ _COLOURS = {
     "traffic cone": ("orange",),
     "piano": PIANO_COLOURS,
 }
-_HEIGHTS = {"car": (0.28, 0.38), "truck": (0.46, 0.6), "person": (0.56, 0.78), "traffic cone": (0.4, 0.56), "piano": (0.48, 0.64)}
+_HEIGHTS = {
+    "car": (0.28, 0.38),
+    "truck": (0.46, 0.6),
+    "person": (0.56, 0.78),
+    "traffic cone": (0.4, 0.56),
+    "piano": (0.48, 0.64),
+}
 """Height of a lone thing in the foreground, as a fraction of the shorter image side."""
 _NOUNS = {"piano": ("grand piano", "piano", "piano")}
 
@@ -165,7 +171,13 @@ _SKIES: dict[str, tuple[Colour, Colour]] = {
     "snowy": ((176, 190, 206), (222, 228, 234)),
     "foggy": ((188, 194, 198), (204, 208, 210)),
 }
-_GROUNDS: dict[str, Colour] = {"sunny": (104, 168, 70), "cloudy": (92, 138, 70), "rainy": (66, 104, 66), "snowy": (236, 240, 246), "foggy": (122, 144, 116)}
+_GROUNDS: dict[str, Colour] = {
+    "sunny": (104, 168, 70),
+    "cloudy": (92, 138, 70),
+    "rainy": (66, 104, 66),
+    "snowy": (236, 240, 246),
+    "foggy": (122, 144, 116),
+}
 _TINTS = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.8, 0.66), "night": (0.36, 0.4, 0.6)}
 _FOG: Colour = (200, 204, 206)
 
@@ -205,7 +217,9 @@ def render(scene: Scene, size_wh: tuple[int, int] = (64, 64)) -> RenderedScene:
         shadow = {"snowy": (150, 160, 176)}.get(scene.weather, (46, 46, 50)) if scene.place == "road" else (70, 48, 32)
         canvas.ellipse(ground, (width * 0.52, max(2.0, width * 0.06)), shadow)
         canvas.owner = number
-        draw_thing(canvas, thing.class_name, ground, width, COLOURS.get(thing.colour, (246, 110, 28)), thing.pose, thing.facing)
+        draw_thing(
+            canvas, thing.class_name, ground, width, COLOURS.get(thing.colour, (246, 110, 28)), thing.pose, thing.facing
+        )
     canvas.owner = 0
     if scene.place == "road":
         _precipitation(canvas, rng, scene)
@@ -222,9 +236,16 @@ def _sky(canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: float)
     canvas.gradient(0, horizon, upper, lower)
     width, unit = canvas.width, min(canvas.width, canvas.height)
     if scene.weather == "sunny":
-        x, y = float(rng.uniform(0.1, 0.9)) * width, horizon * (0.75 if scene.time == "sunset" else float(rng.uniform(0.2, 0.4)))
+        x, y = (
+            float(rng.uniform(0.1, 0.9)) * width,
+            horizon * (0.75 if scene.time == "sunset" else float(rng.uniform(0.2, 0.4))),
+        )
         kept, canvas.light = canvas.light, lambda colour: colour
-        canvas.ellipse((x, y), (unit * 0.07, unit * 0.07), {"day": (255, 236, 130), "sunset": (255, 170, 60)}.get(scene.time, (230, 232, 220)))
+        canvas.ellipse(
+            (x, y),
+            (unit * 0.07, unit * 0.07),
+            {"day": (255, 236, 130), "sunset": (255, 170, 60)}.get(scene.time, (230, 232, 220)),
+        )
         canvas.light = kept
     elif scene.weather in ("cloudy", "snowy", "rainy"):
         shade = {"cloudy": (236, 238, 242), "snowy": (240, 242, 246), "rainy": (112, 120, 136)}[scene.weather]
@@ -248,7 +269,15 @@ def _road(canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: float
     asphalt = (112, 112, 118) if scene.weather != "snowy" else (172, 178, 188)
     vanish = width * float(rng.uniform(0.42, 0.58))
     half = 0.52 * width + 0.1 * unit
-    canvas.polygon([(vanish - 0.05 * unit, horizon), (vanish + 0.05 * unit, horizon), (width / 2 + half, height), (width / 2 - half, height)], asphalt)
+    canvas.polygon(
+        [
+            (vanish - 0.05 * unit, horizon),
+            (vanish + 0.05 * unit, horizon),
+            (width / 2 + half, height),
+            (width / 2 - half, height),
+        ],
+        asphalt,
+    )
     for start, end in ((0.06, 0.14), (0.24, 0.4), (0.58, 0.86)):
         points = []
         for share, side in ((start, -1), (start, 1), (end, 1), (end, -1)):
@@ -274,7 +303,15 @@ def _building(canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: f
         for column in range(max(1, int(wide / (unit * 0.1)))):
             left, top = x + unit * (0.03 + 0.095 * column), horizon - tall + unit * (0.03 + 0.11 * row)
             if left + unit * 0.05 < x + wide:
-                canvas.polygon([(left, top), (left + unit * 0.05, top), (left + unit * 0.05, top + unit * 0.06), (left, top + unit * 0.06)], pane)
+                canvas.polygon(
+                    [
+                        (left, top),
+                        (left + unit * 0.05, top),
+                        (left + unit * 0.05, top + unit * 0.06),
+                        (left, top + unit * 0.06),
+                    ],
+                    pane,
+                )
     canvas.light = kept
 
 
@@ -297,7 +334,10 @@ def _room(canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: float
     for share in np.arange(-0.6, 1.7, 0.2):
         start, end = (width * (0.5 + (share - 0.5) * 0.6), floor_line), (width * share, float(height))
         canvas.line(start, end, unit * 0.008, mix(floor, (0, 0, 0), 0.22))
-    canvas.polygon([(0, floor_line - unit * 0.03), (width, floor_line - unit * 0.03), (width, floor_line), (0, floor_line)], (244, 240, 232))
+    canvas.polygon(
+        [(0, floor_line - unit * 0.03), (width, floor_line - unit * 0.03), (width, floor_line), (0, floor_line)],
+        (244, 240, 232),
+    )
     left, top, side = width * float(rng.uniform(0.08, 0.68)), horizon * 0.16, unit * 0.24
     canvas.polygon([(left, top), (left + side, top), (left + side, top + side), (left, top + side)], (250, 248, 244))
     kept, canvas.light = canvas.light, _light(scene.time, scene.weather, 0.0)
@@ -323,9 +363,15 @@ def _precipitation(canvas: Canvas, rng: np.random.Generator, scene: Scene) -> No
 
 def exact_instances(drawn: RenderedScene) -> Instances:
     """Return the truth of a drawn scene: its things that are visible at all, each with score 1."""
-    seen = [(name, encode(mask)) for name, mask in zip(drawn.class_names, drawn.masks, strict=True) if mask.sum() >= VISIBLE_PIXELS]
+    seen = [
+        (name, encode(mask))
+        for name, mask in zip(drawn.class_names, drawn.masks, strict=True)
+        if mask.sum() >= VISIBLE_PIXELS
+    ]
     height, width = drawn.rgb.shape[:2]
-    return Instances((width, height), tuple(name for name, _ in seen), tuple(rle for _, rle in seen), np.ones(len(seen)))
+    return Instances(
+        (width, height), tuple(name for name, _ in seen), tuple(rle for _, rle in seen), np.ones(len(seen))
+    )
 
 
 def training_scene(seed: int) -> Scene:
@@ -335,7 +381,9 @@ def training_scene(seed: int) -> Scene:
     if kind < PIANO_ON_ROAD_SHARE:
         return piano_on_road_scene(seed)
     if kind < 0.27:
-        in_room: list[str] = [["piano"], ["piano"], ["piano"], ["piano", "person"], ["person", "piano"], ["person"]][int(rng.integers(6))]
+        in_room: list[str] = [["piano"], ["piano"], ["piano"], ["piano", "person"], ["person", "piano"], ["person"]][
+            int(rng.integers(6))
+        ]
         return sample_scene(seed, classes=in_room, place="room")
     return sample_scene(seed)
 
@@ -358,14 +406,20 @@ def uniform_scene(seed: int) -> Scene:
 SCENE_SETS = {
     "known": (sample_scene, 10_000_000, 1000),
     "piano-on-road": (piano_on_road_scene, 20_000_000, 320),
-    "piano-photos": (lambda seed: sample_scene(seed, classes=["piano"], place="room", weather="sunny", time="day"), 30_000_000, 8),
+    "piano-photos": (
+        lambda seed: sample_scene(seed, classes=["piano"], place="room", weather="sunny", time="day"),
+        30_000_000,
+        8,
+    ),
     "training": (training_scene, 40_000_000, 1000),
     "uniform": (uniform_scene, 60_000_000, 1000),
 }
 """Set name -> (what makes up a scene from a seed, first seed, default number of scenes). The seed ranges do not overlap."""
 
 
-def scene_set(name: str, count: int | None = None, size_wh: tuple[int, int] = (64, 64), start: int = 0) -> Iterator[RenderedScene]:
+def scene_set(
+    name: str, count: int | None = None, size_wh: tuple[int, int] = (64, 64), start: int = 0
+) -> Iterator[RenderedScene]:
     """Yield the scenes ``start`` .. ``start + count`` of a named set; the same ones every time.
 
     Args:

@@ -78,7 +78,7 @@ def train(
 
     Args:
         out: Folder to write; an interrupted training in it goes on.
-        recipe: ``cpu`` (about 3 hours on 2 cores), ``gpu`` (about 25 minutes on one data-centre GPU) or ``smoke`` (seconds; useless weights).
+        recipe: ``cpu`` (hours on 2 cores), ``gpu`` (one data-centre GPU) or ``smoke`` (seconds; useless weights).
         stages: Which of `STAGES` to run.
         device: Torch device.
         tell: Receives progress lines.
@@ -166,7 +166,10 @@ def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
     latents = _latents(work, device)
     captions = json.loads((work / "captions.json").read_text())
     tokenizer = denoiser.build_tokenizer([*captions, WORDS], work / "tokenizer")
-    ids = [tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids for text in ("", *captions)]
+    ids = [
+        tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        for text in ("", *captions)
+    ]
     token_ids = torch.cat(ids)
     unet = denoiser.build_unet(latents.shape[1], latents.shape[-1], recipe.widths)
     training = denoiser.start_training(unet, denoiser.build_text_encoder(tokenizer), recipe.learning_rate)
@@ -223,7 +226,9 @@ def _train_detector(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
         write_yolo(dataset, {"train": train_items, "val": val_items}, KNOWN_CLASSES)
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
-        log("detector", epoch=epoch, of=recipe.detector_epochs, mask_ap50=round(metrics.get("metrics/mAP50(M)", 0.0), 3))
+        log(
+            "detector", epoch=epoch, of=recipe.detector_epochs, mask_ap50=round(metrics.get("metrics/mAP50(M)", 0.0), 3)
+        )
 
     best = YoloDetector("yolov8n-seg.yaml", device=device).fit(
         dataset, out / "work" / "detector", epochs=recipe.detector_epochs, image_size=2 * max(recipe.size_wh),

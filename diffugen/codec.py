@@ -1,0 +1,140 @@
+"""Records to JSON, PNG and npz, and back: the forms in which a run directory keeps them.
+
+Lossless both ways: floats keep every bit, masks stay run-length encoded, heat maps stay float16, and equal records give equal
+bytes. Nothing is pickled. Does not know where the bytes lie or who asked for them; Pillow is imported only to code a PNG.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffugen.records import HeatMaps, ImageRecord, Instances, Phrase, Prompt
+
+_ABOUT = "about"
+"""Name of the JSON entry in an npz of heat maps; layer groups are named ``<place>-<h>x<w>``, so it cannot be one."""
+
+
+def to_json(value: Any) -> str:
+    """Return compact JSON with sorted keys, so that equal values give equal text.
+
+    Raises:
+        TypeError: ``value`` holds something JSON cannot carry, such as a path or an array.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def record_to_json(record: ImageRecord) -> str:
+    """Return an image record as JSON."""
+    prompt = record.prompt
+    return to_json(
+        {
+            "prompt": {
+                "text": prompt.text,
+                "phrases": _phrases_to_lists(prompt.phrases),
+                "negative": prompt.negative,
+                "attributes": dict(prompt.attributes),
+            },
+            "seed": record.seed,
+            "size_wh": list(record.size_wh),
+            "model": record.model,
+            "task": record.task,
+            "settings": dict(record.settings),
+            "round": record.round,
+        }
+    )
+
+
+def record_from_json(text: str) -> ImageRecord:
+    """Return the image record that :func:`record_to_json` wrote."""
+    fields = json.loads(text)
+    prompt = fields.pop("prompt")
+    width, height = fields.pop("size_wh")
+    phrases = _phrases_from_lists(prompt.pop("phrases"))
+    return ImageRecord(prompt=Prompt(phrases=phrases, **prompt), size_wh=(width, height), **fields)
+
+
+def instances_to_json(instances: Instances) -> str:
+    """Return the objects of a label set as JSON; a mask's size is the image's and is kept once."""
+    return to_json(
+        {
+            "size_wh": list(instances.size_wh),
+            "class_names": list(instances.class_names),
+            "counts": [rle["counts"] for rle in instances.rles],
+            "scores": instances.scores.tolist(),
+            "terms": [{name: float(value) for name, value in terms.items()} for terms in instances.terms],
+        }
+    )
+
+
+def instances_from_json(text: str) -> Instances:
+    """Return the objects that :func:`instances_to_json` wrote."""
+    fields = json.loads(text)
+    width, height = fields["size_wh"]
+    return Instances(
+        size_wh=(width, height),
+        class_names=tuple(fields["class_names"]),
+        rles=tuple({"size": [height, width], "counts": counts} for counts in fields["counts"]),
+        scores=np.array(fields["scores"], dtype=np.float64),
+        terms=tuple(fields["terms"]),
+    )
+
+
+def rgb_to_png(rgb: NDArray[np.uint8]) -> bytes:
+    """Return an image, uint8 (H, W, 3), as the bytes of a PNG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def rgb_from_png(data: bytes) -> NDArray[np.uint8]:
+    """Return the image, uint8 (H, W, 3), in the bytes of a PNG file.
+
+    Raises:
+        Exception: Pillow's own errors, of several unrelated kinds, where the bytes are no whole PNG.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def heat_maps_to_npz(heat_maps: HeatMaps) -> bytes:
+    """Return heat maps as the bytes of a compressed npz: one float16 array a layer group, and ``about`` as JSON text."""
+    about = {
+        "image_id": heat_maps.image_id,
+        "size_wh": list(heat_maps.size_wh),
+        "phrases": _phrases_to_lists(heat_maps.phrases),
+    }
+    entries: dict[str, Any] = {group: np.asarray(array, dtype=np.float16) for group, array in heat_maps.maps.items()}
+    entries[_ABOUT] = np.array(to_json(about))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **entries)
+    return buffer.getvalue()
+
+
+def heat_maps_from_npz(data: bytes) -> HeatMaps:
+    """Return the heat maps in the bytes of an npz that :func:`heat_maps_to_npz` wrote; pickled content is refused.
+
+    Raises:
+        Exception: numpy's and zipfile's own errors, of several unrelated kinds, where the bytes are no such file.
+    """
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        about = json.loads(str(archive[_ABOUT]))
+        maps = {group: archive[group] for group in archive.files if group != _ABOUT}
+    width, height = about["size_wh"]
+    return HeatMaps(about["image_id"], (width, height), _phrases_from_lists(about["phrases"]), maps)
+
+
+def _phrases_to_lists(phrases: tuple[Phrase, ...]) -> list[list[str | None]]:
+    return [[phrase.text, phrase.class_name] for phrase in phrases]
+
+
+def _phrases_from_lists(lists: list[Any]) -> tuple[Phrase, ...]:
+    return tuple(Phrase(text, class_name) for text, class_name in lists)

@@ -18,8 +18,9 @@ PACKAGE = ROOT / "diffugen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "errors", "records", "config", "codec", "ledger", "store", "sampling", "prompts", "diffusion", "labels", "matching",
-    "disagreement", "dataset", "detectors", "metrics", "tune", "review", "report", "executors", "miniature", "cli",
+    "errors", "records", "sampling", "config", "codec", "ledger", "store", "prompts", "diffusion", "labels", "matching",
+    "disagreement", "dataset", "detectors", "metrics", "tune", "review", "pictures", "sheets", "report", "stages",
+    "executors", "miniature", "doctor", "cli",
 )  # fmt: skip
 
 HOMES = {
@@ -28,9 +29,9 @@ HOMES = {
     "ultralytics": ("detectors/yolo",),
     "optuna": ("tune.py",),
     "fiftyone": ("review/",),
-    "pydantic": ("config.py",),
+    "pydantic": ("config",),
     "sqlite3": ("ledger.py", "store"),
-    "cv2": ("labels/", "miniature/", "report", "contact_sheet"),
+    "cv2": ("labels/", "miniature/", "report", "pictures.py"),
 }
 
 HEAVY = (

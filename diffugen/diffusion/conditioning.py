@@ -1,0 +1,114 @@
+"""Find which rows of a denoiser's batch are made for the traced prompts, and that the prompts reached it as they are.
+
+With guidance a denoiser also runs for negative prompts: in the other half of its batch, in a pass of its own, or, in
+guidance-distilled models, not at all. Instead of assuming an order, the rows are compared with what the pipeline's
+encode_prompt returned. Does not know attention.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from diffugen.diffusion.tokens import TokenIndex
+from diffugen.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PromptRows:
+    """Watches a pipeline encode its prompts, then tells their rows in a denoiser's batch.
+
+    Args:
+        pipeline: The pipeline, about to be called once.
+        tokens: For each image of the batch the tokens of its prompt.
+    """
+
+    def __init__(self, pipeline: Any, tokens: Sequence[TokenIndex]) -> None:
+        self._pipeline = pipeline
+        self._tokens = tokens
+        self._received: dict[str, list[list[int]]] = {}
+        self._embeds: torch.Tensor | None = None
+        self._known: deque[tuple[torch.Tensor, slice | None]] = deque(maxlen=2)
+
+    def install(self, stack: ExitStack) -> None:
+        """Watch the text encoders and encode_prompt until ``stack`` closes."""
+        if not callable(getattr(self._pipeline, "encode_prompt", None)):
+            raise ModelError(
+                f"{type(self._pipeline).__name__} cannot be traced: it has no encode_prompt. Use a text-to-image "
+                "pipeline such as StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
+            )
+        patch(stack, self._pipeline, "encode_prompt", self._encode_prompt)
+        for name in sorted({name for index in self._tokens for name in index.ids}):
+
+            def keep_ids(_: Any, args: Any, kwargs: Any, name: str = name) -> None:
+                ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+                self._received.setdefault(name, []).extend(ids.tolist())
+
+            encoder = getattr(self._pipeline, name)
+            stack.callback(encoder.register_forward_pre_hook(keep_ids, with_kwargs=True).remove)
+
+    def find(self, text: torch.Tensor) -> slice | None:
+        """Return the rows of a denoiser's text input (B, tokens, channels) that hold the traced prompts, image by image.
+
+        None if there are none: a pass for the negative prompts alone.
+
+        Raises:
+            ModelError: The pipeline did not encode its prompts, or was called for another number of images.
+        """
+        # Pipelines hand over the same tensor at every step, or two in turn: comparing identity first spares the GPU a wait.
+        for known, rows in self._known:
+            if known is text:
+                return rows
+        images = len(self._tokens)
+        if self._embeds is None or len(self._embeds) != images:
+            given = "none that it encoded" if self._embeds is None else f"{len(self._embeds)}"
+            raise ModelError(
+                f"{type(self._pipeline).__name__} cannot be traced: {images} prompts were announced, but it was called with "
+                f"{given}. Call it once inside the trace, with the text of one prompt per image."
+            )
+        candidates = (slice(start, start + images) for start in range(0, len(text) - images + 1, images))
+        rows = next((rows for rows in candidates if _same(text[rows], self._embeds)), None)
+        self._known.append((text, rows))
+        return rows
+
+    def _encode_prompt(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if self._embeds is None:  # a second call encodes the negative prompt
+            self._embeds = result[0] if isinstance(result, tuple) else result
+            self._check_received()
+        return result
+
+    def _check_received(self) -> None:
+        """Make sure that the encoders received the located tokens at the places where they were located."""
+        for image, index in enumerate(self._tokens):
+            for name, ids in index.ids.items():
+                # A row that was cut short ends with a closing token that the full prompt has further back.
+                if not any(
+                    all(a == b for a, b in zip(ids, row[:-1], strict=False)) for row in self._received.get(name, [])
+                ):
+                    raise ModelError(
+                        f"{type(self._pipeline).__name__} does not give its {name} the plain tokens of prompt "
+                        f"{image + 1} of {len(self._tokens)} (another prompt, or a template around it), so its words "
+                        "cannot be traced. Generate with a pipeline that encodes the prompt as it is."
+                    )
+
+
+def patch(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Replace an attribute by ``wrapper(original, ...)`` until ``stack`` closes, leaving no trace on the owner."""
+    original, own = getattr(owner, name), name in vars(owner)
+
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, *args, **kwargs)
+
+    setattr(owner, name, patched)
+    stack.callback(lambda: setattr(owner, name, original) if own else delattr(owner, name))
+
+
+def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    import torch
+
+    return left.shape == right.shape and torch.equal(left, right.to(left))

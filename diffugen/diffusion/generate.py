@@ -1,0 +1,249 @@
+"""Turn jobs into a stream of images and heat maps, batched.
+
+A job is an `ImageRecord`: it says everything that decides the pixels, so whoever holds a record can make its image
+again. Resuming is the caller's: leave out the jobs that are done. Does not know files, labels or rounds.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffugen.diffusion.daam_backend import trace_with_daam
+from diffugen.diffusion.pipelines import quiet
+from diffugen.diffusion.tokens import TokenIndex, index_tokens
+from diffugen.diffusion.tracing import trace
+from diffugen.errors import ModelError
+from diffugen.records import HeatMaps, ImageRecord, Prompt, content_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+ATTENTION_BACKENDS = ("native", "daam")
+"""``native``: our tracer. ``daam``: the package of that name, one image a call; the reference, not the fast one."""
+
+LOAD_SETTINGS = frozenset({"scheduler", "dtype"})
+"""Settings of an image that are already part of the loaded pipeline."""
+
+OWN_ARGUMENTS = frozenset({"self", "prompt", "negative_prompt", "width", "height", "generator", "output_type"})
+"""Arguments of a pipeline's call that come from the record's other fields."""
+
+Generated = tuple[ImageRecord, NDArray[np.uint8], HeatMaps, float]
+
+
+def plan_jobs(
+    prompts: Sequence[Prompt],
+    *,
+    images_per_prompt: int,
+    run_seed: int,
+    size_wh: tuple[int, int],
+    model: str,
+    settings: Mapping[str, Any],
+    round: int = 0,
+) -> list[ImageRecord]:
+    """Plan images, each with a seed of its own.
+
+    A seed depends on the run seed, the prompt and the number of the image alone, so a longer plan begins with the
+    images of a shorter one, and equal prompts of two runs start from different noise. All prompts get their first image
+    before any gets its second. For new images of the same prompts in a later round, give another ``run_seed``.
+
+    Args:
+        prompts: What to show.
+        images_per_prompt: Images of each prompt, >= 1.
+        run_seed: Seed of the run.
+        size_wh: Width and height in pixels.
+        model: Name of the diffusion model, as configured.
+        settings: Arguments of the pipeline's call that decide the pixels, e.g. ``num_inference_steps``,
+            ``guidance_scale``; and ``scheduler`` and ``dtype`` as loaded.
+        round: The round of the loop.
+
+    Example:
+        >>> plan_jobs([prompt], images_per_prompt=2, run_seed=1, size_wh=(64, 96), model="miniature", settings={})
+    """
+    return [
+        ImageRecord(
+            prompt=prompt,
+            seed=int(content_id(prompt.id, number, run_seed), 16) % 2**63,
+            size_wh=size_wh,
+            model=model,
+            settings=dict(settings),
+            round=round,
+        )
+        for number in range(images_per_prompt)
+        for prompt in prompts
+    ]
+
+
+def generate(
+    pipeline: Any, jobs: Sequence[ImageRecord], *, batch_size: int | None = None, attention_backend: str = "native"
+) -> Iterator[Generated]:
+    """Generate the image and heat maps of each job.
+
+    Jobs of equal size, settings and need of a negative prompt share a batch. Each image draws its noise from a
+    generator of its own on the CPU, so it starts from the same noise in any batch and on any device; what remains is
+    the rounding of batched arithmetic (float32 on the CPU: at most 1 of 255 grey levels apart, measured in the tests).
+    When memory runs out the batch is halved, and stays so.
+
+    Args:
+        pipeline: From `load_pipeline`.
+        jobs: What to make; all of task ``txt2img``.
+        batch_size: Images per call, >= 1; None begins with 32 on a GPU and 8 elsewhere.
+        attention_backend: ``"native"``, or ``"daam"``: square images with guidance, one a call.
+
+    Yields:
+        For each job, batch by batch: the record, the image uint8 RGB (H, W, 3), its heat maps, and the seconds it took
+        (its share of the batch).
+
+    Raises:
+        PromptError: A phrase is missing from its prompt or beyond the token limit; raised before any image is made.
+        ModelError: The pipeline refuses a setting or size, cannot be traced, or does not fit into memory even singly.
+
+    Example:
+        >>> for record, image, heat_maps, seconds in generate(pipeline, jobs, batch_size=4): ...
+    """
+    if attention_backend not in ATTENTION_BACKENDS:
+        raise ModelError(f"unknown attention backend {attention_backend!r}; one of {', '.join(ATTENTION_BACKENDS)}")
+    if batch_size is None:
+        batch_size = 32 if pipeline.device.type == "cuda" else 8
+    if attention_backend == "daam":
+        batch_size = 1
+    tokens: dict[str, TokenIndex] = {}
+    for job in jobs:
+        _check_job(pipeline, job)
+        if job.prompt.id not in tokens:
+            tokens[job.prompt.id] = index_tokens(
+                pipeline, job.prompt.text, [phrase.text for phrase in job.prompt.phrases]
+            )
+    for group in _groups(jobs):
+        while group:
+            batch = group[:batch_size]
+            try:
+                done = _generate_batch(pipeline, batch, [tokens[job.prompt.id] for job in batch], attention_backend)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                done = []
+            if done:
+                yield from done
+                group = group[len(done) :]
+            else:
+                batch_size = _halve(pipeline, len(batch), batch[0].size_wh)
+
+
+def _check_job(pipeline: Any, job: ImageRecord) -> None:
+    if job.task != "txt2img":
+        raise ModelError(f"task {job.task!r} is not supported by {type(pipeline).__name__} here; use txt2img")
+    known = set(inspect.signature(type(pipeline).__call__).parameters)
+    free = (known - OWN_ARGUMENTS) | LOAD_SETTINGS
+    unknown = sorted(set(job.settings) - free)
+    if unknown:
+        raise ModelError(
+            f"{type(pipeline).__name__} takes no setting {', '.join(map(repr, unknown))}. "
+            f"It takes: {', '.join(sorted(free))}."
+        )
+    if job.prompt.negative and "negative_prompt" not in known:
+        raise ModelError(
+            f"{type(pipeline).__name__} takes no negative prompt; prompt {job.prompt.text!r} has one. Leave it empty."
+        )
+
+
+def _groups(jobs: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
+    """Jobs that one call can make, in the order of their first members."""
+    groups: dict[str, list[ImageRecord]] = {}
+    for job in jobs:
+        # An empty negative prompt is not the same as none to every pipeline (SDXL), so the two are kept apart.
+        key = json.dumps([job.size_wh, dict(job.settings), bool(job.prompt.negative)], sort_keys=True)
+        groups.setdefault(key, []).append(job)
+    return list(groups.values())
+
+
+def _generate_batch(
+    pipeline: Any, batch: Sequence[ImageRecord], tokens: Sequence[TokenIndex], backend: str
+) -> list[Generated]:
+    started = time.perf_counter()
+    tracer: AbstractContextManager[Any] = (trace if backend == "native" else trace_with_daam)(pipeline, tokens)
+    with quiet(), tracer as traced:
+        images = _call(pipeline, batch)
+    maps = traced.maps()
+    seconds = (time.perf_counter() - started) / len(batch)
+    return [
+        (job, image, HeatMaps(job.id, job.size_wh, job.prompt.phrases, found), seconds)
+        for job, image, found in zip(batch, images, maps, strict=True)
+    ]
+
+
+def _call(pipeline: Any, batch: Sequence[ImageRecord]) -> NDArray[np.uint8]:
+    """Run the pipeline; uint8 RGB (N, H, W, 3)."""
+    import torch
+
+    first = batch[0]
+    arguments = {name: value for name, value in first.settings.items() if name not in LOAD_SETTINGS}
+    if first.prompt.negative:
+        arguments["negative_prompt"] = [job.prompt.negative for job in batch]
+    try:
+        result = pipeline(
+            prompt=[job.prompt.text for job in batch],
+            width=first.size_wh[0],
+            height=first.size_wh[1],
+            generator=[torch.Generator().manual_seed(job.seed) for job in batch],
+            output_type="np",
+            **arguments,
+        )
+    except ValueError as error:  # how diffusers reports arguments it refuses
+        raise ModelError(
+            f"{type(pipeline).__name__} refuses size {first.size_wh[0]}x{first.size_wh[1]} or settings "
+            f"{dict(first.settings)}: {error}"
+        ) from error
+    images = np.asarray(result.images)
+    if images.shape[1:3] != (first.size_wh[1], first.size_wh[0]):
+        raise ModelError(
+            f"{type(pipeline).__name__} made images of {images.shape[2]}x{images.shape[1]} pixels where "
+            f"{first.size_wh[0]}x{first.size_wh[1]} were asked for; ask for sides it can divide, such as multiples of "
+            "16."
+        )
+    if not np.isfinite(images).all():
+        raise ModelError(
+            f"{type(pipeline).__name__} produced images that are not finite; load it with dtype float32 or bfloat16."
+        )
+    flagged = [
+        job.id for job, flag in zip(batch, getattr(result, "nsfw_content_detected", None) or [], strict=False) if flag
+    ]
+    if flagged:
+        logger.warning(
+            "the model's safety checker blackened %d of %d images: %s", len(flagged), len(batch), ", ".join(flagged)
+        )
+    return (images * 255).round().astype(np.uint8)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _halve(pipeline: Any, batch_size: int, size_wh: tuple[int, int]) -> int:
+    """Half the batch size, with what the failed call held given back."""
+    import torch
+
+    if batch_size == 1:
+        raise ModelError(
+            f"out of memory with a single image of {size_wh[0]}x{size_wh[1]} pixels on {pipeline.device}. Use a "
+            "smaller size, dtype float16, or offload model or sequential."
+        )
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    logger.warning("out of memory with %d images a batch: going on with %d", batch_size, batch_size // 2)
+    return batch_size // 2

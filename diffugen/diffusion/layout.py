@@ -1,0 +1,67 @@
+"""Where attention lies in the image and in time: latent grids, layer shapes, thirds of the steps. Knows no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffugen.errors import ModelError
+from diffugen.records import STEP_THIRDS
+
+
+def thirds_of(step: int, steps: int) -> range:
+    """Return the thirds of the denoising that a step belongs to.
+
+    Args:
+        step: Number of the step, in [0, steps).
+        steps: Number of all steps, >= 1.
+
+    Returns:
+        One third in [0, 3); with fewer than 3 steps every third that the step overlaps, so that none stays empty.
+    """
+    first = step * STEP_THIRDS // steps
+    if steps >= STEP_THIRDS:
+        return range(first, first + 1)
+    return range(first, -(-(step + 1) * STEP_THIRDS // steps))
+
+
+def latent_grid_hw(inputs: Mapping[str, Any], denoiser: str) -> tuple[int, int]:
+    """Return height and width of a denoiser's input in latent cells.
+
+    Args:
+        inputs: The arguments of the denoiser's forward call.
+        denoiser: Its name, for the message.
+
+    Raises:
+        ModelError: The arguments do not tell the grid.
+    """
+    sample = inputs.get("sample", inputs.get("hidden_states"))
+    if sample is not None and sample.ndim == 4:
+        return int(sample.shape[-2]), int(sample.shape[-1])
+    if inputs.get("img_ids") is not None:  # packed latents (Flux): one row of (time, y, x) per token
+        rows, columns = inputs["img_ids"].reshape(-1, 3)[:, 1:].amax(dim=0).int().tolist()
+        return rows + 1, columns + 1
+    raise ModelError(
+        f"{denoiser} cannot be traced: neither a 4-dimensional sample nor img_ids tell its latent's height and width. "
+        "Use a pipeline such as StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
+    )
+
+
+def cells_hw(count: int, grid_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of a layer's cells: the latent grid divided by a whole factor, rounded up.
+
+    Args:
+        count: The layer's image queries.
+        grid_hw: Height and width of the latent grid.
+
+    Raises:
+        ModelError: No factor gives that many cells.
+    """
+    for factor in range(1, max(grid_hw) + 1):
+        h, w = (-(-side // factor) for side in grid_hw)
+        if h * w == count:
+            return h, w
+    raise ModelError(
+        f"an attention layer has {count} image queries, which fit no reduction of the {grid_hw[0]}x{grid_hw[1]} latent "
+        "grid, so its heat map's shape is unknown. Use sides that the model's patch and downsampling factors divide."
+    )

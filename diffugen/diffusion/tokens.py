@@ -1,0 +1,166 @@
+"""Find where the words of a phrase stand in the text sequence that a denoiser attends to.
+
+Knows tokenizers and which of a pipeline's text encoders feed the denoiser. Does not know attention or images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffugen.errors import ModelError, PromptError
+
+
+@dataclass(frozen=True)
+class TokenIndex:
+    """Where the phrases of one prompt stand.
+
+    Attributes:
+        positions: For each phrase, the indices of its tokens in the denoiser's text sequence, ascending.
+        ids: From a text encoder's attribute name (``"text_encoder"``) to the token ids that the encoder must receive
+            first, so that a pipeline that wraps the prompt in a template of its own is noticed instead of mistraced.
+    """
+
+    positions: tuple[tuple[int, ...], ...]
+    ids: Mapping[str, tuple[int, ...]]
+
+
+def locate(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[list[int]]:
+    """Find the tokens of each phrase in a prompt.
+
+    Words match whole and whatever their case. A phrase that occurs several times is found everywhere, a word that is
+    split into several tokens keeps all of them, and so does a textual-inversion token with several vectors.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        text: The prompt.
+        phrases: Words as they stand in the prompt.
+
+    Returns:
+        For each phrase the ascending indices of its tokens in ``tokenizer(text)``, special tokens counted.
+
+    Raises:
+        PromptError: A phrase is not in the prompt, or all its occurrences lie beyond the tokenizer's limit.
+
+    Example:
+        >>> locate(clip_tokenizer, "a red car", ["car"])
+        [[3]]
+    """
+    expanded = _expand_vectors(tokenizer, text)
+    spans, kept = _token_spans(tokenizer, expanded)
+    return [_find(phrase, _expand_vectors(tokenizer, phrase), text, expanded, spans, kept) for phrase in phrases]
+
+
+def index_tokens(pipeline: Any, text: str, phrases: Sequence[str]) -> TokenIndex:
+    """Find the tokens of each phrase in the text sequence of a pipeline's denoiser.
+
+    Stable Diffusion 3 attends to two sequences one after the other (CLIP, then T5); a phrase is traced in both.
+
+    Args:
+        pipeline: A diffusers text-to-image pipeline.
+        text: The prompt.
+        phrases: Words as they stand in the prompt.
+
+    Raises:
+        PromptError: As `locate`.
+        ModelError: The pipeline has no tokenizer.
+    """
+    positions: list[list[int]] = [[] for _ in phrases]
+    failures: dict[int, PromptError] = {}
+    ids: dict[str, tuple[int, ...]] = {}
+    for encoder, tokenizer, offset in _text_sources(pipeline):
+        expanded = _expand_vectors(tokenizer, text)
+        _, kept = _token_spans(tokenizer, expanded)
+        ids[encoder] = tuple(_encode(tokenizer, expanded)["input_ids"][:kept])
+        for number, phrase in enumerate(phrases):
+            try:
+                positions[number] += [offset + index for index in locate(tokenizer, text, [phrase])[0]]
+            except PromptError as error:
+                failures.setdefault(number, error)
+    for number, found in enumerate(positions):
+        if not found:
+            raise failures[number]
+    return TokenIndex(tuple(tuple(found) for found in positions), ids)
+
+
+def _text_sources(pipeline: Any) -> list[tuple[str, Any, int]]:
+    """Encoder attribute, tokenizer, and offset in the text sequence of every encoder whose tokens are attended to."""
+    if getattr(pipeline, "text_encoder_3", None) is not None:
+        return [
+            ("text_encoder", pipeline.tokenizer, 0),
+            ("text_encoder_3", pipeline.tokenizer_3, pipeline.tokenizer_max_length),
+        ]
+    names = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipeline, name, None) is not None]
+    if not names:
+        raise ModelError(
+            f"{type(pipeline).__name__} has no text_encoder, so its prompts' words cannot be traced. "
+            "Use a text-to-image pipeline such as StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
+        )
+    # Flux attends to its second encoder only, and SDXL to both side by side in channels: one width tells which.
+    config = (getattr(pipeline, "unet", None) or pipeline.transformer).config
+    width = config.get("cross_attention_dim") or config.get("joint_attention_dim")
+    fitting = [name for name in names if getattr(pipeline, name).config.hidden_size == width]
+    encoder = (fitting or names)[0]
+    return [(encoder, getattr(pipeline, encoder.replace("text_encoder", "tokenizer")), 0)]
+
+
+def _expand_vectors(tokenizer: Any, text: str) -> str:
+    """Write out every vector of a textual-inversion token, as diffusers does before it encodes a prompt."""
+    added = tokenizer.added_tokens_encoder
+    for token in added:
+        if f"{token}_1" in added and token in text:
+            count = 1
+            while f"{token}_{count}" in added:
+                count += 1
+            text = text.replace(token, " ".join([token, *(f"{token}_{i}" for i in range(1, count))]))
+    return text
+
+
+def _encode(tokenizer: Any, text: str, **wanted: bool) -> Any:
+    return tokenizer(text, truncation=False, return_special_tokens_mask=True, verbose=False, **wanted)
+
+
+def _token_spans(tokenizer: Any, text: str) -> tuple[list[tuple[int, int]], int]:
+    """Character span of each token, and how many tokens, closing special ones not counted, survive truncation."""
+    if tokenizer.is_fast:
+        encoding = _encode(tokenizer, text, return_offsets_mapping=True)
+        special = encoding["special_tokens_mask"]
+        spans = [
+            (0, 0) if mark else tuple(span) for mark, span in zip(special, encoding["offset_mapping"], strict=True)
+        ]
+    else:
+        special = _encode(tokenizer, text)["special_tokens_mask"]
+        spans = [(0, 0)] * len(special)
+        lead = special.index(0) if 0 in special else 0
+        # No offsets: a word's tokens are those that the text up to its end has and the text up to its start has not.
+        for word in re.finditer(r"\w+|[^\w\s]+", text):
+            first, last = (len(tokenizer.tokenize(text[:end].rstrip())) for end in word.span())
+            spans[lead + first : lead + last] = [word.span()] * (last - first)
+    closing = next((i for i, mark in enumerate(reversed(special)) if not mark), len(special))
+    return spans, min(len(special), tokenizer.model_max_length) - closing
+
+
+def _find(
+    phrase: str, expanded_phrase: str, text: str, expanded: str, spans: list[tuple[int, int]], kept: int
+) -> list[int]:
+    words = r"\s+".join(re.escape(word) for word in expanded_phrase.split())
+    occurrences = list(re.finditer(rf"(?<!\w){words}(?!\w)", expanded, re.IGNORECASE)) if words else []
+    if not occurrences:
+        raise PromptError(
+            f"the phrase {phrase!r} is not in the prompt {text!r}. "
+            "Name the words as they stand in the prompt: whole words, in the same order; case does not matter."
+        )
+    found: set[int] = set()
+    for occurrence in occurrences:
+        start, end = occurrence.span()
+        tokens = [i for i, (left, right) in enumerate(spans) if left < end and right > start]
+        if tokens and tokens[-1] < kept:
+            found.update(tokens)
+    if not found:
+        raise PromptError(
+            f"the phrase {phrase!r} lies beyond the token limit of the prompt {text!r}: the text encoder reads the "
+            f"first {kept} of its {len(spans)} tokens. Shorten the prompt or move the phrase towards its start."
+        )
+    return sorted(found)

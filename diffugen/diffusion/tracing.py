@@ -1,0 +1,287 @@
+"""Trace cross-attention: heat maps of words while a pipeline generates, without changing a bit of its images.
+
+Hooks the mathematics, not the model. While an attention module of the denoiser runs, calls of
+`torch.nn.functional.scaled_dot_product_attention` are passed on as they are; a second call of the same function with
+one-hot values then gives the attention probabilities of the traced tokens alone: ``softmax(q k^T / sqrt(d)) @ onehot``.
+So the same kernel, mask and scale apply, and no full attention matrix is ever held. Which rows are conditional, how the
+latent grid lies and where the text stands in a joint sequence are read from the denoiser's own inputs, never guessed.
+
+Knows attention. Does not know words (see `tokens`), labels or thresholds.
+Method: DAAM (Tang et al., 2023, "What the DAAM", section 3), kept per layer group and third of the steps.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffugen.diffusion.conditioning import PromptRows, patch
+from diffugen.diffusion.layout import cells_hw, latent_grid_hw, thirds_of
+from diffugen.diffusion.tokens import TokenIndex
+from diffugen.errors import ModelError, PromptError
+from diffugen.records import STEP_THIRDS
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def trace(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[AttentionTrace]:
+    """Trace one call of a pipeline.
+
+    Inside the context call the pipeline once, with one prompt per image in the order of ``tokens``. Afterwards, or when
+    the call raises, every hook and patch is gone again.
+
+    Args:
+        pipeline: A diffusers text-to-image pipeline (UNet or transformer).
+        tokens: For each image of the batch the tokens to trace.
+
+    Yields:
+        The trace; ask it for `AttentionTrace.maps` once the pipeline has returned.
+
+    Raises:
+        ModelError: The pipeline computes attention in a way that cannot be traced; the message says which and what to
+            do.
+
+    Example:
+        >>> with trace(pipeline, [index_tokens(pipeline, "a red car", ["car"])]) as traced:
+        ...     image = pipeline("a red car").images[0]
+        >>> traced.maps()[0]["up-16x16"].shape
+        (1, 3, 16, 16)
+    """
+    traced = AttentionTrace(pipeline, tokens)
+    with ExitStack() as stack:
+        traced.install(stack)
+        yield traced
+
+
+@dataclass(frozen=True)
+class _Running:
+    """The attention module that runs now."""
+
+    module: Any
+    place: str
+    reads_text: bool
+    seen_before: int
+
+
+class AttentionTrace:
+    """Running sums of the traced tokens' attention. Made by `trace`."""
+
+    def __init__(self, pipeline: Any, tokens: Sequence[TokenIndex]) -> None:
+        self._pipeline = pipeline
+        self._denoiser: Any = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+        if self._denoiser is None:
+            raise ModelError(
+                f"{type(pipeline).__name__} cannot be traced: it has no unet or transformer. Use a text-to-image "
+                "pipeline such as StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
+            )
+        self._signature = inspect.signature(type(self._denoiser).forward)
+        self._tokens = tuple(tokens)
+        self._phrases = max((len(index.positions) for index in tokens), default=0)
+        self._prompt_rows = PromptRows(pipeline, tokens)
+        self._thread = threading.get_ident()
+        self._batch = 0
+        self._rows: slice | None = None
+        self._text_length = 0
+        self._step = -1
+        self._grid_hw: tuple[int, int] | None = None
+        self._running: _Running | None = None
+        self._probing = False
+        self._joint_length: int | None = None
+        self._text_start: int | None = None
+        self._records = 0
+        self._values: dict[tuple[int, int, int], torch.Tensor] = {}
+        self._sums: dict[tuple[str, int, int], torch.Tensor] = {}
+        self._counts: dict[tuple[str, int, int], list[int]] = {}
+
+    def maps(self) -> list[dict[str, NDArray[np.float16]]]:
+        """Return the heat maps of each image.
+
+        Returns:
+            For each image a mapping from layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``, ``up`` or, in
+            transformers, ``joint``, to a float16 array (P, 3, h, w): attention probability in [0, 1], the mean over
+            heads, layers of the group, steps of the third, and tokens of the phrase. With fewer than 3 steps a step
+            counts in every third that it overlaps.
+
+        Raises:
+            ModelError: No attention was seen: the pipeline was not called, or computes it elsewhere.
+        """
+        if not self._sums:
+            raise ModelError(
+                f"no attention of {type(self._denoiser).__name__} was seen. Call the pipeline once inside the trace, "
+                f"with one prompt per image ({len(self._tokens)} here), not compiled, and with the default attention "
+                "processors."
+            )
+        maps: list[dict[str, NDArray[np.float16]]] = [{} for _ in self._tokens]
+        for (place, h, w), sums in self._sums.items():
+            counts = sums.new_tensor(self._counts[place, h, w]).clamp(min=1).view(-1, 1, 1, 1)
+            means = (sums / counts).half().cpu().numpy()  # (thirds, images, cells, phrases)
+            for image, token_index in enumerate(self._tokens):
+                phrases = len(token_index.positions)
+                cells = means[:, image, :, :phrases].reshape(STEP_THIRDS, h, w, phrases)
+                maps[image][f"{place}-{h}x{w}"] = np.ascontiguousarray(cells.transpose(3, 0, 1, 2))
+        return maps
+
+    def install(self, stack: ExitStack) -> None:
+        """Set every hook and patch, and leave their removal to ``stack``."""
+        import torch.nn.functional
+
+        patch(stack, torch.nn.functional, "scaled_dot_product_attention", self._attend)
+        self._prompt_rows.install(stack)
+        stack.callback(self._denoiser.register_forward_pre_hook(self._enter_denoiser, with_kwargs=True).remove)
+        for name, module in self._denoiser.named_modules():
+            if hasattr(module, "set_processor"):
+                self._install_module(stack, name, module)
+
+    def _install_module(self, stack: ExitStack, name: str, module: Any) -> None:
+        place = next((place for place in ("down", "mid", "up") if name.startswith(f"{place}_block")), "joint")
+
+        def enter(_: Any, args: Any, kwargs: Any) -> None:
+            if self._rows is not None and not self._probing:
+                text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
+                if text is not None and place == "joint" and self._text_start is None:
+                    self._find_text(module, args, kwargs)
+                self._running = _Running(module, place, text is not None, self._records)
+
+        def leave(*_: Any) -> None:
+            running, self._running = self._running, None
+            if running is not None and running.reads_text and running.seen_before == self._records:
+                raise ModelError(
+                    f"attention layer {name} of {type(self._denoiser).__name__} cannot be traced: its processor "
+                    f"{type(module.processor).__name__} calls neither torch's scaled_dot_product_attention nor "
+                    "get_attention_scores on the prompt's tokens. Use the default processors and attention backend "
+                    "(set_attention_backend('native'); no xformers, no compiled denoiser)."
+                )
+
+        stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        stack.callback(module.register_forward_hook(leave).remove)
+        if hasattr(module, "get_attention_scores"):
+            patch(stack, module, "get_attention_scores", self._score)
+
+    def _enter_denoiser(self, _: Any, args: Any, kwargs: Any) -> None:
+        given = self._signature.bind(None, *args, **kwargs).arguments
+        text = given.get("encoder_hidden_states")
+        if text is None:
+            raise ModelError(
+                f"{type(self._denoiser).__name__} cannot be traced: it gets no encoder_hidden_states. Use a pipeline "
+                "such as StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
+            )
+        self._rows = self._prompt_rows.find(text)
+        if self._rows is None:
+            return
+        self._step += 1
+        self._batch, self._text_length = text.shape[:2]
+        if self._grid_hw is None:
+            self._grid_hw = latent_grid_hw(given, type(self._denoiser).__name__)
+
+    def _find_text(self, module: Any, args: Any, kwargs: Any) -> None:
+        """Find where a joint sequence holds the text: run one layer on NaN text and see which keys are NaN."""
+        given = inspect.signature(type(module).forward).bind(None, *args, **kwargs)
+        given.arguments["encoder_hidden_states"] = given.arguments["encoder_hidden_states"] * float("nan")
+        self._probing = True
+        try:
+            module.forward(*given.args[1:], **given.kwargs)
+        finally:
+            self._probing = False
+
+    def _attend(self, original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        result = original(*args, **kwargs)
+        if threading.get_ident() == self._thread:
+            if self._probing:
+                key = kwargs["key"] if "key" in kwargs else args[1]
+                nan = key[0, 0].isnan().any(-1).nonzero().flatten().tolist()
+                start = nan[0] if nan else None
+                if start in (0, key.shape[-2] - self._text_length) and len(nan) == self._text_length:
+                    self._text_start = start
+            elif self._running is not None:
+                self._record(original, *args, **kwargs)
+        return result
+
+    def _record(
+        self,
+        attend: Callable[..., torch.Tensor],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        part = self._image_queries(query.shape[-2], key.shape[-2])
+        if part is None:
+            return
+        queries, text_start = part
+        rows = self._rows
+        if attn_mask is not None:
+            attn_mask = attn_mask[rows] if len(attn_mask) > 1 else attn_mask
+            attn_mask = attn_mask[..., queries, :] if attn_mask.shape[-2] > 1 else attn_mask
+        # As wide as the keys, because the fast kernels ask for equal widths.
+        values = self._one_hot(key, key.shape[1], key.shape[2], key.shape[3], text_start)
+        self._add(attend(query[rows, :, queries], key[rows], values, attn_mask, *args, **kwargs))
+
+    def _score(self, original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Trace processors that compute the softmax themselves, such as AttnProcessor."""
+        scores = original(*args, **kwargs)  # (batch * heads, queries, keys)
+        running = self._running
+        if running is None or not running.reads_text or scores.shape[-1] != self._text_length:
+            return scores
+        if len(scores) != self._batch * running.module.heads:
+            raise ModelError(
+                f"the attention of {type(self._denoiser).__name__} is computed in slices, which cannot be traced. "
+                "Call disable_attention_slicing() on the pipeline; where memory is short, lower the batch size instead."
+            )
+        probabilities = scores.view(self._batch, -1, *scores.shape[1:])[self._rows]
+        mean = probabilities.mean(dim=1, keepdim=True)
+        self._add(mean @ self._one_hot(mean, 1, self._text_length, self._phrases))
+        return scores
+
+    def _image_queries(self, queries: int, keys: int) -> tuple[slice, int] | None:
+        """Which queries are image cells and where the text keys start; None if the call attends to no prompt tokens."""
+        running, text = self._running, self._text_length
+        assert running is not None
+        if running.reads_text and keys == text:
+            return slice(None), 0
+        if queries != keys or not (running.reads_text or keys == self._joint_length) or self._text_start is None:
+            return None
+        self._joint_length = keys
+        return (slice(text, None) if self._text_start == 0 else slice(0, keys - text)), self._text_start
+
+    def _one_hot(self, like: torch.Tensor, heads: int, keys: int, width: int, text_start: int = 0) -> torch.Tensor:
+        """Values (images, heads, keys, width) that make attention return the phrases' mean probability, phrase by phrase."""
+        shape = (heads, keys, max(width, self._phrases))
+        if shape not in self._values:
+            values = like.new_zeros((len(self._tokens), 1, *shape[1:]))
+            for image, index in enumerate(self._tokens):
+                for phrase, positions in enumerate(index.positions):
+                    if positions[-1] >= self._text_length:
+                        raise PromptError(
+                            f"phrase {phrase + 1} of prompt {image + 1} has token {positions[-1]}, but the denoiser "
+                            f"reads {self._text_length} tokens. Shorten the prompt or move the phrase towards its "
+                            "start."
+                        )
+                    values[image, 0, [text_start + position for position in positions], phrase] = 1 / len(positions)
+            self._values[shape] = values.expand(-1, heads, -1, -1).contiguous()
+        return self._values[shape]
+
+    def _add(self, found: torch.Tensor) -> None:
+        """Add what attention returned for the one-hot values (images, heads, cells, width) to the running sums."""
+        running, grid = self._running, self._grid_hw
+        assert running is not None and grid is not None
+        means = found[..., : self._phrases].float().mean(dim=1)
+        group = (running.place, *cells_hw(means.shape[1], grid))
+        if group not in self._sums:
+            self._sums[group] = means.new_zeros((STEP_THIRDS, *means.shape))
+            self._counts[group] = [0] * STEP_THIRDS
+        steps = getattr(self._pipeline, "num_timesteps", None) or len(self._pipeline.scheduler.timesteps)
+        for third in thirds_of(min(self._step, steps - 1), steps):
+            self._sums[group][third] += means
+            self._counts[group][third] += 1
+        self._records += 1

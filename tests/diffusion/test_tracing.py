@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.embeddings import apply_rotary_emb
+
+from diffugen.diffusion.tokens import index_tokens
+from diffugen.diffusion.tracing import trace
+from diffugen.errors import ModelError, PromptError
+
+PROMPTS = ("a photo of a red car", "a grand piano on the road")
+PHRASES = (("car",), ("grand piano", "road"))
+Maps = list[dict[str, Any]]
+
+
+def call(pipeline: Any, prompts: Sequence[str] = PROMPTS, *, first_seed: int = 0, **settings: Any) -> Any:
+    """Generate at 96x64 pixels (width x height): 24x16 latents."""
+    settings = {"num_inference_steps": 4, "guidance_scale": 4.0, "width": 96, "height": 64} | settings
+    generators = [torch.Generator().manual_seed(first_seed + i) for i in range(len(prompts))]
+    return pipeline(list(prompts), generator=generators, output_type="np", **settings).images
+
+
+def traced(
+    pipeline: Any, prompts: Sequence[str] = PROMPTS, phrases: Sequence[Sequence[str]] = PHRASES, **settings: Any
+) -> tuple[Any, Maps]:
+    tokens = [index_tokens(pipeline, *pair) for pair in zip(prompts, phrases, strict=True)]
+    with trace(pipeline, tokens) as tracer:
+        images = call(pipeline, prompts, **settings)
+    return images, tracer.maps()
+
+
+def denoiser_of(pipeline: Any) -> Any:
+    return getattr(pipeline, "unet", None) or pipeline.transformer
+
+
+def assert_close(left: Maps, right: Maps, tolerance: float = 1e-3) -> None:
+    """Equal up to float16 storage and rounding, relative to each map's maximum; and not equal by being flat."""
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for group in a:
+            assert a[group].shape == b[group].shape
+            np.testing.assert_allclose(a[group], b[group], rtol=0, atol=tolerance * float(b[group].max()))
+            assert float(b[group].astype(np.float64).std()) > 0.01 * float(b[group].max())
+
+
+def test_images_stay_bit_identical(any_pipeline: Any) -> None:
+    plain = call(any_pipeline)
+    images, maps = traced(any_pipeline)
+    assert np.array_equal(plain, images)
+    assert plain[0].std() > 0.01
+    for found, phrases in zip(maps, PHRASES, strict=True):
+        for array in found.values():
+            assert array.dtype == np.float16
+            assert array.shape[:2] == (len(phrases), 3)
+            assert array.min() >= 0
+            assert 0 < array.max() <= 1
+
+
+# A reference that shares nothing with the tracer: processors that write the whole softmax out and keep it.
+
+
+class Reference:
+    """Collects whole softmaxes (images, image queries, text tokens), the mean over heads, per layer group and call."""
+
+    def __init__(self, pipeline: Any, shape_of: Callable[[str, int], str]) -> None:
+        self.calls: dict[str, list[Any]] = defaultdict(list)
+        for name, module in denoiser_of(pipeline).named_modules():
+            if hasattr(module, "set_processor") and not name.endswith("attn1"):
+                module.set_processor(self.processor(type(pipeline).__name__, name, shape_of))
+
+    def processor(self, family: str, name: str, shape_of: Callable[[str, int], str]) -> Any:
+        def keep(softmax: torch.Tensor) -> None:
+            self.calls[shape_of(name, softmax.shape[2])].append(softmax.mean(1))
+
+        if family == "StableDiffusion3Pipeline":
+            return Sd3Processor(keep)
+        return FluxProcessor(keep) if family == "FluxPipeline" else UNetProcessor(keep)
+
+    def maps(self, positions: Sequence[Sequence[Sequence[int]]], rows: slice, thirds: Sequence[int]) -> Maps:
+        found: Maps = [{} for _ in positions]
+        for group, calls in self.calls.items():
+            h, w = map(int, group.split("-")[1].split("x"))
+            layers = len(calls) // len(thirds)
+            for image, phrases in enumerate(positions):
+                expected = np.zeros((len(phrases), 3, h, w))
+                for p, tokens in enumerate(phrases):
+                    for third in range(3):
+                        steps = [i for i, t in enumerate(thirds) if t == third]
+                        picked = [calls[step * layers + layer] for step in steps for layer in range(layers)]
+                        mean = torch.stack([c[rows][image][:, list(tokens)].mean(-1) for c in picked]).mean(0)
+                        expected[p, third] = mean.numpy().reshape(h, w)
+                found[image][group] = expected
+        return found
+
+
+def softmax_of(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    scores = query.double() @ key.double().transpose(-1, -2) / query.shape[-1] ** 0.5
+    return torch.softmax(scores, dim=-1)
+
+
+def split_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class UNetProcessor:
+    def __init__(self, keep: Callable[[torch.Tensor], None]) -> None:
+        self.keep = keep
+
+    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any = None) -> Any:
+        query = split_heads(attn.to_q(hidden_states), attn.heads)
+        key = split_heads(attn.to_k(encoder_hidden_states), attn.heads)
+        softmax = softmax_of(query, key)
+        self.keep(softmax)
+        value = split_heads(attn.to_v(encoder_hidden_states), attn.heads)
+        return attn.to_out[0]((softmax.float() @ value).transpose(1, 2).flatten(2))
+
+
+class Sd3Processor:
+    """The image's tokens come first."""
+
+    def __init__(self, keep: Callable[[torch.Tensor], None]) -> None:
+        self.keep = keep
+
+    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any = None) -> Any:
+        image = hidden_states.shape[1]
+        sides = [
+            torch.cat([own(hidden_states), added(encoder_hidden_states)], dim=1)
+            for own, added in (
+                (attn.to_q, attn.add_q_proj),
+                (attn.to_k, attn.add_k_proj),
+                (attn.to_v, attn.add_v_proj),
+            )
+        ]
+        query, key, value = (split_heads(side, attn.heads) for side in sides)
+        softmax = softmax_of(query, key)
+        self.keep(softmax[:, :, :image, image:])
+        out = (softmax.float() @ value).transpose(1, 2).flatten(2)
+        text = out[:, image:] if attn.context_pre_only else attn.to_add_out(out[:, image:])
+        return attn.to_out[0](out[:, :image]), text
+
+
+class FluxProcessor:
+    """The text's tokens come first; single-stream layers get both streams as one."""
+
+    TEXT = 48
+
+    def __init__(self, keep: Callable[[torch.Tensor], None]) -> None:
+        self.keep = keep
+
+    def __call__(
+        self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, mask: Any, image_rotary_emb: Any
+    ) -> Any:
+        def project(own: Any, added: Any, norm: Any, added_norm: Any) -> Any:
+            side = own(hidden_states).unflatten(-1, (attn.heads, -1))
+            side = norm(side) if norm is not None else side
+            if encoder_hidden_states is not None:
+                text = added(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
+                side = torch.cat([added_norm(text) if added_norm is not None else text, side], dim=1)
+            return side
+
+        double = encoder_hidden_states is not None
+        query = project(attn.to_q, double and attn.add_q_proj, attn.norm_q, double and attn.norm_added_q)
+        key = project(attn.to_k, double and attn.add_k_proj, attn.norm_k, double and attn.norm_added_k)
+        value = project(attn.to_v, double and attn.add_v_proj, None, None).transpose(1, 2)
+        query, key = (apply_rotary_emb(side, image_rotary_emb, sequence_dim=1).transpose(1, 2) for side in (query, key))
+        softmax = softmax_of(query, key)
+        self.keep(softmax[:, :, self.TEXT :, : self.TEXT])
+        out = (softmax.float() @ value).transpose(1, 2).flatten(2)
+        if not double:
+            return out
+        return attn.to_out[0](out[:, self.TEXT :]), attn.to_add_out(out[:, : self.TEXT])
+
+
+def group_of(name: str, queries: int) -> str:
+    place = {"down_": "down", "mid_b": "mid", "up_bl": "up"}.get(name[:5], "joint")
+    return f"{place}-{ {384: '16x24', 96: '8x12'}[queries] }"
+
+
+def test_maps_equal_the_whole_softmax(any_pipeline: Any) -> None:
+    """2 prompts, 1 and 2 phrases, 24x16 latents, 4 steps; for Flux with T5 prompts of 48 tokens."""
+    settings = {"max_sequence_length": FluxProcessor.TEXT} if "Flux" in type(any_pipeline).__name__ else {}
+    _, maps = traced(any_pipeline, **settings)
+    positions = [index_tokens(any_pipeline, *pair).positions for pair in zip(PROMPTS, PHRASES, strict=True)]
+    reference = Reference(any_pipeline, group_of)
+    call(any_pipeline, **settings)
+    guided = "Flux" not in type(any_pipeline).__name__
+    assert_close(maps, reference.maps(positions, slice(2, 4) if guided else slice(0, 2), thirds=[0, 0, 1, 2]))
+
+
+def test_batched_maps_equal_single_ones(any_pipeline: Any) -> None:
+    """Two prompts, and the same prompt twice with different noise."""
+    prompts, phrases = [*PROMPTS, PROMPTS[0]], [*PHRASES, PHRASES[0]]
+    _, together = traced(any_pipeline, prompts, phrases)
+    for i in range(3):
+        _, alone = traced(any_pipeline, prompts[i : i + 1], phrases[i : i + 1], first_seed=i)
+        assert_close(together[i : i + 1], alone)
+    group = next(iter(together[0]))
+    assert not np.allclose(together[0][group], together[2][group], atol=1e-4)
+
+
+def test_several_images_of_one_prompt(sd: Any) -> None:
+    index = index_tokens(sd, PROMPTS[0], PHRASES[0])
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    with trace(sd, [index, index]) as tracer:
+        sd(PROMPTS[0], num_images_per_prompt=2, generator=generators, num_inference_steps=3, width=96, height=64)
+    _, alone = traced(sd, PROMPTS[:1], PHRASES[:1], first_seed=1, num_inference_steps=3, guidance_scale=7.5)
+    assert_close(tracer.maps()[1:], alone)
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
+def test_guidance_traces_the_conditional_half(build: Callable[[str], Any], family: str) -> None:
+    """In the first step the noise is the same with guidance and without, so the conditional maps must be too."""
+    pipeline = build(family)
+    _, without = traced(pipeline, num_inference_steps=1, guidance_scale=1.0)
+    _, guided = traced(pipeline, num_inference_steps=1, guidance_scale=5.0)
+    _, against = traced(pipeline, num_inference_steps=1, guidance_scale=5.0, negative_prompt=[PROMPTS[1], PROMPTS[0]])
+    assert_close(guided, without)
+    assert_close(against, without)
+
+
+def test_guidance_in_a_pass_of_its_own(build: Callable[[str], Any]) -> None:
+    """Flux runs the negative prompts in a second call of the transformer."""
+    flux = build("flux")
+    _, without = traced(flux, num_inference_steps=1)
+    _, guided = traced(flux, num_inference_steps=1, true_cfg_scale=3.0, negative_prompt=[PROMPTS[1], PROMPTS[0]])
+    assert_close(guided, without)
+    _, steps = traced(flux, num_inference_steps=3, true_cfg_scale=3.0, negative_prompt=[PROMPTS[1], PROMPTS[0]])
+    assert not np.allclose(steps[0]["joint-8x12"][:, 0], steps[0]["joint-8x12"][:, 2], atol=0, rtol=1e-3)
+
+
+def test_maps_lie_like_the_image(sd: Any) -> None:
+    """Other noise in the top right corner changes the maps there more than in the other three."""
+    settings: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": 1.0}
+    noise = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(0))
+    changed = noise.clone()
+    changed[..., :5, -8:] *= -1
+    before, after = (traced(sd, PROMPTS[:1], PHRASES[:1], latents=x, **settings)[1][0] for x in (noise, changed))
+    for group, (h, w) in {"up-16x24": (5, 8), "down-8x12": (2, 4)}.items():
+        change = np.abs(after[group][0, 0].astype(np.float64) - before[group][0, 0])
+        corners = [part.mean() for rows in (change[:h], change[-h:]) for part in (rows[:, :w], rows[:, -w:])]
+        assert corners[1] > 2 * max(corners[0], corners[2], corners[3])
+
+
+def test_processors_that_write_the_softmax_out(sd: Any) -> None:
+    _, expected = traced(sd)
+    sd.unet.set_attn_processor(AttnProcessor())
+    plain = call(sd)
+    images, maps = traced(sd)
+    assert np.array_equal(plain, images)
+    assert_close(maps, expected)
+
+
+def test_schedulers_that_call_twice_a_step(sd: Any) -> None:
+    from diffusers import HeunDiscreteScheduler
+
+    sd.scheduler = HeunDiscreteScheduler.from_config(sd.scheduler.config)
+    _, maps = traced(sd, num_inference_steps=3)
+    assert all(array[:, third].max() > 0 for array in maps[0].values() for third in range(3))
+
+
+def test_bfloat16_keeps_the_maps(sd: Any) -> None:
+    _, expected = traced(sd, num_inference_steps=1)
+    sd.to(dtype=torch.bfloat16)
+    images, maps = traced(sd, num_inference_steps=1)
+    assert np.array_equal(call(sd, num_inference_steps=1), images)
+    assert_close(maps, expected, tolerance=0.1)
+
+
+class OwnMathematics(UNetProcessor):
+    """Neither scaled_dot_product_attention nor get_attention_scores: cannot be seen."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda softmax: None)
+
+
+def test_attention_that_cannot_be_seen(sd: Any) -> None:
+    sd.unet.mid_block.attentions[0].transformer_blocks[0].attn2.set_processor(OwnMathematics())
+    with pytest.raises(ModelError, match=r"mid_block.*attn2.*OwnMathematics"):
+        traced(sd)
+
+
+def test_sliced_attention_is_refused(sd: Any) -> None:
+    sd.enable_attention_slicing(1)
+    with pytest.raises(ModelError, match="disable_attention_slicing"):
+        traced(sd)
+
+
+def test_another_prompt_than_announced(sd: Any) -> None:
+    with (
+        pytest.raises(ModelError, match="plain tokens of prompt 1 of 1"),
+        trace(sd, [index_tokens(sd, "a car", ["car"])]),
+    ):
+        call(sd, ["the road"])
+
+
+def test_another_number_of_images_than_announced(sd: Any) -> None:
+    index = index_tokens(sd, PROMPTS[0], PHRASES[0])
+    with pytest.raises(ModelError, match=r"1 prompts were announced.*called with 2"), trace(sd, [index]):
+        call(sd, [PROMPTS[0]] * 2)
+
+
+def test_embeddings_in_place_of_text(sd: Any) -> None:
+    embeds = torch.zeros(1, 77, 32)
+    with pytest.raises(ModelError, match="plain tokens"), trace(sd, [index_tokens(sd, "a car", ["car"])]):
+        sd(prompt_embeds=embeds, guidance_scale=1.0, num_inference_steps=1)
+
+
+def test_a_phrase_beyond_what_the_denoiser_reads(build: Callable[[str], Any]) -> None:
+    flux = build("flux")
+    with pytest.raises(PromptError, match="reads 4 tokens"):
+        traced(flux, [PROMPTS[1]], [["road"]], max_sequence_length=4)
+
+
+def test_a_pipeline_that_was_not_called(sd: Any) -> None:
+    with trace(sd, [index_tokens(sd, "a car", ["car"])]) as tracer:
+        pass
+    with pytest.raises(ModelError, match="no attention"):
+        tracer.maps()
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+def test_everything_is_restored_when_generation_raises(build: Callable[[str], Any], family: str) -> None:
+    pipeline = build(family)
+    expected = call(pipeline)
+    attend, names = torch.nn.functional.scaled_dot_product_attention, set(vars(pipeline))
+    models = [model for model in pipeline.components.values() if isinstance(model, torch.nn.Module)]
+    modules = [module for model in models for module in model.modules()]
+    before = [set(vars(module)) for module in modules]
+
+    def interrupt(*_: Any) -> None:
+        assert torch.nn.functional.scaled_dot_product_attention is not attend
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        traced(pipeline, callback_on_step_end=interrupt)
+    assert torch.nn.functional.scaled_dot_product_attention is attend
+    assert set(vars(pipeline)) == names
+    assert [set(vars(module)) for module in modules] == before
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in modules)
+    assert np.array_equal(call(pipeline), expected)

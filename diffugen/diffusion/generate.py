@@ -11,6 +11,7 @@ import inspect
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,8 @@ def plan_jobs(
 
     A seed depends on the run seed, the prompt and the number of the image alone, so a longer plan begins with the
     images of a shorter one, and equal prompts of two runs start from different noise. All prompts get their first image
-    before any gets its second. For new images of the same prompts in a later round, give another ``run_seed``.
+    before any gets its second; a prompt that stands twice in the list gets two different ones. For new images of the
+    same prompts in a later round, give another ``run_seed``.
 
     Args:
         prompts: What to show.
@@ -71,18 +73,13 @@ def plan_jobs(
     Example:
         >>> plan_jobs([prompt], images_per_prompt=2, run_seed=1, size_wh=(64, 96), model="miniature", settings={})
     """
-    return [
-        ImageRecord(
-            prompt=prompt,
-            seed=int(content_id(prompt.id, number, run_seed), 16) % 2**63,
-            size_wh=size_wh,
-            model=model,
-            settings=dict(settings),
-            round=round,
-        )
-        for number in range(images_per_prompt)
-        for prompt in prompts
-    ]
+    made: Counter[str] = Counter()
+    jobs = []
+    for prompt in [*prompts] * images_per_prompt:
+        seed = int(content_id(prompt.id, made[prompt.id], run_seed), 16) % 2**63
+        made[prompt.id] += 1
+        jobs.append(ImageRecord(prompt, seed, size_wh, model, settings=dict(settings), round=round))
+    return jobs
 
 
 def generate(

@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config import load_config
 from diffugen.diffusion.generate import Generated, generate, plan_jobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import combine, threshold
-from diffugen.labels.label import LabelSettings, label
+from diffugen.labels.label import METHODS, LabelSettings, label
 from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import decode
 from diffugen.miniature import oracle
@@ -90,7 +91,8 @@ def measure(
     out.mkdir(parents=True, exist_ok=True)
     pipeline, judge = load_pipeline(weights / "diffusion"), oracle.load_oracle(weights / "oracle")
     size_wh = default_size_wh(pipeline)
-    kinds = _kinds()
+    label_settings = LabelSettings(**load_config("miniature").labels.model_dump())
+    kinds = _kinds(images)
     steps = len(kinds) + 2
     on_progress(0, steps)
     numbers: dict[str, Any] = {"oracle_iou": _oracle_on_renders(judge, size_wh)}
@@ -98,18 +100,18 @@ def measure(
     samples = []
     for name, (classes, prompts) in kinds.items():
         jobs = plan_jobs(
-            prompts[:images], images_per_prompt=1, run_seed=1, size_wh=size_wh, model="miniature", settings=SETTINGS
+            prompts, images_per_prompt=1, run_seed=1, size_wh=size_wh, model="miniature", settings=SETTINGS
         )
         done = list(generate(pipeline, jobs, batch_size=8))
         samples.append(Sample(name, classes, done, oracle.segment(judge, [rgb for _, rgb, _, _ in done])))
         on_progress(1 + len(samples), steps)
     numbers["found"] = {sample.name: round(sample.found_frac(), 3) for sample in samples}
     numbers["attention_iou"] = {
-        method: _attention_iou(samples, LabelSettings(method=method)) for method in ("paper", "compete")
+        method: _attention_iou(samples, replace(label_settings, method=method)) for method in METHODS
     }
     numbers["attention_iou_by_part"] = _iou_by_part(samples)
     numbers["seconds_an_image"] = _seconds_an_image(pipeline, size_wh)
-    _draw(out, samples, pipeline, size_wh)
+    _draw(out, samples, pipeline, size_wh, label_settings)
     on_progress(steps, steps)
     (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     page = out / "README.md"
@@ -117,43 +119,30 @@ def measure(
     return page
 
 
-def _kinds() -> dict[str, tuple[tuple[str, ...], list[Prompt]]]:
-    """Return the kinds of prompts, by name: their classes and more prompts than will be needed."""
-    kinds: dict[str, tuple[tuple[str, ...], list[Prompt]]] = {}
-    for name in KNOWN_CLASSES:
-        kinds[name] = ((name,), _prompts(f"a photo of a {_described(name)} on a road, {{weather}}, {{time}}", name))
-    kinds["piano"] = (("piano",), _prompts("a photo of a {colour} {piano} in a room, {weather}, {time}", "piano"))
-    kinds["piano on road"] = (
-        ("piano",),
-        _prompts("a photo of a {colour} {piano} on a road, {weather}, {time}", "piano"),
-    )
-    pairs = []
+def _kinds(count: int) -> dict[str, tuple[tuple[str, ...], list[Prompt]]]:
+    """Return the kinds of prompts, by name: their classes, and as many prompts as images are wanted."""
+    templates: dict[str, tuple[tuple[str, ...], str]] = {
+        name: ((name,), f"a photo of a {_described(name)} on a road, {{weather}}, {{time}}") for name in KNOWN_CLASSES
+    }
+    for place, name in (("in a room", "piano"), ("on a road", "piano on road")):
+        templates[name] = (("piano",), f"a photo of a {{colour}} {{piano}} {place}, {{weather}}, {{time}}")
     for first, second in _PAIRS:
-        place = "in a room" if "piano" in (first, second) else "on a road"
+        place = "in a room" if first == "piano" else "on a road"
         template = f"a photo of a {{{first}}} and a {{{second}}} {place}, {{weather}}, {{time}}"
-        pairs.append(((first, second), _prompts(template, first, second)))
-    for classes, prompts in pairs:
-        kinds[" + ".join(classes)] = (classes, prompts)
-    return kinds
+        templates[f"{first} + {second}"] = ((first, second), template)
+    return {name: (classes, _prompts(template, classes, count)) for name, (classes, template) in templates.items()}
 
 
 def _described(name: str) -> str:
     return {"traffic cone": "{traffic cone}", "person": "{person} in {colour}"}.get(name, f"{{colour}} {{{name}}}")
 
 
-def _prompts(template: str, *names: str) -> list[Prompt]:
+def _prompts(template: str, names: Sequence[str], count: int) -> list[Prompt]:
     colours = _COLOURS.get(names[0], ("red", "blue", "green", "yellow", "white"))
     attributes = {**_LOOKS, **({"colour": colours} if "{colour}" in template else {})}
     classes = {name: ("grand piano", "piano") if name == "piano" else (name,) for name in names}
-    return make_prompts(
-        [template],
-        attributes,
-        classes,
-        background=("road",) if "road" in template else (),
-        sampling="random",
-        count=15,
-        seed=5,
-    )
+    background = ("road",) if "road" in template else ()
+    return make_prompts([template], attributes, classes, background, count=count, sampling="random", seed=5)
 
 
 def _oracle_on_renders(judge: Any, size_wh: tuple[int, int]) -> dict[str, float]:
@@ -217,7 +206,7 @@ def _iou_by_part(samples: Sequence[Sample]) -> dict[str, list[float]]:
 
 
 def _seconds_an_image(pipeline: Any, size_wh: tuple[int, int]) -> float:
-    prompts = _prompts("a photo of a {colour} {car} on a road, {weather}, {time}", "car")[:8]
+    prompts = _prompts("a photo of a {colour} {car} on a road, {weather}, {time}", ["car"], 8)
     jobs = plan_jobs(prompts, images_per_prompt=1, run_seed=2, size_wh=size_wh, model="miniature", settings=SETTINGS)
     times = []
     for _ in range(3):
@@ -227,7 +216,9 @@ def _seconds_an_image(pipeline: Any, size_wh: tuple[int, int]) -> float:
     return round(min(times), 3)
 
 
-def _draw(out: Path, samples: Sequence[Sample], pipeline: Any, size_wh: tuple[int, int]) -> None:
+def _draw(
+    out: Path, samples: Sequence[Sample], pipeline: Any, size_wh: tuple[int, int], settings: LabelSettings
+) -> None:
     prompts = [sample.done[0][0].prompt for sample in samples[:6]] + [
         samples[6].done[0][0].prompt,
         samples[8].done[0][0].prompt,
@@ -238,7 +229,7 @@ def _draw(out: Path, samples: Sequence[Sample], pipeline: Any, size_wh: tuple[in
         by_prompt.setdefault(record.prompt.text, []).append(rgb)
     rows = [Panel(tuple(enlarged(rgb, 112) for rgb in found), text) for text, found in by_prompt.items()]
     contact_sheet(rows, out / "prompts-and-seeds.png", columns=1, height=112, title="eight seeds of each prompt")
-    settings, weights = LabelSettings(), ScoreWeights()
+    weights = ScoreWeights()
     panels = []
     for sample in samples:
         for record, rgb, heat_maps, _ in sample.done[1:3]:

@@ -126,7 +126,7 @@ def generate(
 
 
 @app.command(
-    epilog="Examples:  diffugen label   |   diffugen label --run runs/pianos --set labels.method=paper   |   "
+    epilog="Examples:  diffugen label   |   diffugen label --run runs/pianos --set labels.method=compete   |   "
     "diffugen label --set labels.threshold=0.4 --set score.margin=2"
 )
 def label(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:

@@ -54,7 +54,7 @@ def test_main_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 def test_other_label_settings_keep_both_label_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "generate", *FAST) == 0
     assert run(monkeypatch, "label", *FAST) == 0
-    assert run(monkeypatch, "label", *FAST, "--set", "labels.method=paper") == 0
+    assert run(monkeypatch, "label", *FAST, "--set", "labels.method=compete") == 0
     with RunStore.open("runs/miniature", readonly=True) as store:
         assert len({labels.method for labels in store.labels("attention")}) == 2
         assert len(list(store.labels("attention"))) == 6

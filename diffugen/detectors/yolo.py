@@ -83,7 +83,8 @@ class YoloDetector:
         """Train from this checkpoint and return the path of the best new one, a ``.pt`` file.
 
         Weights whose shape fits are kept; where the classes differ, so are those of the classes of the same name. When memory
-        runs out, the batch is halved and the training begins again. On a CPU, the same arguments give the same weights.
+        runs out, the batch is halved and the training begins again. On a CPU, the same arguments give the same weights,
+        bit by bit on one thread and to rounding (about 1e-6) on several.
 
         Args:
             dataset: A folder with ``data.yaml``, or such a file: see `diffugen.dataset.write_yolo`.

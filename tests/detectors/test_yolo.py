@@ -170,7 +170,8 @@ def test_out_of_memory_halves_the_batch_and_gives_what_that_batch_gives(
         dataset, tmp_path / "again", epochs=2, image_size=64, seed=3, batch_size=4, on_epoch=run_out_once
     )
     first, second = weights_of(fitted[0]), weights_of(again)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name, value in first.items():  # bit by bit on one thread; several threads add up in another order
+        assert torch.allclose(value.float(), second[name].float(), rtol=0, atol=1e-5), name
 
 
 def test_prediction_out_of_memory_halves_the_batch(detector: YoloDetector) -> None:

@@ -30,7 +30,7 @@ from diffugen.labels.score import ScoreWeights, measure, rescore
 from diffugen.labels.shapes import encode
 from diffugen.records import HeatMaps, Instances, Phrase
 
-METHODS = ("paper", "compete")
+METHODS: tuple[Literal["paper", "compete"], ...] = ("paper", "compete")
 INSTANCE_RULES = ("pieces", "one", "largest")
 
 Mask = NDArray[np.bool_]

@@ -15,8 +15,6 @@ from diffugen.diffusion.tracing import trace
 from diffugen.errors import ModelError
 from diffugen.records import Phrase, Prompt
 
-import daam  # noqa: F401 - the reference must be installed: make install does it
-
 PROMPT = "a red car and a grand piano on the road"
 WORDS = ("car", "piano", "road")
 

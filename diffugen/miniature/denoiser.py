@@ -7,7 +7,8 @@ content to the tokens behind it, and attention would no longer point at the obje
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,13 +134,22 @@ class DenoiserTraining:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
 
-    def load_average(self) -> None:
-        """Put the moving average into the networks: the weights to ship."""
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the moving average into the networks, the weights to look at and to ship, and take it out again."""
         import torch
 
-        with torch.no_grad():
-            for name, value in self.parameters().items():
-                value.copy_(self.average[name])
+        parameters = self.parameters()
+        kept = {name: value.detach().clone() for name, value in parameters.items()}
+        try:
+            with torch.no_grad():
+                for name, value in parameters.items():
+                    value.copy_(self.average[name])
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in parameters.items():
+                    value.copy_(kept[name])
 
 
 def start_training(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, learning_rate: float) -> DenoiserTraining:

@@ -25,10 +25,17 @@ from diffugen.miniature.scenes import KNOWN_CLASSES, exact_instances
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import StableDiffusionPipeline
 
 STAGES = ("data", "autoencoder", "diffusion", "detector", "oracle")
 WORDS = "orange purple dog cat tree building house street city the with two big small old new parked driving standing"
 """Words that get a token of their own although no training caption has them."""
+SAMPLE_PROMPTS = (
+    "a photo of a red car on a road, sunny, day",
+    "a photo of a blue truck and a traffic cone on a road, snowy, sunset",
+    "a photo of a black grand piano in a room, sunny, day",
+    "a photo of a brown piano on a road, rainy, night",
+)
 
 
 @dataclass(frozen=True)
@@ -176,6 +183,9 @@ def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
     checkpoint = work / "denoiser.pt"
     if checkpoint.exists():
         training.restore(torch.load(checkpoint, weights_only=True))
+    vae = AutoencoderTiny.from_pretrained(work / "autoencoder")
+    vae.register_to_config(_name_or_path="")  # or the folder's path on this machine would be shipped
+    pipeline = denoiser.assemble_pipeline(vae, tokenizer, training.text_encoder, unet)
     losses: list[float] = []
 
     def report(step: int, loss: float) -> None:
@@ -185,16 +195,36 @@ def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
         if step % 250 == 0 or step == recipe.steps:
             torch.save(training.state(), work / "denoiser.partial.pt")
             os.replace(work / "denoiser.partial.pt", checkpoint)
+        if step % 1000 == 0 or step == recipe.steps:
+            with training.averaged():
+                _draw_samples(pipeline.to(device), work / f"samples-{step:06}.png")
+            training.unet.train()
 
     denoiser.train_denoiser(
         training, latents, token_ids[1:], token_ids[0], steps=recipe.steps, batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate, device=device, on_step=report,
     )  # fmt: skip
-    training.load_average()
-    vae = AutoencoderTiny.from_pretrained(work / "autoencoder")
-    pipeline = denoiser.assemble_pipeline(vae, tokenizer, training.text_encoder.cpu(), unet.cpu())
-    pipeline.to(dtype=torch.float16).save_pretrained(folder.with_suffix(".partial"))
+    with training.averaged():
+        pipeline.to("cpu", torch.float16).save_pretrained(folder.with_suffix(".partial"))
     os.replace(folder.with_suffix(".partial"), folder)
+
+
+def _draw_samples(pipeline: StableDiffusionPipeline, path: Path) -> None:
+    """Draw four seeds of each sample prompt, to see how the training goes."""
+    import torch
+
+    from diffugen.pictures import Panel, contact_sheet
+
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.unet.eval()
+    panels = []
+    for text in SAMPLE_PROMPTS:
+        noise = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        images = pipeline(
+            [text] * 4, num_inference_steps=20, guidance_scale=3.0, generator=noise, output_type="np"
+        ).images
+        panels.append(Panel([(image * 255).round().astype(np.uint8) for image in images], text))
+    contact_sheet(panels, path, columns=2, height=96, title=path.stem)
 
 
 def _latents(work: Path, device: str) -> torch.Tensor:

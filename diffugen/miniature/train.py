@@ -85,7 +85,8 @@ def train(
 
     Args:
         out: Folder to write; an interrupted training in it goes on.
-        recipe: ``cpu`` (about 100 minutes on 2 cores), ``gpu`` (one data-centre GPU; not run yet) or ``smoke`` (seconds; useless weights).
+        recipe: ``cpu`` (about 100 minutes on 2 cores), ``gpu`` (one data-centre GPU; not run yet) or ``smoke`` (seconds;
+            useless weights).
         stages: Which of `STAGES` to run.
         device: Torch device.
         tell: Receives progress lines.

@@ -32,10 +32,10 @@ app = typer.Typer(
     add_completion=False,
 )
 configs_app = typer.Typer(
-    help="The configurations that come with DiffuGen.", no_args_is_help=True, rich_markup_mode=None
+    help="Look at and copy the shipped configurations.", no_args_is_help=True, rich_markup_mode=None
 )
 miniature_app = typer.Typer(
-    help="The embedded model and its world: draw scenes, recreate the weights, measure them.",
+    help="Draw, train, measure the embedded model.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -77,7 +77,7 @@ def _main(
 
 @app.command(epilog="Examples:  diffugen prompts   |   diffugen prompts cars --set prompts.count=5 --set seed=3")
 def prompts(config: ConfigArgument = None, set_: SetOption = None) -> None:
-    """Show the prompts of a configuration, the words that are traced, and how evenly the attributes are covered."""
+    """Show a configuration's prompts. Names the words that are traced, and how evenly the attributes are covered."""
     from diffugen.prompts import coverage
 
     made = _make_prompts(_load(config, set_))
@@ -102,7 +102,7 @@ def generate(
     run: RunOption = None,
     images: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 1,
 ) -> None:
-    """Generate images with their heat maps into a run; what is there already is kept."""
+    """Generate images and heat maps into a run. What is there already is kept."""
     from diffugen.stages import generate_stage
 
     settings = _load(config, set_)
@@ -130,7 +130,7 @@ def generate(
     "diffugen label --set labels.threshold=0.4 --set score.margin=2"
 )
 def label(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:
-    """Label a run's images by attention, from the heat maps on disk, and draw a contact sheet. Needs no GPU."""
+    """Label a run's images by attention. Reads the heat maps on disk, needs no GPU, and draws a contact sheet."""
     from diffugen.labels.label import LabelSettings
     from diffugen.labels.score import ScoreWeights
     from diffugen.sheets import attention_sheet
@@ -153,7 +153,7 @@ def label(config: ConfigArgument = None, set_: SetOption = None, run: RunOption 
 
 @app.command(epilog="Examples:  diffugen status   |   diffugen status runs/pianos")
 def status(run: Annotated[Path, typer.Argument(help="The run's folder.")] = Path("runs/miniature")) -> None:
-    """Show what a run holds, also while another process works on it."""
+    """Show what a run holds. Works also while another process writes it."""
     from diffugen.store import RunStore
 
     with RunStore.open(run, readonly=True) as store:
@@ -264,7 +264,7 @@ def miniature_measure(
 
 @app.command()
 def doctor() -> None:
-    """Show what is installed, which device will be used, and what each missing piece would cost."""
+    """Show what is installed and what is missing. Names the device that will be used, and what each missing piece costs."""
     from diffugen.doctor import examine
 
     table = _table("piece", "state", "what it is for, or how to get it")

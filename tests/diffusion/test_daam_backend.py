@@ -10,9 +10,11 @@ import torch
 
 from diffugen.diffusion.daam_backend import trace_with_daam
 from diffugen.diffusion.generate import generate, plan_jobs
+from diffugen.diffusion.pipelines import load_pipeline
 from diffugen.diffusion.tokens import index_tokens
 from diffugen.diffusion.tracing import trace
 from diffugen.errors import ModelError
+from diffugen.labels.heatmaps import combine, threshold
 from diffugen.records import Phrase, Prompt
 
 PROMPT = "a red car and a grand piano on the road"
@@ -120,3 +122,23 @@ def test_more_than_one_image_a_call(sd: Any) -> None:
     index = index_tokens(sd, PROMPT, WORDS)
     with pytest.raises(ModelError, match="one image a call, not 2"), trace_with_daam(sd, [index, index]):
         pass
+
+
+def test_both_backends_agree_on_attention_that_was_trained() -> None:
+    """On the miniature, non-random attention: daam's layers (it leaves out the middle block) give the same masks."""
+    phrases = (Phrase("grand piano", "piano"), Phrase("road", None))
+    prompt = Prompt("a photo of a black grand piano on a road, rainy, night", phrases)
+    pipeline = load_pipeline("miniature", device="cpu")
+    settings = {"num_inference_steps": 6, "guidance_scale": 3.0}
+    jobs = plan_jobs([prompt], images_per_prompt=1, run_seed=4, size_wh=(64, 64), model="miniature", settings=settings)
+    [(_, image, ours, _)] = generate(pipeline, jobs, attention_backend="native")
+    [(_, daams_image, theirs, _)] = generate(pipeline, jobs, attention_backend="daam")
+    assert np.abs(image.astype(int) - daams_image).max() <= 1
+    assert theirs.maps.keys() == ours.maps.keys() - {"mid-8x8"}
+    shared = {group: 1.0 for group in theirs.maps}
+    for one, other in zip(
+        combine(ours, shared, (1.0, 1.0, 1.0)), combine(theirs, shared, (1.0, 1.0, 1.0)), strict=True
+    ):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] >= 0.999
+        mask, expected = threshold(one, "otsu"), threshold(other, "otsu")
+        assert (mask & expected).sum() / (mask | expected).sum() >= 0.98

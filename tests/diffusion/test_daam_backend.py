@@ -135,7 +135,7 @@ def test_both_backends_agree_on_attention_that_was_trained() -> None:
     [(_, daams_image, theirs, _)] = generate(pipeline, jobs, attention_backend="daam")
     assert np.abs(image.astype(int) - daams_image).max() <= 1
     assert theirs.maps.keys() == ours.maps.keys() - {"mid-8x8"}
-    shared = {group: 1.0 for group in theirs.maps}
+    shared = dict.fromkeys(theirs.maps, 1.0)
     for one, other in zip(
         combine(ours, shared, (1.0, 1.0, 1.0)), combine(theirs, shared, (1.0, 1.0, 1.0)), strict=True
     ):

@@ -349,7 +349,8 @@ def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             nonlocal start
             start = done if start is None else start
             elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{(done - start) / elapsed:.1f} {unit}s/s" if elapsed > 0 and done > start else ""
+            speed = (done - start) / elapsed if elapsed > 0 else 0.0
+            rate = f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}" if speed > 0 else ""
             bar.update(task, completed=done, total=total, rate=rate)
 
         yield on_progress

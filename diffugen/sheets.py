@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffugen.pictures import Panel, contact_sheet, enlarged, heat_overlay, label_overlay
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ TILE_HEIGHT = 160
 
 
 def attention_panel(
-    rgb: object, heat_maps: HeatMaps, instances: Instances, settings: LabelSettings, caption: str
+    rgb: NDArray[np.uint8], heat_maps: HeatMaps, instances: Instances, settings: LabelSettings, caption: str
 ) -> Panel:
     """Return image | heat map | masks and boxes of one image.
 
@@ -27,18 +30,15 @@ def attention_panel(
         settings: Which layer groups and steps the shown map combines.
         caption: Line below.
     """
-    import numpy as np
-
     from diffugen.labels.heatmaps import combine
 
-    pixels = np.asarray(rgb)
     classes = list(dict.fromkeys(phrase.class_name for phrase in heat_maps.phrases if phrase.class_name))
     shown = next(number for number, phrase in enumerate(heat_maps.phrases) if phrase.class_name)
     heat = combine(heat_maps, settings.groups, settings.step_weights)[shown]
     pictures = (
-        enlarged(pixels, TILE_HEIGHT),
-        heat_overlay(pixels, heat, TILE_HEIGHT),
-        label_overlay(pixels, instances, TILE_HEIGHT, classes),
+        enlarged(rgb, TILE_HEIGHT),
+        heat_overlay(rgb, heat, TILE_HEIGHT),
+        label_overlay(rgb, instances, TILE_HEIGHT, classes),
     )
     return Panel(pictures, caption)
 

@@ -129,7 +129,7 @@ def train_decoder(
         with torch.no_grad():
             latents = encoder(target)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             restored = decoder(latents + 0.06 * noise)
         error = restored.float() - target
         edges = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()

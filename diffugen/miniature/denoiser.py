@@ -222,7 +222,7 @@ def train_denoiser(
         times = torch.randint(0, len(alphas), (batch_size,), generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
         noisy, target = scheduler.add_noise(clean, noise, times), scheduler.get_velocity(clean, noise, times)
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             context = training.text_encoder(ids.to(device))[0]
             predicted = training.unet(noisy.to(device), times.to(device), context).sample
         error = (predicted.float() - target.to(device)).square().mean((1, 2, 3))

@@ -78,7 +78,7 @@ def train_oracle(
         drawn = list(scene_set("uniform", batch_size, size_wh, start=1000 + step * batch_size))
         images = _soften(to_unit(np.stack([one.rgb for one in drawn])), generator).to(device)
         target = torch.from_numpy(np.stack([class_map(one) for one in drawn])).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             logits = model(images, 0).sample
         loss = cross_entropy(logits.float(), target, label_smoothing=0.02)
         optimiser.zero_grad()

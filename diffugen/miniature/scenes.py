@@ -6,7 +6,7 @@ decided by a seed. Knows nothing of models, labels or runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,7 +182,7 @@ _TINTS = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.8, 0.66), "night": (0.36, 0.
 _FOG: Colour = (200, 204, 206)
 
 
-def _light(time: str, weather: str, nearness: float):  # type: ignore[no-untyped-def]
+def _light(time: str, weather: str, nearness: float) -> Callable[[Colour], Colour]:
     """Return what turns a thing's own colour into the seen one; near things keep more of theirs."""
     keep = {"day": 0.0, "sunset": 0.5, "night": 0.6}[time] * nearness
     tint = tuple(t + (1 - t) * keep for t in _TINTS[time])

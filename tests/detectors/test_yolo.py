@@ -8,26 +8,21 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
+import torch
 
 from diffugen.dataset import Item, write_yolo
 from diffugen.detectors import Detector
+from diffugen.detectors.yolo import YoloDetector
+from diffugen.detectors.yolo_checkpoint import import_ultralytics, load_checkpoint, save_safetensors
 from diffugen.errors import ConfigError, DiffugenError, ModelError
 from diffugen.labels import shapes
 from diffugen.records import Instances
-
-torch = pytest.importorskip("torch")
-matplotlib = pytest.importorskip("matplotlib")
-if find_spec("ultralytics") is None:  # not importorskip: importing it is what the detector does in its own way
-    pytest.skip("ultralytics is not installed", allow_module_level=True)
-
-from diffugen.detectors.yolo import YoloDetector  # noqa: E402
-from diffugen.detectors.yolo_checkpoint import import_ultralytics, load_checkpoint, save_safetensors  # noqa: E402
 
 SIZE_WH = (96, 48)
 SCRATCH = "yolov8n-seg.yaml"

@@ -28,39 +28,7 @@ from dataclasses import dataclass
 
 from diffugen.errors import DiffugenError
 from diffugen.matching import Match, check_iou, match
-from diffugen.records import Instances
-
-KINDS = ("overlooked", "spurious", "swapped", "badly_located")
-
-
-@dataclass(frozen=True, slots=True)
-class Disagreement:
-    """One point at which the two label sets of an image contradict each other.
-
-    Attributes:
-        image_id: The image.
-        kind: ``overlooked`` (the model sees it, attention missed it), ``spurious`` (the reverse), ``swapped`` (one place,
-            two classes) or ``badly_located`` (one class, low IoU).
-        severity: In [0, 1]; higher is worse. See the module's text.
-        attention: Index in the attention labels; None if overlooked.
-        model: Index in the model labels; None if spurious.
-        iou: Mask IoU of the two; of an instance alone, its highest IoU with anything on the other side. In [0, 1].
-    """
-
-    image_id: str
-    kind: str
-    severity: float
-    attention: int | None
-    model: int | None
-    iou: float
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of disagreement {self.kind!r}; one of {', '.join(KINDS)}")
-        if not 0 <= self.severity <= 1:
-            raise ValueError(f"the severity of a disagreement must lie in [0, 1], got {self.severity}")
-        if (self.attention is None, self.model is None) != (self.kind == "overlooked", self.kind == "spurious"):
-            raise ValueError(f"a disagreement {self.kind!r} cannot have attention={self.attention}, model={self.model}")
+from diffugen.records import KINDS, Disagreement, Instances
 
 
 @dataclass(frozen=True, slots=True)

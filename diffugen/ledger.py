@@ -42,6 +42,18 @@ _MIGRATIONS: tuple[str, ...] = (
         round INTEGER NOT NULL, name TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL, created_at TEXT NOT NULL,
         PRIMARY KEY (round, name)) WITHOUT ROWID;
     """,
+    # Version 2: the review queue and what came of it. Decisions are never replaced: the newest of an image counts.
+    """
+    CREATE TABLE disagreements (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id), round INTEGER NOT NULL,
+        kind TEXT NOT NULL, severity REAL NOT NULL, attention INTEGER, model INTEGER, iou REAL NOT NULL);
+    CREATE INDEX disagreements_by_round ON disagreements (round, kind);
+    CREATE TABLE decisions (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id), verdict TEXT NOT NULL,
+        instances TEXT, reviewer TEXT NOT NULL, round INTEGER NOT NULL, created_at TEXT NOT NULL);
+    CREATE INDEX decisions_by_image ON decisions (image_id, seq);
+    CREATE INDEX decisions_by_round ON decisions (round, verdict);
+    """,
 )
 """One script a schema version, run in order; a new ledger runs them all. To add a table, append a script."""
 
@@ -150,7 +162,7 @@ class Ledger:
         rows written after the start are not seen.
 
         Args:
-            table: ``images`` or ``labels``; called ``t`` in ``where``.
+            table: ``images``, ``labels``, ``disagreements`` or ``decisions``; called ``t`` in ``where``.
             columns: SQL list of columns to yield.
             where: SQL condition that refers to ``values`` as ``:name``, and to the last row seen at the start as ``:until``.
             **values: Values for ``where``.
@@ -179,9 +191,12 @@ class Ledger:
             "SELECT round, source, count(*), sum(objects), max(created_at) FROM labels GROUP BY round, source"
         )
         stages = self.all("SELECT round, name, seconds, created_at FROM stages ORDER BY created_at, name")
-        everything = [*images, *labels, *stages]
+        kinds = self.all("SELECT round, kind, count(*) FROM disagreements GROUP BY round, kind")
+        verdicts = self.all("SELECT round, verdict, count(*), max(created_at) FROM decisions GROUP BY round, verdict")
+        everything = [*images, *labels, *stages, *verdicts]
+        counted = ("label_sets", "objects", "disagreements", "decisions", "stages")
         rounds: dict[int, dict[str, Any]] = {
-            number: {"images": 0, "seconds": 0.0, "label_sets": {}, "objects": {}, "stages": {}}
+            number: {"images": 0, "seconds": 0.0, **{name: {} for name in counted}}
             for number in sorted({row[0] for row in everything})
         }
         for number, count, seconds, _, _ in images:
@@ -189,6 +204,10 @@ class Ledger:
         for number, source, label_sets, objects, _ in labels:
             rounds[number]["label_sets"][source] = label_sets
             rounds[number]["objects"][source] = objects
+        for number, kind, count in kinds:
+            rounds[number]["disagreements"][kind] = count
+        for number, verdict, count, _ in verdicts:
+            rounds[number]["decisions"][verdict] = count
         for number, name, seconds, _ in stages:
             rounds[number]["stages"][name] = seconds
         return {

@@ -20,6 +20,12 @@ STEP_THIRDS = 3
 SOURCES = ("attention", "model", "human")
 """Where a label set can come from."""
 
+KINDS = ("overlooked", "spurious", "swapped", "badly_located")
+"""Kinds of disagreement between the attention labels and the model labels of an image; see `Disagreement`."""
+
+VERDICTS = ("attention", "model", "edited", "empty", "reject")
+"""What a person can decide about an image; see `Decision`."""
+
 RLE = dict[str, Any]
 """COCO run-length encoding of one mask: ``{"size": [height, width], "counts": str}`` (compressed, ASCII)."""
 
@@ -173,3 +179,61 @@ class LabelSet:
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise ValueError(f"unknown label source {self.source!r}; one of {', '.join(SOURCES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """One point at which the two label sets of an image contradict each other.
+
+    Attributes:
+        image_id: The image.
+        kind: ``overlooked`` (the model sees it, attention missed it), ``spurious`` (the reverse), ``swapped`` (one place,
+            two classes) or ``badly_located`` (one class, low IoU).
+        severity: In [0, 1]; higher is worse. See `diffugen.disagreement`.
+        attention: Index in the attention labels; None if overlooked.
+        model: Index in the model labels; None if spurious.
+        iou: Mask IoU of the two; of an instance alone, its highest IoU with anything on the other side. In [0, 1].
+    """
+
+    image_id: str
+    kind: str
+    severity: float
+    attention: int | None
+    model: int | None
+    iou: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of disagreement {self.kind!r}; one of {', '.join(KINDS)}")
+        if not 0 <= self.severity <= 1:
+            raise ValueError(f"the severity of a disagreement must lie in [0, 1], got {self.severity}")
+        if (self.attention is None, self.model is None) != (self.kind == "overlooked", self.kind == "spurious"):
+            raise ValueError(f"a disagreement {self.kind!r} cannot have attention={self.attention}, model={self.model}")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a person decided about one image.
+
+    Attributes:
+        image_id: The image.
+        verdict: ``attention`` or ``model`` (the labels of that source are right), ``edited`` (other labels are), ``empty``
+            (there is nothing to label) or ``reject`` (the image is of no use and must not be trained on).
+        instances: The labels that are right from now on; None if and only if the image is rejected.
+        reviewer: Who decided.
+        round: The round in which it was decided.
+    """
+
+    image_id: str
+    verdict: str
+    instances: Instances | None
+    reviewer: str
+    round: int = 0
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"unknown verdict {self.verdict!r}; one of {', '.join(VERDICTS)}")
+        if (self.instances is None) != (self.verdict == "reject"):
+            raise ValueError(f"a decision {self.verdict!r} {'needs' if self.instances is None else 'has no'} labels")
+        if self.verdict == "empty" and self.instances:
+            raise ValueError("a decision 'empty' has no objects")

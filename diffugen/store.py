@@ -1,7 +1,7 @@
 """A run directory: one SQLite ledger, a PNG and an npz of heat maps for each image, one writer, any number of readers.
 
 ```
-<run>/ledger.sqlite        rows: image records, label sets, stages (ledger.py)
+<run>/ledger.sqlite        rows: image records, label sets, disagreements, decisions, stages (ledger.py)
 <run>/images/<id>.png      <run>/heatmaps/<id>.npz (codec.py)
 <run>/writer.lock          held by the one process that writes; writer.pid says which
 ```
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from diffugen import __version__, codec
 from diffugen.errors import StoreError
 from diffugen.ledger import LEDGER_NAME, Ledger, explained
-from diffugen.records import HeatMaps, ImageRecord, LabelSet
+from diffugen.records import Decision, Disagreement, HeatMaps, ImageRecord, LabelSet
 from diffugen.store_config import differing_keys
 from diffugen.store_files import acquire_lock, broken, read_file, release_lock, sweep, sync_folder, write_file
 
@@ -315,6 +316,78 @@ class RunStore:
         for (image_id,) in self._ledger.stream("images", "id", where, **values, source=source, method=method):
             yield image_id
 
+    # ---------------------------------------------------------------- disagreements and decisions
+
+    def put_disagreements(self, round: int, disagreements: Iterable[Disagreement]) -> None:
+        """Keep the disagreements of a round's images in the place of those that were kept for that round before.
+
+        Args:
+            round: The round that generated the images.
+            disagreements: In the order of the review queue; may be an iterator, which may read the run.
+
+        Raises:
+            StoreError: The run cannot be written. Nothing is changed then.
+        """
+        rows = [{**asdict(one), "round": round} for one in disagreements]
+        with self._ledger.transaction():
+            self._ledger.write("DELETE FROM disagreements WHERE round = :round", [{"round": round}])
+            self._ledger.write(
+                "INSERT INTO disagreements (image_id, round, kind, severity, attention, model, iou) "
+                "VALUES (:image_id, :round, :kind, :severity, :attention, :model, :iou)",
+                rows,
+            )
+
+    def disagreements(self, round: int | None = None, image_id: str | None = None) -> Iterator[Disagreement]:
+        """Yield the disagreements of one round, or of all, in the order in which they were kept."""
+        where, values = _filters(round=round, image_id=image_id)
+        columns = "image_id, kind, severity, attention, model, iou"
+        for row in self._ledger.stream("disagreements", columns, where, **values):
+            yield Disagreement(*row)
+
+    def add_decisions(self, decisions: Iterable[Decision]) -> None:
+        """Keep decisions, and the labels of each as the image's human label set, in one transaction.
+
+        Earlier decisions on the same images stay in the ledger; the newest counts.
+
+        Raises:
+            StoreError: The run has no such image, or cannot be written. Nothing of this call is kept then.
+            ValueError: The labels of a decision are of another size than its image.
+        """
+        decisions = list(decisions)
+        rows = []
+        for one in decisions:
+            size_wh = self.record(one.image_id).size_wh
+            if one.instances is not None and one.instances.size_wh != size_wh:
+                raise ValueError(
+                    f"a decision of size {one.instances.size_wh} for image {one.image_id} of size {size_wh}"
+                )
+            text = None if one.instances is None else codec.instances_to_json(one.instances)
+            row = {"image_id": one.image_id, "verdict": one.verdict, "reviewer": one.reviewer, "round": one.round}
+            objects = 0 if one.instances is None else len(one.instances)
+            rows.append({**row, "instances": text, "objects": objects, "now": _now()})
+        with self._ledger.transaction():
+            self._ledger.write(
+                "INSERT INTO decisions (image_id, verdict, instances, reviewer, round, created_at) "
+                "VALUES (:image_id, :verdict, :instances, :reviewer, :round, :now)",
+                rows,
+            )
+            # A rejected image has no human labels any more.
+            self._ledger.write("DELETE FROM labels WHERE image_id = :image_id AND source = 'human'", rows)
+            self._ledger.write(
+                "INSERT INTO labels (image_id, source, method, round, instances, objects, created_at) "
+                "VALUES (:image_id, 'human', :reviewer, :round, :instances, :objects, :now)",
+                [row for row in rows if row["instances"] is not None],
+            )
+
+    def decisions(self, round: int | None = None) -> Iterator[Decision]:
+        """Yield the newest decision of each image, oldest first; of those only the ones made in ``round``, where given."""
+        where, values = _filters(round=round)
+        newer = "SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq AND n.seq <= :until"
+        columns = "image_id, verdict, instances, reviewer, round"
+        stream = self._ledger.stream("decisions", columns, f"{where} AND NOT EXISTS ({newer})", **values)
+        for image_id, verdict, text, reviewer, made_in in stream:
+            yield Decision(image_id, verdict, text and codec.instances_from_json(text), reviewer, made_in)
+
     # ---------------------------------------------------------------- stages and summary
 
     def stage_done(self, round: int, name: str) -> dict[str, Any] | None:
@@ -336,7 +409,8 @@ class RunStore:
         Returns:
             JSON values: ``folder``, ``created_at``, ``diffugen_version``, ``schema``, ``images``, ``bytes`` (images, heat maps
             and ledger), ``last_activity`` (UTC, None where nothing was kept yet), ``rounds``: from a round to its ``images``,
-            ``seconds``, ``label_sets`` and ``objects`` (from source to count), ``stages`` (from name to seconds).
+            ``seconds``, ``label_sets`` and ``objects`` (from source to count), ``disagreements`` (from kind to count),
+            ``decisions`` (from verdict to count, superseded ones included), ``stages`` (from name to seconds).
         """
         with explained(self.folder):
             return self._ledger.summary()

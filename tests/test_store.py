@@ -21,7 +21,7 @@ import pytest
 
 from diffugen import codec, ledger
 from diffugen.errors import StoreError
-from diffugen.records import HeatMaps, Instances, LabelSet
+from diffugen.records import Decision, Disagreement, HeatMaps, Instances, LabelSet
 from diffugen.store import RunStore
 
 CHILD = Path(__file__).with_name("store_child.py")
@@ -200,6 +200,44 @@ def test_stages(store: RunStore) -> None:
     assert store.stage_done(1, "train") == {}
 
 
+NOTHING: dict[str, Any] = {
+    "images": 0, "seconds": 0.0, "label_sets": {}, "objects": {}, "disagreements": {}, "decisions": {}, "stages": {},
+}  # fmt: skip
+
+
+def test_disagreements_of_a_round_are_replaced_in_order(store: RunStore) -> None:
+    add(store, 0, 1)
+    ids = list(store.image_ids())
+    first = [Disagreement(ids[1], "spurious", 0.9, 0, None, 0.0), Disagreement(ids[0], "overlooked", 0.4, None, 1, 0.2)]
+    store.put_disagreements(0, first)
+    store.put_disagreements(1, [Disagreement(ids[0], "swapped", 0.5, 1, 0, 0.7)])
+    assert list(store.disagreements(0)) == first
+    assert len(list(store.disagreements(image_id=ids[0]))) == 2
+    store.put_disagreements(0, reversed(first))
+    assert list(store.disagreements(0)) == first[::-1]
+    assert store.summary()["rounds"][0]["disagreements"] == {"spurious": 1, "overlooked": 1}
+    with pytest.raises(sqlite3.IntegrityError):
+        store.put_disagreements(0, [Disagreement("nobody", "spurious", 0.9, 0, None, 0.0)])
+    assert list(store.disagreements(0)) == first[::-1]
+
+
+def test_the_newest_decision_counts_and_is_the_human_label(store: RunStore) -> None:
+    add(store, 0, 1)
+    first, second = store.image_ids()
+    right, nothing = make_labels(make_record(0)).instances, make_labels(make_record(1), objects=0).instances
+    store.add_decisions([Decision(first, "attention", right, "ann"), Decision(second, "empty", nothing, "ann", 1)])
+    assert [(one.image_id, one.verdict) for one in store.decisions()] == [(first, "attention"), (second, "empty")]
+    assert [(labels.image_id, labels.method) for labels in store.labels("human")] == [(first, "ann"), (second, "ann")]
+    store.add_decisions([Decision(first, "reject", None, "bob", 1)])
+    assert [(one.image_id, one.verdict) for one in store.decisions()] == [(second, "empty"), (first, "reject")]
+    assert [one.image_id for one in store.decisions(round=1)] == [second, first]
+    assert [labels.image_id for labels in store.labels("human")] == [second]
+    assert store.summary()["rounds"][1]["decisions"] == {"empty": 1, "reject": 1}
+    with pytest.raises(StoreError, match="nobody"):
+        store.add_decisions([Decision(first, "empty", nothing, "ann"), Decision("nobody", "empty", nothing, "ann")])
+    assert len(list(store.decisions())) == 2
+
+
 def test_summary(store: RunStore) -> None:
     assert store.summary()["last_activity"] is None
     add(store, *range(4))
@@ -209,10 +247,10 @@ def test_summary(store: RunStore) -> None:
     summary = store.summary()
     assert summary["images"] == 4
     assert summary["rounds"] == {
-        0: {"images": 2, "seconds": 3.0, "label_sets": {"attention": 2}, "objects": {"attention": 4}, "stages": {}},
-        1: {"images": 1, "seconds": 1.5, "label_sets": {"human": 1}, "objects": {"human": 1}, "stages": {}},
-        2: {"images": 1, "seconds": 1.5, "label_sets": {}, "objects": {}, "stages": {}},
-        3: {"images": 0, "seconds": 0.0, "label_sets": {}, "objects": {}, "stages": {"train": 8.0}},
+        0: NOTHING | {"images": 2, "seconds": 3.0, "label_sets": {"attention": 2}, "objects": {"attention": 4}},
+        1: NOTHING | {"images": 1, "seconds": 1.5, "label_sets": {"human": 1}, "objects": {"human": 1}},
+        2: NOTHING | {"images": 1, "seconds": 1.5},
+        3: NOTHING | {"stages": {"train": 8.0}},
     }
     on_disk = sum(map(len, files(store.folder).values())) + (store.folder / "ledger.sqlite").stat().st_size
     assert summary["bytes"] == on_disk
@@ -344,16 +382,14 @@ def test_older_schema_is_upgraded_and_newer_refused(store: RunStore, monkeypatch
     folder = store.folder
     store.close()
     with monkeypatch.context() as newer:
-        newer.setattr(
-            ledger, "_MIGRATIONS", (*ledger._MIGRATIONS, "CREATE TABLE decisions (id TEXT); CREATE TABLE x (y)")
-        )
-        with pytest.raises(StoreError, match="has schema 1, which is older than 2"):
+        newer.setattr(ledger, "_MIGRATIONS", (*ledger._MIGRATIONS, "CREATE TABLE later (id TEXT); CREATE TABLE x (y)"))
+        with pytest.raises(StoreError, match="has schema 2, which is older than 3"):
             RunStore.open(folder, readonly=True)
         with RunStore.open(folder) as upgraded:
             assert upgraded.has_image(make_record(0).id)
-            assert upgraded._ledger.all("SELECT * FROM decisions") == []
+            assert upgraded._ledger.all("SELECT * FROM later") == []
     for readonly in (True, False):
-        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 2"):
+        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 3"):
             RunStore.open(folder, readonly=readonly)
 
 

@@ -138,6 +138,7 @@ class LabelsSection(Section):
     Attributes:
         method: ``paper`` thresholds each phrase's map by itself; ``compete`` lets phrases compete for pixels first.
         threshold: ``otsu``, or a part of the way from a map's minimum to its maximum, in (0, 1).
+        refine: ``crf`` moves the edges of masks to where the image's colours change.
         erode_frac: Radius of the erosion, relative to the square root of the image area, in [0, 0.2).
         dilate_frac: Radius of the dilation after it, likewise.
         min_area_frac: Smaller masks, relative to the image area, are dropped.
@@ -151,6 +152,7 @@ class LabelsSection(Section):
 
     method: Literal["paper", "compete"] = "compete"
     threshold: Literal["otsu"] | Annotated[float, Field(gt=0, lt=1)] = "otsu"
+    refine: Literal["none", "crf"] = "none"
     erode_frac: Radius = 0.01
     dilate_frac: Radius = 0.01
     min_area_frac: Annotated[float, Field(ge=0, lt=1)] = 0.002
@@ -191,6 +193,101 @@ class ScoreSection(Section):
         return self
 
 
+class DetectorSection(Section):
+    """The detector and its training.
+
+    Attributes:
+        checkpoint: What the first round starts from: ``miniature`` (embedded), a file, or a folder with ``model.safetensors``.
+        device: ``auto`` takes the fastest there is.
+        image_size: Longer side in pixels that images are scaled to.
+        epochs: Passes over the training images in each round.
+        batch_size: Images a step; None for 16.
+        lr0: Initial learning rate; None lets the detector choose.
+        freeze: How many layers, counted from the input, keep their weights; None for none.
+        confidence: Instances that the detector is less sure of, in [0, 1], are no model labels.
+        extra: Further training arguments of the detector's library, by their own names.
+    """
+
+    checkpoint: Text = "yolov8n-seg.pt"
+    device: Device = "auto"
+    image_size: Annotated[int, Field(ge=64)] = 640
+    epochs: Annotated[int, Field(ge=1)] = 30
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    lr0: Annotated[float, Field(gt=0)] | None = None
+    freeze: Annotated[int, Field(ge=0)] | None = None
+    confidence: Annotated[float, Field(ge=0, le=1)] = 0.25
+    extra: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+
+class DisagreementSection(Section):
+    """When attention labels and model labels contradict each other.
+
+    Attributes:
+        min_iou: Below this IoU two instances are not the same object.
+        good_iou: From this IoU on they agree on where it is.
+    """
+
+    min_iou: Annotated[float, Field(ge=0, le=1)] = 0.1
+    good_iou: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @field_validator("good_iou")
+    @classmethod
+    def _at_least_the_other(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("min_iou", 0):
+            raise ValueError(f"at least disagreement.min_iou, which is {info.data['min_iou']:g}")
+        return value
+
+
+class DatasetSection(Section):
+    """Which labels are trained on.
+
+    Attributes:
+        mask: Whose mask an object gets that both sources agree on.
+        trust: Whose labels an image gets on which they disagree; ``none``: it waits for a person.
+        min_score: Images with an attention label that scores lower, in [0, 1], are not trained on unless a person says so.
+        val_frac: Part of the prompts whose images are held out.
+    """
+
+    mask: Literal["attention", "model", "union", "intersection"] = "model"
+    trust: Literal["none", "attention", "model"] = "none"
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.0
+    val_frac: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
+class TuneSection(Section):
+    """The search for better label settings and score weights.
+
+    Attributes:
+        trials: How many settings are tried in a round; 0 for no search.
+        images: At most so many images are looked at.
+        folds: Parts of the evidence that are held out in turn.
+    """
+
+    trials: Annotated[int, Field(ge=0)] = 60
+    images: Annotated[int, Field(ge=1)] = 300
+    folds: Annotated[int, Field(ge=2)] = 4
+
+
+class LoopSection(Section):
+    """How long the loop goes on, and what it is measured on.
+
+    Attributes:
+        rounds: At most so many rounds.
+        images_per_prompt: Images of each prompt in each round.
+        patience: Stop after so many rounds without a better detector.
+        validation: Labelled images (a YOLO-seg folder or COCO file) that decide which detector is better; None: reviewed
+            images, or else images on which attention and detector agree.
+        truth: Labelled images that the report quotes and nothing is decided on: a YOLO-seg folder, a COCO file, or the name of
+            one of the miniature's scene sets; None for no such measurement.
+    """
+
+    rounds: Annotated[int, Field(ge=1)] = 3
+    images_per_prompt: Annotated[int, Field(ge=1)] = 1
+    patience: Annotated[int, Field(ge=1)] = 2
+    validation: Text | None = None
+    truth: Text | None = None
+
+
 class Config(Section):
     """Everything a loop can be told.
 
@@ -201,6 +298,11 @@ class Config(Section):
         diffusion: With which model, and how.
         labels: How heat maps become labels.
         score: How good a label is.
+        detector: What is trained, and how.
+        disagreement: When two labels contradict each other.
+        dataset: Which labels are trained on.
+        tune: How better label settings are searched for.
+        loop: How long it goes on.
     """
 
     name: Name = "miniature"
@@ -209,6 +311,11 @@ class Config(Section):
     diffusion: DiffusionSection = Field(default_factory=DiffusionSection)
     labels: LabelsSection = Field(default_factory=LabelsSection)
     score: ScoreSection = Field(default_factory=ScoreSection)
+    detector: DetectorSection = Field(default_factory=DetectorSection)
+    disagreement: DisagreementSection = Field(default_factory=DisagreementSection)
+    dataset: DatasetSection = Field(default_factory=DatasetSection)
+    tune: TuneSection = Field(default_factory=TuneSection)
+    loop: LoopSection = Field(default_factory=LoopSection)
 
     def dump(self) -> dict[str, Any]:
         """Return all settings, defaults included, as JSON values; `load_config` reads them back from a JSON file."""

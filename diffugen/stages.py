@@ -124,7 +124,8 @@ def label_stage(
     for first in range(0, len(missing), LABELS_A_TRANSACTION):
         found = []
         for image_id in missing[first : first + LABELS_A_TRANSACTION]:
-            instances = label(store.heat_maps(image_id), settings, weights)
+            rgb = None if settings.refine == "none" else store.image(image_id)
+            instances = label(store.heat_maps(image_id), settings, weights, rgb)
             found.append(LabelSet(image_id, "attention", instances, method, round or 0))
             on_progress(first + len(found), len(missing))
         store.put_labels(found)

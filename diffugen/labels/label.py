@@ -1,6 +1,6 @@
 """Label one image from its heat maps: the paper's method, and one in which phrases compete for pixels.
 
-Knows no pixels of the image and no files; combining with other label sources comes later.
+Looks at the pixels of the image only where masks are to be refined; combining with other label sources comes later.
 
 ``"paper"``: each class's combined map -> threshold (Otsu) -> erosion, dilation -> each external contour, filled, is an
 instance. Holes are filled and classes may overlap, as in the paper.
@@ -26,12 +26,14 @@ from numpy.typing import NDArray
 
 from diffugen.errors import ConfigError
 from diffugen.labels.heatmaps import Threshold, combine, is_threshold, level, morphology, value_range
+from diffugen.labels.refine import refine
 from diffugen.labels.score import ScoreWeights, measure, rescore
 from diffugen.labels.shapes import encode
 from diffugen.records import HeatMaps, Instances, Phrase
 
 METHODS: tuple[Literal["paper", "compete"], ...] = ("paper", "compete")
 INSTANCE_RULES = ("pieces", "one", "largest")
+REFINEMENTS = ("none", "crf")
 
 Mask = NDArray[np.bool_]
 Heat = NDArray[np.float32]
@@ -44,6 +46,8 @@ class LabelSettings:
     Attributes:
         method: ``"paper"`` or ``"compete"``; see the module's text.
         threshold: ``"otsu"``, or a part of the way from a map's minimum to its maximum, in (0, 1): higher is tighter.
+        refine: ``"none"``; or ``"crf"``: the edge of each mask moves to where the image's colours change, see
+            `diffugen.labels.refine`.
         erode_frac: Radius of the erosion, relative to the square root of the image's area, in [0, .5].
         dilate_frac: The same for the dilation that follows.
         min_area_frac: Pieces smaller than this part of the image are dropped as specks.
@@ -60,6 +64,7 @@ class LabelSettings:
 
     method: Literal["paper", "compete"] = "compete"
     threshold: Threshold = "otsu"
+    refine: Literal["none", "crf"] = "none"
     erode_frac: float = 0.01
     dilate_frac: float = 0.01
     min_area_frac: float = 0.002
@@ -80,13 +85,16 @@ class LabelSettings:
         return {**values, "groups": dict(self.groups), "step_weights": list(self.step_weights)}
 
 
-def label(heat_maps: HeatMaps, settings: LabelSettings, weights: ScoreWeights) -> Instances:
+def label(
+    heat_maps: HeatMaps, settings: LabelSettings, weights: ScoreWeights, rgb: NDArray[np.uint8] | None = None
+) -> Instances:
     """Label one image from its heat maps.
 
     Args:
         heat_maps: Heat maps of the image.
         settings: Method, thresholds and layer weights.
         weights: Weights of the score terms.
+        rgb: uint8 (H, W, 3), the image; needed where ``settings.refine`` is ``"crf"``.
 
     Returns:
         The instances, class by class in the order of the phrases, large before small, with scores and their terms; none
@@ -94,15 +102,22 @@ def label(heat_maps: HeatMaps, settings: LabelSettings, weights: ScoreWeights) -
 
     Raises:
         ConfigError: ``settings.groups`` does not fit the heat maps.
+        ValueError: The settings need the image and it was not given, or it has another size.
 
     Example:
         >>> label(heat_maps, LabelSettings(method="paper"), ScoreWeights(contrast=0))  # doctest: +SKIP
     """
     heats = combine(heat_maps, settings.groups, settings.step_weights)
-    return label_combined(heats, heat_maps.phrases, settings, weights)
+    return label_combined(heats, heat_maps.phrases, settings, weights, rgb)
 
 
-def label_combined(heats: Heat, phrases: Sequence[Phrase], settings: LabelSettings, weights: ScoreWeights) -> Instances:
+def label_combined(
+    heats: Heat,
+    phrases: Sequence[Phrase],
+    settings: LabelSettings,
+    weights: ScoreWeights,
+    rgb: NDArray[np.uint8] | None = None,
+) -> Instances:
     """Label one image from maps that are already combined: what depends on neither ``groups`` nor ``step_weights``.
 
     A search over thresholds and score weights combines once and calls this many times; one over score weights alone
@@ -113,11 +128,16 @@ def label_combined(heats: Heat, phrases: Sequence[Phrase], settings: LabelSettin
         phrases: The P phrases.
         settings: ``groups`` and ``step_weights`` are not looked at.
         weights: Weights of the score terms.
+        rgb: As in `label`.
     """
+    if settings.refine != "none" and rgb is None:
+        raise ValueError(f"labels.refine is {settings.refine!r}, which needs the image; none was given")
+    pixels = None if settings.refine == "none" else rgb
     size_wh = (heats.shape[2], heats.shape[1])
     names, maps = _maps_by_name(heats, phrases)
     classes = sum(name is not None for name in names)
-    masks = _paper_masks(maps[:classes], settings) if settings.method == "paper" else _compete(maps, classes, settings)
+    method = _paper_masks if settings.method == "paper" else _compete
+    masks = method(maps, classes, settings, pixels)
     found: list[tuple[str, Mask, dict[str, float]]] = []
     for index, mask in enumerate(masks):
         objects = _separate(mask, settings)
@@ -135,7 +155,7 @@ def label_combined(heats: Heat, phrases: Sequence[Phrase], settings: LabelSettin
 
 def _mistakes(settings: LabelSettings) -> list[str]:
     mistakes = []
-    for name, choices in (("method", METHODS), ("instances", INSTANCE_RULES)):
+    for name, choices in (("method", METHODS), ("refine", REFINEMENTS), ("instances", INSTANCE_RULES)):
         if getattr(settings, name) not in choices:
             mistakes.append(f"{name}: {getattr(settings, name)!r}; one of {', '.join(choices)}")
     if not is_threshold(settings.threshold):
@@ -173,25 +193,33 @@ def _maps_by_name(heats: Heat, phrases: Sequence[Phrase]) -> tuple[list[str | No
     return [*by_class, *(None for _ in background)], [*by_class.values(), *background]
 
 
-def _paper_masks(maps: Sequence[Heat], settings: LabelSettings) -> list[Mask]:
+def _paper_masks(
+    maps: Sequence[Heat], classes: int, settings: LabelSettings, rgb: NDArray[np.uint8] | None
+) -> list[Mask]:
     masks = []
-    for heat in maps:
-        mask = morphology(heat > level(heat, settings.threshold), settings.erode_frac, settings.dilate_frac)
+    for heat in maps[:classes]:
+        rough = _foreground(heat, level(heat, settings.threshold), rgb)
+        mask = morphology(rough, settings.erode_frac, settings.dilate_frac)
         contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(mask.view(np.uint8), contours, -1, 1, cv2.FILLED)
         masks.append(mask)
     return masks
 
 
-def _compete(maps: Sequence[Heat], classes: int, settings: LabelSettings) -> list[Mask]:
+def _compete(maps: Sequence[Heat], classes: int, settings: LabelSettings, rgb: NDArray[np.uint8] | None) -> list[Mask]:
     levels = [level(heat, settings.threshold) for heat in maps]
     peaks = [value_range(heat)[1] for heat in maps]
-    masks = [np.asarray(heat > least) for heat, least in zip(maps, levels, strict=True)]
+    masks = [_foreground(heat, least, rgb) for heat, least in zip(maps[:classes], levels, strict=False)]
+    masks += [_foreground(heat, least, None) for heat, least in zip(maps[classes:], levels[classes:], strict=True)]
     _settle(masks, classes, maps, levels, peaks)
     cleaned = [morphology(mask, settings.erode_frac, settings.dilate_frac) for mask in masks[:classes]]
     # Dilation makes neighbours overlap again.
     _settle(cleaned, classes, maps, levels, peaks)
     return cleaned
+
+
+def _foreground(heat: Heat, least: float, rgb: NDArray[np.uint8] | None) -> Mask:
+    return np.asarray(heat > least) if rgb is None else refine(heat, least, rgb)
 
 
 def _settle(

@@ -1,0 +1,81 @@
+"""Masks are sharpened by the colours of the image."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from diffugen.errors import ConfigError
+from diffugen.labels.label import LabelSettings, label
+from diffugen.labels.refine import LARGEST_SIDE, refine
+from diffugen.labels.score import ScoreWeights
+from diffugen.labels.shapes import decode
+from diffugen.records import HeatMaps, Phrase
+
+
+def scene(height: int, width: int, noise: float = 4.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A brown table with two legs on grey ground, and a heat map that is a soft blob over its middle."""
+    mask = np.zeros((height, width), dtype=np.bool_)
+    mask[height // 4 : height // 2, width // 4 : 3 * width // 4] = True
+    for left in (0.28, 0.66):
+        mask[height // 2 : 3 * height // 4, round(left * width) : round((left + 0.08) * width)] = True
+    rng = np.random.default_rng(0)
+    colours = np.where(mask[..., None], (120, 70, 30), (128, 128, 132)) + rng.normal(0, noise, (height, width, 3))
+    heat = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), height / 8)
+    return np.clip(colours, 0, 255).astype(np.uint8), mask, heat
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> float:
+    return float((first & second).sum() / (first | second).sum())
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 80), (90, 64), (200, 340)])
+def test_edges_move_to_the_object(height: int, width: int) -> None:
+    rgb, mask, heat = scene(height, width)
+    level = float(heat.max()) / 2
+    assert max(height, width) > LARGEST_SIDE or height < 100
+    assert iou(heat > level, mask) < 0.7
+    assert iou(refine(heat, level, rgb), mask) > 0.85
+
+
+def test_without_edges_the_hottest_part_stays() -> None:
+    rgb, _, heat = scene(48, 80)
+    level = float(heat.max()) / 2
+    found = refine(heat, level, np.full_like(rgb, 90))
+    assert found.any()
+    assert not (found & (heat <= level)).any()
+
+
+def test_nothing_comes_from_nothing() -> None:
+    rgb, _, heat = scene(48, 80)
+    assert not refine(np.zeros_like(heat), 0.0, rgb).any()
+    assert not refine(heat, float(heat.max()), rgb).any()
+
+
+def test_another_size_is_refused() -> None:
+    rgb, _, heat = scene(48, 80)
+    with pytest.raises(ValueError, match=r"\(48, 80\).*\(80, 48, 3\)"):
+        refine(heat, 0.1, rgb.transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize("method", ["paper", "compete"])
+def test_labels_are_refined_where_the_settings_say_so(method: str) -> None:
+    rgb, mask, heat = scene(48, 80)
+    small = cv2.resize(heat, (20, 12), interpolation=cv2.INTER_AREA)
+    other = np.ascontiguousarray(small[::-1, ::-1]) * 0.5
+    maps = np.repeat(np.stack([small, other])[:, None], 3, axis=1).astype(np.float16)
+    heat_maps = HeatMaps("one", (80, 48), (Phrase("table", "table"), Phrase("ground", None)), {"up-12x20": maps})
+    rough, sharp = (
+        label(heat_maps, LabelSettings(method, refine=refine, erode_frac=0, dilate_frac=0), ScoreWeights(), rgb)
+        for refine in ("none", "crf")
+    )
+    assert len(rough) == len(sharp) == 1
+    assert iou(decode(sharp.rles[0]), mask) > iou(decode(rough.rles[0]), mask) + 0.1
+    with pytest.raises(ValueError, match="needs the image"):
+        label(heat_maps, LabelSettings(method, refine="crf"), ScoreWeights())
+
+
+def test_unknown_refinement() -> None:
+    with pytest.raises(ConfigError, match=r"labels\.refine: 'grabcut'; one of none, crf"):
+        LabelSettings(refine="grabcut")  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffugen.dataset import Item, find_yolo, write_yolo, yolo_polygon
+from diffugen.dataset import Item, find_yolo, write_yolo
+from diffugen.dataset_polygon import yolo_polygon
 from diffugen.errors import DiffugenError, StoreError
 from diffugen.labels import shapes
 from diffugen.records import Instances
@@ -88,10 +89,11 @@ def test_writes_the_whole_set(tmp_path: Path) -> None:
     assert file == tmp_path / "set" / "data.yaml"
     about = yaml.safe_load(file.read_text())
     assert about == {"train": "images/train", "val": "images/val", "names": {0: "traffic cone", 1: "car"}}
-    assert json.loads((tmp_path / "set/scores.json").read_text()) == {
-        "train": {"a": [0.75, 0.5], "empty": []},
-        "val": {"b": [1.0]},
-    }
+    kept = json.loads((tmp_path / "set/instances/train/a.json").read_text())
+    assert [(entry["segmentation"], entry["score"]) for entry in kept] == [
+        (shapes.encode(car), 0.75),
+        (shapes.encode(cone), 0.5),
+    ]
     rows = (tmp_path / "set/labels/train/a.txt").read_text().splitlines()
     assert [row.split()[0] for row in rows] == ["1", "0"]
     points = np.array(rows[1].split()[1:], dtype=float).reshape(-1, 2) * (WIDTH, HEIGHT)
@@ -118,7 +120,7 @@ CAR = ("car", box_mask((2, 2, 9, 9)), 1.0)
 @pytest.mark.parametrize(
     ("splits", "classes", "message"),
     [
-        ({"val": []}, ["car"], "'train' is needed"),
+        ({"val": []}, ["car"], "needs a split 'train'; got only val"),
         ({"train": [], "training": []}, ["car"], "splits are train, val, test"),
         ({"train": []}, ["car"], "at least one image"),
         ({"train": [item("a", CAR)]}, [], "class names"),
@@ -145,7 +147,7 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_find_names_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DiffugenError, match="no training set at"):
+    with pytest.raises(DiffugenError, match="no dataset at"):
         find_yolo(tmp_path / "nowhere")
     file = write_yolo(tmp_path / "set", {"train": [item("empty")]}, ["car"])
     with pytest.raises(DiffugenError, match="1 training images none has a labelled object"):
@@ -154,5 +156,5 @@ def test_find_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DiffugenError, match=r"do not exist: .*images/val"):
         find_yolo(file)
     file.write_text("names: {0: car}\n")
-    with pytest.raises(DiffugenError, match=r"expected a data\.yaml with 'train', 'val'"):
+    with pytest.raises(DiffugenError, match="it lacks 'train', 'val'"):
         find_yolo(file)

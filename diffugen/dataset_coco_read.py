@@ -1,0 +1,210 @@
+"""Read a COCO instances JSON, whoever wrote it, and the images that it names.
+
+Knows COCO's keys; not what the objects are good for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffugen.dataset_folder import Item
+from diffugen.dataset_shapes import rings_from_lists, rle_from_box, rle_from_coco, rle_from_rings
+from diffugen.dataset_yolo import read_image
+from diffugen.errors import DiffugenError
+from diffugen.records import RLE, Instances
+
+_LISTS = ("images", "annotations", "categories")
+
+
+def read_coco(annotations: Path, images: Path | None = None) -> Iterator[Item]:
+    """Yield the images of a COCO instances JSON with their objects; `CocoSet.open` also tells the classes and the crowds.
+
+    Args:
+        annotations: The JSON file.
+        images: The images' folder; see `CocoSet.open`.
+
+    Raises:
+        DiffugenError: As `CocoSet.open`, when called; as `CocoSet.items`, when a broken piece is reached.
+    """
+    return CocoSet.open(annotations, images).items()
+
+
+@dataclass(frozen=True)
+class CocoSet:
+    """A COCO instances JSON; its images are read when they are asked for.
+
+    Attributes:
+        file: The JSON file.
+        folder: The images' folder.
+        class_names: The categories' names in the file's order.
+        crowds: How many annotations were skipped because they outline a crowd (``iscrowd``), not an object.
+        images: The file's image entries.
+        objects: From image id to its annotations, with their places in the file.
+        categories: From category id to name.
+    """
+
+    file: Path
+    folder: Path
+    class_names: tuple[str, ...]
+    crowds: int
+    images: tuple[Mapping[str, Any], ...]
+    objects: Mapping[Any, Sequence[tuple[int, Mapping[str, Any]]]]
+    categories: Mapping[Any, str]
+
+    @classmethod
+    def open(cls, annotations: Path, images: Path | None = None) -> CocoSet:
+        """Read a COCO instances JSON, and find its images.
+
+        Args:
+            annotations: The JSON file.
+            images: The images' folder; None looks beside the JSON and in the usual places: ``images``, ``<split>`` and
+                ``<split>2017``, there and one folder up, where the file is called ``instances_<split>.json``.
+
+        Raises:
+            DiffugenError: If the file is no such JSON, an annotation is of an unknown image or category, or the images
+                are not there.
+        """
+        annotations = Path(annotations)
+        about = _read_json(annotations)
+        entries = [
+            _entry(annotations, "images", number, item, "id", "file_name") for number, item in _of(about, "images")
+        ]
+        categories = {
+            item["id"]: str(item["name"])
+            for number, item in _of(about, "categories")
+            if _entry(annotations, "categories", number, item, "id", "name")
+        }
+        if not entries or not categories:
+            raise DiffugenError(
+                f"{annotations} has {len(entries)} images and {len(categories)} categories; nothing to read"
+            )
+        objects: dict[Any, list[tuple[int, Mapping[str, Any]]]] = {entry["id"]: [] for entry in entries}
+        if len(objects) < len(entries):
+            raise DiffugenError(f"{annotations}: {len(entries)} images share {len(objects)} ids; give each its own")
+        crowds = 0
+        for number, item in _of(about, "annotations"):
+            _entry(annotations, "annotations", number, item, "image_id", "category_id")
+            _check_known(_where(annotations, number, item), item, objects, categories)
+            if item.get("iscrowd"):
+                crowds += 1
+            else:
+                objects[item["image_id"]].append((number, item))
+        folder = _images_folder(annotations, str(entries[0]["file_name"]), images)
+        names = tuple(dict.fromkeys(categories.values()))
+        return cls(annotations, folder, names, crowds, tuple(entries), objects, categories)
+
+    def items(self) -> Iterator[Item]:
+        """Yield the images in the file's order, with their objects.
+
+        An object without a segmentation is the filled rectangle of its ``bbox``; one without a ``score`` has score 1. The
+        name of an image in a sub-folder has the folders in front of it.
+
+        Raises:
+            DiffugenError: For an image that is missing, unreadable or of another size than the file says, and for an
+                annotation that is no mask.
+        """
+        for entry in self.images:
+            path = self.folder / str(entry["file_name"])
+            if not path.is_file():
+                raise DiffugenError(f"{self.file} names the image {entry['file_name']}, which is not in {self.folder}")
+            rgb = read_image(path)
+            size_wh = (rgb.shape[1], rgb.shape[0])
+            said = (entry.get("width", size_wh[0]), entry.get("height", size_wh[1]))
+            if said != size_wh:
+                raise DiffugenError(
+                    f"{path} is {size_wh[0]} x {size_wh[1]} px, but {self.file} says {said[0]} x {said[1]}; "
+                    "use the images that were annotated"
+                )
+            name = "-".join(part for part in Path(entry["file_name"]).with_suffix("").parts if part not in ("/", ".."))
+            yield name, rgb, self._instances(entry["id"], size_wh)
+
+    def _instances(self, image_id: Any, size_wh: tuple[int, int]) -> Instances:
+        items = self.objects[image_id]
+        return Instances(
+            size_wh,
+            tuple(self.categories[item["category_id"]] for _, item in items),
+            tuple(self._mask(number, item, size_wh) for number, item in items),
+            np.array([self._score(number, item) for number, item in items]),
+            tuple(dict(item.get("terms", {})) for _, item in items),
+        )
+
+    def _mask(self, number: int, item: Mapping[str, Any], size_wh: tuple[int, int]) -> RLE:
+        try:
+            outline = item.get("segmentation")
+            if isinstance(outline, Mapping):
+                return rle_from_coco(outline, size_wh)
+            if outline:
+                return rle_from_rings(rings_from_lists(outline), size_wh)
+            x, y, width, height = map(float, item["bbox"])
+            return rle_from_box([x, y, x + width, y + height], size_wh)
+        except KeyError:
+            raise DiffugenError(f"{_where(self.file, number, item)} has neither 'segmentation' nor 'bbox'") from None
+        except (TypeError, ValueError) as error:
+            raise DiffugenError(f"{_where(self.file, number, item)} is no mask: {error}") from error
+
+    def _score(self, number: int, item: Mapping[str, Any]) -> float:
+        score = item.get("score", 1.0)
+        if not isinstance(score, (int, float)) or not 0 <= score <= 1:
+            raise DiffugenError(
+                f"{_where(self.file, number, item)} has the score {score!r}; expected a number in [0, 1]"
+            )
+        return float(score)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DiffugenError(f"cannot read {file} as a COCO JSON ({error})") from error
+    missing = [key for key in _LISTS if not isinstance(about, dict) or not isinstance(about.get(key), list)]
+    if missing:
+        raise DiffugenError(f"{file} is no COCO instances JSON: it has no list {', '.join(map(repr, missing))}")
+    return about
+
+
+def _of(about: Mapping[str, Any], key: str) -> Iterator[tuple[int, Any]]:
+    return enumerate(about[key], 1)
+
+
+def _entry(file: Path, key: str, number: int, item: Any, *needed: str) -> Mapping[str, Any]:
+    missing = [name for name in needed if not isinstance(item, dict) or item.get(name) is None]
+    if missing:
+        raise DiffugenError(f"{file}: number {number} of {key!r} lacks {', '.join(map(repr, missing))}")
+    return item
+
+
+def _check_known(
+    where: str, item: Mapping[str, Any], image_ids: Mapping[Any, Any], category_ids: Mapping[Any, Any]
+) -> None:
+    for key, known in (("image_id", image_ids), ("category_id", category_ids)):
+        if item[key] not in known:
+            place = "images" if key == "image_id" else "categories"
+            raise DiffugenError(
+                f"{where} has the {key} {item[key]!r}, which is not in {place!r}; add it or remove the annotation"
+            )
+
+
+def _where(file: Path, number: int, item: Mapping[str, Any]) -> str:
+    return f"{file}: annotation {item.get('id', 'without id')} (number {number})"
+
+
+def _images_folder(annotations: Path, first: str, images: Path | None) -> Path:
+    """The folder in which the first image lies."""
+    split = annotations.stem.removeprefix("instances_")
+    below = ("", "images", split, f"images/{split}", f"{split}2017")
+    places = (
+        [images]
+        if images
+        else [base / part for base in (annotations.parent, annotations.parent.parent) for part in below]
+    )
+    for place in places:
+        if (place / first).is_file():
+            return place
+    tried = ", ".join(map(str, dict.fromkeys(places)))
+    raise DiffugenError(f"no image {first} of {annotations} in {tried}; put the images there, or name their folder")

@@ -1,0 +1,166 @@
+"""What the ledger says about a run as a whole: stage results by round, and what the truth said of each round's detector.
+
+Reads summary, configuration and stage results, all small; never an image or a label. Any of it may be absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffugen.configfiles import list_configs
+from diffugen.report_blocks import number
+from diffugen.store import RunStore
+
+STAGES = ("generate", "label", "relabel", "compare", "review", "tune", "dataset", "train", "promote", "evaluate")
+"""Stages of a round, in the order of work."""
+
+FIRST_STAGES = ("evaluate-base", "evaluate-reference")
+"""Stages that round 0 has besides."""
+
+_COMMANDS = {"generate": "generate", "label": "label", "loop": "bootstrap", "review": "review"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the truth says about one detector; APs in [0, 1], None where not measured."""
+
+    round: int
+    truth: str
+    images: float | None
+    checkpoint: str
+    ap50: float | None
+    ap50_95: float | None
+    box_ap50: float | None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run as its ledger tells it.
+
+    Attributes:
+        folder: The run directory.
+        config: The configuration, or None.
+        summary: As `RunStore.summary` returns it.
+        results: From round and stage to what the stage kept.
+    """
+
+    folder: Path
+    config: Mapping[str, Any] | None
+    summary: Mapping[str, Any]
+    results: Mapping[tuple[int, str], Mapping[str, Any]]
+
+    @property
+    def rounds(self) -> list[int]:
+        """The rounds that hold anything."""
+        return sorted(self.summary["rounds"])
+
+    @property
+    def finished_rounds(self) -> list[int]:
+        """The rounds that came to a promotion or an evaluation."""
+        return [one for one in self.rounds if self.has(one, "promote") or self.has(one, "evaluate")]
+
+    @property
+    def config_name(self) -> str | None:
+        """The configuration's own name, or None."""
+        return None if self.config is None else str(self.config.get("name", "")) or None
+
+    def has(self, round: int, stage: str) -> bool:
+        """Tell whether a stage of a round has finished."""
+        return (round, stage) in self.results
+
+    def any(self, stage: str) -> bool:
+        """Tell whether a stage has finished in any round."""
+        return any(name == stage for _, name in self.results)
+
+    def value(self, round: int, stage: str, *keys: str) -> Any:
+        """Return what a stage kept under nested keys; None where stage or key is absent."""
+        found: Any = self.results.get((round, stage))
+        for key in keys:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found
+
+    def number(self, round: int, stage: str, *keys: str) -> float | None:
+        """Return the number that a stage kept under nested keys; None where there is none."""
+        return number(self.value(round, stage, *keys))
+
+    def mapping(self, round: int, stage: str, *keys: str) -> Mapping[str, Any]:
+        """Return the mapping that a stage kept under nested keys; an empty one where there is none."""
+        found = self.value(round, stage, *keys)
+        return found if isinstance(found, Mapping) else {}
+
+    def measured(self, round: int, stage: str = "evaluate") -> Measured | None:
+        """Return what the truth said in a round; None where nobody asked it."""
+        if not self.has(round, stage):
+            return None
+        ap50, ap50_95 = (self.number(round, stage, "mask", key) for key in ("ap50", "ap50_95"))
+        return Measured(
+            round=round,
+            truth=str(self.value(round, stage, "truth") or "the truth"),
+            images=self.number(round, stage, "images"),
+            checkpoint=str(self.value(round, stage, "checkpoint") or ""),
+            ap50=ap50,
+            ap50_95=ap50_95,
+            box_ap50=self.number(round, stage, "box", "ap50"),
+        )
+
+    @property
+    def base(self) -> Measured | None:
+        """What the truth said of the detector that the loop began with."""
+        return self.measured(0, "evaluate-base")
+
+    @property
+    def reference(self) -> Measured | None:
+        """What the truth said of the detector trained on exact labels."""
+        return self.measured(0, "evaluate-reference")
+
+    @property
+    def final(self) -> Measured | None:
+        """What the truth said of the last round's promoted detector."""
+        known = [one for one in map(self.measured, self.rounds) if one is not None]
+        return known[-1] if known else None
+
+    @property
+    def promoted_rounds(self) -> list[int]:
+        """The rounds whose detector was promoted."""
+        return [one for one in self.rounds if self.value(one, "promote", "promoted") is True]
+
+    @property
+    def label_rounds(self) -> list[int]:
+        """The rounds whose label stage has finished."""
+        return [one for one in self.rounds if self.has(one, "label")]
+
+    @property
+    def tune_rounds(self) -> list[int]:
+        """The rounds whose tuning has finished."""
+        return [one for one in self.rounds if self.has(one, "tune")]
+
+    def short(self, path: str) -> str:
+        """Return a path without the run's folder, where it lies in it."""
+        inside = Path(path)
+        for folder in (self.folder, self.folder.absolute()):
+            if inside.is_relative_to(folder):
+                return inside.relative_to(folder).as_posix()
+        return path
+
+    def command(self, what: str) -> str:
+        """Return the command that makes something: ``generate``, ``label``, ``loop`` or ``review``."""
+        if what == "review":
+            return f"diffugen {_COMMANDS[what]} {self.folder}"
+        name = self.config_name
+        config = "" if name in (None, "miniature") else f" {name if name in list_configs() else 'CONFIG'}"
+        return f"diffugen {_COMMANDS[what]}{config} --run {self.folder}"
+
+
+def gather_facts(store: RunStore) -> RunFacts:
+    """Read a run's summary, configuration and stage results."""
+    summary = store.summary()
+    results = {}
+    for round in summary["rounds"]:
+        for stage in (*STAGES, *FIRST_STAGES):
+            result = store.stage_done(round, stage)
+            if result is not None:
+                results[round, stage] = result
+    return RunFacts(store.folder, store.config, summary, results)

@@ -1,0 +1,389 @@
+"""The middle of a report: can the labels be trusted, and where do they contradict each other?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffugen.metrics import ClassQuality
+from diffugen.records import KINDS, SOURCES, VERDICTS, Disagreement
+from diffugen.report_blocks import (
+    Block,
+    Cell,
+    Code,
+    Missing,
+    Paragraph,
+    Section,
+    Table,
+    as_count,
+    as_percent,
+    as_rate,
+    as_value,
+    counted,
+    number,
+)
+from diffugen.report_charts import Bars, Line, bar_chart, line_chart
+from diffugen.report_facts import RunFacts
+from diffugen.report_quality import SAMPLE_SEED, Comparison, Quality, attention_labels, evidence_labels
+from diffugen.report_survey import Survey
+from diffugen.store import RunStore
+
+_EVIDENCE = {"human": "human labels", "model": "model labels"}
+_WHEN = {"first": "first settings", "now": "newest"}
+_FEW = 5
+
+
+def labels(facts: RunFacts, quality: Quality) -> Section:
+    """Return what the labels are worth: sources, IoU, score, tuning, training set."""
+    blocks: list[Block] = []
+    if not facts.summary["images"]:
+        return Section("labels", "Labels", (Missing("No images, so no labels", facts.command("generate")),))
+    if any(one["label_sets"] for one in facts.summary["rounds"].values()):
+        blocks.append(_sources(facts))
+    else:
+        blocks.append(Missing("No image is labelled yet", facts.command("label")))
+    if quality.comparisons:
+        blocks += _quality_blocks(quality)
+        blocks += _reliability_blocks(quality)
+    else:
+        blocks.append(
+            Missing(
+                "Nothing to compare the attention labels with: no human labels, and no model labels by a detector that was "
+                "not trained on these images. Scores below are their own opinion of themselves",
+                facts.command("loop"),
+            )
+        )
+    blocks += _tuning_blocks(facts)
+    if facts.any("dataset"):
+        blocks.append(_trained_on(facts))
+    return Section("labels", "Labels", tuple(blocks))
+
+
+def disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> Section:
+    """Return disagreements by kind and round, the head of the queue, and decisions."""
+    blocks: list[Block] = []
+    if any(one["disagreements"] for one in facts.summary["rounds"].values()):
+        blocks += _kind_blocks(facts, survey)
+        blocks += _queue_blocks(store, facts, survey)
+    elif facts.any("compare"):
+        blocks.append(Paragraph(("The two label sets do not disagree anywhere.",)))
+    else:
+        blocks.append(Missing("Attention labels and model labels were not compared yet", facts.command("loop")))
+    if survey.verdicts:
+        blocks.append(_verdicts(survey))
+    else:
+        blocks.append(Missing("Nobody has reviewed an image of this run", facts.command("review")))
+    return Section("disagreements", "Disagreements and decisions", tuple(blocks))
+
+
+def _sources(facts: RunFacts) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for round in facts.rounds:
+        one = facts.summary["rounds"][round]
+        sets = [as_count(one["label_sets"].get(source, 0)) for source in SOURCES]
+        objects = [as_count(one["objects"].get(source, 0)) for source in SOURCES]
+        rows.append((str(round), *(cell for pair in zip(sets, objects, strict=True) for cell in pair)))
+    head = ("made in round", *(f"{source} {what}" for source in SOURCES for what in ("label sets", "objects")))
+    return Table("Labels by source (an image labelled by several settings counts each time)", head, tuple(rows))
+
+
+def _quality_blocks(quality: Quality) -> list[Block]:
+    rows: list[tuple[Cell, ...]] = []
+    for one in quality.comparisons:
+        by_class = one.quality.by_class
+        everything = ClassQuality(
+            sum(each.objects for each in by_class.values()), sum(each.labels for each in by_class.values()),
+            one.quality.pixel_iou, one.quality.label_iou, one.quality.object_iou,
+        )  # fmt: skip
+        named = {"all (mean of the classes)": everything, **by_class} if len(by_class) > 1 else by_class
+        for name, each in named.items():
+            rows.append((
+                _EVIDENCE[one.evidence], _WHEN[one.when], as_count(one.images), name, as_count(each.objects),
+                as_count(each.labels), as_rate(each.pixel_iou), as_rate(each.label_iou), as_rate(each.object_iou),
+            ))  # fmt: skip
+    head = (
+        "compared with", "attention labels", "images", "class", "objects", "labels", "pixel IoU", "IoU a label",
+        "IoU an object",
+    )  # fmt: skip
+    blocks: list[Block] = [Paragraph((_quality_sentence(quality),))]
+    blocks.append(Table("Attention labels against the evidence", head, tuple(rows)))
+    said = [
+        "IoU a label: mean over the attention labels, made-up ones counting 0. IoU an object: mean over the objects of the "
+        "evidence, missed ones counting 0. Pixel IoU: all of a class's pixels together."
+    ]
+    sampled = [one for one in quality.comparisons if one.images < one.available]
+    if sampled:
+        first = sampled[0]
+        said.append(
+            f" Measured on a random sample (seed {SAMPLE_SEED}): {first.images:,} of {first.available:,} images with "
+            f"{_EVIDENCE[first.evidence]}."
+        )
+    if any(one.evidence == "human" for one in quality.comparisons):
+        said.append(
+            " People look at images with disagreements first, so the rows of human labels describe the hard part of the run; "
+            "labels accepted as they were count with IoU 1."
+        )
+    if any(one.evidence == "model" for one in quality.comparisons):
+        said.append(
+            " Model labels are no truth: these rows are agreement, not accuracy. They count only where the detector that made "
+            "them had not been trained on the image's round."
+        )
+    blocks.append(Paragraph(("".join(said),), tone="note"))
+    return blocks
+
+
+def _quality_sentence(quality: Quality) -> str:
+    said = []
+    for evidence, verb in (
+        ("human", "reach a mean IoU of {} with human labels"),
+        ("model", "agree with IoU {} with model labels"),
+    ):
+        now, first = quality.of(evidence, "now"), quality.of(evidence, "first")
+        if now is not None:
+            change = f" ({as_rate(first.quality.object_iou)} with the first settings)" if first is not None else ""
+            said.append(f"{verb.format(as_rate(now.quality.object_iou))}{change} on {counted(now.images, 'image')}")
+    return f"Attention labels {'; they '.join(said)}."
+
+
+def _reliability_blocks(quality: Quality) -> list[Block]:
+    blocks: list[Block] = []
+    for evidence in _EVIDENCE:
+        pairs = [(when, quality.of(evidence, when)) for when in _WHEN]
+        known = [(when, one) for when, one in pairs if one is not None and one.reliability.count]
+        if known:
+            blocks += _reliability_of(evidence, known)
+    return blocks
+
+
+def _reliability_of(evidence: str, known: Sequence[tuple[str, Comparison]]) -> list[Block]:
+    with_what = _EVIDENCE[evidence]
+    lines = [Line("score = IoU", ((0.0, 0.0), (1.0, 1.0)), plain=True)]
+    rows: list[tuple[Cell, ...]] = []
+    summed = []
+    curves = []
+    for when, one in known:
+        bins = [each for each in one.reliability.bins if each.count]
+        points = tuple((each.mean_score or 0.0, each.mean_iou or 0.0) for each in bins if each.count >= _FEW)
+        curves.append(Line(_WHEN[when], points))
+        rows += [
+            (_WHEN[when], f"{each.low:.1f} to {each.high:.1f}", as_count(each.count), as_rate(each.mean_score),
+             as_rate(each.mean_iou))
+            for each in bins
+        ]  # fmt: skip
+        summed.append(
+            (_WHEN[when], as_count(one.reliability.count), as_rate(one.reliability.spearman),
+             as_rate(one.reliability.calibration_error))
+        )  # fmt: skip
+    chart = line_chart(
+        f"What a score is worth, against {with_what}",
+        x_label="score of the label",
+        y_label=f"IoU with {with_what}",
+        x_ticks=[(value / 4, f"{value / 4:.2g}") for value in range(5)],
+        lines=[*curves, *lines],
+        y_top=1.0,
+    )
+    correlation = known[-1][1].reliability.spearman
+    return [
+        chart,
+        Table(
+            f"Score against {with_what}",
+            ("attention labels", "labels", "rank correlation of score and IoU", "calibration error"),
+            tuple(summed),
+        ),
+        Paragraph((f"{_worth(correlation)} Points are bins of ten with at least {_FEW} labels.",), tone="note"),
+        Table(
+            f"Reliability curve against {with_what}",
+            ("attention labels", "score", "labels", "mean score", "mean IoU"),
+            tuple(rows),
+        ),
+    ]
+
+
+def _worth(correlation: float | None) -> str:
+    if correlation is None:
+        return "Too few different scores to say whether the score orders the labels."
+    if correlation >= 0.5:
+        return "The score orders the labels well: higher scores are better labels."
+    if correlation >= 0.2:
+        return "The score orders the labels weakly: trust it for the worst and the best, not in between."
+    return "The score says little about how good a label is: do not filter by it before it is tuned."
+
+
+def _tuning_blocks(facts: RunFacts) -> list[Block]:
+    if not facts.tune_rounds:
+        return [Missing("Label settings and score weights were not tuned yet", facts.command("loop"))]
+    rows = tuple(
+        (
+            str(round),
+            as_rate(facts.value(round, "tune", "held_out", "before")),
+            as_rate(facts.value(round, "tune", "held_out", "after")),
+            "yes" if facts.value(round, "tune", "adopted") else "no",
+            as_value(facts.value(round, "tune", "evidence")),
+            as_count(facts.value(round, "tune", "images")),
+            as_count(facts.value(round, "tune", "trials")),
+        )
+        for round in facts.tune_rounds
+    )
+    head = ("round", "held-out value before", "held-out value after", "adopted", "evidence", "images", "trials")
+    adopted = [round for round in facts.tune_rounds if facts.value(round, "tune", "adopted") is True]
+    shown = adopted[-1] if adopted else facts.tune_rounds[-1]
+    blocks: list[Block] = [Table("Tuning (adopted only if better on images held out from it)", head, rows)]
+    word = "adopted" if adopted else "not adopted"
+    blocks += _weight_blocks(facts, shown, word)
+    changed = _changed_settings(facts, shown)
+    if changed:
+        blocks.append(
+            Table(
+                f"Label settings that round {shown}'s tuning changed ({word})", ("setting", "before", "after"), changed
+            )
+        )
+    else:
+        blocks.append(Paragraph((f"Round {shown}'s tuning changed no label setting.",)))
+    return blocks
+
+
+def _weight_blocks(facts: RunFacts, round: int, word: str) -> list[Block]:
+    sides = [facts.mapping(round, "tune", side, "weights") for side in ("before", "after")]
+    terms = list(dict.fromkeys([*sides[0], *sides[1]]))
+    if not terms:
+        return []
+    values = [[number(side.get(term)) for term in terms] for side in sides]
+    sums = [sum(value or 0.0 for value in side) for side in values]
+    shares = [
+        [None if value is None or not total else value / total for value in side]
+        for side, total in zip(values, sums, strict=True)
+    ]
+    rows = tuple(
+        (
+            term,
+            as_rate(values[0][index]),
+            as_rate(values[1][index]),
+            as_percent(shares[0][index]),
+            as_percent(shares[1][index]),
+        )
+        for index, term in enumerate(terms)
+    )
+    title = f"Score weights before and after round {round}'s tuning ({word})"
+    bars = [Bars(name, tuple(side)) for name, side in zip(("before", "after"), shares, strict=True)]
+    named = [term.replace("_", " ") for term in terms]
+    return [
+        bar_chart(title, x_label="share of all weights", groups=named, bars=bars, written=as_percent),
+        Table(title, ("term", "weight before", "weight after", "share before", "share after"), rows),
+    ]
+
+
+def _changed_settings(facts: RunFacts, round: int) -> tuple[tuple[Cell, ...], ...]:
+    before, after = (facts.mapping(round, "tune", side, "settings") for side in ("before", "after"))
+    keys = dict.fromkeys([*before, *after])
+    return tuple(
+        (Code(f"labels.{key}"), as_value(before.get(key)), as_value(after.get(key)))
+        for key in keys
+        if before.get(key) != after.get(key)
+    )
+
+
+def _trained_on(facts: RunFacts) -> Table:
+    origins = ("human", "agreed", "attention", "negative")
+    reasons = ("disagreement", "rejected", "low_score")
+    rows = tuple(
+        (
+            str(round),
+            *(as_count(facts.value(round, "dataset", "by_origin", origin)) for origin in origins),
+            *(as_count(facts.value(round, "dataset", "left_out", reason)) for reason in reasons),
+        )
+        for round in facts.rounds
+        if facts.has(round, "dataset")
+    )
+    head = (
+        "round",
+        *(f"{origin}" for origin in origins),
+        *(f"left out: {reason.replace('_', ' ')}" for reason in reasons),
+    )
+    return Table("Images that each round trained on, by the origin of their labels", head, rows)
+
+
+def _kind_blocks(facts: RunFacts, survey: Survey) -> list[Block]:
+    rounds = [
+        round
+        for round in facts.rounds
+        if facts.summary["rounds"][round]["disagreements"] or facts.has(round, "compare")
+    ]
+    counts = [facts.summary["rounds"][round]["disagreements"] for round in rounds]
+    bars = [Bars(kind.replace("_", " "), tuple(float(one.get(kind, 0)) for one in counts)) for kind in KINDS]
+    rows = tuple(
+        (
+            str(round),
+            *(as_count(one.get(kind, 0)) for kind in KINDS),
+            as_count(sum(one.values())),
+            as_count(facts.value(round, "compare", "images")),
+            as_count(facts.value(round, "compare", "agreements")),
+            as_count(survey.waiting.get(round, 0)),
+        )
+        for round, one in zip(rounds, counts, strict=True)
+    )
+    head = (
+        "round",
+        *(kind.replace("_", " ") for kind in KINDS),
+        "all",
+        "images compared",
+        "agreements",
+        "images waiting",
+    )
+    return [
+        bar_chart(
+            "Disagreements by kind",
+            x_label="disagreements",
+            groups=[f"round {round}" for round in rounds],
+            bars=bars,
+            stacked=True,
+            written=as_count,
+        ),
+        Paragraph(
+            (
+                "Overlooked: the detector sees it, attention missed it. Spurious: the reverse. Swapped: one place, two classes. "
+                "Badly located: one class, low IoU. Waiting: images with a disagreement that nobody has decided.",
+            ),
+            tone="note",
+        ),
+        Table("Disagreements by kind and round", head, rows),
+    ]
+
+
+def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey) -> list[Block]:
+    if not survey.queue:
+        return [Paragraph(("Every image with a disagreement was decided.",))]
+    rows = tuple(
+        (
+            str(place), Code(one.image_id), one.kind.replace("_", " "), as_rate(one.severity),
+            _what(store, facts, survey.queue_round, one), as_rate(one.iou), store.record(one.image_id).prompt.text,
+        )
+        for place, one in enumerate(survey.queue, start=1)
+    )  # fmt: skip
+    head = ("place", "image", "kind", "severity", "labels", "IoU", "prompt")
+    return [
+        Table(f"Look at these next: head of round {survey.queue_round}'s queue", head, rows),
+        Paragraph(("Review them: ", Code(facts.command("review")))),
+    ]
+
+
+def _what(store: RunStore, facts: RunFacts, round: int, one: Disagreement) -> str:
+    """Class and score on either side, from the labels that were compared."""
+    said = []
+    method = facts.value(round, "label", "method")
+    sides = (
+        ("attention", one.attention, lambda: attention_labels(store, one.image_id, method)),
+        ("model", one.model, lambda: evidence_labels(store, "model", one.image_id)),
+    )
+    for source, index, read in sides:
+        found = read() if index is not None else None
+        if found is not None and index is not None and index < len(found):
+            said.append(f"{source} {found.class_names[index]} {as_rate(float(found.scores[index]))}")
+    return ", ".join(said) or "-"
+
+
+def _verdicts(survey: Survey) -> Table:
+    rows = tuple(
+        (str(round), *(as_count(counts.get(verdict, 0)) for verdict in VERDICTS), as_count(sum(counts.values())))
+        for round, counts in sorted(survey.verdicts.items())
+    )
+    head = ("round", "attention is right", "model is right", "edited", "empty", "rejected", "all")
+    return Table("Decisions by verdict (the newest of each image)", head, rows)

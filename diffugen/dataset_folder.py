@@ -77,7 +77,7 @@ def checked(items: Iterable[Item], numbers: Mapping[str, int], names: set[str]) 
         if name in names:
             raise DiffugenError(f"image {name!r} occurs twice in the dataset; give each image to one split, once")
         names.add(name)
-        yield name, image, _without_empty(instances)
+        yield name, image, instances.take(np.flatnonzero(shapes.areas(instances.rles)).tolist())
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
@@ -120,16 +120,3 @@ def _check_item(name: str, image: NDArray[np.uint8], instances: Instances, numbe
             f"image {name!r} has labels of {', '.join(map(repr, unknown))}, not among the classes {', '.join(numbers)}; "
             "add the class or leave the labels out"
         )
-
-
-def _without_empty(instances: Instances) -> Instances:
-    seen = np.flatnonzero(shapes.areas(instances.rles)).tolist()
-    if len(seen) == len(instances):
-        return instances
-    return Instances(
-        instances.size_wh,
-        tuple(instances.class_names[index] for index in seen),
-        tuple(instances.rles[index] for index in seen),
-        instances.scores[seen],
-        tuple(instances.terms[index] for index in seen),
-    )

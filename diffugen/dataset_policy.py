@@ -75,17 +75,17 @@ def in_validation(prompt_id: str, val_frac: float, seed: int) -> bool:
     Raises:
         DiffugenError: If ``val_frac`` lies outside [0, 1).
     """
-    if not 0 <= val_frac < 1:
-        raise DiffugenError(f"val_frac is {val_frac!r}; the validation part must lie in [0, 1)")
-    return _draw(prompt_id, seed) < val_frac
+    _check_val_frac(val_frac)
+    digest = hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48 < val_frac
 
 
 def split_by_prompt(prompt_ids: Iterable[str], val_frac: float, seed: int) -> set[str]:
     """Return the prompts whose images validate.
 
-    Each prompt is decided by `in_validation`, but for the first two that came: if both fell on one side, the one with the
-    lower hash validates and the other trains. So, from two prompts on, neither side is empty; and as later prompts change
-    nothing about earlier ones, a prompt that validates in one round never trains in another, nor the reverse.
+    The first prompt that came trains, the second validates, and `in_validation` decides each later one. So, from two prompts
+    on, neither side is empty; and as later prompts change nothing about earlier ones, a prompt that validates in one round
+    never trains in another, nor the reverse.
 
     Args:
         prompt_ids: In the order in which they came to the run, which must not change when prompts are added; repeated ids
@@ -96,12 +96,10 @@ def split_by_prompt(prompt_ids: Iterable[str], val_frac: float, seed: int) -> se
     Raises:
         DiffugenError: If ``val_frac`` lies outside [0, 1).
     """
+    _check_val_frac(val_frac)
     ids = list(dict.fromkeys(prompt_ids))
-    validating = {prompt_id for prompt_id in ids if in_validation(prompt_id, val_frac, seed)}
-    first = sorted(ids[:2], key=lambda prompt_id: (_draw(prompt_id, seed), prompt_id))
-    if val_frac == 0 or len(first) < 2:
-        return set()
-    return (validating | {first[0]}) - {first[1]} if len(validating & set(first)) != 1 else validating
+    drawn = {prompt_id for prompt_id in ids[2:] if in_validation(prompt_id, val_frac, seed)}
+    return drawn | set(ids[1:2]) if val_frac > 0 else set()
 
 
 def training_labels(
@@ -143,7 +141,7 @@ def training_labels(
         return TrainingLabels(None, None, "low_score")
     if model is None:
         return TrainingLabels("attention", attention) if len(attention) else TrainingLabels(None, None, "unlabelled")
-    sure = _of_indices(model, np.flatnonzero(model.scores >= confidence).tolist())
+    sure = model.take(np.flatnonzero(model.scores >= confidence).tolist())
     comparison = compare(image_id, attention, sure, min_iou=min_iou, good_iou=good_iou)
     if comparison.disagreements:
         trusted = {"none": None, "attention": attention, "model": sure}[trust]
@@ -153,10 +151,9 @@ def training_labels(
     return TrainingLabels("agreed", _agreed(attention, sure, comparison.agreements, mask))
 
 
-def _draw(prompt_id: str, seed: int) -> float:
-    """A number in [0, 1) that depends on prompt and seed alone."""
-    digest = hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+def _check_val_frac(val_frac: float) -> None:
+    if not 0 <= val_frac < 1:
+        raise DiffugenError(f"val_frac is {val_frac!r}; the validation part must lie in [0, 1)")
 
 
 def _check_options(*, mask: str, trust: str, min_score: float, confidence: float) -> None:
@@ -169,16 +166,6 @@ def _check_options(*, mask: str, trust: str, min_score: float, confidence: float
     for name, least in (("min_score", min_score), ("confidence", confidence)):
         if not 0 <= least <= 1:
             raise DiffugenError(f"{name} is {least!r}; it must lie between 0 and 1")
-
-
-def _of_indices(instances: Instances, indices: list[int]) -> Instances:
-    return Instances(
-        instances.size_wh,
-        tuple(instances.class_names[index] for index in indices),
-        tuple(instances.rles[index] for index in indices),
-        instances.scores[indices],
-        tuple(instances.terms[index] for index in indices),
-    )
 
 
 def _agreed(attention: Instances, model: Instances, pairs: Iterable[Match], mask: Mask) -> Instances:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from diffugen.dataset_folder import Item
 from diffugen.dataset_layout import read_layout
 from diffugen.dataset_yolo import read_yolo
 from diffugen.errors import DiffugenError
-from diffugen.records import Instances
 
 __all__ = ["Item", "Truth", "matching_classes", "read_coco", "read_truth", "read_yolo"]
 
@@ -105,10 +104,11 @@ def matching_classes(theirs: Sequence[str], ours: Sequence[str], where: str) -> 
     found = {name: name if name in ours else plain[_plain(name)] for name in theirs if _plain(name) in plain}
     if found:
         return found
+    spelt = {_plain(name): name for name in theirs}
     near = [
-        f"{name!r} looks like {other!r}"
+        f"{name!r} looks like {spelt[other]!r}"
         for name in ours
-        for other in difflib.get_close_matches(_plain(name), [_plain(their) for their in theirs], n=1)
+        for other in difflib.get_close_matches(_plain(name), spelt, n=1)
     ]
     raise DiffugenError(
         f"{where} labels none of the run's classes: it has {_listed(theirs)}, the run has {_listed(ours)}"
@@ -138,19 +138,8 @@ def _truth(
 
 def _renamed_items(open_items: Callable[[], Iterator[Item]], classes: Mapping[str, str]) -> Iterator[Item]:
     for name, rgb, instances in open_items():
-        yield name, rgb, _renamed(instances, classes)
-
-
-def _renamed(instances: Instances, classes: Mapping[str, str]) -> Instances:
-    """The objects of the known classes under their other names."""
-    kept = [index for index, name in enumerate(instances.class_names) if name in classes]
-    return Instances(
-        instances.size_wh,
-        tuple(classes[instances.class_names[index]] for index in kept),
-        tuple(instances.rles[index] for index in kept),
-        instances.scores[kept],
-        tuple(instances.terms[index] for index in kept),
-    )
+        ours = instances.of_classes(classes)
+        yield name, rgb, replace(ours, class_names=tuple(classes[theirs] for theirs in ours.class_names))
 
 
 def _plain(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +18,7 @@ from diffugen.dataset import Item, find_yolo, write_yolo
 from diffugen.dataset_polygon import yolo_polygon
 from diffugen.errors import DiffugenError, StoreError
 from diffugen.labels import shapes
-from diffugen.records import Instances
-
-WIDTH, HEIGHT = 40, 24
-
-
-def box_mask(*boxes: tuple[int, int, int, int], holes: tuple[tuple[int, int, int, int], ...] = ()) -> NDArray[np.bool_]:
-    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    for x0, y0, x1, y1 in boxes:
-        mask[y0:y1, x0:x1] = True
-    for x0, y0, x1, y1 in holes:
-        mask[y0:y1, x0:x1] = False
-    return mask
-
-
-def item(name: str, *labelled: tuple[str, NDArray[np.bool_], float]) -> Item:
-    image = np.random.default_rng(len(name)).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    names, masks, scores = zip(*labelled, strict=True) if labelled else ((), (), ())
-    return name, image, Instances((WIDTH, HEIGHT), names, tuple(map(shapes.encode, masks)), np.array(scores))
+from tests.dataset_samples import HEIGHT, WIDTH, box_mask, item, varied
 
 
 def filled(ring: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -158,3 +142,32 @@ def test_find_names_what_is_missing(tmp_path: Path) -> None:
     file.write_text("names: {0: car}\n")
     with pytest.raises(DiffugenError, match="it lacks 'train', 'val'"):
         find_yolo(file)
+
+
+def test_same_items_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_yolo(tmp_path / name, {"train": iter(varied()[:3]), "val": iter(varied()[3:])}, ["car", "traffic cone"])
+    first, second = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("one", "two")
+    )
+    assert first == second
+    assert len(first) == 6 + 6 + 5 + 1  # images, labels, instances of all but the empty one, data.yaml
+
+
+def test_each_item_is_written_before_the_next_is_asked_for(tmp_path: Path) -> None:
+    def watched() -> Iterator[Item]:
+        for number in range(3):
+            assert len(list(tmp_path.rglob("*.png"))) == number
+            yield item(f"image-{number}", CAR)
+
+    write_yolo(tmp_path / "set", {"train": watched()}, ["car"])
+
+
+def test_find_takes_the_lists_and_paths_that_others_write(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "set", {"train": [item("a", CAR)]}, ["car"])
+    file = tmp_path / "set/data.yaml"
+    (tmp_path / "set/train.txt").write_text("./images/train/a.png\n")
+    for train in ("train.txt", "../images/train", "[images/train, train.txt]"):
+        file.write_text(f"train: {train}\nval: images/train\nnames: [car]\n")
+        assert find_yolo(file) == file.resolve()

@@ -1,0 +1,144 @@
+"""What a person looks at: the images on which the label sources disagree, worst first, each with the labels compared.
+
+Reads a run; knows neither the App nor the page that shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from diffugen.records import Decision, Disagreement, ImageRecord, Instances, LabelSet, content_id
+from diffugen.store import RunStore
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the review queue, or one that is shown along.
+
+    Attributes:
+        record: The image.
+        disagreements: Its disagreements, in the order of the queue; empty where the sources agree.
+        attention: The attention labels that were compared; None where there are none.
+        model: The model labels that were compared; None where there are none.
+        decision: What was decided about it so far; None where nothing was.
+    """
+
+    record: ImageRecord
+    disagreements: tuple[Disagreement, ...]
+    attention: LabelSet | None
+    model: LabelSet | None
+    decision: Decision | None
+
+    @property
+    def severity(self) -> float | None:
+        """Severity of the worst disagreement, in [0, 1]; None where there is none."""
+        return max((one.severity for one in self.disagreements), default=None)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of the disagreements, each once, in the order of the queue."""
+        return list(dict.fromkeys(one.kind for one in self.disagreements))
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The review queue of a run, and what is needed to show its images; see :func:`read_queue`.
+
+    Attributes:
+        store: The run.
+        disagreements: From the id of an image to its disagreements; images in the order of the queue.
+        decisions: From the id of an image to what was decided about it.
+        method: Provenance of the attention labels that were compared; None: each image's newest.
+        class_names: Classes that count in model labels; None: all.
+    """
+
+    store: RunStore
+    disagreements: Mapping[str, tuple[Disagreement, ...]]
+    decisions: Mapping[str, Decision]
+    method: str | None
+    class_names: Collection[str] | None
+
+    def entry(self, image_id: str) -> Entry:
+        """Return what there is to see of an image, one outside the queue included.
+
+        Raises:
+            StoreError: The run has no such image.
+        """
+        record = self.store.record(image_id)
+        attention = self.labels(image_id, "attention", self.method) or self.labels(image_id, "attention")
+        model = self.labels(image_id, "model")
+        found = self.disagreements.get(image_id, ())
+        return Entry(record, found, attention, model, self.decisions.get(image_id))
+
+    def labels(self, image_id: str, source: str, method: str | None = None) -> LabelSet | None:
+        """Return the newest labels of an image, of a source and, where given, of a provenance; None where there are none."""
+        found = list(self.store.labels(source, method, image_id=image_id))
+        if not found:
+            return None
+        if source != "model" or self.class_names is None:
+            return found[-1]
+        return replace(found[-1], instances=found[-1].instances.of_classes(self.class_names))
+
+
+def read_queue(
+    store: RunStore,
+    round: int | None = None,
+    *,
+    method: str | None = None,
+    class_names: Collection[str] | None = None,
+) -> Queue:
+    """Return the review queue.
+
+    An image stands where its first disagreement stands. The queues of several rounds are merged: the first of each round,
+    then the second of each, newest round first.
+
+    Args:
+        store: The run.
+        round: Only images that this round generated; None for all.
+        method: Provenance of the attention labels that were compared; None for what the last comparison of the run used.
+        class_names: Classes that counted in it; None for those of the run's configuration.
+    """
+    rounds = sorted(store.summary()["rounds"], reverse=True) if round is None else [round]
+    found: dict[str, list[Disagreement]] = {}
+    by_round: list[list[str]] = []
+    for number in rounds:
+        ids: dict[str, None] = {}
+        for one in store.disagreements(number):
+            found.setdefault(one.image_id, []).append(one)
+            ids[one.image_id] = None
+        by_round.append(list(ids))
+    order = [image_id for places in zip_longest(*by_round) for image_id in places if image_id is not None]
+    return Queue(
+        store,
+        {image_id: tuple(found[image_id]) for image_id in order},
+        {one.image_id: one for one in store.decisions()},
+        method or _compared_method(store),
+        class_names or configured_classes(store) or None,
+    )
+
+
+def configured_classes(store: RunStore) -> list[str]:
+    """Return the classes of the run's configuration; none where it keeps none."""
+    return list(((store.config or {}).get("prompts") or {}).get("classes") or ())
+
+
+def _compared_method(store: RunStore) -> str | None:
+    for round in sorted(store.summary()["rounds"], reverse=True):
+        if store.stage_done(round, "compare") is not None:
+            return (store.stage_done(round, "label") or {}).get("method")
+    return None
+
+
+def fingerprint(instances: Instances) -> str:
+    """Return 16 hex digits that depend on classes, masks and scores, and not on the score terms."""
+    counts = [rle["counts"] for rle in instances.rles]
+    return content_id(list(instances.size_wh), list(instances.class_names), counts, instances.scores.tolist())
+
+
+def same_outcome(first: Decision, second: Decision) -> bool:
+    """Return whether two decisions about an image leave it with the same labels, or both reject it."""
+    if first.instances is None or second.instances is None:
+        return first.instances is second.instances
+    return fingerprint(first.instances) == fingerprint(second.instances)

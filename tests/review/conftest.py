@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from diffugen.store import RunStore
+
+
+@pytest.fixture(scope="session")
+def made() -> SimpleNamespace:
+    """The names of ``run_for_review.py``."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("run_for_review.py"))))
+
+
+@pytest.fixture
+def store(tmp_path: Path, made: SimpleNamespace) -> Iterator[RunStore]:
+    with made.make_run(tmp_path / "piano run") as opened:
+        yield opened

@@ -71,9 +71,10 @@ def write_report(store: RunStore, *, gallery: int = 8, on_progress: OnProgress =
 
 
 def _subtitle(facts: RunFacts) -> tuple[str, ...]:
-    when = facts.summary.get("last_activity")
     rounds = counted(len(facts.rounds), "round")
-    return (f"{counted(facts.summary['images'], 'image')}, {rounds}; state of the run of {when or 'its beginning'}",)
+    return (
+        f"{counted(facts.summary['images'], 'image')}, {rounds}; state of the run of {facts.last_activity or 'its beginning'}",
+    )
 
 
 def _pictures(

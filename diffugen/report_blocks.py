@@ -58,11 +58,12 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table."""
+    """A titled table; ``folded`` shows it on demand, for numbers behind a chart."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from diffugen.report_blocks import Chart, as_rate
 
 WIDTH = 460
 COLOURS = 4
-_LEFT, _RIGHT, _TOP, _BOTTOM, _PLOT_HEIGHT = 50, 18, 14, 44, 215
+_LEFT, _RIGHT, _TOP, _BOTTOM, _PLOT_HEIGHT = 50, 18, 18, 44, 215
 _CHARACTER_PX = 6.6
 _MARKERS = ("circle", "square", "diamond", "triangle")
 _MOST_VALUES_SHOWN = 8
@@ -49,6 +49,8 @@ def line_chart(
     lines: Sequence[Line],
     levels: Sequence[tuple[str, float]] = (),
     y_top: float | None = None,
+    inset_px: float = 0.0,
+    with_values: bool = False,
     written: Callable[[float], str] = as_rate,
 ) -> Chart:
     """Draw lines over a common axis that begins at 0.
@@ -61,6 +63,8 @@ def line_chart(
         lines: The series.
         levels: Name and height of horizontal lines to compare with.
         y_top: Upper end of the vertical axis; None for a round number above everything.
+        inset_px: Room at both ends of the horizontal axis.
+        with_values: Whether the values of the first series stand beside its points, where they are few.
         written: How to write a value.
     """
     heights = [y for line in lines for _, y in line.points] + [level for _, level in levels]
@@ -68,11 +72,11 @@ def line_chart(
     top = y_top or ticks[-1]
     first, last = x_ticks[0][0], x_ticks[-1][0]
     span = (last - first) or 1.0
-    inset = 0.0 if len(x_ticks) > 1 else 0.5
+    middle = 0.0 if len(x_ticks) > 1 else 0.5
 
     def at(x: float, y: float) -> Point:
-        width = WIDTH - _LEFT - _RIGHT
-        return _LEFT + width * ((x - first) / span + inset), _TOP + _PLOT_HEIGHT * (1 - min(y, top) / top)
+        width = WIDTH - _LEFT - _RIGHT - 2 * inset_px
+        return _LEFT + inset_px + width * ((x - first) / span + middle), _TOP + _PLOT_HEIGHT * (1 - min(y, top) / top)
 
     floor = _TOP + _PLOT_HEIGHT
     parts = [_grid(tick, at(first, tick)[1]) for tick in ticks if tick <= top]
@@ -80,14 +84,18 @@ def line_chart(
     parts += [_words((WIDTH + _LEFT - _RIGHT) / 2, floor + 35, x_label, "middle", "axis")]
     for index, (name, height) in enumerate(levels):
         y = at(first, height)[1]
-        parts.append(f'<path class="level c{len(lines) + index}" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<path class="level c{len(lines) + index} d{index}" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
         parts.append(_words(WIDTH - _RIGHT - 2, y - 5, f"{name} {written(height)}", "end", "halo"))
     for index, line in enumerate(lines):
-        parts.append(_drawn(line, index, [at(x, y) for x, y in line.points], written))
+        places = [at(x, y) for x, y in line.points]
+        parts.append(_drawn(line, index, places))
+        if with_values and index == 0 and len(places) <= _MOST_VALUES_SHOWN:
+            pairs = zip(places, line.points, strict=True)
+            parts += [_words(x, y - 10, written(value), "middle", "halo value") for (x, y), (_, value) in pairs]
     said = [f"{line.name}: {_listed_points(line, x_ticks, written)}" for line in lines if not line.plain]
     said += [f"{name}: {written(height)}" for name, height in levels]
     legend = [(_line_swatch(index, line.plain), line.name) for index, line in enumerate(lines)]
-    legend += [(_level_swatch(len(lines) + index), name) for index, (name, _) in enumerate(levels)]
+    legend += [(_level_swatch(len(lines) + index, index), name) for index, (name, _) in enumerate(levels)]
     return _chart(title, f"{y_label} over {x_label}. {'; '.join(said)}.", y_label, parts, floor + _BOTTOM, legend)
 
 
@@ -173,21 +181,12 @@ def _beside(
     return parts
 
 
-def _drawn(line: Line, index: int, places: Sequence[Point], written: Callable[[float], str]) -> str:
+def _drawn(line: Line, index: int, places: Sequence[Point]) -> str:
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     parts = [f'<path class="{"plain" if line.plain else f"line c{index} d{index}"}" d="{path}"/>'] if places else []
     if not line.plain:
         parts += [_marker(x, y, index) for x, y in places]
-        if len(places) <= _MOST_VALUES_SHOWN and index == 0:
-            parts += [
-                _words(x, y - 10, written(value), _anchor(x), "halo value")
-                for (x, y), (_, value) in zip(places, line.points, strict=True)
-            ]
     return "".join(parts)
-
-
-def _anchor(x: float) -> str:
-    return "start" if x < _LEFT + 12 else "end" if x > WIDTH - _RIGHT - 12 else "middle"
 
 
 def _marker(x: float, y: float, index: int) -> str:
@@ -225,8 +224,8 @@ def _line_swatch(index: int, plain: bool) -> str:
     return _swatch(drawn + ("" if plain else _marker(14, 7, index)))
 
 
-def _level_swatch(index: int) -> str:
-    return _swatch(f'<path class="level c{index}" d="M1 7H27"/>')
+def _level_swatch(colour: int, dash: int) -> str:
+    return _swatch(f'<path class="level c{colour} d{dash}" d="M1 7H27"/>')
 
 
 def _bar_swatch(index: int) -> str:

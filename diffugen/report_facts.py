@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,12 @@ class RunFacts:
     config: Mapping[str, Any] | None
     summary: Mapping[str, Any]
     results: Mapping[tuple[int, str], Mapping[str, Any]]
+
+    @property
+    def last_activity(self) -> str | None:
+        """When the run was last written, to the minute; None where it never was."""
+        found = self.summary.get("last_activity")
+        return None if found is None else f"{datetime.fromisoformat(found):%Y-%m-%d %H:%M} UTC"
 
     @property
     def rounds(self) -> list[int]:

@@ -32,6 +32,7 @@ MOST_BYTES = 1_900_000
 """JPEG bytes of all pictures of a report: in base64, the page stays below 3 MB."""
 
 _JPEG_QUALITY = 82
+_WITH_HUMAN = "mean IoU with the human labels"
 _CANDIDATES = 200
 """Images of a group that are looked at for pictures of different prompts."""
 
@@ -43,6 +44,16 @@ class Choice:
     image_id: str
     lines: tuple[str, ...]
     flagged: Disagreement | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An image, what it is ranked by, the value, and the mean score of its attention labels."""
+
+    what: str
+    value: float
+    score: float
+    image_id: str
 
 
 def make_galleries(
@@ -88,25 +99,35 @@ def _choose(
     store: RunStore, facts: RunFacts, survey: Survey, quality: Quality, count: int
 ) -> list[tuple[str, str, list[Choice]]]:
     flagged = [
-        Choice(one.image_id, (f"{one.kind}, severity {as_rate(one.severity)}, IoU {as_rate(one.iou)}",), one)
+        Choice(
+            one.image_id,
+            (f"{one.kind.replace('_', ' ')}, severity {as_rate(one.severity)}, IoU {as_rate(one.iou)}",),
+            one,
+        )
         for one in _waiting(store, facts, survey)
     ]
     flagged = _apart(store, flagged, count)
     seen = {choice.image_id for choice in flagged}
-    values, what = _ranked(survey, quality)
-    rest = [(value, image_id) for value, image_id in values if image_id not in seen]
-    worst, best = (
-        _apart(store, (Choice(name, (f"{what} {as_rate(value)}",)) for value, name in some), count)
-        for some in (heapq.nsmallest(_CANDIDATES, rest), heapq.nlargest(_CANDIDATES, rest))
-    )
-    names = {choice.image_id for choice in worst}
-    best = [choice for choice in best if choice.image_id not in names]
-    other = " of the images that are not flagged above" if flagged else ""
+    rest = [one for one in _ranked(survey, quality) if one.image_id not in seen]
+    # Of labels that are equally bad the surest is the worst.
+    worst = heapq.nsmallest(_CANDIDATES, rest, key=lambda one: (one.value, -one.score, one.image_id))
+    # What a person accepted as it was agrees by definition, which shows nothing.
+    good = (one for one in rest if one.what != _WITH_HUMAN)
+    best = heapq.nlargest(_CANDIDATES, good, key=lambda one: (one.value, one.score, one.image_id))
+    shown_worst = _apart(store, map(_choice, worst), count)
+    names = {choice.image_id for choice in shown_worst}
+    shown_best = _apart(store, (choice for choice in map(_choice, best) if choice.image_id not in names), count)
+    what = "agreement" if quality.agreement else "mean score"
+    other = " among the images that are not flagged above" if flagged else ""
     return [
         ("Flagged", "The head of the review queue: images with a disagreement that nobody has decided yet.", flagged),
-        ("Worst", f"Lowest {what}{other}, one image a prompt.", worst),
-        ("Best", f"Highest {what}, one image a prompt.", best),
+        ("Worst", f"Lowest {what}{other}, one image a prompt.", shown_worst),
+        ("Best", f"Highest {what}, one image a prompt.", shown_best),
     ]
+
+
+def _choice(one: Ranked) -> Choice:
+    return Choice(one.image_id, (f"{one.what} {as_rate(one.value)}",))
 
 
 def _waiting(store: RunStore, facts: RunFacts, survey: Survey) -> Iterable[Disagreement]:
@@ -114,11 +135,15 @@ def _waiting(store: RunStore, facts: RunFacts, survey: Survey) -> Iterable[Disag
         yield from (one for one in store.disagreements(round) if one.image_id not in survey.decided)
 
 
-def _ranked(survey: Survey, quality: Quality) -> tuple[list[tuple[float, str]], str]:
+def _ranked(survey: Survey, quality: Quality) -> list[Ranked]:
     if quality.agreement:
-        return quality.agreement, "agreement (mean IoU)"
+        named = {"human": _WITH_HUMAN, "model": "mean IoU with the model labels"}
+        return [
+            Ranked(named[evidence], value, survey.notes[image_id].score or 0.0, image_id)
+            for evidence, value, image_id in quality.agreement
+        ]
     scored = ((note.score, image_id) for image_id, note in survey.notes.items())
-    return [(score, image_id) for score, image_id in scored if score is not None], "mean score"
+    return [Ranked("mean score", score, score, image_id) for score, image_id in scored if score is not None]
 
 
 def _apart(store: RunStore, choices: Iterable[Choice], count: int) -> list[Choice]:
@@ -150,7 +175,7 @@ def _show(store: RunStore, facts: RunFacts, survey: Survey, choice: Choice) -> S
         ("attention label", _labelled(store, record, attention, survey), f"attention label: {_said(attention)}"),
         (other[0], _labelled(store, record, other[1], survey), f"{other[0]}: {_said(other[1])}"),
     ]
-    lines = (*choice.lines, f"attention: {_said(attention)}", f"{other[0].split()[0]}: {_said(other[1])}")
+    lines = (*choice.lines, f"attention: {_said(attention)}; {other[0].split()[0]}: {_said(other[1])}")
     if choice.flagged is not None and (note.attention is None or method != note.method):
         lines = (*lines, "labels as they were when they were compared; newer ones exist")
     pictures = tuple(Picture(label, None if rgb is None else _jpeg(rgb), alt) for label, rgb, alt in drawn)

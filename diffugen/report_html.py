@@ -32,6 +32,7 @@ from diffugen.report_blocks import (
 )
 
 _NUMBER = re.compile(r"[-+]?[\d.,]+( ?(%|s|ms|min|h)|( / [\d.]+))?|-|[\d.]+ to [\d.]+")
+_LONG = 24
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
@@ -101,29 +102,40 @@ def _tile(label: str, value: str, detail: str) -> str:
 
 
 def _table(table: Table) -> str:
-    columns = range(len(table.head))
-    right = [bool(table.rows) and all(_is_numeric(row[column]) for row in table.rows) for column in columns]
+    kinds = [_column_kind([row[column] for row in table.rows]) for column in range(len(table.head))]
     head = "".join(
-        f'<th scope="col"{" class=n" if right[column] else ""}>{_text(name)}</th>'
-        for column, name in enumerate(table.head)
+        f'<th scope="col"{_class(kind)}>{_text(name)}</th>' for name, kind in zip(table.head, kinds, strict=True)
     )
     rows = "".join(
-        "<tr>" + "".join(_cell(cell, right[column], column == 0) for column, cell in enumerate(row)) + "</tr>\n"
+        "<tr>" + "".join(_cell(cell, kinds[column], column == 0) for column, cell in enumerate(row)) + "</tr>\n"
         for row in table.rows
     )
-    return (
-        f'<div class="table" role="region" aria-label="{_text(table.title)}" tabindex="0"><table>'
-        f"<caption>{_text(table.title)}</caption><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>"
+    title = _text(table.title)
+    whole = (
+        f'<div class="table" role="region" aria-label="{title}" tabindex="0"><table aria-label="{title}">'
+        f"<thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table></div>"
     )
+    if table.folded:
+        return f"<details><summary>{title}</summary>{whole}</details>"
+    return f'<p class="caption">{title}</p>{whole}'
 
 
-def _cell(cell: Cell, right: bool, first: bool) -> str:
+def _column_kind(cells: Sequence[Cell]) -> str:
+    """Numbers go to the right; long texts get room, so that they do not become towers on a narrow screen."""
+    if cells and all(_is_numeric(cell) for cell in cells):
+        return "n"
+    return "long" if max((len(_plain(cell)) for cell in cells), default=0) > _LONG else ""
+
+
+def _cell(cell: Cell, kind: str, first: bool) -> str:
     inside = f"<code>{_text(cell.text)}</code>" if isinstance(cell, Code) else _text(_plain(cell))
     style = f' style="--bar:{100 * cell.frac:.1f}%"' if isinstance(cell, Bar) else ""
-    names = " ".join(["n"] * right + ["bar"] * isinstance(cell, Bar))
-    kind = f' class="{names}"' if names else ""
     tag, scope = ("th", ' scope="row"') if first else ("td", "")
-    return f"<{tag}{scope}{kind}{style}>{inside}</{tag}>"
+    return f"<{tag}{scope}{_class(f'{kind} bar' if style else kind)}{style}>{inside}</{tag}>"
+
+
+def _class(names: str) -> str:
+    return f' class="{names.strip()}"' if names.strip() else ""
 
 
 def _is_numeric(cell: Cell) -> bool:

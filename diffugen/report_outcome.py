@@ -43,6 +43,8 @@ def headline(facts: RunFacts, survey: Survey) -> Section:
     """Return the section to read first: what happened, in a sentence and four numbers."""
     blocks: list[Block] = [Paragraph((_verdict(facts),), tone="lead")]
     final, base, reference = facts.final, facts.base, facts.reference
+    if facts.any("promote"):
+        blocks.append(Paragraph(_promotion(facts)))
     if final is not None:
         blocks.append(Tiles(_tiles(final, base, reference)))
         blocks.append(_ap_table(final, base, reference))
@@ -57,8 +59,6 @@ def headline(facts: RunFacts, survey: Survey) -> Section:
     else:
         what = "No detector was trained yet" if facts.summary["images"] else "Nothing was generated yet"
         blocks.append(Missing(what, facts.command("loop")))
-    if facts.any("promote"):
-        blocks.append(Paragraph(_promotion(facts)))
     blocks.append(_about(facts, survey))
     return Section("headline", "Outcome", tuple(blocks))
 
@@ -202,7 +202,7 @@ def _about(facts: RunFacts, survey: Survey) -> Table:
         ("rounds done", f"{finished} of {begun} begun" if begun != finished else str(finished)),
         ("images", as_count(facts.summary["images"])),
         ("truth", "-" if final is None else f"{final.truth}, {as_count(final.images)} images"),
-        ("last activity", str(facts.summary.get("last_activity") or "-")),
+        ("last activity", facts.last_activity or "-"),
     ]
     return Table("This run", ("what", "value"), tuple(rows))
 
@@ -232,6 +232,8 @@ def _ap_chart(facts: RunFacts, known: Sequence[Measured], key: str, name: str) -
         lines=[Line("promoted detector", points)],
         levels=levels,
         y_top=1.0 if tall > 0.75 else None,
+        inset_px=26,
+        with_values=True,
     )
 
 

@@ -23,6 +23,9 @@ MOST_IMAGES = 1000
 
 SAMPLE_SEED = 0
 
+SCORE_BINS = 20
+"""Bins of the reliability curve: scores of one run lie close together."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -51,11 +54,12 @@ class Quality:
 
     Attributes:
         comparisons: First human, then model; of each, first the old labels, then the new.
-        agreement: Mean IoU over the objects of both sides, in [0, 1], and image id; images without any object are left out.
+        agreement: Of each compared image that has an object on either side: the evidence, the mean IoU over the objects of
+            both sides, in [0, 1], and the image id.
     """
 
     comparisons: list[Comparison] = field(default_factory=list)
-    agreement: list[tuple[float, str]] = field(default_factory=list)
+    agreement: list[tuple[str, float, str]] = field(default_factory=list)
 
     def of(self, evidence: str, when: str) -> Comparison | None:
         """Return one comparison, or None."""
@@ -98,7 +102,7 @@ def measure_quality(
                 before.append((truth, attention_labels(store, image_id, first)))
             value = agreement(*now[-1])
             if value is not None:
-                quality.agreement.append((value, image_id))
+                quality.agreement.append((evidence, value, image_id))
             done += 1
             on_progress(done, total)
         for when, pairs in (("first", before), ("now", now)):
@@ -142,7 +146,7 @@ def _only(instances: Instances, classes: Container[str]) -> Instances:
 
 
 def _compared(evidence: str, when: str, pairs: Sequence[Pair], available: int) -> Comparison:
-    return Comparison(evidence, when, len(pairs), available, label_quality(pairs), reliability(pairs, bins=10))
+    return Comparison(evidence, when, len(pairs), available, label_quality(pairs), reliability(pairs, bins=SCORE_BINS))
 
 
 def _sample(ids: list[str]) -> list[str]:

@@ -26,17 +26,16 @@ from diffugen.report_blocks import (
 from diffugen.report_charts import Bars, bar_chart
 from diffugen.report_facts import FIRST_STAGES, STAGES, RunFacts
 from diffugen.report_quality import MOST_IMAGES, SAMPLE_SEED
-from diffugen.report_survey import Cover, Survey, attribute_gaps
+from diffugen.report_survey import Cover, Gap, Survey, attribute_gaps
 
 _MOST_VALUES = 24
 _PACKAGES = ("torch", "diffusers", "transformers", "ultralytics", "optuna", "numpy")
 _MEASURES = {
-    "agreed_frac": "images without a disagreement",
-    "seen_frac": "images in which the detector finds every prompted class",
-    "score": "mean score",
-    "found_frac": "images in which attention finds every prompted class",
+    "agreed_frac": "Fewest images without a disagreement",
+    "seen_frac": "The detector finds the prompted classes least often in",
+    "score": "Lowest mean score",
+    "found_frac": "Attention finds the prompted classes least often in",
 }
-_NOTABLE = 0.05
 
 
 def coverage(facts: RunFacts, survey: Survey) -> Section:
@@ -44,18 +43,11 @@ def coverage(facts: RunFacts, survey: Survey) -> Section:
     if not survey.overall.images:
         missing = Missing("No images, so no prompts to cover", facts.command("generate"))
         return Section("coverage", "Coverage of prompts", (missing,))
-    blocks: list[Block] = []
-    gaps = {key: gap for key, gap in attribute_gaps(survey).items() if gap[2] - gap[1] >= _NOTABLE}
-    for key, (label, worst, whole) in gaps.items():
-        wrote = as_rate if key == "score" else as_percent
-        blocks.append(
-            Paragraph((f"Weakest in {_MEASURES[key]}: {label}, {wrote(worst)} against {wrote(whole)} overall.",))
-        )
+    gaps = attribute_gaps(survey)
+    blocks: list[Block] = [Paragraph((_gap(key, gap),)) for key, gap in gaps.items()]
     if not gaps:
         blocks.append(Paragraph(("No attribute value stands out for the worse.",)))
-    blocks.append(_overall(survey.overall))
-    for name, covers in survey.attributes.items():
-        blocks.append(_attribute(name, covers, survey.overall.images))
+    blocks.append(_attributes(survey))
     if not survey.attributes:
         blocks.append(Paragraph(("The prompts of this run have no attributes.",)))
     blocks.append(
@@ -121,26 +113,28 @@ def reproduce(facts: RunFacts) -> Section:
     return Section("reproduce", "Do it again", tuple(blocks))
 
 
-def _overall(cover: Cover) -> Table:
-    return Table("All images", _head("images of"), (_row("the run", cover, cover.images),))
+def _gap(measure: str, gap: Gap) -> str:
+    wrote = as_rate if measure == "score" else as_percent
+    return f"{_MEASURES[measure]}: {gap.name}, {wrote(gap.value)} of {gap.images:,} images against {wrote(gap.whole)} overall."
 
 
-def _attribute(name: str, covers: dict[str, Cover], images: int) -> Table:
-    ordered = sorted(covers.items(), key=lambda pair: -pair[1].images)
-    rows = [_row(value, cover, images) for value, cover in ordered[:_MOST_VALUES]]
-    if len(ordered) > _MOST_VALUES:
-        rest = sum(cover.images for _, cover in ordered[_MOST_VALUES:])
-        rows.append((f"{len(ordered) - _MOST_VALUES} more values", as_count(rest), *[NOTHING] * 4))
-    return Table(name, _head("value"), tuple(rows))
+def _attributes(survey: Survey) -> Table:
+    whole = survey.overall.images
+    rows = [_row("all images", "", survey.overall, whole)]
+    for name, covers in survey.attributes.items():
+        ordered = sorted(covers.items(), key=lambda pair: -pair[1].images)
+        rows += [_row(name, value, cover, whole) for value, cover in ordered[:_MOST_VALUES]]
+        if len(ordered) > _MOST_VALUES:
+            rest = sum(cover.images for _, cover in ordered[_MOST_VALUES:])
+            rows.append((name, f"{len(ordered) - _MOST_VALUES} more values", as_count(rest), *[NOTHING] * 4))
+    head = ("attribute", "value", "images", "attention found", "mean score", "detector found", "no disagreement")
+    return Table("Images by attribute of their prompt", head, tuple(rows))
 
 
-def _head(first: str) -> tuple[str, ...]:
-    return (first, "images", "attention found", "mean score", "detector found", "no disagreement")
-
-
-def _row(name: str, cover: Cover, images: int) -> tuple[Cell, ...]:
+def _row(name: str, value: str, cover: Cover, images: int) -> tuple[Cell, ...]:
     return (
         name,
+        value,
         Bar(as_count(cover.images), cover.images / images),
         _share(as_percent(cover.found_frac), cover.found_frac),
         _share(as_rate(cover.score), cover.score),

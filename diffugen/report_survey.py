@@ -5,8 +5,8 @@ Streams the ledger and keeps one small note an image, so 20,000 images take a fe
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from diffugen.records import Disagreement, ImageRecord
@@ -15,6 +15,15 @@ from diffugen.store import RunStore
 
 QUEUE_LENGTH = 10
 """Disagreements of the queue that a report lists."""
+
+FEWEST = 20
+"""Attribute values of fewer images are not judged."""
+
+NOTABLE = 0.05
+"""Smaller gaps between an attribute value and the whole run are not spoken of."""
+
+MEASURES = {"agreed_frac": "relabelled", "seen_frac": "relabelled", "score": "scored", "found_frac": "labelled"}
+"""Measures of `Cover`, and which count each is a mean over."""
 
 
 @dataclass(slots=True)
@@ -95,6 +104,16 @@ class Cover:
     def agreed_frac(self) -> float | None:
         """Share of relabelled images without a disagreement."""
         return 1 - self.contested / self.relabelled if self.relabelled else None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """An attribute value whose images fare worse: its name, their number, their measure, and that of the whole run."""
+
+    name: str
+    images: int
+    value: float
+    whole: float
 
 
 @dataclass
@@ -195,27 +214,30 @@ def _cover(record: ImageRecord, survey: Survey) -> None:
         survey.attributes.setdefault(name, {}).setdefault(value, Cover()).add(prompted, note)
 
 
-def attribute_gaps(survey: Survey, least_images: int = 20) -> Mapping[str, tuple[str, float, float]]:
+def attribute_gaps(survey: Survey) -> dict[str, Gap]:
     """Return, for each measure of `Cover`, the attribute value that falls farthest below the whole run.
 
-    Args:
-        survey: Of the run.
-        least_images: Values of fewer images are not looked at.
+    Shares must fall two standard errors below, so that small groups do not stand out by chance, and all measures by
+    `NOTABLE`.
 
     Returns:
-        From ``agreed_frac``, ``seen_frac``, ``score`` and ``found_frac``, where known, to ``attribute: value``, its measure,
-        and the measure over all images.
+        From those of ``agreed_frac``, ``seen_frac``, ``score`` and ``found_frac`` that have such a value, to it.
     """
     gaps = {}
-    for measure in ("agreed_frac", "seen_frac", "score", "found_frac"):
+    for measure, counted in MEASURES.items():
         whole = getattr(survey.overall, measure)
-        values = [
-            (getattr(cover, measure), f"{name}: {value}")
+        found = [
+            Gap(f"{name} {value}", getattr(cover, counted), getattr(cover, measure), whole)
             for name, covers in survey.attributes.items()
             for value, cover in covers.items()
-            if cover.images >= least_images and getattr(cover, measure) is not None
+            if getattr(cover, measure) is not None
         ]
-        if whole is not None and values:
-            worst, label = min(values)
-            gaps[measure] = (label, worst, whole)
+        notable = [gap for gap in found if _stands_out(gap, is_share=measure != "score")]
+        if notable:
+            gaps[measure] = min(notable, key=lambda gap: (gap.value, gap.name))
     return gaps
+
+
+def _stands_out(gap: Gap, is_share: bool) -> bool:
+    spread = math.sqrt(gap.whole * (1 - gap.whole) / gap.images) if is_share else 0.0
+    return gap.images >= FEWEST and gap.whole - gap.value >= max(NOTABLE, 2 * spread)

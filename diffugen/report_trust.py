@@ -9,6 +9,7 @@ from diffugen.records import KINDS, SOURCES, VERDICTS, Disagreement
 from diffugen.report_blocks import (
     Block,
     Cell,
+    Chart,
     Code,
     Missing,
     Paragraph,
@@ -101,13 +102,13 @@ def _quality_blocks(quality: Quality) -> list[Block]:
                 as_count(each.labels), as_rate(each.pixel_iou), as_rate(each.label_iou), as_rate(each.object_iou),
             ))  # fmt: skip
     head = (
-        "compared with", "attention labels", "images", "class", "objects", "labels", "pixel IoU", "IoU a label",
-        "IoU an object",
+        "compared with", "attention labels", "images", "class", "objects", "labels", "pixel IoU", "IoU per label",
+        "IoU per object",
     )  # fmt: skip
     blocks: list[Block] = [Paragraph((_quality_sentence(quality),))]
     blocks.append(Table("Attention labels against the evidence", head, tuple(rows)))
     said = [
-        "IoU a label: mean over the attention labels, made-up ones counting 0. IoU an object: mean over the objects of the "
+        "IoU per label: mean over the attention labels, made-up ones counting 0. IoU per object: mean over the objects of the "
         "evidence, missed ones counting 0. Pixel IoU: all of a class's pixels together."
     ]
     sampled = [one for one in quality.comparisons if one.images < one.available]
@@ -145,67 +146,74 @@ def _quality_sentence(quality: Quality) -> str:
 
 
 def _reliability_blocks(quality: Quality) -> list[Block]:
-    blocks: list[Block] = []
-    for evidence in _EVIDENCE:
-        pairs = [(when, quality.of(evidence, when)) for when in _WHEN]
-        known = [(when, one) for when, one in pairs if one is not None and one.reliability.count]
-        if known:
-            blocks += _reliability_of(evidence, known)
-    return blocks
+    scored = [one for one in quality.comparisons if one.reliability.count]
+    if not scored:
+        return []
+    charts = [
+        _reliability_chart(evidence, [one for one in scored if one.evidence == evidence])
+        for evidence in dict.fromkeys(one.evidence for one in scored)
+    ]
+    names = [(_EVIDENCE[one.evidence], _WHEN[one.when]) for one in scored]
+    summed = tuple(
+        (
+            *name,
+            as_count(one.reliability.count),
+            as_rate(one.reliability.spearman),
+            as_rate(one.reliability.calibration_error),
+        )
+        for name, one in zip(names, scored, strict=True)
+    )
+    curve = tuple(
+        (
+            *name,
+            f"{each.low:.2f} to {each.high:.2f}",
+            as_count(each.count),
+            as_rate(each.mean_score),
+            as_rate(each.mean_iou),
+        )
+        for name, one in zip(names, scored, strict=True)
+        for each in one.reliability.bins
+        if each.count
+    )
+    # Model labels are many, and not chosen for disagreement; the newest labels are the ones in use.
+    judged = scored[-1]
+    who = ("compared with", "attention labels", "labels")
+    return [
+        *charts,
+        Paragraph((f"Against {_EVIDENCE[judged.evidence]}: {_worth(judged.reliability.spearman)}",)),
+        Table("Score against the evidence", (*who, "rank correlation of score and IoU", "calibration error"), summed),
+        Table("Numbers of the curves", (*who[:2], "score", "labels", "mean score", "mean IoU"), curve, folded=True),
+    ]
 
 
-def _reliability_of(evidence: str, known: Sequence[tuple[str, Comparison]]) -> list[Block]:
-    with_what = _EVIDENCE[evidence]
-    lines = [Line("score = IoU", ((0.0, 0.0), (1.0, 1.0)), plain=True)]
-    rows: list[tuple[Cell, ...]] = []
-    summed = []
-    curves = []
-    for when, one in known:
-        bins = [each for each in one.reliability.bins if each.count]
-        points = tuple((each.mean_score or 0.0, each.mean_iou or 0.0) for each in bins if each.count >= _FEW)
-        curves.append(Line(_WHEN[when], points))
-        rows += [
-            (_WHEN[when], f"{each.low:.1f} to {each.high:.1f}", as_count(each.count), as_rate(each.mean_score),
-             as_rate(each.mean_iou))
-            for each in bins
-        ]  # fmt: skip
-        summed.append(
-            (_WHEN[when], as_count(one.reliability.count), as_rate(one.reliability.spearman),
-             as_rate(one.reliability.calibration_error))
-        )  # fmt: skip
-    chart = line_chart(
-        f"What a score is worth, against {with_what}",
+def _reliability_chart(evidence: str, known: Sequence[Comparison]) -> Chart:
+    curves = [
+        Line(
+            _WHEN[one.when],
+            tuple(
+                (each.mean_score or 0.0, each.mean_iou or 0.0) for each in one.reliability.bins if each.count >= _FEW
+            ),
+        )
+        for one in known
+    ]
+    return line_chart(
+        f"What a score is worth, against {_EVIDENCE[evidence]} (bins of at least {_FEW} labels)",
         x_label="score of the label",
-        y_label=f"IoU with {with_what}",
+        y_label=f"IoU with {_EVIDENCE[evidence]}",
         x_ticks=[(value / 4, f"{value / 4:.2g}") for value in range(5)],
-        lines=[*curves, *lines],
+        lines=[*curves, Line("score = IoU", ((0.0, 0.0), (1.0, 1.0)), plain=True)],
         y_top=1.0,
     )
-    correlation = known[-1][1].reliability.spearman
-    return [
-        chart,
-        Table(
-            f"Score against {with_what}",
-            ("attention labels", "labels", "rank correlation of score and IoU", "calibration error"),
-            tuple(summed),
-        ),
-        Paragraph((f"{_worth(correlation)} Points are bins of ten with at least {_FEW} labels.",), tone="note"),
-        Table(
-            f"Reliability curve against {with_what}",
-            ("attention labels", "score", "labels", "mean score", "mean IoU"),
-            tuple(rows),
-        ),
-    ]
 
 
 def _worth(correlation: float | None) -> str:
     if correlation is None:
-        return "Too few different scores to say whether the score orders the labels."
+        return "too few different scores to say whether the score orders the labels."
     if correlation >= 0.5:
-        return "The score orders the labels well: higher scores are better labels."
+        return "the score orders the labels well, higher scores are better labels."
     if correlation >= 0.2:
-        return "The score orders the labels weakly: trust it for the worst and the best, not in between."
-    return "The score says little about how good a label is: do not filter by it before it is tuned."
+        return "the score orders the labels weakly; trust it for the worst and the best, not in between."
+    return "the score says little about how good a label is; do not rely on it to filter labels."
 
 
 def _tuning_blocks(facts: RunFacts) -> list[Block]:
@@ -248,8 +256,8 @@ def _weight_blocks(facts: RunFacts, round: int, word: str) -> list[Block]:
         return []
     values = [[number(side.get(term)) for term in terms] for side in sides]
     sums = [sum(value or 0.0 for value in side) for side in values]
-    shares = [
-        [None if value is None or not total else value / total for value in side]
+    percents = [
+        [None if value is None or not total else 100 * value / total for value in side]
         for side, total in zip(values, sums, strict=True)
     ]
     rows = tuple(
@@ -257,18 +265,22 @@ def _weight_blocks(facts: RunFacts, round: int, word: str) -> list[Block]:
             term,
             as_rate(values[0][index]),
             as_rate(values[1][index]),
-            as_percent(shares[0][index]),
-            as_percent(shares[1][index]),
+            _percent(percents[0][index]),
+            _percent(percents[1][index]),
         )
         for index, term in enumerate(terms)
     )
     title = f"Score weights before and after round {round}'s tuning ({word})"
-    bars = [Bars(name, tuple(side)) for name, side in zip(("before", "after"), shares, strict=True)]
+    bars = [Bars(name, tuple(side)) for name, side in zip(("before", "after"), percents, strict=True)]
     named = [term.replace("_", " ") for term in terms]
     return [
-        bar_chart(title, x_label="share of all weights", groups=named, bars=bars, written=as_percent),
-        Table(title, ("term", "weight before", "weight after", "share before", "share after"), rows),
+        bar_chart(title, x_label="share of all weights, percent", groups=named, bars=bars, written=_percent),
+        Table(title, ("term", "weight before", "weight after", "share before", "share after"), rows, folded=True),
     ]
+
+
+def _percent(value: float | None) -> str:
+    return as_percent(value, 100.0)
 
 
 def _changed_settings(facts: RunFacts, round: int) -> tuple[tuple[Cell, ...], ...]:

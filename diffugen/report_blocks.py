@@ -6,12 +6,15 @@ Knows no run and no HTML: `report_html` and `report_markdown` write the same blo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 NOTHING = "-"
 """Stands for what was not or cannot be measured."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,11 @@ class Page:
     title: str
     subtitle: tuple[Inline, ...]
     sections: tuple[Section, ...]
+
+
+def printable(text: str) -> str:
+    """Replace what no page can hold: control characters, and halves of characters that JSON lets through."""
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def number(value: Any) -> float | None:

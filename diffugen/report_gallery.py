@@ -165,8 +165,8 @@ def _show(store: RunStore, facts: RunFacts, survey: Survey, choice: Choice) -> S
     note = survey.notes[choice.image_id]
     method = facts.value(record.round, "label", "method") if choice.flagged is not None else note.method
     attention = attention_labels(store, record.id, method)
-    model = evidence_labels(store, "model", record.id) if note.model is not None else None
-    human = evidence_labels(store, "human", record.id) if record.id in survey.human else None
+    model = evidence_labels(store, survey, "model", record.id) if note.model is not None else None
+    human = evidence_labels(store, survey, "human", record.id) if record.id in survey.human else None
     other = ("human label", human) if human is not None else ("model label", model)
     text = record.prompt.text
     drawn = [

@@ -29,12 +29,12 @@ from diffugen.report_blocks import (
     Shown,
     Table,
     Tiles,
+    printable,
 )
 
 _NUMBER = re.compile(r"[-+]?[\d.,]+( ?(%|s|ms|min|h)|( / [\d.]+))?|-|[\d.]+ to [\d.]+")
 _LONG = 24
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 def to_html(page: Page) -> str:
@@ -175,4 +175,4 @@ def _inline(parts: Sequence[Inline]) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(_UNPRINTABLE.sub("\ufffd", text))
+    return escape(printable(text))

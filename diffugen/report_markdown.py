@@ -20,12 +20,12 @@ from diffugen.report_blocks import (
     Shown,
     Table,
     Tiles,
+    printable,
 )
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
-_AT_START = re.compile(r"^(\s*)([-=>]|\d+[.)])")
+_SPECIAL = re.compile(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))")
+_AT_START = re.compile(r"^(\s*)(?:([-+=#>])|(\d+)([.)](?=\s|$)))")
 _BLANK = re.compile(r"\s+")
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 def to_markdown(page: Page) -> tuple[str, dict[str, bytes]]:
@@ -41,7 +41,7 @@ def to_markdown(page: Page) -> tuple[str, dict[str, bytes]]:
 def _block(block: Block, pictures: dict[str, bytes]) -> str:
     match block:
         case Paragraph(parts, tone):
-            return f"**{_inline(parts)}**" if tone == "lead" else _inline(parts)
+            return f"**{_inline(parts)}**" if tone == "lead" else _line(_inline(parts))
         case Missing(what, command):
             return f"> {_text(what)}. Make it: {_code(command)}"
         case Tiles():
@@ -58,9 +58,9 @@ def _block(block: Block, pictures: dict[str, bytes]) -> str:
 
 
 def _table(table: Table) -> str:
-    rows = [table.head, ["---"] * len(table.head), *([_cell(cell) for cell in row] for row in table.rows)]
     head = [_text(name) for name in table.head]
-    lines = ["| " + " | ".join(cells) + " |" for cells in [head, *rows[1:]]]
+    rows = [head, ["---"] * len(head), *([_cell(cell) for cell in row] for row in table.rows)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
     return f"**{_text(table.title)}**\n\n" + "\n".join(lines)
 
 
@@ -75,7 +75,7 @@ def _shown(shown: Shown, pictures: dict[str, bytes]) -> str:
     pictures[name] = shown.strip_png
     labels = ", ".join(picture.label for picture in shown.pictures)
     lines = "\n".join(f"- {_text(line)}" for line in shown.lines)
-    return f"![{_text(labels)}]({name})\n\n{_text(shown.title)}\n\n{lines}"
+    return f"![{_text(labels)}]({name})\n\n{_line(_text(shown.title))}\n\n{lines}"
 
 
 def _inline(parts: Sequence[Inline]) -> str:
@@ -83,7 +83,7 @@ def _inline(parts: Sequence[Inline]) -> str:
 
 
 def _code(text: str) -> str:
-    text = _BLANK.sub(" ", _clean(text))
+    text = _BLANK.sub(" ", printable(text))
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     gap = " " if len(fence) > 1 else ""
     return f"{fence}{gap}{text}{gap}{fence}"
@@ -91,10 +91,10 @@ def _code(text: str) -> str:
 
 def _text(text: str) -> str:
     """Escape what Markdown or HTML would take for markup; keep spaces at the ends, which join inline parts."""
-    escaped = _SPECIAL.sub(r"\\\1", _BLANK.sub(" ", _clean(text)))
-    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return escaped if escaped == "-" else _AT_START.sub(r"\1\\\2", escaped)
+    escaped = _SPECIAL.sub(r"\\\1", _BLANK.sub(" ", printable(text)))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _clean(text: str) -> str:
-    return _UNPRINTABLE.sub("\ufffd", text)
+def _line(text: str) -> str:
+    """Keep a line from being taken for a heading, a list or a rule."""
+    return _AT_START.sub(lambda found: f"{found[1]}{found[3] or ''}\\{found[2] or found[4]}", text)

@@ -96,7 +96,7 @@ def measure_quality(
         now: list[Pair] = []
         before: list[Pair] = []
         for image_id in sample:
-            truth = _only(evidence_labels(store, evidence, image_id), survey.classes)
+            truth = _only(evidence_labels(store, survey, evidence, image_id), survey.classes)
             now.append((truth, attention_labels(store, image_id, notes[image_id].method)))
             if both:
                 before.append((truth, attention_labels(store, image_id, first)))
@@ -127,11 +127,11 @@ def attention_labels(store: RunStore, image_id: str, method: str | None) -> Inst
     return found[-1].instances if found else Instances(size_wh, (), (), np.zeros(0))
 
 
-def evidence_labels(store: RunStore, evidence: str, image_id: str) -> Instances:
+def evidence_labels(store: RunStore, survey: Survey, evidence: str, image_id: str) -> Instances:
     """Return what attention labels are compared with: human labels, or the model labels of the image's own round."""
-    record = store.record(image_id)
-    found = list(store.labels(evidence, round=record.round if evidence == "model" else None, image_id=image_id))
-    return found[-1].instances if found else Instances(record.size_wh, (), (), np.zeros(0))
+    method = survey.notes[image_id].model_method if evidence == "model" else None
+    found = list(store.labels(evidence, method, image_id=image_id))
+    return found[-1].instances if found else Instances(store.record(image_id).size_wh, (), (), np.zeros(0))
 
 
 def _only(instances: Instances, classes: Container[str]) -> Instances:

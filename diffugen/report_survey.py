@@ -36,6 +36,7 @@ class Note:
         score: Mean score of those; None without objects.
         first: Whether it has labels by the run's first label settings.
         model: Classes of its out-of-sample model labels; None where it has none.
+        model_method: Provenance of those.
         contested: Whether it has a disagreement.
     """
 
@@ -44,6 +45,7 @@ class Note:
     score: float | None = None
     first: bool = False
     model: frozenset[str] | None = None
+    model_method: str = ""
     contested: bool = False
 
 
@@ -185,7 +187,8 @@ def _note_labels(store: RunStore, facts: RunFacts, survey: Survey) -> None:
         for labels in store.labels("model", round=round):
             if labels.image_id in own:
                 found = frozenset(labels.instances.class_names)
-                survey.note(labels.image_id).model = kinds.setdefault(found, found)
+                note = survey.note(labels.image_id)
+                note.model, note.model_method = kinds.setdefault(found, found), labels.method
 
 
 def _note_disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> None:

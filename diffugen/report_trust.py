@@ -366,7 +366,7 @@ def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey) -> list[Bloc
     rows = tuple(
         (
             str(place), Code(one.image_id), one.kind.replace("_", " "), as_rate(one.severity),
-            _what(store, facts, survey.queue_round, one), as_rate(one.iou), store.record(one.image_id).prompt.text,
+            _what(store, facts, survey, one), as_rate(one.iou), store.record(one.image_id).prompt.text,
         )
         for place, one in enumerate(survey.queue, start=1)
     )  # fmt: skip
@@ -377,13 +377,13 @@ def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey) -> list[Bloc
     ]
 
 
-def _what(store: RunStore, facts: RunFacts, round: int, one: Disagreement) -> str:
+def _what(store: RunStore, facts: RunFacts, survey: Survey, one: Disagreement) -> str:
     """Class and score on either side, from the labels that were compared."""
     said = []
-    method = facts.value(round, "label", "method")
+    method = facts.value(survey.queue_round, "label", "method")
     sides = (
         ("attention", one.attention, lambda: attention_labels(store, one.image_id, method)),
-        ("model", one.model, lambda: evidence_labels(store, "model", one.image_id)),
+        ("model", one.model, lambda: evidence_labels(store, survey, "model", one.image_id)),
     )
     for source, index, read in sides:
         found = read() if index is not None else None

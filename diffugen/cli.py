@@ -6,23 +6,25 @@ Knows no method: every command body calls a stage, a loop or a module and shows 
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from diffugen import __version__
+from diffugen import __version__, cli_loop, cli_stages
+from diffugen.cli_base import (
+    ConfigArgument,
+    RunOption,
+    SetOption,
+    again,
+    console,
+    new_or_old_run,
+    progress,
+    prompts_of,
+    settle,
+    table,
+)
 from diffugen.errors import DiffugenError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from rich.console import Console
-
-    from diffugen.config import Config
-    from diffugen.records import Prompt
-    from diffugen.store import RunStore
 
 app = typer.Typer(
     help="Labelled images of rare classes from text-to-image models: generate, label by attention, look, repeat.",
@@ -39,25 +41,10 @@ miniature_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+cli_loop.register(app)
+cli_stages.register(app)
 app.add_typer(configs_app, name="configs")
 app.add_typer(miniature_app, name="miniature")
-
-ConfigArgument = Annotated[
-    str | None,
-    typer.Argument(
-        help="A configuration's name (diffugen configs list) or a YAML, JSON or TOML file. None: the miniature."
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. --set prompts.count=8. May be repeated."),
-]
-RunOption = Annotated[
-    Path | None, typer.Option("--run", help="The run's folder; runs/<name of the configuration> if not given.")
-]
-
-HARMLESS_KEYS = ("diffusion.batch_size", "diffusion.device", "diffusion.offload", "labels", "score")
-"""Keys that may change between two calls on the same run: they alter no image."""
 
 
 def _version(wanted: bool) -> None:
@@ -80,16 +67,17 @@ def prompts(config: ConfigArgument = None, set_: SetOption = None) -> None:
     """Show a configuration's prompts. Names the words that are traced, and how evenly the attributes are covered."""
     from diffugen.prompts import coverage
 
-    made = _make_prompts(_load(config, set_))
-    console = _console()
+    settings, _ = settle(config, set_, None)
+    made = prompts_of(settings, settings.seed)
+    out = console()
     for prompt in made:
         traced = ", ".join(f"{phrase.text} -> {phrase.class_name or 'background'}" for phrase in prompt.phrases)
-        console.print(f"{prompt.text}  [dim]\\[{traced}][/dim]", highlight=False)
-    table = _table("attribute", "values and how often")
+        out.print(f"{prompt.text}  [dim]\\[{traced}][/dim]", highlight=False)
+    shown = table("attribute", "values and how often")
     for name, counts in coverage(made).items():
-        table.add_row(name, ", ".join(f"{value} {count}" for value, count in counts.items()))
-    console.print(table)
-    console.print(f"{len(made)} prompts")
+        shown.add_row(name, ", ".join(f"{value} {count}" for value, count in counts.items()))
+    out.print(shown)
+    out.print(f"{len(made)} prompts")
 
 
 @app.command(
@@ -100,29 +88,20 @@ def generate(
     config: ConfigArgument = None,
     set_: SetOption = None,
     run: RunOption = None,
-    images: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 1,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Images of each prompt; loop.images_per_prompt if not given.")
+    ] = None,
 ) -> None:
     """Generate images and heat maps into a run. What is there already is kept."""
     from diffugen.stages import generate_stage
 
-    settings = _load(config, set_)
-    made = _make_prompts(settings)
-    diffusion = settings.diffusion
-    with _open_run(run, settings) as store, _progress("generating", "image") as on_progress:
-        jobs = generate_stage(
-            store, made, model=diffusion.model, device=diffusion.device, dtype=diffusion.dtype, size_wh=diffusion.size_wh,
-            settings={
-                "num_inference_steps": diffusion.num_inference_steps,
-                "guidance_scale": diffusion.guidance_scale,
-                **({} if diffusion.scheduler is None else {"scheduler": diffusion.scheduler}),
-                **({} if diffusion.dtype == "auto" else {"dtype": diffusion.dtype}),
-            },
-            batch_size=diffusion.batch_size, attention_backend=diffusion.attention_backend, offload=diffusion.offload,
-            trust_remote_pickle=diffusion.trust_remote_pickle, images_per_prompt=images, seed=settings.seed,
-            on_progress=on_progress,
+    settings, folder = settle(config, set_, run)
+    with new_or_old_run(folder, settings) as store, progress("generating", "image") as on_progress:
+        made = generate_stage(
+            store, prompts_of(settings, settings.seed), on_progress, **dict(settings.diffusion), seed=settings.seed,
+            images_per_prompt=images or settings.loop.images_per_prompt,
         )  # fmt: skip
-        folder = store.folder
-    _console().print(f"{len(jobs)} images in {folder}. Next: diffugen label {_again(config, run)}".rstrip())
+    console().print(f"{made['images']} images in {folder}. Next: diffugen label {again(config, run)}".rstrip())
 
 
 @app.command(
@@ -135,42 +114,15 @@ def label(config: ConfigArgument = None, set_: SetOption = None, run: RunOption 
     from diffugen.labels.score import ScoreWeights
     from diffugen.sheets import attention_sheet
     from diffugen.stages import label_stage
-
-    settings = _load(config, set_)
-    label_settings = LabelSettings(**settings.labels.model_dump())
-    weights = ScoreWeights(**settings.score.model_dump())
-    with _open_run(run, settings, must_exist=True) as store:
-        with _progress("labelling", "image") as on_progress:
-            method = label_stage(store, label_settings, weights, on_progress=on_progress)
-        sheet = attention_sheet(store, method, label_settings, store.folder / "contact-sheet.png")
-        objects = [len(found.instances) for found in store.labels("attention", method)]
-    empty = sum(count == 0 for count in objects)
-    _console().print(
-        f"{sum(objects)} labels on {len(objects)} images ({empty} images without any)\ncontact sheet: {sheet}",
-        soft_wrap=True,
-    )
-
-
-@app.command(epilog="Examples:  diffugen status   |   diffugen status runs/pianos")
-def status(run: Annotated[Path, typer.Argument(help="The run's folder.")] = Path("runs/miniature")) -> None:
-    """Show what a run holds. Works also while another process writes it."""
     from diffugen.store import RunStore
 
-    with RunStore.open(run, readonly=True) as store:
-        summary = store.summary()
-    console = _console()
-    console.print(
-        f"run {summary['folder']}: {summary['images']} images, {summary['bytes'] / 1e6:.1f} MB, "
-        f"made by diffugen {summary['diffugen_version']}, last activity {summary['last_activity'] or 'never'}",
-        soft_wrap=True,
-    )
-    table = _table("round", "images", "seconds an image", "label sets", "objects", "stages done")
-    for number, one in summary["rounds"].items():
-        per_image = one["seconds"] / one["images"] if one["images"] else 0.0
-        sources = ", ".join(f"{source} {count}" for source, count in one["label_sets"].items())
-        objects = ", ".join(f"{source} {count}" for source, count in one["objects"].items())
-        table.add_row(str(number), str(one["images"]), f"{per_image:.2f}", sources, objects, ", ".join(one["stages"]))
-    console.print(table)
+    settings, folder = settle(config, set_, run)
+    labels = LabelSettings(**settings.labels.model_dump())
+    with RunStore.open(folder) as store:
+        with progress("labelling", "image") as on_progress:
+            made = label_stage(store, labels, ScoreWeights(**settings.score.model_dump()), on_progress)
+        sheet = attention_sheet(store, made["method"], labels, store.folder / "contact-sheet.png")
+    console().print(f"{made['objects']} labels on {made['images']} images\ncontact sheet: {sheet}", soft_wrap=True)
 
 
 @configs_app.command("list")
@@ -178,11 +130,11 @@ def configs_list() -> None:
     """List the configurations that come with DiffuGen."""
     from diffugen.config import config_path, list_configs
 
-    table = _table("name", "what for")
+    shown = table("name", "what for")
     for name in list_configs():
         first_line = config_path(name).read_text(encoding="utf-8").split("\n", 1)[0]
-        table.add_row(name, first_line.lstrip("# "))
-    _console().print(table)
+        shown.add_row(name, first_line.lstrip("# "))
+    console().print(shown)
 
 
 @configs_app.command("show", epilog="Example:  diffugen configs show miniature")
@@ -212,7 +164,7 @@ def configs_copy(
         ) from None
     except OSError as error:
         raise DiffugenError(f"cannot write {target}: {error.strerror}; name a file in a folder that exists") from error
-    _console().print(f"copied to {target}. Use it: diffugen generate {target}")
+    console().print(f"copied to {target}. Use it: diffugen generate {target}")
 
 
 @miniature_app.command(
@@ -230,7 +182,7 @@ def miniature_render(
     from diffugen.miniature.sheet import scene_sheet
 
     path = scene_sheet(scene_set(scenes, count, (width or size, size)), out)
-    _console().print(f"{count} scenes of {scenes}: {path}")
+    console().print(f"{count} scenes of {scenes}: {path}")
 
 
 @miniature_app.command("train", epilog="Example:  diffugen miniature train --out runs/weights --recipe cpu")
@@ -245,7 +197,7 @@ def miniature_train(
     """Recreate every weight of the miniature from nothing."""
     from diffugen.miniature.train import STAGES, train
 
-    train(out, recipe=recipe, stages=stage or STAGES, device=device, tell=_console().print)
+    train(out, recipe=recipe, stages=stage or STAGES, device=device, tell=console().print)
 
 
 @miniature_app.command("measure", epilog="Example:  diffugen miniature measure --out reports/miniature")
@@ -257,9 +209,9 @@ def miniature_measure(
     """Measure the miniature: what it draws, how well its attention points, how fast it is."""
     from diffugen.miniature.measure import measure
 
-    with _progress("measuring", "step") as on_progress:
+    with progress("measuring", "step") as on_progress:
         report = measure(weights, out, images=images, on_progress=on_progress)
-    _console().print(f"report: {report}")
+    console().print(f"report: {report}")
 
 
 @app.command()
@@ -267,10 +219,10 @@ def doctor() -> None:
     """Show what is installed and what is missing. Names the device that will be used, and what each missing piece costs."""
     from diffugen.doctor import examine
 
-    table = _table("piece", "state", "what it is for, or how to get it")
+    shown = table("piece", "state", "what it is for, or how to get it")
     for piece in examine():
-        table.add_row(piece.name, piece.state, piece.note)
-    _console().print(table)
+        shown.add_row(piece.name, piece.state, piece.note)
+    console().print(shown)
 
 
 def main() -> None:
@@ -283,77 +235,6 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("stopped; what was done is kept, and the same command goes on from there", err=True)
         sys.exit(130)
-
-
-def _load(config: str | None, overrides: list[str] | None) -> Config:
-    from diffugen.config import load_config
-
-    return load_config(config, overrides or ())
-
-
-def _make_prompts(settings: Config) -> list[Prompt]:
-    from diffugen.prompts import make_prompts
-
-    return make_prompts(**dict(settings.prompts), seed=settings.seed)
-
-
-def _open_run(run: Path | None, settings: Config, must_exist: bool = False) -> RunStore:
-    from diffugen.store import RunStore
-
-    folder = run or Path("runs") / settings.name
-    if must_exist:
-        return RunStore.open(folder)
-    return RunStore.create_or_open(folder, config=settings.dump(), ignore_keys=HARMLESS_KEYS)
-
-
-def _again(config: str | None, run: Path | None) -> str:
-    return " ".join([*([config] if config else []), *(["--run", str(run)] if run else [])])
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _table(*columns: str) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-@contextmanager
-def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with rate and time left; a line at the end where the output is no terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=_console()) as bar:
-        task = bar.add_task(what, total=None, rate="")
-        start: int | None = None
-
-        def on_progress(done: int, total: int) -> None:
-            nonlocal start
-            start = done if start is None else start
-            elapsed = bar.tasks[0].elapsed or 0.0
-            speed = (done - start) / elapsed if elapsed > 0 else 0.0
-            rate = f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}" if speed > 0 else ""
-            bar.update(task, completed=done, total=total, rate=rate)
-
-        yield on_progress
 
 
 if __name__ == "__main__":

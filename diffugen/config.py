@@ -29,7 +29,7 @@ from diffugen.errors import ConfigError
 from diffugen.records import content_id
 from diffugen.sampling import FIELD
 
-__all__ = ["Config", "config_path", "list_configs", "load_config"]
+__all__ = ["Config", "config_path", "kept_config", "list_configs", "load_config"]
 
 
 def _known_fields(template: str, info: ValidationInfo) -> str:
@@ -246,12 +246,14 @@ class DatasetSection(Section):
         trust: Whose labels an image gets on which they disagree; ``none``: it waits for a person.
         min_score: Images with an attention label that scores lower, in [0, 1], are not trained on unless a person says so.
         val_frac: Part of the prompts whose images are held out.
+        known: Labelled images to train on as well (a YOLO-seg folder or COCO file); None for none.
     """
 
     mask: Literal["attention", "model", "union", "intersection"] = "model"
     trust: Literal["none", "attention", "model"] = "none"
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.0
     val_frac: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    known: Text | None = None
 
 
 class TuneSection(Section):
@@ -347,6 +349,24 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
     path = find_config(source)
     mistakes: list[str] = []
     settings = read_settings(path, mistakes)
+    return _checked(settings, str(path), overrides, mistakes)
+
+
+def kept_config(settings: Mapping[str, Any], origin: str, overrides: Sequence[str] = ()) -> Config:
+    """Return a configuration from what a run keeps of it (`Config.dump`).
+
+    Args:
+        settings: The kept values; keys that a later DiffuGen added take their defaults.
+        origin: Where they come from, for the error message.
+        overrides: As in `load_config`.
+
+    Raises:
+        ConfigError: Every mistake.
+    """
+    return _checked(json.loads(json.dumps(settings)), origin, overrides, [])
+
+
+def _checked(settings: dict[str, Any] | None, origin: str, overrides: Sequence[str], mistakes: list[str]) -> Config:
     understood = settings is not None
     settings = settings or {}
     origins = apply_overrides(settings, overrides, mistakes)
@@ -355,7 +375,7 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
             # As JSON, because strict checking takes lists for tuples there, and whole numbers for floats, but no more.
             config = Config.model_validate_json(json.dumps(settings, default=str))
         except ValidationError as error:
-            mistakes += describe(error.errors(include_url=False), Config, settings, str(path), origins)
+            mistakes += describe(error.errors(include_url=False), Config, settings, origin, origins)
     if mistakes:
         raise ConfigError(mistakes)
     return config

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,6 +156,20 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.class_names)
+
+    def take(self, indices: Sequence[int]) -> Instances:
+        """Return the instances of these indices, in their order."""
+        return Instances(
+            self.size_wh,
+            tuple(self.class_names[index] for index in indices),
+            tuple(self.rles[index] for index in indices),
+            self.scores[list(indices)],
+            tuple(self.terms[index] for index in indices),
+        )
+
+    def of_classes(self, class_names: Collection[str]) -> Instances:
+        """Return the instances of these classes."""
+        return self.take([index for index, name in enumerate(self.class_names) if name in class_names])
 
 
 @dataclass(frozen=True)

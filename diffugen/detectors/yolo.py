@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from diffugen.dataset import find_yolo
 from diffugen.detectors import OnEpoch
-from diffugen.detectors.yolo_checkpoint import contained, first_line, import_ultralytics, load_checkpoint
+from diffugen.detectors.yolo_checkpoint import (
+    contained,
+    find_checkpoint,
+    first_line,
+    import_ultralytics,
+    load_checkpoint,
+)
 from diffugen.errors import ConfigError, DiffugenError, ModelError
 from diffugen.labels import shapes
 from diffugen.records import Instances
@@ -52,14 +58,14 @@ class YoloDetector:
         """Load a checkpoint.
 
         Args:
-            checkpoint: One of the three kinds in the module's description.
+            checkpoint: One of the kinds that `diffugen.detectors.yolo_checkpoint` describes.
             device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``.
 
         Raises:
             ModelError: If there is no such checkpoint or device, or it is not a segmentation model's.
         """
         import_ultralytics()
-        self.checkpoint = Path(checkpoint)
+        self.checkpoint = find_checkpoint(checkpoint)
         self._device = _resolve_device(device)
         self._architecture, self._model = load_checkpoint(self.checkpoint)
         names = self._model.names if self._model is not None else {}

@@ -4,6 +4,7 @@ With `diffugen.detectors.yolo` the only home of ultralytics (AGPL-3.0). Knows no
 
 A checkpoint is one of
 - a folder with ``model.safetensors`` and ``model.json``, as `save_safetensors` makes it,
+- ``miniature``: such a folder that comes with DiffuGen, of a detector of cars, trucks, people and traffic cones,
 - an Ultralytics ``.pt`` file, unpickled with Ultralytics' list of allowed classes only,
 - the name of an architecture, such as ``yolov8n-seg.yaml``: no weights; it can be fitted but cannot predict.
 """
@@ -31,6 +32,7 @@ from diffugen.errors import ModelError
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import SegmentationModel
 
+MINIATURE = "miniature"
 _SWITCHES = {
     "YOLO_OFFLINE": "true",
     "YOLO_AUTOINSTALL": "false",
@@ -64,6 +66,11 @@ def save_safetensors(checkpoint: Path | str, folder: Path) -> Path:
     save_file(tensors, folder / "model.safetensors")
     (folder / "model.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
     return folder
+
+
+def find_checkpoint(name: Path | str) -> Path:
+    """Return the file or folder that a checkpoint's name stands for: ``miniature`` is the embedded one."""
+    return Path(__file__).parents[1] / "miniature" / "weights" / "detector" if str(name) == MINIATURE else Path(name)
 
 
 def load_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], SegmentationModel | None]:

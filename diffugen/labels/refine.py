@@ -1,20 +1,25 @@
 """Sharpen masks by the image's own colours: attention says roughly where an object is, its pixels say where it ends.
 
-Knows one heat map and the pixels under it; not classes, instances or scores.
+Knows a heat map or mask and the pixels under it; not classes or scores.
 
 Mean-field inference in a conditional random field, as in Krähenbühl and Koltun (2011), section 2, with two simplifications.
-Each pixel is tied not to all others but to `DISTANCES` x 8 others around it, near ones and far ones (the neighbourhood of
+Each pixel is tied not to all others but to those at `DISTANCES` in 8 directions, near and far (the neighbourhood of
 pixel-adaptive refinement; Ru et al. 2022, section 3.3), so that the cost grows with the number of pixels and not with its
-square. And a tie depends on the colours alone: with a factor for the distance as well, masks were worse. Where an image shows no edges at all, masks shrink to their hottest part.
+square. And a tie depends on the colours alone: with a factor for the distance as well, masks were worse. Where an image shows
+no edges at all, masks shrink to their hottest part.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.labels.heatmaps import value_range
+from diffugen.labels.shapes import decode, encode
+from diffugen.records import Instances
 
 DISTANCES = (1 / 64, 2 / 64, 4 / 64, 7 / 64, 11 / 64, 16 / 64)
 """How far away neighbours lie, relative to the square root of the image's area, in each of 8 directions."""
@@ -59,6 +64,20 @@ def refine(heat: NDArray[np.float32], level: float, rgb: NDArray[np.uint8]) -> N
     small, pixels = (cv2.resize(array, size_wh, interpolation=cv2.INTER_AREA) for array in (evidence, rgb))
     belief = _mean_field(small, cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
     return np.asarray(cv2.resize(belief, (width, height), interpolation=cv2.INTER_LINEAR) > 0)
+
+
+def refined(instances: Instances, rgb: NDArray[np.uint8]) -> Instances:
+    """Return instances whose masks end where the image's colours change; a mask that would vanish stays as it is.
+
+    Args:
+        instances: Objects of the image.
+        rgb: uint8 (H, W, 3), the image.
+    """
+    rles = []
+    for rle in instances.rles:
+        mask = refine(decode(rle).astype(np.float32), 0.5, rgb)
+        rles.append(encode(mask) if mask.any() else rle)
+    return dataclasses.replace(instances, rles=tuple(rles))
 
 
 def _mean_field(evidence: NDArray[np.float32], lab: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,131 @@
+"""What the commands share: options, the run and configuration they mean, tables and progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from diffugen.config import Config
+    from diffugen.records import Prompt
+    from diffugen.store import RunStore
+
+ConfigArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="A configuration's name (diffugen configs list) or a YAML, JSON or TOML file. "
+        "None: the run's own; for a new run, the miniature."
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. --set prompts.count=8. May be repeated."),
+]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", help="The run's folder; runs/<name of the configuration> if not given.")
+]
+
+HARMLESS_KEYS = (
+    "diffusion.batch_size", "diffusion.device", "diffusion.offload", "labels", "score", "detector", "disagreement", "dataset",
+    "tune", "loop",
+)  # fmt: skip
+"""Keys that may change between two calls on the same run: they alter no image."""
+
+
+def settle(config: str | None, overrides: list[str] | None, run: Path | None) -> tuple[Config, Path]:
+    """Return the configuration and the run's folder that a command line means.
+
+    Args:
+        config: Name or file of a configuration; None for the run's own, or the default for a new run.
+        overrides: ``key=value`` texts.
+        run: The run's folder, or None.
+    """
+    from diffugen.config import kept_config, load_config
+    from diffugen.ledger import LEDGER_NAME
+
+    if config is None and run is not None and (run / LEDGER_NAME).is_file():
+        kept = _kept(run)
+        if kept is not None:
+            return kept_config(kept, str(run / LEDGER_NAME), overrides or ()), run
+    settings = load_config(config, overrides or ())
+    return settings, run or Path("runs") / settings.name
+
+
+def _kept(run: Path) -> dict[str, Any] | None:
+    from diffugen.store import RunStore
+
+    with RunStore.open(run, readonly=True) as store:
+        return store.config
+
+
+def prompts_of(settings: Config, seed: int) -> list[Prompt]:
+    """Return the prompts of a configuration."""
+    from diffugen.prompts import make_prompts
+
+    return make_prompts(**dict(settings.prompts), seed=seed)
+
+
+def new_or_old_run(folder: Path, settings: Config) -> RunStore:
+    """Open a run for writing, or begin it."""
+    from diffugen.store import RunStore
+
+    return RunStore.create_or_open(folder, config=settings.dump(), ignore_keys=HARMLESS_KEYS)
+
+
+def again(config: str | None, run: Path | None) -> str:
+    """Return the arguments that name the same configuration and run to the next command."""
+    return " ".join([*([config] if config else []), *(["--run", str(run)] if run else [])])
+
+
+def console() -> Console:
+    """Return where commands print."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def table(*columns: str) -> Any:
+    """Return an empty table."""
+    from rich.table import Table
+
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+@contextmanager
+def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with rate and time left; a line at the end where the output is no terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console()) as bar:
+        task = bar.add_task(what, total=None, rate="")
+        start: int | None = None
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal start
+            start = done if start is None else start
+            elapsed = bar.tasks[0].elapsed or 0.0
+            speed = (done - start) / elapsed if elapsed > 0 else 0.0
+            rate = f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}" if speed > 0 else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield on_progress

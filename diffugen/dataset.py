@@ -136,10 +136,10 @@ def _rows(instances: Instances, numbers: Mapping[str, int]) -> Iterator[str]:
 
 def _exact(rows: Sequence[str], instances: Instances) -> str:
     objects = zip(rows, instances.rles, instances.scores.tolist(), instances.terms, strict=True)
-    lines = [
-        to_json(
-            {"row": row_digest(row), "segmentation": rle, "score": score} | ({"terms": dict(terms)} if terms else {})
-        )
-        for row, rle, score, terms in objects
-    ]
+    lines = []
+    for row, rle, score, terms in objects:
+        kept = {"row": row_digest(row), "segmentation": rle, "score": score}
+        if terms:
+            kept["terms"] = {term: float(value) for term, value in terms.items()}
+        lines.append(to_json(kept))
     return "[\n" + ",\n".join(lines) + "\n]\n"

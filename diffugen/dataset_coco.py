@@ -94,5 +94,5 @@ def _annotations(instances: Instances, image_id: int, numbers: Mapping[str, int]
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "iscrowd": 0,
             "score": float(instances.scores[index]),
-            **({"terms": dict(terms)} if terms else {}),
+            **({"terms": {term: float(value) for term, value in terms.items()}} if terms else {}),
         }

@@ -20,6 +20,7 @@ from diffugen.errors import DiffugenError
 from diffugen.records import RLE, Instances
 
 _LISTS = ("images", "annotations", "categories")
+_PLAIN = (str, int, float)
 
 
 def read_coco(annotations: Path, images: Path | None = None) -> Iterator[Item]:
@@ -72,24 +73,18 @@ class CocoSet:
         """
         annotations = Path(annotations)
         about = _read_json(annotations)
-        entries = [
-            _entry(annotations, "images", number, item, "id", "file_name") for number, item in _of(about, "images")
-        ]
+        entries = _entries(annotations, about, "images", "id", "file_name")
         categories = {
-            item["id"]: str(item["name"])
-            for number, item in _of(about, "categories")
-            if _entry(annotations, "categories", number, item, "id", "name")
+            item["id"]: str(item["name"]) for item in _entries(annotations, about, "categories", "id", "name")
         }
         if not entries or not categories:
-            raise DiffugenError(
-                f"{annotations} has {len(entries)} images and {len(categories)} categories; nothing to read"
-            )
+            counts = f"{len(entries)} images and {len(categories)} categories"
+            raise DiffugenError(f"{annotations} has {counts}; nothing to read")
         objects: dict[Any, list[tuple[int, Mapping[str, Any]]]] = {entry["id"]: [] for entry in entries}
         if len(objects) < len(entries):
             raise DiffugenError(f"{annotations}: {len(entries)} images share {len(objects)} ids; give each its own")
         crowds = 0
-        for number, item in _of(about, "annotations"):
-            _entry(annotations, "annotations", number, item, "image_id", "category_id")
+        for number, item in enumerate(_entries(annotations, about, "annotations", "image_id", "category_id"), 1):
             _check_known(_where(annotations, number, item), item, objects, categories)
             if item.get("iscrowd"):
                 crowds += 1
@@ -121,7 +116,9 @@ class CocoSet:
                     f"{path} is {size_wh[0]} x {size_wh[1]} px, but {self.file} says {said[0]} x {said[1]}; "
                     "use the images that were annotated"
                 )
-            name = "-".join(part for part in Path(entry["file_name"]).with_suffix("").parts if part not in ("/", ".."))
+            name = "-".join(
+                part for part in Path(str(entry["file_name"])).with_suffix("").parts if part not in ("/", "..")
+            )
             yield name, rgb, self._instances(entry["id"], size_wh)
 
     def _instances(self, image_id: Any, size_wh: tuple[int, int]) -> Instances:
@@ -131,7 +128,7 @@ class CocoSet:
             tuple(self.categories[item["category_id"]] for _, item in items),
             tuple(self._mask(number, item, size_wh) for number, item in items),
             np.array([self._score(number, item) for number, item in items]),
-            tuple(dict(item.get("terms", {})) for _, item in items),
+            tuple(_terms(item) for _, item in items),
         )
 
     def _mask(self, number: int, item: Mapping[str, Any], size_wh: tuple[int, int]) -> RLE:
@@ -141,10 +138,10 @@ class CocoSet:
                 return rle_from_coco(outline, size_wh)
             if outline:
                 return rle_from_rings(rings_from_lists(outline), size_wh)
+            if not item.get("bbox"):
+                raise ValueError("neither 'segmentation' nor 'bbox'")
             x, y, width, height = map(float, item["bbox"])
             return rle_from_box([x, y, x + width, y + height], size_wh)
-        except KeyError:
-            raise DiffugenError(f"{_where(self.file, number, item)} has neither 'segmentation' nor 'bbox'") from None
         except (TypeError, ValueError) as error:
             raise DiffugenError(f"{_where(self.file, number, item)} is no mask: {error}") from error
 
@@ -155,6 +152,12 @@ class CocoSet:
                 f"{_where(self.file, number, item)} has the score {score!r}; expected a number in [0, 1]"
             )
         return float(score)
+
+
+def _terms(item: Mapping[str, Any]) -> Mapping[str, float]:
+    """Our score terms; a key of this name in the file of others means something else."""
+    terms = item.get("terms")
+    return terms if isinstance(terms, dict) and all(isinstance(value, float) for value in terms.values()) else {}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -168,15 +171,13 @@ def _read_json(file: Path) -> dict[str, Any]:
     return about
 
 
-def _of(about: Mapping[str, Any], key: str) -> Iterator[tuple[int, Any]]:
-    return enumerate(about[key], 1)
-
-
-def _entry(file: Path, key: str, number: int, item: Any, *needed: str) -> Mapping[str, Any]:
-    missing = [name for name in needed if not isinstance(item, dict) or item.get(name) is None]
-    if missing:
-        raise DiffugenError(f"{file}: number {number} of {key!r} lacks {', '.join(map(repr, missing))}")
-    return item
+def _entries(file: Path, about: Mapping[str, Any], key: str, *needed: str) -> list[Mapping[str, Any]]:
+    """The entries of one of the file's lists, each of which has a number or a text under the keys that are needed."""
+    for number, item in enumerate(about[key], 1):
+        missing = [name for name in needed if not isinstance(item, dict) or not isinstance(item.get(name), _PLAIN)]
+        if missing:
+            raise DiffugenError(f"{file}: number {number} of {key!r} lacks {', '.join(map(repr, missing))}")
+    return about[key]
 
 
 def _check_known(

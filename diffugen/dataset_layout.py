@@ -113,13 +113,13 @@ def candidates(root: Path, part: str) -> Iterator[Path]:
 
 
 def list_images(entry: Path) -> list[Path]:
-    """Return the image files below a folder, or those that a list file names, sorted.
+    """Return the image files below a folder, hidden ones apart, or those that a list file names, sorted.
 
     Raises:
         DiffugenError: If ``entry`` is a file that cannot be read as a list, or the list names a missing file.
     """
     if entry.is_dir():
-        return sorted(path for path in entry.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        return sorted(path for path in entry.rglob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES)
     try:
         lines = entry.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -173,7 +173,7 @@ def _check_labels(folder: Path, images: Sequence[Path]) -> None:
     if labels == folder or not labels.is_dir():
         return
     known = {label_of(image) for image in images}
-    for label in sorted(labels.rglob("*.txt")):
+    for label in sorted(labels.rglob("[!.]*.txt")):
         if label not in known and label.name not in _NO_LABELS:
             raise DiffugenError(f"{label} has no image in {folder}; remove it or put its image there")
 

@@ -204,6 +204,12 @@ def test_images_can_be_named(tmp_path: Path) -> None:
         next(items)
 
 
+def test_terms_that_are_not_ours_are_left_alone(tmp_path: Path) -> None:
+    others = [{"segmentation": [SQUARE], "terms": terms} for terms in ("of use", {"license": "free"}, None)]
+    found = next(iter(read_coco(theirs(tmp_path, *others))))[2]
+    assert found.terms == ({}, {}, {})
+
+
 def test_sub_folders_are_part_of_the_name(tmp_path: Path) -> None:
     file = theirs(tmp_path, images=[{"id": 7, "file_name": "day/one.png"}])
     (tmp_path / "day").mkdir()
@@ -214,7 +220,7 @@ def test_sub_folders_are_part_of_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ({}, r"annotation 90 \(number 1\) has neither 'segmentation' nor 'bbox'"),
+        ({}, r"annotation 90 \(number 1\) is no mask: neither 'segmentation' nor 'bbox'"),
         ({"segmentation": [[1, 2, 3, 4]]}, r"annotation 90 \(number 1\) is no mask: a polygon of 4 numbers"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "a polygon of 7 numbers"),
         ({"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "something that is no number"),
@@ -237,6 +243,7 @@ def test_sub_folders_are_part_of_the_name(tmp_path: Path) -> None:
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": ""}}, "cover 0 of 960 px"),
         ({"bbox": [1, 2, 0, 4]}, "is no mask: a box of 0 x 4 px"),
         ({"bbox": [1, 2, 3]}, "is no mask"),
+        ({"bbox": None, "segmentation": None}, "is no mask: neither"),
         ({"bbox": [1, 2, float("nan"), 4]}, "is no mask"),
         ({"segmentation": [SQUARE], "score": 1.5}, r"has the score 1\.5; expected a number in \[0, 1\]"),
         ({"segmentation": [SQUARE], "score": "high"}, "has the score 'high'"),
@@ -275,6 +282,7 @@ IMAGE = {"id": 7, "file_name": "one.png", "width": WIDTH, "height": HEIGHT}
         (changed(images=[IMAGE, {"id": 3}]), "number 2 of 'images' lacks 'file_name'"),
         (changed(images=[IMAGE, IMAGE]), "2 images share 1 ids"),
         (changed(categories=[{"id": 1, "name": None}]), "number 1 of 'categories' lacks 'name'"),
+        (changed(annotations=[{"image_id": [7], "category_id": 18}]), "number 1 of 'annotations' lacks 'image_id'"),
         (changed(annotations=[5]), "number 1 of 'annotations' lacks 'image_id', 'category_id'"),
         (
             changed(annotations=[{"id": 5, "image_id": 8, "category_id": 18}]),

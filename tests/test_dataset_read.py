@@ -285,6 +285,8 @@ def cut_image(folder: Path) -> None:
 def test_broken_sets_are_named(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
     folder = theirs(tmp_path / "set")
     (folder / "labels/classes.txt").write_text("car\ntruck\n")
+    (folder / "labels/._one.txt").write_bytes(b"\x00")
+    (folder / "images/._one.png").write_bytes(b"\x00")
     assert len(only(folder)[2]) == 1
     change(folder)
     with pytest.raises(DiffugenError, match=message):

@@ -81,11 +81,11 @@ def relabel(
 
 def compare(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:
     """Compare attention labels with the detector's. Ranks the disagreements for review."""
-    from diffugen.stages_labels import compare_stage
+    from diffugen.stages_labels import attention_method, compare_stage
 
     settings, folder = settle(config, set_, run)
     with _open(folder) as store:
-        method = _attention_method(store)
+        method = attention_method(store)
         with progress("comparing", "image") as on_progress:
             made = compare_stage(
                 store, method, on_progress, class_names=list(settings.prompts.classes), **dict(settings.disagreement)
@@ -130,14 +130,14 @@ def tune(
 ) -> None:
     """Search for better label settings and score weights. The next round labels with them."""
     from diffugen.stages import round_seed, run_stage
-    from diffugen.stages_labels import tune_stage
+    from diffugen.stages_labels import attention_method, tune_stage
 
     settings, folder = settle(config, set_, run)
     with _open(folder) as store:
         number = _newest_round(store) if round is None else round
         labels, weights = _label_settings(store, settings, number)
         work = partial(
-            tune_stage, store, _attention_method(store), labels, weights, class_names=list(settings.prompts.classes),
+            tune_stage, store, attention_method(store), labels, weights, class_names=list(settings.prompts.classes),
             seed=round_seed(settings.seed, number), **dict(settings.tune),
         )  # fmt: skip
         made = run_stage(store, number, "tune", work, progress)
@@ -156,6 +156,7 @@ def train(
     """Choose training labels, train the detector, promote it if it is better. A round is trained once."""
     from diffugen.miniature.truth import find_truth
     from diffugen.stages import round_seed, run_stage
+    from diffugen.stages_labels import attention_method
     from diffugen.stages_training import dataset_stage, promote_stage, promoted, train_stage
 
     settings, folder = settle(config, set_, run)
@@ -165,14 +166,14 @@ def train(
     validation = find_truth(settings.loop.validation, classes) if settings.loop.validation else None
     with _open(folder) as store:
         number = _newest_round(store) if round is None else round
-        method, detector = _attention_method(store), promoted(store, number, base)
+        method, detector = attention_method(store), promoted(store, number, base)
         stage = partial(run_stage, store, number, watch=progress)
         made = stage("dataset", partial(
             dataset_stage, store, method, class_names=classes, **policy, **agree, seed=settings.seed, round=number,
             known=find_truth(known, classes) if known else None,
         ))  # fmt: skip
         trained = stage("train", partial(
-            train_stage, store, made["folder"], detector, **fit, seed=round_seed(settings.seed, number), round=number
+            train_stage, store, made["folder"], detector, **fit, seed=round_seed(settings.seed, number), name=f"round-{number}"
         ))  # fmt: skip
         trusted = {name: policy[name] for name in ("trust", "min_score", "val_frac")}
         stage("promote", partial(
@@ -238,6 +239,7 @@ def export(
     """Write the labels that a round would train with as a dataset. Holes, pieces and scores are kept."""
     from diffugen.dataset import write_yolo
     from diffugen.dataset_coco import write_coco
+    from diffugen.stages_labels import attention_method
     from diffugen.stages_training import chosen_labels, held_out_prompts
 
     if format not in FORMATS:
@@ -249,7 +251,7 @@ def export(
     with _open(folder, readonly=True) as store:
         held_out = held_out_prompts(store, val_frac, settings.seed)
         chosen = dict(
-            chosen_labels(store, _attention_method(store), class_names=classes, **policy, **dict(settings.disagreement))
+            chosen_labels(store, attention_method(store), class_names=classes, **policy, **dict(settings.disagreement))
         )
         ids: dict[str, list[str]] = {"train": [], "val": []}
         for record in store.records():
@@ -288,15 +290,6 @@ def _label_settings(store: RunStore, settings: Config, round: int) -> tuple[Labe
     from diffugen.stages import label_settings
 
     return label_settings(store, round, dict(settings.labels), dict(settings.score))
-
-
-def _attention_method(store: RunStore) -> str:
-    newest = None
-    for labels in store.latest_labels("attention"):
-        newest = labels.method
-    if newest is None:
-        raise DiffugenError(f"run {store.folder} has no attention labels yet; diffugen label makes them")
-    return newest
 
 
 def _value(value: float | None) -> str:

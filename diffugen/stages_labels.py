@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 PREDICTED_AT_A_TIME = 64
 
 
+def attention_method(store: RunStore) -> str:
+    """Return the provenance of a run's newest attention labels.
+
+    Raises:
+        DiffugenError: There are none yet.
+    """
+    newest = store.latest_method("attention")
+    if newest is None:
+        raise DiffugenError(f"run {store.folder} has no attention labels yet; diffugen label makes them")
+    return newest
+
+
 def checkpoint_method(checkpoint: Path | str) -> str:
     """Return the provenance of model labels made with a checkpoint: a hash of its content, ``model-<16 hex digits>``.
 
@@ -47,6 +59,13 @@ def checkpoint_method(checkpoint: Path | str) -> str:
 def find(store: RunStore, checkpoint: Path | str) -> Path | str:
     """Return a checkpoint of the run by its path within the run, and any other as it is."""
     return store.folder / checkpoint if (store.folder / checkpoint).exists() else checkpoint
+
+
+def knows_any(store: RunStore, checkpoint: Path | str, class_names: Sequence[str], device: str) -> bool:
+    """Return whether a detector has been taught any of the classes."""
+    from diffugen.detectors.yolo import YoloDetector
+
+    return not set(class_names).isdisjoint(YoloDetector(find(store, checkpoint), device=device).class_names)
 
 
 def trained_on(store: RunStore) -> set[str]:

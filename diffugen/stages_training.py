@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffugen.dataset import Item, write_yolo
-from diffugen.dataset_policy import TrainingLabels, split_by_prompt, training_labels
+from diffugen.dataset_policy import TrainingLabels, in_validation, split_by_prompt, training_labels
 from diffugen.errors import DiffugenError
 from diffugen.metrics import Pair, average_precision
 from diffugen.stages import OnProgress, Result
@@ -164,6 +164,43 @@ def dataset_stage(
     }  # fmt: skip
 
 
+def known_stage(
+    store: RunStore,
+    known: Truth,
+    on_progress: OnProgress = lambda done, total: None,
+    *,
+    class_names: Sequence[str],
+    val_frac: float,
+    seed: int,
+) -> Result:
+    """Write labelled images that were there before the run as a training set, ``datasets/known`` in the run's folder.
+
+    Args:
+        store: The run.
+        known: The images.
+        on_progress: Called with images written and images to write.
+        class_names: The classes in the order of their numbers.
+        val_frac: Part of the images that is held out.
+        seed: Decides which.
+
+    Returns:
+        ``folder`` (within the run), ``train`` and ``val`` (numbers of images).
+    """
+    folder = store.folder / "datasets" / "known"
+    shutil.rmtree(folder, ignore_errors=True)
+    counts: Counter[str] = Counter()
+
+    def items(split: str) -> Iterator[Item]:
+        for name, rgb, instances in known.items():
+            if in_validation(name, val_frac, seed) == (split == "val"):
+                counts[split] += 1
+                on_progress(counts.total(), known.images)
+                yield f"known-{name}", rgb, instances
+
+    write_yolo(folder, {"train": items("train"), "val": items("val")}, class_names)
+    return {"folder": str(folder.relative_to(store.folder)), "train": counts["train"], "val": counts["val"]}
+
+
 def train_stage(
     store: RunStore,
     dataset: str,
@@ -178,12 +215,12 @@ def train_stage(
     freeze: int | None,
     extra: Mapping[str, Any],
     seed: int,
-    round: int,
+    name: str,
 ) -> Result:
     """Train a detector; one that was interrupted begins again.
 
     Args:
-        store: The run; checkpoints go to ``training/round-<round>`` in its folder.
+        store: The run; checkpoints go to ``training/<name>`` in its folder.
         dataset: Folder of the training set, within the run.
         start: The checkpoint to start from.
         on_progress: Called with epochs done and all epochs.
@@ -195,7 +232,7 @@ def train_stage(
         freeze: Likewise.
         extra: Likewise.
         seed: Likewise.
-        round: The round.
+        name: What to call this training.
 
     Returns:
         ``checkpoint`` (within the run), ``start``, ``epochs``, ``image_size``.
@@ -207,7 +244,7 @@ def train_stage(
 
     on_progress(0, epochs)
     best = YoloDetector(find(store, start), device=device).fit(
-        store.folder / dataset, store.folder / "training" / f"round-{round}", epochs=epochs, image_size=image_size,
+        store.folder / dataset, store.folder / "training" / name, epochs=epochs, image_size=image_size,
         seed=seed, batch_size=batch_size, on_epoch=lambda epoch, metrics: on_progress(epoch, epochs), lr0=lr0,
         freeze=freeze, extra=extra,
     )  # fmt: skip

@@ -303,6 +303,13 @@ class RunStore:
             newer += " AND n.round = t.round"
         return self._label_sets(f"{where} AND NOT EXISTS (SELECT 1 FROM labels AS n WHERE {newer})", values)
 
+    def latest_method(self, source: str) -> str | None:
+        """Return the method of the newest label set of a source, or None where there is none."""
+        row = self._ledger.one(
+            "SELECT method FROM labels WHERE source = :source ORDER BY seq DESC LIMIT 1", source=source
+        )
+        return None if row is None else str(row[0])
+
     def _label_sets(self, where: str, values: dict[str, Any]) -> Iterator[LabelSet]:
         columns = "image_id, source, instances, method, round"
         for image_id, source, text, method, made_in in self._ledger.stream("labels", columns, where, **values):

@@ -74,7 +74,7 @@ def main(config, store, *, rounds, review, watch, tell):
 
         made = stage("dataset", partial(dataset_stage, store, method, class_names=classes, **policy, **agree, seed=seed,
                                         round=round, known=known_items))  # fmt: skip
-        trained = stage("train", partial(train_stage, store, made["folder"], detector, **fit, seed=now, round=round))
+        trained = stage("train", partial(train_stage, store, made["folder"], detector, **fit, seed=now, name=f"round-{round}"))
         best = stage("promote", partial(promote_stage, store, trained["checkpoint"], detector, method, **look, **agree, **trusted,
                                         validation=validation, class_names=classes, seed=seed))  # fmt: skip
         if truth and round == 0:

@@ -158,6 +158,16 @@ def test_images_by_round(store: RunStore) -> None:
     assert list(store.image_ids(round=9)) == []
 
 
+def test_latest_method(store: RunStore) -> None:
+    add(store, 0)
+    assert store.latest_method("attention") is None
+    store.put_labels([make_labels(make_record(0), method="first"), make_labels(make_record(0), method="second")])
+    store.put_labels([make_labels(make_record(0), source="model", method="other")])
+    assert store.latest_method("attention") == "second"
+    store.put_labels([make_labels(make_record(0), method="first")])
+    assert store.latest_method("attention") == "first"
+
+
 def test_labels_of_all_methods_stay_and_the_latest_is_found(store: RunStore) -> None:
     add(store, 0, 1, 2)
     first, second, third = (make_record(number) for number in range(3))

@@ -100,7 +100,8 @@ def _write(folder: Path, page: Page) -> Path:
     with explained(folder.parent):
         folder.mkdir(exist_ok=True)
         for name, png in pictures.items():
-            _write_whole(folder / name, png)
+            if not (folder / name).is_file():  # a name stands for its content
+                _write_whole(folder / name, png)
         _write_whole(folder / MARKDOWN_NAME, text.encode())
         _write_whole(folder / PAGE_NAME, to_html(page).encode())
         for old in folder.glob("picture-*.png"):

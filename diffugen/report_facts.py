@@ -11,17 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from diffugen.configfiles import list_configs
 from diffugen.report_blocks import number
 from diffugen.store import RunStore
 
 STAGES = ("generate", "label", "relabel", "compare", "review", "tune", "dataset", "train", "promote", "evaluate")
 """Stages of a round, in the order of work."""
 
-FIRST_STAGES = ("evaluate-base", "evaluate-reference")
-"""Stages that round 0 has besides."""
-
-_COMMANDS = {"generate": "generate", "label": "label", "loop": "bootstrap", "review": "review"}
+RARE_STAGES = ("evaluate-base", "evaluate-reference")
+"""Stages that a run has once: the detector that the loop began with, and the one that exact labels give."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,17 @@ class RunFacts:
         """Return the number that a stage kept under nested keys; None where there is none."""
         return number(self.value(round, stage, *keys))
 
+    def count(self, round: int, tally: str, key: str) -> float | None:
+        """Return one of a training set's tallies, ``by_origin`` or ``left_out``: 0 for what it did not count."""
+        return number(self.mapping(round, "dataset", tally).get(key, 0)) if self.has(round, "dataset") else None
+
+    def next_stage(self, round: int) -> str:
+        """Return the stage after the last one of a round that has finished."""
+        done = [index for index, stage in enumerate(STAGES) if self.has(round, stage)]
+        ahead = STAGES[min(done[-1] + 1, len(STAGES) - 1)] if done else STAGES[0]
+        # In round 0 there is no detector of the run's own yet to compare with.
+        return "dataset" if round == 0 and ahead == "relabel" else ahead
+
     def mapping(self, round: int, stage: str, *keys: str) -> Mapping[str, Any]:
         """Return the mapping that a stage kept under nested keys; an empty one where there is none."""
         found = self.value(round, stage, *keys)
@@ -116,18 +124,21 @@ class RunFacts:
     @property
     def base(self) -> Measured | None:
         """What the truth said of the detector that the loop began with."""
-        return self.measured(0, "evaluate-base")
+        return self._last("evaluate-base")
 
     @property
     def reference(self) -> Measured | None:
         """What the truth said of the detector trained on exact labels."""
-        return self.measured(0, "evaluate-reference")
+        return self._last("evaluate-reference")
 
     @property
     def final(self) -> Measured | None:
         """What the truth said of the last round's promoted detector."""
-        known = [one for one in map(self.measured, self.rounds) if one is not None]
-        return known[-1] if known else None
+        return self._last("evaluate")
+
+    def _last(self, stage: str) -> Measured | None:
+        known = [round for round in self.rounds if self.has(round, stage)]
+        return self.measured(known[-1], stage) if known else None
 
     @property
     def promoted_rounds(self) -> list[int]:
@@ -152,13 +163,25 @@ class RunFacts:
                 return inside.relative_to(folder).as_posix()
         return path
 
+    @property
+    def compared_method(self) -> str | None:
+        """Provenance of the attention labels that the last comparison looked at, and thereby of the disagreements."""
+        rounds = [one for one in self.label_rounds if self.has(one, "compare")]
+        return str(self.value(rounds[-1], "label", "method")) if rounds else None
+
+    @property
+    def loop(self) -> str:
+        """Name of the loop that makes, or made, the run: ``improve`` where it began with a dataset, else ``bootstrap``."""
+        return "improve" if self.setting("dataset", "known") else "bootstrap"
+
+    def setting(self, section: str, key: str) -> Any:
+        """Return one value of the configuration; None where it is absent."""
+        values = (self.config or {}).get(section)
+        return values.get(key) if isinstance(values, Mapping) else None
+
     def command(self, what: str) -> str:
-        """Return the command that makes something: ``generate``, ``label``, ``loop`` or ``review``."""
-        if what == "review":
-            return f"diffugen {_COMMANDS[what]} {self.folder}"
-        name = self.config_name
-        config = "" if name in (None, "miniature") else f" {name if name in list_configs() else 'CONFIG'}"
-        return f"diffugen {_COMMANDS[what]}{config} --run {self.folder}"
+        """Return the command that makes something in this run: ``generate``, ``label``, ``review`` or ``loop``."""
+        return f"diffugen {self.loop if what == 'loop' else what} --run {self.folder}"
 
 
 def gather_facts(store: RunStore) -> RunFacts:
@@ -166,7 +189,7 @@ def gather_facts(store: RunStore) -> RunFacts:
     summary = store.summary()
     results = {}
     for round in summary["rounds"]:
-        for stage in (*STAGES, *FIRST_STAGES):
+        for stage in (*STAGES, *RARE_STAGES):
             result = store.stage_done(round, stage)
             if result is not None:
                 results[round, stage] = result

@@ -163,7 +163,7 @@ def _apart(store: RunStore, choices: Iterable[Choice], count: int) -> list[Choic
 def _show(store: RunStore, facts: RunFacts, survey: Survey, choice: Choice) -> Shown:
     record = store.record(choice.image_id)
     note = survey.notes[choice.image_id]
-    method = facts.value(record.round, "label", "method") if choice.flagged is not None else note.method
+    method = facts.compared_method if choice.flagged is not None else note.method
     attention = attention_labels(store, record.id, method)
     model = evidence_labels(store, survey, "model", record.id) if note.model is not None else None
     human = evidence_labels(store, survey, "human", record.id) if record.id in survey.human else None

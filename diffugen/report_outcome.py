@@ -22,9 +22,10 @@ from diffugen.report_blocks import (
     as_rate,
     counted,
     listed,
+    number,
 )
 from diffugen.report_charts import Line, line_chart
-from diffugen.report_facts import STAGES, Measured, RunFacts
+from diffugen.report_facts import Measured, RunFacts
 from diffugen.report_survey import Survey
 
 SAME = 0.005
@@ -136,11 +137,14 @@ def _stopped(facts: RunFacts) -> str:
         return ""
     last = facts.rounds[-1]
     if not facts.has(last, "promote"):
-        ahead = next((stage for stage in STAGES if not facts.has(last, stage) and stage != "review"), "promote")
-        return f"Round {last} is not finished: its stage {ahead} has not run."
-    if facts.value(last, "promote", "promoted") is False:
-        return f"The loop ended after round {last}, whose detector did not win."
-    return f"The loop ended after round {last}, the last that was asked for, while it still promoted."
+        return f"Round {last} is not finished: its stage {facts.next_stage(last)} has not run."
+    lost = last - max(facts.promoted_rounds, default=-1)
+    patience, asked = number(facts.setting("loop", "patience")), number(facts.setting("loop", "rounds"))
+    if patience is not None and lost >= patience:
+        return f"The loop stopped after round {last}: {counted(lost, 'round')} without a better detector."
+    if asked is not None and last + 1 >= asked:
+        return f"The loop has done the {counted(last + 1, 'round')} that it was asked for."
+    return f"Round {last} is the last so far."
 
 
 def _promotion(facts: RunFacts) -> tuple[Inline, ...]:
@@ -192,7 +196,7 @@ def _ap_table(final: Measured, base: Measured | None, reference: Measured | None
 
 def _about(facts: RunFacts, survey: Survey) -> Table:
     final = facts.final
-    classes = list((facts.config or {}).get("prompts", {}).get("classes", {})) or list(survey.classes)
+    classes = list(facts.setting("prompts", "classes") or survey.classes)
     finished = len(facts.finished_rounds)
     begun = len(facts.rounds)
     rows: list[tuple[Cell, ...]] = [
@@ -239,7 +243,7 @@ def _ap_chart(facts: RunFacts, known: Sequence[Measured], key: str, name: str) -
 
 def _rounds_table(facts: RunFacts) -> Table:
     head = (
-        "round", "images", "train", "val", "agreed", "waiting", "AP50", "AP50-95", "box AP50", "evidence", "candidate",
+        "round", "new images", "train", "val", "agreed", "waiting", "AP50", "AP50-95", "box AP50", "evidence", "candidate",
         "incumbent", "promoted",
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = []
@@ -255,8 +259,8 @@ def _rounds_table(facts: RunFacts) -> Table:
             as_count(facts.summary["rounds"][one]["images"]),
             as_count(facts.value(one, "dataset", "train")),
             as_count(facts.value(one, "dataset", "val")),
-            as_count(facts.value(one, "dataset", "by_origin", "agreed")),
-            as_count(facts.value(one, "dataset", "left_out", "disagreement")),
+            as_count(facts.count(one, "by_origin", "agreed")),
+            as_count(facts.count(one, "left_out", "disagreement")),
             as_rate(measured and measured.ap50),
             as_rate(measured and measured.ap50_95),
             as_rate(measured and measured.box_ap50),

@@ -1,4 +1,4 @@
-"""How far the attention labels can be trusted: compared with people's labels and with out-of-sample model labels.
+"""How far the attention labels can be trusted: compared with people's labels and with model labels.
 
 Looks at a seeded sample of a run; knows which label sets to compare, not how (`diffugen.metrics`).
 """
@@ -128,7 +128,7 @@ def attention_labels(store: RunStore, image_id: str, method: str | None) -> Inst
 
 
 def evidence_labels(store: RunStore, survey: Survey, evidence: str, image_id: str) -> Instances:
-    """Return what attention labels are compared with: human labels, or the model labels of the image's own round."""
+    """Return what attention labels are compared with: an image's human labels, or its newest model labels."""
     method = survey.notes[image_id].model_method if evidence == "model" else None
     found = list(store.labels(evidence, method, image_id=image_id))
     return found[-1].instances if found else Instances(store.record(image_id).size_wh, (), (), np.zeros(0))

@@ -24,7 +24,7 @@ from diffugen.report_blocks import (
     as_seconds,
 )
 from diffugen.report_charts import Bars, bar_chart
-from diffugen.report_facts import FIRST_STAGES, STAGES, RunFacts
+from diffugen.report_facts import RARE_STAGES, STAGES, RunFacts
 from diffugen.report_quality import MOST_IMAGES, SAMPLE_SEED
 from diffugen.report_survey import Cover, Gap, Survey, attribute_gaps
 
@@ -95,18 +95,16 @@ def times(facts: RunFacts) -> Section:
 def reproduce(facts: RunFacts) -> Section:
     """Return what is needed to do the run again."""
     looped = facts.any("train") or facts.any("promote")
-    commands = [facts.command("loop")] if looped else [facts.command("generate"), facts.command("label")]
+    names = [facts.loop] if looped else ["generate", "label"]
     blocks: list[Block] = [
-        Paragraph(
-            ("The same command continues this run; with another folder after ", Code("--run"), " it makes it anew:")
-        ),
-        *(Paragraph((Code(command),)) for command in commands),
+        Paragraph(("To continue this run:",)),
+        *(Paragraph((Code(f"diffugen {name} --run {facts.folder}"),)) for name in names),
+        Paragraph(("To do it anew, save the configuration below as ", Code("again.json"), ":")),
+        *(Paragraph((Code(f"diffugen {name} again.json --run runs/again"),)) for name in names),
+        _versions(facts),
     ]
-    if any("CONFIG" in command for command in commands):
-        blocks.append(Paragraph(("CONFIG is a file with the configuration below.",), tone="note"))
-    blocks.append(_versions(facts))
     if facts.config is None:
-        blocks.append(Paragraph(("The run was made without a configuration.",)))
+        blocks.append(Paragraph(("The run was made without a configuration, so it cannot be done anew from here.",)))
     else:
         text = json.dumps(facts.config, indent=2, ensure_ascii=False)
         blocks.append(Details("Configuration the run was made with, as JSON", text))
@@ -148,9 +146,9 @@ def _share(text: str, frac: float | None) -> Cell:
 
 
 def _stages(facts: RunFacts) -> list[str]:
-    known = [*FIRST_STAGES, *STAGES]
+    known = [*RARE_STAGES, *STAGES]
     named = {name for one in facts.summary["rounds"].values() for name in one["stages"]}
-    return [*STAGES, *FIRST_STAGES, *sorted(named - set(known))]
+    return [*STAGES, *RARE_STAGES, *sorted(named - set(known))]
 
 
 def _seconds(facts: RunFacts) -> dict[tuple[int, str], float]:

@@ -35,7 +35,7 @@ class Note:
         method: Provenance of those.
         score: Mean score of those; None without objects.
         first: Whether it has labels by the run's first label settings.
-        model: Classes of its out-of-sample model labels; None where it has none.
+        model: Classes of its newest model labels; None where it has none.
         model_method: Provenance of those.
         contested: Whether it has a disagreement.
     """
@@ -59,7 +59,7 @@ class Cover:
         found: Of those, the ones in which attention found every prompted class.
         scored: Those with a mean score.
         score_sum: Sum of these means.
-        relabelled: Those with out-of-sample model labels.
+        relabelled: Those with newest model labels.
         seen: Of those, the ones in which the detector found every prompted class.
         contested: Of those, the ones with a disagreement.
     """
@@ -181,14 +181,10 @@ def _note_labels(store: RunStore, facts: RunFacts, survey: Survey) -> None:
         note.method = labels.method
         note.score = float(labels.instances.scores.mean()) if len(labels.instances) else None
         note.first |= labels.method == first
-    for round in facts.rounds:
-        # Of later rounds' detectors nobody can say that they were not trained on this round's images.
-        own = set(store.image_ids(round))
-        for labels in store.labels("model", round=round):
-            if labels.image_id in own:
-                found = frozenset(labels.instances.class_names)
-                note = survey.note(labels.image_id)
-                note.model, note.model_method = kinds.setdefault(found, found), labels.method
+    # The relabel stage labels only images that no detector of the run was trained on, so all of these are out of sample.
+    for labels in store.latest_labels("model"):
+        note, found = survey.note(labels.image_id), frozenset(labels.instances.class_names)
+        note.model, note.model_method = kinds.setdefault(found, found), labels.method
 
 
 def _note_disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from diffugen.metrics import ClassQuality
 from diffugen.records import KINDS, SOURCES, VERDICTS, Disagreement
 from diffugen.report_blocks import (
+    NOTHING,
     Block,
     Cell,
     Chart,
@@ -48,8 +49,8 @@ def labels(facts: RunFacts, quality: Quality) -> Section:
     else:
         blocks.append(
             Missing(
-                "Nothing to compare the attention labels with: no human labels, and no model labels by a detector that was "
-                "not trained on these images. Scores below are their own opinion of themselves",
+                "Nothing to compare the attention labels with: no human labels and no model labels. "
+                "Scores below are their own opinion of themselves",
                 facts.command("loop"),
             )
         )
@@ -62,11 +63,9 @@ def labels(facts: RunFacts, quality: Quality) -> Section:
 def disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> Section:
     """Return disagreements by kind and round, the head of the queue, and decisions."""
     blocks: list[Block] = []
-    if any(one["disagreements"] for one in facts.summary["rounds"].values()):
-        blocks += _kind_blocks(facts, survey)
+    if facts.any("compare") or any(one["disagreements"] for one in facts.summary["rounds"].values()):
+        blocks += _kind_blocks(facts)
         blocks += _queue_blocks(store, facts, survey)
-    elif facts.any("compare"):
-        blocks.append(Paragraph(("The two label sets do not disagree anywhere.",)))
     else:
         blocks.append(Missing("Attention labels and model labels were not compared yet", facts.command("loop")))
     if survey.verdicts:
@@ -125,8 +124,8 @@ def _quality_blocks(quality: Quality) -> list[Block]:
         )
     if any(one.evidence == "model" for one in quality.comparisons):
         said.append(
-            " Model labels are no truth: these rows are agreement, not accuracy. They count only where the detector that made "
-            "them had not been trained on the image's round."
+            " Model labels are no truth: these rows are agreement, not accuracy. They are made only "
+            "for images that no detector of the run had been trained on."
         )
     blocks.append(Paragraph(("".join(said),), tone="note"))
     return blocks
@@ -294,75 +293,68 @@ def _changed_settings(facts: RunFacts, round: int) -> tuple[tuple[Cell, ...], ..
 
 
 def _trained_on(facts: RunFacts) -> Table:
-    origins = ("human", "agreed", "attention", "negative")
-    reasons = ("disagreement", "rejected", "low_score")
+    origins = ("human", "agreed", "attention", "model", "negative")
+    reasons = ("disagreement", "rejected", "low_score", "unlabelled")
     rows = tuple(
         (
             str(round),
-            *(as_count(facts.value(round, "dataset", "by_origin", origin)) for origin in origins),
-            *(as_count(facts.value(round, "dataset", "left_out", reason)) for reason in reasons),
+            *(as_count(facts.count(round, "by_origin", origin)) for origin in origins),
+            as_count(facts.value(round, "dataset", "known")),
+            *(as_count(facts.count(round, "left_out", reason)) for reason in reasons),
         )
         for round in facts.rounds
         if facts.has(round, "dataset")
     )
     head = (
         "round",
-        *(f"{origin}" for origin in origins),
+        *origins,
+        "from outside",
         *(f"left out: {reason.replace('_', ' ')}" for reason in reasons),
     )
     return Table("Images that each round trained on, by the origin of their labels", head, rows)
 
 
-def _kind_blocks(facts: RunFacts, survey: Survey) -> list[Block]:
-    rounds = [
-        round
-        for round in facts.rounds
-        if facts.summary["rounds"][round]["disagreements"] or facts.has(round, "compare")
-    ]
-    counts = [facts.summary["rounds"][round]["disagreements"] for round in rounds]
-    bars = [Bars(kind.replace("_", " "), tuple(float(one.get(kind, 0)) for one in counts)) for kind in KINDS]
+def _kind_blocks(facts: RunFacts) -> list[Block]:
+    rounds = [one for one in facts.rounds if facts.has(one, "compare")]
+    found = {one: facts.mapping(one, "compare", "kinds") for one in rounds}
+    if not rounds:  # the disagreements of a run whose loop kept no counts
+        rounds = [one for one in facts.rounds if facts.summary["rounds"][one]["disagreements"]]
+        found = {one: facts.summary["rounds"][one]["disagreements"] for one in rounds}
+    counts = {one: [number(found[one].get(kind)) or 0.0 for kind in KINDS] for one in rounds}
+    named = [kind.replace("_", " ") for kind in KINDS]
+    bars = [Bars(name, tuple(counts[one][index] for one in rounds)) for index, name in enumerate(named)]
     rows = tuple(
         (
-            str(round),
-            *(as_count(one.get(kind, 0)) for kind in KINDS),
-            as_count(sum(one.values())),
-            as_count(facts.value(round, "compare", "images")),
-            as_count(facts.value(round, "compare", "agreements")),
-            as_count(survey.waiting.get(round, 0)),
+            str(one), *map(as_count, counts[one]), as_count(sum(counts[one])),
+            as_count(facts.value(one, "compare", "agreements")), as_count(facts.value(one, "compare", "images")),
+            _rate(sum(counts[one]), facts.number(one, "compare", "images")),
         )
-        for round, one in zip(rounds, counts, strict=True)
-    )
-    head = (
-        "round",
-        *(kind.replace("_", " ") for kind in KINDS),
-        "all",
-        "images compared",
-        "agreements",
-        "images waiting",
-    )
+        for one in rounds
+    )  # fmt: skip
+    head = ("round", *named, "all", "agreements", "images compared", "disagreements per 100 images")
     return [
         bar_chart(
-            "Disagreements by kind",
-            x_label="disagreements",
-            groups=[f"round {round}" for round in rounds],
-            bars=bars,
-            stacked=True,
-            written=as_count,
+            "Disagreements found in each round, by kind", x_label="disagreements", bars=bars, stacked=True, written=as_count,
+            groups=[f"round {one}" for one in rounds],
         ),
         Paragraph(
             (
                 "Overlooked: the detector sees it, attention missed it. Spurious: the reverse. Swapped: one place, two classes. "
-                "Badly located: one class, low IoU. Waiting: images with a disagreement that nobody has decided.",
+                "Badly located: one class, low IoU. Each round compares all images that have labels of both kinds by then.",
             ),
             tone="note",
         ),
         Table("Disagreements by kind and round", head, rows),
-    ]
+    ]  # fmt: skip
+
+
+def _rate(count: float, images: float | None) -> str:
+    return f"{100 * count / images:.1f}" if images else NOTHING
 
 
 def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey) -> list[Block]:
     if not survey.queue:
-        return [Paragraph(("Every image with a disagreement was decided.",))]
+        return [Paragraph(("No image waits for a decision.",))]
     rows = tuple(
         (
             str(place), Code(one.image_id), one.kind.replace("_", " "), as_rate(one.severity),
@@ -373,14 +365,17 @@ def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey) -> list[Bloc
     head = ("place", "image", "kind", "severity", "labels", "IoU", "prompt")
     return [
         Table(f"Look at these next: head of round {survey.queue_round}'s queue", head, rows),
-        Paragraph(("Review them: ", Code(facts.command("review")))),
-    ]
+        Paragraph((
+            f"{counted(sum(survey.waiting.values()), 'image')} with a disagreement, of all rounds, and no decision yet. Review: ",
+            Code(facts.command("review")),
+        )),
+    ]  # fmt: skip
 
 
 def _what(store: RunStore, facts: RunFacts, survey: Survey, one: Disagreement) -> str:
     """Class and score on either side, from the labels that were compared."""
     said = []
-    method = facts.value(survey.queue_round, "label", "method")
+    method = facts.compared_method
     sides = (
         ("attention", one.attention, lambda: attention_labels(store, one.image_id, method)),
         ("model", one.model, lambda: evidence_labels(store, survey, "model", one.image_id)),

@@ -112,11 +112,12 @@ def status(run: Annotated[Path, typer.Argument(help="The run's folder.")] = Path
 
 
 def rounds_table(store: RunStore) -> Any:
-    """Return a table with a line for each round: what it was trained on, and how good its detector is."""
-    shown = table(
-        "round", "images", "agree", "disagree", "trained on", "held out", "AP50 there", "promoted", "truth AP50",
-        "truth AP50-95", "minutes",
-    )  # fmt: skip
+    """Return a table with a line for each round: what it was trained on, and how good its detector is.
+
+    ``val AP50`` is the new detector's on held-out evidence, ``better`` whether it was promoted for that; ``AP50`` and ``AP50-95``
+    are those of the promoted detector's masks on the truth; ``min`` is the time of all stages in minutes.
+    """
+    shown = table("round", "images", "agreed", "differ", "train", "val", "val AP50", "better", "AP50", "AP50-95", "min")
     for number, one in store.summary()["rounds"].items():
         stages = {name: store.stage_done(number, name) or {} for name in one["stages"]}
         made, vote, truth = (stages.get(name, {}) for name in ("dataset", "promote", "evaluate"))

@@ -281,6 +281,8 @@ class LoopSection(Section):
             images, or else images on which attention and detector agree.
         truth: Labelled images that the report quotes and nothing is decided on: a YOLO-seg folder, a COCO file, or the name of
             one of the miniature's scene sets; None for no such measurement.
+        reference: Whether to train, at the end, the same detector on as many exact labels, to compare with; where the truth is
+            one of the miniature's scene sets.
     """
 
     rounds: Annotated[int, Field(ge=1)] = 3
@@ -288,6 +290,7 @@ class LoopSection(Section):
     patience: Annotated[int, Field(ge=1)] = 2
     validation: Text | None = None
     truth: Text | None = None
+    reference: bool = True
 
 
 class Config(Section):

@@ -28,6 +28,7 @@ Watch = Callable[[str, str], AbstractContextManager[OnProgress]]
 """Called with what is done and its unit; gives what a stage reports its progress to."""
 
 LABELS_A_TRANSACTION = 200
+IMAGES_A_BATCH = 8
 UNITS = {"train": "epoch", "tune": "trial"}
 """What a stage counts, where it is not images."""
 
@@ -90,7 +91,7 @@ def generate_stage(
         num_inference_steps: Denoising steps.
         guidance_scale: How strictly an image follows its prompt.
         scheduler: Class name of a diffusers scheduler; None for the model's own.
-        batch_size: Images at a time; None for 8.
+        batch_size: Images at a time; None for `IMAGES_A_BATCH`.
         attention_backend: ``native`` or ``daam``.
         offload: ``none``, ``model`` or ``sequential``.
         trust_remote_pickle: Whether pickled weights are accepted.
@@ -120,11 +121,18 @@ def generate_stage(
         prompts, images_per_prompt=images_per_prompt, run_seed=seed, size_wh=size_wh or default_size_wh(pipeline),
         model=model, settings=settings, round=round,
     )  # fmt: skip
-    missing = [job for job in jobs if not store.has_image(job.id)]
-    done = len(jobs) - len(missing)
+    size = batch_size or IMAGES_A_BATCH
+    # Whole batches, of which some images may be there: in another batch an image would be rounded another way.
+    unfinished = [
+        job
+        for first in range(0, len(jobs), size)
+        if not all(store.has_image(job.id) for job in jobs[first : first + size])
+        for job in jobs[first : first + size]
+    ]
+    done = len(jobs) - len(unfinished)
     on_progress(done, len(jobs))
     for record, rgb, heat_maps, seconds in generate(
-        pipeline, missing, batch_size=batch_size or 8, attention_backend=attention_backend
+        pipeline, unfinished, batch_size=size, attention_backend=attention_backend
     ):
         store.add_image(record, rgb, heat_maps, seconds)
         done += 1

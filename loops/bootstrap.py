@@ -85,7 +85,7 @@ def main(config, store, *, rounds, review, watch, tell):
         if rounds_without_gain(store, round) >= config.loop.patience:
             break
 
-    exact = truth and exact_labels(config.loop.truth, classes, made["train"])
+    exact = truth and config.loop.reference and exact_labels(config.loop.truth, classes, made["train"])
     if exact:
         fit["epochs"] = epochs_of_the_same_length(store, round)
         stage("evaluate-reference", partial(reference_stage, store, exact, truth, base, **fit, seed=seed, round=round))

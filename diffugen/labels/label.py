@@ -33,7 +33,7 @@ from diffugen.records import HeatMaps, Instances, Phrase
 
 METHODS: tuple[Literal["paper", "compete"], ...] = ("paper", "compete")
 INSTANCE_RULES = ("pieces", "one", "largest")
-REFINEMENTS = ("none", "crf")
+REFINEMENTS: tuple[Literal["none", "crf"], ...] = ("none", "crf")
 
 Mask = NDArray[np.bool_]
 Heat = NDArray[np.float32]

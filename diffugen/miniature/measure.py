@@ -106,8 +106,12 @@ def measure(
         samples.append(Sample(name, classes, done, oracle.segment(judge, [rgb for _, rgb, _, _ in done])))
         on_progress(1 + len(samples), steps)
     numbers["found"] = {sample.name: round(sample.found_frac(), 3) for sample in samples}
+    # The paper's method needs erosion and dilation, refined masks do not.
+    rough = replace(label_settings, refine="none", erode_frac=0.01, dilate_frac=0.01)
     numbers["attention_iou"] = {
-        method: _attention_iou(samples, replace(label_settings, method=method)) for method in METHODS
+        name + method: _attention_iou(samples, replace(settings, method=method))
+        for name, settings in (("", rough), ("crf, ", replace(label_settings, refine="crf")))
+        for method in METHODS
     }
     numbers["attention_iou_by_part"] = _iou_by_part(samples)
     numbers["seconds_an_image"] = _seconds_an_image(pipeline, size_wh)
@@ -166,12 +170,12 @@ def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float((one & other).sum() / union) if union else 0.0
 
 
-def _judged(samples: Sequence[Sample]) -> list[tuple[str, str, HeatMaps, NDArray[np.bool_]]]:
-    """Return sample name, class, heat maps and the oracle's mask, wherever the oracle finds the class."""
+def _judged(samples: Sequence[Sample]) -> list[tuple[str, str, NDArray[np.uint8], HeatMaps, NDArray[np.bool_]]]:
+    """Return sample name, class, pixels, heat maps and the oracle's mask, wherever the oracle finds the class."""
     return [
-        (sample.name, name, heat_maps, labels == 1 + CLASSES.index(name))
+        (sample.name, name, rgb, heat_maps, labels == 1 + CLASSES.index(name))
         for sample in samples
-        for (_, _, heat_maps, _), labels in zip(sample.done, sample.maps, strict=True)
+        for (_, rgb, heat_maps, _), labels in zip(sample.done, sample.maps, strict=True)
         for name in sample.classes
         if oracle.found(labels, name)
     ]
@@ -181,8 +185,8 @@ def _attention_iou(samples: Sequence[Sample], settings: LabelSettings) -> dict[s
     """Return mean IoU of attention labels against the oracle per kind of single-object prompt, and over all of these."""
     weights = ScoreWeights()
     values: dict[str, list[float]] = {}
-    for sample_name, name, heat_maps, truth in _judged([sample for sample in samples if len(sample.classes) == 1]):
-        instances = label(heat_maps, settings, weights)
+    for sample_name, name, rgb, heat_maps, truth in _judged([sample for sample in samples if len(sample.classes) == 1]):
+        instances = label(heat_maps, settings, weights, rgb)
         values.setdefault(sample_name, []).append(_iou(_class_mask(instances, name), truth))
     means = {name: round(float(np.mean(found)), 3) for name, found in values.items()}
     return {**means, "mean over kinds": round(float(np.mean(list(means.values()))), 3)}
@@ -192,12 +196,12 @@ def _iou_by_part(samples: Sequence[Sample]) -> dict[str, list[float]]:
     """Return, for each layer group, the mean Otsu IoU of each third of the steps, phrases thresholded by themselves."""
     judged = _judged([sample for sample in samples if len(sample.classes) == 1])
     table: dict[str, list[float]] = {}
-    for group in sorted(judged[0][2].maps):
+    for group in sorted(judged[0][3].maps):
         table[group] = []
         for third in range(STEP_THIRDS):
             steps = tuple(float(number == third) for number in range(STEP_THIRDS))
             scores = []
-            for _, name, heat_maps, truth in judged:
+            for _, name, _, heat_maps, truth in judged:
                 place = next(number for number, phrase in enumerate(heat_maps.phrases) if phrase.class_name == name)
                 heat = combine(heat_maps, {group: 1.0}, steps)[place]  # type: ignore[arg-type]
                 scores.append(_iou(threshold(heat, "otsu"), truth))
@@ -233,7 +237,7 @@ def _draw(
     panels = []
     for sample in samples:
         for record, rgb, heat_maps, _ in sample.done[1:3]:
-            instances = label(heat_maps, settings, weights)
+            instances = label(heat_maps, settings, weights, rgb)
             panels.append(attention_panel(rgb, heat_maps, instances, settings, record.prompt.text))
     title = "image, attention of the first class's words, masks with boxes and scores"
     contact_sheet(panels, out / "heat-maps.png", columns=2, height=160, title=title)

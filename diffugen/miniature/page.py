@@ -43,7 +43,8 @@ def measured_page(numbers: dict[str, Any], images: int) -> str:
         "is *found* where it gives the object's class at least 1% of the image, and attention labels are compared with its\n"
         "masks. Attention was **not** taught: no mask entered the training of the diffusion model. The oracle itself errs\n"
         "(its IoU on fresh renders is below), so agreement with it cannot reach 1. Labels are made with the settings of\n"
-        "`configs/miniature.yaml`, whose layers and steps were chosen on the known classes, not on pianos.",
+        "`configs/miniature.yaml`, whose layers and steps were chosen on the known classes, not on pianos; without `crf`\n"
+        "(masks refined by the image's colours), with the paper's erosion and dilation.",
         _table(["what", "measured", "aim"], ([name, _cell(value), f"{aim:.2f}"] for name, value, aim in aims)),
         "## Attention labels by kind of prompt (mean IoU against the oracle)",
         _table(["kind", *methods], by_kind),

@@ -75,7 +75,7 @@ def database(folder: Path) -> Iterator[str]:
             server = _take_over(folder) or _start(find_mongod(), folder)
             undo.callback(server.stop)
             uri = server.uri
-        undo.enter_context(_environment(_settings(folder, uri, own)))
+        undo.enter_context(environment(_settings(folder, uri, own)))
         undo.callback(_disconnect)
         _connect(uri)
         yield uri
@@ -223,8 +223,8 @@ def _last_words(log: Path) -> str:
             continue
         if entry.get("s") in ("E", "F"):
             details = entry.get("attr", {})
-            detail = details.get("error") or details.get("message") or ""
-            detail = detail.get("errmsg", detail) if isinstance(detail, dict) else detail
+            detail = details.get("message") or details.get("error") or ""
+            detail = detail.get("msg") or detail.get("errmsg") or "" if isinstance(detail, dict) else detail
             # Fatal assertions follow an error that says more.
             words = f"{entry.get('msg', '')} {detail}".strip() if detail or not words else words
     return words[:400]
@@ -347,7 +347,7 @@ def _settings(folder: Path, uri: str, own: bool) -> dict[str, str]:
         URI_VARIABLE: uri,
         "FIFTYONE_DO_NOT_TRACK": "true",
         "FIFTYONE_SHOW_PROGRESS_BARS": "false",
-        "FIFTYONE_LOGGING_LEVEL": "WARNING",
+        "FIFTYONE_LOGGING_LEVEL": "ERROR",
     }
     places = {
         "FIFTYONE_CONFIG_PATH": "config.json",
@@ -364,7 +364,7 @@ def _settings(folder: Path, uri: str, own: bool) -> dict[str, str]:
 
 
 @contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables, which the App's own process inherits, and put them back at the end."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

@@ -10,11 +10,13 @@ Expects FiftyOne to be connected (`diffugen.review.database`); writes nothing in
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,16 @@ from typing import Any
 from diffugen.errors import DiffugenError, StoreError
 from diffugen.labels.shapes import iou_matrix
 from diffugen.records import KINDS, SOURCES, Decision, Instances, LabelSet, content_id
+from diffugen.review.database import environment
 from diffugen.review.detections import to_detections, to_instances
 from diffugen.review.queue import Entry, Queue, configured_classes, fingerprint, read_queue, same_outcome
 from diffugen.review.tags import ACCEPT, TAG_OF, VERDICT_OF, Unclear, misspelt, verdict_of
 from diffugen.store import RunStore
 
-COLOURS = {"attention": "#f58231", "model": "#3d9bff", "human": "#3cb44b"}
+COLOURS = {"attention": "#ff8c1a", "model": "#3d9bff", "human": "#3cb44b", "rank": "#5c6670", "kinds": "#5c6670"}
+"""Of the App's fields."""
 SAMPLES_A_BATCH = 100
+APP_SECONDS = 300.0
 SAME_OBJECT_IOU = 0.5
 """Two accepted labels of different sources that overlap more than this are one object."""
 
@@ -97,7 +102,7 @@ def _open_dataset(store: RunStore) -> Any:
     run = {"folder": str(store.folder.resolve()), "created_at": store.summary()["created_at"]}
     if not fo.dataset_exists(name):
         dataset = fo.Dataset(name, persistent=True)
-        dataset.info = {"run": run, "classes": []}
+        dataset.info = {"classes": []}
     else:
         dataset = fo.load_dataset(name)
         owner = dataset.info.get("run", {})
@@ -106,6 +111,8 @@ def _open_dataset(store: RunStore) -> Any:
                 f"the database holds a dataset {name!r} of {owner.get('folder', 'something that is no run')} already, which is "
                 f"not {run['folder']}. Rename the folder of this run, or delete that dataset: fiftyone datasets delete {name}"
             )
+    dataset.info["run"] = run
+    dataset.save()
     return dataset
 
 
@@ -116,6 +123,12 @@ def _declare(dataset: Any, attributes: Iterable[Any]) -> None:
     from diffugen.labels.score import ScoreWeights
 
     text, whole, number = fo.StringField, fo.IntField, fo.FloatField
+    known = dataset.get_field_schema(flat=True)
+
+    def declare(name: str, kind: Any, **more: Any) -> None:
+        if name not in known:
+            dataset.add_sample_field(name, kind, **more)
+
     fields = {
         "rank": (whole, "place in the review queue; 1 is worst"),
         "severity": (number, "severity of the worst disagreement, 0 to 1"),
@@ -126,30 +139,32 @@ def _declare(dataset: Any, attributes: Iterable[Any]) -> None:
         "image_id": (text, "its name in the run"),
     }
     for name, (kind, meaning) in fields.items():
-        dataset.add_sample_field(name, kind, description=meaning)
-    dataset.add_sample_field("kinds", fo.ListField, subfield=text, description="kinds of disagreement")
+        declare(name, kind, description=meaning)
+    declare("kinds", fo.ListField, subfield=text, description="kinds of disagreement")
     for source in SOURCES:
-        dataset.add_sample_field(source, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+        declare(source, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
         terms = [field.name for field in dataclasses.fields(ScoreWeights)] if source == "attention" else []
         for name in ("kind", "severity", "iou", *terms):
-            dataset.add_sample_field(f"{source}.detections.{name}", text if name == "kind" else number)
+            declare(f"{source}.detections.{name}", text if name == "kind" else number)
     prompt_fields = sorted({_prompt_field(name) for values in attributes for name in values})
     for name in prompt_fields:
-        dataset.add_sample_field(name, text)
+        declare(name, text)
     groups = {
         "tags": ["tags"],
         "labels": list(SOURCES),
         "review": ["rank", "kinds", "severity", "decision"],
         "generated from": ["prompt", *prompt_fields, "round", "task", "image_id"],
-        "other": ["id", "filepath", "metadata", "created_at", "last_modified_at"],
+        "metadata": ["id", "filepath", "metadata", "created_at", "last_modified_at"],
     }
     look = dataset.app_config
     look.sidebar_groups = [
-        fo.SidebarGroupDocument(name=name, paths=paths, expanded=name != "other") for name, paths in groups.items()
+        fo.SidebarGroupDocument(name=name, paths=paths, expanded=name != "metadata") for name, paths in groups.items()
     ]
     look.active_fields = fo.ActiveFields(paths=["tags", *SOURCES, "rank", "kinds"], exclude=False)
     look.color_scheme = fo.ColorScheme(
-        color_by="field", fields=[{"path": source, "fieldColor": colour} for source, colour in COLOURS.items()]
+        color_by="field",
+        opacity=0.5,
+        fields=[{"path": path, "fieldColor": colour} for path, colour in COLOURS.items()],
     )
     dataset.save()
 
@@ -209,9 +224,21 @@ def _fill(sample: Any, entry: Entry, masks_folder: Path) -> None:
         sample[name] = value
     if not _is_touched(sample, record.size_wh):
         for source, labels in (("attention", entry.attention), ("model", entry.model)):
-            sample[source] = labels and _field(labels, entry, masks_folder)
+            _put_labels(sample, source, labels, entry, masks_folder)
     if entry.decision is not None:
         _carry_over(sample, entry, entry.decision, masks_folder)
+
+
+def _put_labels(sample: Any, source: str, labels: LabelSet | None, entry: Entry, masks_folder: Path) -> None:
+    """Fill a label field; where it holds these very labels, only what is said about them may change."""
+    field = _value(sample, source)
+    if field is None or labels is None or field["pushed"] != fingerprint(labels.instances):
+        sample[source] = labels and _field(labels, entry, masks_folder)
+        return
+    field["method"] = labels.method
+    for one, values in zip(field.detections, to_detections(labels, entry.disagreements, masks_folder), strict=True):
+        for name in ("kind", "severity", "iou"):
+            one[name] = values.get(name)
 
 
 def _field(labels: LabelSet, entry: Entry, masks_folder: Path) -> Any:
@@ -419,23 +446,24 @@ def open_app(
     Raises:
         DiffugenError: The port is taken, the address is not this machine's, or the App does not start.
     """
+    import webbrowser
+
     import fiftyone as fo
-    from fiftyone.core.service import ServiceListenTimeout
 
     _check_free(address, port)
     view = dataset.load_saved_view("queue")
-    config = fo.app_config.copy()
-    config.color_by = "field"
-    try:
-        # Not launch_app, which prints an advertisement and notes in the user's home that it did.
-        session = fo.Session(view=view, address=address, port=port, remote=remote or not _has_display(), config=config)
-    except ServiceListenTimeout as error:
-        raise DiffugenError(
-            f"the App did not come up on {address}:{port} within a minute. Try again when the machine is less busy, or review "
-            "on a page: --review static"
-        ) from error
+    home = Path(dataset.info["run"]["folder"]) / "review" / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    # The server would put a number for the user into her home.
+    with environment({"HOME": str(home)}):
+        _start_server(address, port)
+    # Not launch_app, which prints an advertisement.
+    session = fo.Session(dataset=dataset, view=view, address=address, port=port, remote=True)
+    url = f"http://{address}:{port}"
+    if not remote and _has_display():
+        webbrowser.open(url)
     end = WAITING if wait else NOT_WAITING
-    tell(INSTRUCTIONS.format(name=dataset.name, url=f"http://{address}:{port}", images=len(view), end=end))
+    tell(INSTRUCTIONS.format(name=dataset.name, url=url, images=len(view), end=end))
     if wait:
         try:
             session.wait()
@@ -444,6 +472,31 @@ def open_app(
         finally:
             session.close()
     return session
+
+
+def _start_server(address: str, port: int) -> None:
+    """Start the App's server under FiftyOne's own care, which stops it with the last session on its port.
+
+    FiftyOne itself gives up after a minute, too early on a machine that is busy with training, and not when the server has ended.
+    """
+    from fiftyone.core.service import ServerService, ServiceListenTimeout
+    from fiftyone.core.session import session as sessions
+
+    class Server(ServerService):
+        def _wait_for_child_port(self, port: int | None = None, timeout: float = APP_SECONDS) -> int:
+            deadline = time.monotonic() + timeout
+            while self.child.is_running() and time.monotonic() < deadline:
+                with contextlib.suppress(ServiceListenTimeout):
+                    return super()._wait_for_child_port(port, timeout=1)
+            raise ServiceListenTimeout("server", port)
+
+    try:
+        sessions._server_services[port] = Server(port, address=address, do_not_track=True)
+    except ServiceListenTimeout as error:
+        raise DiffugenError(
+            f"the App's server does not come up on {address}:{port}. Try again when the machine is less busy, or review on a "
+            "page: --review static"
+        ) from error
 
 
 def _check_free(address: str, port: int) -> None:

@@ -20,3 +20,12 @@ def made() -> SimpleNamespace:
 def store(tmp_path: Path, made: SimpleNamespace) -> Iterator[RunStore]:
     with made.make_run(tmp_path / "piano run") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def connected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """FiftyOne on one database for all tests that need it: it takes seconds to start."""
+    from diffugen.review.database import database
+
+    with database(tmp_path_factory.mktemp("review")) as uri:
+        yield uri

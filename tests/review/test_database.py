@@ -1,0 +1,219 @@
+"""One MongoDB server for each run: found or started, taken over after a kill, stopped at the end, and never two on one folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from diffugen.errors import DiffugenError
+from diffugen.review.database import URI_VARIABLE, _launch, _start, database, find_mongod
+
+CHILD = Path(__file__).with_name("database_child.py")
+
+
+@pytest.fixture(autouse=True)
+def no_database_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(URI_VARIABLE, raising=False)
+
+
+@contextmanager
+def child(folder: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(CHILD), str(folder), *arguments]
+    variables = {**os.environ, "PYTHONPATH": str(CHILD.parents[2]), **environment}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> tuple[str, int]:
+    """The address and the number of samples that a child prints."""
+    line = process.stdout.readline() if process.stdout else ""
+    assert line, process.communicate()[1]
+    uri, count = line.split()
+    return uri, int(count)
+
+
+def servers(folder: Path) -> list[psutil.Process]:
+    """The MongoDB servers that run on the files of a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(folder / "database") in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a server has run."""
+    folder = tmp_path_factory.mktemp("stopped")
+    _start(find_mongod(), folder).stop()
+    return folder
+
+
+@pytest.mark.slow
+def test_a_server_survives_a_kill_and_is_taken_over_and_stopped(tmp_path: Path) -> None:
+    folder, home = tmp_path / "run" / "review", tmp_path / "home"
+    home.mkdir()
+    with child(folder, HOME=str(home)) as first:
+        uri, count = said(first)
+        assert count == 1
+        assert uri.startswith("mongodb://127.0.0.1:")
+        with pytest.raises(
+            DiffugenError, match=rf"session of {tmp_path / 'run'} is open already, in process {first.pid}\b"
+        ):
+            database(folder).__enter__()
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert len(servers(folder)) == 1
+    with child(folder, HOME=str(home)) as second:
+        assert said(second) == (uri, 2)
+        assert len(servers(folder)) == 1
+        second.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in second.communicate()[1]
+    assert servers(folder) == []
+    with child(folder, "stop", HOME=str(home)) as third:
+        assert [said(third)[1], said(third)[1]] == [3, 3]
+        assert third.wait() == 0
+    assert servers(folder) == []
+    assert not list(home.glob(".fiftyone")) + list(home.glob("fiftyone"))
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 30e6
+
+
+def test_a_server_that_was_still_starting_is_not_doubled(tmp_path: Path) -> None:
+    first = _launch(find_mongod(), tmp_path / "database", tmp_path / "database.log")
+    second = _start(find_mongod(), tmp_path)
+    try:
+        assert len(servers(tmp_path)) == 1
+        assert second.alive
+    finally:
+        second.stop()
+        first.stop()
+    assert servers(tmp_path) == []
+
+
+def test_a_note_of_another_process_is_no_server(tmp_path: Path, stopped: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(stopped, folder)
+    (folder / "database" / "mongod.lock").write_text(f"{os.getpid()}\n")
+    server = _start(find_mongod(), folder)
+    try:
+        assert server.process.pid != os.getpid()
+        assert server.alive
+    finally:
+        server.stop()
+    assert not server.alive
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: (data / "WiredTiger.wt").write_bytes(b"x" * 4096), "move .*database away"),
+        (lambda data: (data / "WiredTiger.wt").unlink(), "move .*database away"),
+        (lambda data: (data / "_mdb_catalog.wt").unlink(), "move .*database away"),
+        (lambda data: (shutil.rmtree(data), data.write_text("")), "File exists"),
+    ],
+    ids=["garbage", "missing", "no catalogue", "a file"],
+)
+def test_damaged_files_are_told(tmp_path: Path, stopped: Path, spoil: Callable[[Path], Any], message: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(stopped, folder)
+    spoil(folder / "database")
+    with pytest.raises(DiffugenError, match=message) as caught, database(folder):
+        pass
+    assert str(folder / "database.log") in str(caught.value)
+    assert "--review static" in str(caught.value)
+    # The lock was let go: the next attempt fails for the same reason.
+    with pytest.raises(DiffugenError, match=message), database(folder):
+        pass
+
+
+def test_the_users_database_is_used_and_not_stopped(
+    tmp_path: Path, connected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fiftyone as fo
+
+    monkeypatch.setenv(URI_VARIABLE, connected)
+    with database(tmp_path) as uri:
+        assert uri == connected
+        fo.Dataset("of the user", persistent=True)
+    assert os.environ[URI_VARIABLE] == connected
+    assert not (tmp_path / "database").exists()
+    assert fo.dataset_exists("of the user")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("mongodb://anna:secret@127.0.0.1:1", r"mongodb://\.\.\.@127\.0\.0\.1:1, does not answer"),
+        ("http://127.0.0.1", "does not answer: Invalid URI scheme"),
+        ("mongodb://127.0.0.1:nothing", "does not answer: Port"),
+    ],
+)
+def test_a_database_of_the_user_that_does_not_answer_is_told(
+    tmp_path: Path, uri: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffugen.review.database.USER_SECONDS", 0.5)
+    monkeypatch.setenv(URI_VARIABLE, uri)
+    with pytest.raises(DiffugenError, match=message) as caught, database(tmp_path):
+        pass
+    assert "secret" not in str(caught.value)
+    assert "unset FIFTYONE_DATABASE_URI" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "condition"),
+    [
+        (None, 0, "is installed beside FiftyOne or on PATH"),
+        ("#!/bin/sh\necho libcrypto.so.3 is missing >&2\nexit 127\n", 0o755, "mongod: libcrypto.so.3 is missing"),
+        ("no program", 0o755, "mongod: cannot be run"),
+        ("#!/bin/sh\nexit 3\n", 0o755, "mongod: ends with code 3"),
+    ],
+    ids=["none", "library", "no program", "silent"],
+)
+def test_without_a_server_all_ways_out_are_named(
+    tmp_path: Path, content: str | None, mode: int, condition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mongod = tmp_path / "fiftyone" / "db" / "bin" / "mongod"
+    if content is not None:
+        mongod.parent.mkdir(parents=True)
+        mongod.write_text(content)
+        mongod.chmod(mode)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DiffugenError) as caught:
+        find_mongod()
+    for part in (condition, "diffugen[review]", URI_VARIABLE, "--review static"):
+        assert part in str(caught.value)
+
+
+def test_without_fiftyone_all_ways_out_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    with pytest.raises(
+        DiffugenError, match=r"FiftyOne is not installed(.|\n)*diffugen\[review\](.|\n)*--review static"
+    ):
+        database(tmp_path).__enter__()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(DiffugenError, match=r"cannot write the folder of the review, .*file/review"),
+        database(tmp_path / "file" / "review"),
+    ):
+        pass

@@ -1,0 +1,366 @@
+"""A queue goes into a real FiftyOne dataset; a person's tags and edits come back as decisions."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffugen.errors import DiffugenError
+from diffugen.labels.shapes import decode
+from diffugen.records import KINDS, Decision, LabelSet
+from diffugen.review import detections
+from diffugen.review.queue import read_queue
+from diffugen.review.session import dataset_name, open_app, pull, push
+from diffugen.store import RunStore
+
+
+@pytest.fixture
+def run(store: RunStore, connected: str) -> Iterator[RunStore]:
+    """The run of six images; its dataset is deleted afterwards."""
+    import fiftyone as fo
+
+    yield store
+    if fo.dataset_exists(dataset_name(store.folder)):
+        fo.delete_dataset(dataset_name(store.folder))
+
+
+def sample_of(dataset: Any, rank: int) -> Any:
+    return dataset.match({"rank": rank}).first()
+
+
+def tag(dataset: Any, rank: int, *tags: str) -> None:
+    """What the App's tag button does with a selected image."""
+    dataset.select([sample_of(dataset, rank).id]).tag_samples(list(tags))
+
+
+def tag_label(dataset: Any, rank: int, source: str, index: int, name: str = "accept") -> None:
+    """What the App's tag button does with a selected label."""
+    found = sample_of(dataset, rank)[source].detections[index]
+    dataset.select_labels(ids=[found.id], fields=source).tag_labels(name, label_fields=source)
+
+
+def pulled(store: RunStore, dataset: Any) -> tuple[list[Decision], list[str]]:
+    told: list[str] = []
+    return pull(store, dataset, reviewer="anna", round=3, tell=told.append), told
+
+
+def content(dataset: Any) -> list[dict[str, Any]]:
+    """All samples without their times."""
+    found = [sample.to_dict(include_private=True) for sample in dataset.sort_by("image_id")]
+    return [{key: value for key, value in one.items() if key != "last_modified_at"} for one in found]
+
+
+# -------------------------------------------------------------------- push
+
+
+def test_push_fills_fields_and_views(run: RunStore, made: SimpleNamespace) -> None:
+    seen: list[tuple[int, int]] = []
+    dataset = push(run, on_progress=lambda done, total: seen.append((done, total)))
+    assert (dataset.name, dataset.persistent, len(dataset)) == ("piano run", True, 5)
+    assert seen == [(done, 5) for done in range(6)]
+    views = {name: dataset.load_saved_view(name).values("rank") for name in dataset.list_saved_views()}
+    assert views == {
+        "queue": [1, 2, 3, 4, 5], "undecided": [1, 2, 3, 4, 5], "decided": [],
+        "overlooked": [1, 5], "spurious": [2], "swapped": [3], "badly_located": [4],
+    }  # fmt: skip
+    assert set(KINDS) < set(views)
+    sample = sample_of(dataset, 3)
+    record = run.record(made.image_id(2))
+    assert sample.filepath == str(run.image_path(record.id).resolve())
+    assert (sample.metadata.width, sample.metadata.height) == (40, 24)
+    values = ["image_id", "prompt", "prompt_weather", "round", "task", "kinds", "severity", "decision", "human"]
+    assert [sample[name] for name in values] == [
+        record.id, record.prompt.text, "Regen, völlig nass", 0, "txt2img", ["swapped"], 0.7, None, None,
+    ]  # fmt: skip
+    (found,) = sample.attention.detections
+    assert [found[name] for name in ("label", "confidence", "index", "kind", "severity", "box_size", "contrast")] == [
+        "piano", 0.4, 0, "swapped", 0.7, 1 / 3, 0.4,
+    ]  # fmt: skip
+    assert sample_of(dataset, 1).attention.detections == []
+
+
+@pytest.mark.parametrize("limit", [detections.IN_DATABASE_BYTES, 0], ids=["database", "files"])
+def test_masks_are_the_same_after_push_and_pull(
+    run: RunStore, made: SimpleNamespace, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detections, "IN_DATABASE_BYTES", limit)
+    dataset = push(run)
+    assert bool(list(run.folder.glob("review/masks/*.png"))) == (limit == 0)
+    for rank in range(1, 6):
+        tag(dataset, rank, "accept_model" if rank % 2 else "accept_attention")
+    decisions, told = pulled(run, dataset)
+    assert told == []
+    for rank, (image_id, decision) in enumerate(zip(read_queue(run).disagreements, decisions, strict=True), start=1):
+        entry = read_queue(run).entry(image_id)
+        expected = entry.model if rank % 2 else entry.attention
+        assert (decision.image_id, decision.verdict) == (image_id, expected.source)
+        assert (decision.reviewer, decision.round) == ("anna", 3)
+        assert decision.instances.class_names == expected.instances.class_names
+        assert decision.instances.scores.tobytes() == expected.instances.scores.tobytes()
+        assert decision.instances.terms == expected.instances.terms
+        for found, rle in zip(decision.instances.rles, expected.instances.rles, strict=True):
+            np.testing.assert_array_equal(decode(found), decode(rle))
+
+
+def test_pushing_twice_changes_nothing(run: RunStore) -> None:
+    before = content(push(run))
+    dataset = push(run)
+    assert content(dataset) == before
+    assert len(dataset.list_saved_views()) == 7
+
+
+def test_what_a_person_left_survives_another_push(run: RunStore, made: SimpleNamespace) -> None:
+    dataset = push(run)
+    tag(dataset, 1, "accept_model", "blurred")
+    tag_label(dataset, 2, "attention", 1)
+    changed = sample_of(dataset, 3)
+    changed.model.detections[0].label = "person"
+    changed.save()
+    before = {sample["image_id"]: sample.to_dict() for sample in dataset}
+    newer = made.instances_of(("car", made.box_mask(0, 0, 3, 3), 0.9))
+    ids = [made.image_id(number) for number in (5, 1, 2, 3, 0)]
+    run.put_labels(LabelSet(name, "model", newer, "model-2") for name in ids)
+    run.put_disagreements(0, reversed(list(run.disagreements())))
+    dataset = push(run)
+    after = {sample["image_id"]: sample.to_dict() for sample in dataset}
+    assert [sample["image_id"] for sample in dataset.load_saved_view("queue")] == list(reversed(ids))
+    for number, (image_id, touched) in enumerate(zip(ids, [True, True, True, False, False], strict=True)):
+        assert after[image_id]["tags"] == (["accept_model", "blurred"] if number == 0 else [])
+        same = after[image_id]["model"] == before[image_id]["model"]
+        assert same == touched, image_id
+    assert after[ids[1]]["attention"]["detections"][1]["tags"] == ["accept"]
+
+
+def test_images_without_disagreement_come_along_outside_the_queue(run: RunStore, made: SimpleNamespace) -> None:
+    dataset = push(run, all_images=True)
+    assert len(dataset) == 6
+    outside = dataset.match({"image_id": made.image_id(4)}).first()
+    assert (outside.rank, outside.kinds, outside.severity) == (None, [], None)
+    assert len(dataset.load_saved_view("queue")) == 5
+    outside.tags = ["reject"]
+    outside.save()
+    assert dataset.load_saved_view("decided").values("image_id") == [made.image_id(4)]
+
+
+def test_a_round_of_its_own_leaves_other_rounds_out_of_the_queue(run: RunStore, made: SimpleNamespace) -> None:
+    push(run)
+    run.close()
+    with made.make_run(run.folder, (6, 7), round=1) as store:
+        dataset = push(store, round=1)
+    assert len(dataset) == 7
+    assert dataset.load_saved_view("queue").values("round") == [1, 1]
+
+
+def test_a_dataset_of_another_run_is_left_alone(run: RunStore, tmp_path: Path, made: SimpleNamespace) -> None:
+    import fiftyone as fo
+
+    dataset = fo.Dataset("piano run", persistent=True)
+    dataset.info = {"run": {"folder": "/elsewhere/piano run", "created_at": "2020"}}
+    dataset.save()
+    with pytest.raises(DiffugenError, match=r"dataset 'piano run' of /elsewhere/piano run already.*Rename"):
+        push(run)
+    assert len(dataset) == 0
+
+
+@pytest.mark.parametrize(("folder", "name"), [("a.b c", "a.b c"), ("钢琴", "run-")])
+def test_dataset_name(folder: str, name: str) -> None:
+    assert dataset_name(Path("/runs") / folder).startswith(name)
+
+
+# -------------------------------------------------------------------- decisions made elsewhere
+
+
+def test_decisions_that_the_run_knows_are_tagged(run: RunStore, made: SimpleNamespace) -> None:
+    drawn = made.instances_of(("car", made.box_mask(3, 4, 9, 11), 1.0))
+    ids = [made.image_id(number) for number in (5, 1, 2, 3, 0)]
+    run.add_decisions(
+        [
+            Decision(ids[0], "model", made.LABELS[5][1], "ben"),
+            Decision(ids[1], "reject", None, "ben"),
+            Decision(ids[2], "edited", drawn, "ben"),
+            # Accepted when the attention labels were others.
+            Decision(ids[3], "attention", drawn, "ben"),
+        ]
+    )
+    dataset = push(run)
+    tags = {sample["image_id"]: sample.tags for sample in dataset}
+    assert [tags[name] for name in ids] == [["accept_model"], ["reject"], ["edited"], ["edited"], []]
+    assert dataset.load_saved_view("undecided").values("rank") == [5]
+    assert pulled(run, dataset) == ([], [])
+
+
+def test_a_newer_choice_stands_against_the_run_and_the_run_against_an_older_one(
+    run: RunStore, made: SimpleNamespace
+) -> None:
+    dataset = push(run)
+    tag(dataset, 1, "empty")
+    tag(dataset, 2, "empty")
+    decisions, _ = pulled(run, dataset)
+    run.add_decisions(decisions)
+    # Image 1: decided again elsewhere. Image 2: tagged otherwise in the App.
+    run.add_decisions([Decision(decisions[0].image_id, "reject", None, "ben")])
+    sample = sample_of(dataset, 2)
+    sample.tags = ["accept_attention"]
+    sample.save()
+    dataset = push(run)
+    assert sample_of(dataset, 1).tags == ["reject"]
+    assert sample_of(dataset, 2).tags == ["accept_attention"]
+    ((found,), told) = pulled(run, dataset)
+    assert (found.image_id, found.verdict, told) == (decisions[1].image_id, "attention", [])
+
+
+# -------------------------------------------------------------------- pull
+
+
+def test_tags_become_decisions_once(run: RunStore, made: SimpleNamespace) -> None:
+    dataset = push(run)
+    for rank, name in enumerate(("accept_model", "reject", "empty", "accept_attention"), start=1):
+        tag(dataset, rank, name)
+    tag(dataset, 5, "looks odd")
+    decisions, told = pulled(run, dataset)
+    assert [one.verdict for one in decisions] == ["model", "reject", "empty", "attention"]
+    assert told == []
+    assert dataset.load_saved_view("undecided").values("rank") == [5]
+    # Until they are kept, they are new.
+    assert [one.verdict for one in pulled(run, dataset)[0]] == ["model", "reject", "empty", "attention"]
+    run.add_decisions(decisions)
+    assert pulled(run, dataset) == ([], [])
+    assert dataset.load_saved_view("decided").values("decision") == ["model", "reject", "empty", "attention"]
+    sample = sample_of(dataset, 2)
+    sample.tags = ["accept_attention"]
+    sample.save()
+    ((found,), _) = pulled(run, dataset)
+    assert (found.image_id, found.verdict) == (made.image_id(1), "attention")
+
+
+def test_single_labels_make_an_edited_decision(run: RunStore, made: SimpleNamespace) -> None:
+    dataset = push(run)
+    tag_label(dataset, 5, "attention", 0)
+    tag_label(dataset, 5, "model", 0)
+    ((found,), told) = pulled(run, dataset)
+    assert (found.image_id, found.verdict, told) == (made.image_id(0), "edited", [])
+    attention, model = made.LABELS[0]
+    assert found.instances.class_names == ("car", "piano")
+    assert found.instances.rles == (attention.rles[0], model.rles[0])
+    assert found.instances.scores.tolist() == [0.9, 1 / 3]
+    run.add_decisions([found])
+    assert pulled(run, push(run)) == ([], [])
+
+
+def test_the_human_field_is_taken_as_it_is(run: RunStore, made: SimpleNamespace) -> None:
+    import fiftyone as fo
+
+    dataset = push(run)
+    sample = sample_of(dataset, 3)
+    mask = np.ones((6, 10), dtype=bool)
+    mask[2, 3] = False
+    sample["human"] = fo.Detections(
+        detections=[fo.Detection(label="car", bounding_box=[0.5, 0.5, 0.25, 0.25], mask=mask)]
+    )
+    sample.tags = ["edited"]
+    sample.save()
+    ((found,), _) = pulled(run, dataset)
+    assert (found.verdict, found.instances.class_names, found.instances.scores.tolist()) == ("edited", ("car",), [1.0])
+    expected = np.zeros((24, 40), dtype=bool)
+    expected[12:18, 20:30] = mask
+    np.testing.assert_array_equal(decode(found.instances.rles[0]), expected)
+
+
+def test_changed_labels_count_as_they_were_left(run: RunStore, made: SimpleNamespace) -> None:
+    dataset = push(run)
+    sample = sample_of(dataset, 2)
+    sample.attention.detections = sample.attention.detections[1:]
+    sample.tags = ["accept_attention"]
+    sample.save()
+    ((found,), _) = pulled(run, dataset)
+    assert (found.verdict, found.instances.class_names) == ("edited", ("car",))
+
+
+def leave(sample: Any, **changes: Any) -> None:
+    for name, value in changes.items():
+        sample[name] = value
+    sample.save()
+
+
+@pytest.mark.parametrize(
+    ("rank", "leave_it", "message"),
+    [
+        (1, lambda one: leave(one, tags=["accept_model", "reject"]), "tagged accept_model and reject; keep one"),
+        (1, lambda one: leave(one, tags=["edited"]), "its field human is empty"),
+        (1, lambda one: leave(one, tags=["accept_model"], model=None), "no model labels that could be right"),
+        (1, lambda one: (setattr(one.model.detections[0], "label", "persn"), leave(one, tags=["accept_model"])),
+         "class 'persn' is unknown to the run; did you mean 'person'"),
+        (1, lambda one: (setattr(one.model.detections[0], "mask", None), leave(one, tags=["accept_model"])), "a box but no mask"),
+        (4, lambda one: ([each.tags.append("accept") for source in ("attention", "model") for each in one[source].detections],
+                         one.save()), None),
+        (2, lambda one: ([each.tags.append("accept") for each in (one.attention.detections[1], one.model.detections[0])],
+                         one.save()), "one object is accepted twice"),
+        (1, lambda one: leave(one, tags=["empty"], image_id="nothing"), "no image with id 'nothing'"),
+    ],
+)  # fmt: skip
+def test_what_is_unclear_is_told_and_left(run: RunStore, rank: int, leave_it: Any, message: str | None) -> None:
+    dataset = push(run)
+    tag(dataset, 3, "empty")
+    leave_it(sample_of(dataset, rank))
+    decisions, told = pulled(run, dataset)
+    assert len(decisions) == (1 if message else 2)
+    assert len(told) == (1 if message else 0)
+    assert message is None or ("is left undecided" in told[0] and message in told[0])
+
+
+def test_misspelt_tags_are_told(run: RunStore) -> None:
+    dataset = push(run)
+    tag(dataset, 1, "acept_model")
+    tag_label(dataset, 2, "model", 0, "accept_model")
+    decisions, told = pulled(run, dataset)
+    assert decisions == []
+    assert ["did you mean accept_model" in told[0], "on labels, where it means nothing" in told[1]] == [True, True]
+
+
+# -------------------------------------------------------------------- the App
+
+
+def test_a_busy_port_is_named(run: RunStore) -> None:
+    dataset = push(run)
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(DiffugenError, match=rf"127\.0\.0\.1:{port}: Address already in use.*--port"):
+            open_app(dataset, port=port)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "message"), [("127.0.0.1", 0, "port 0 is not"), ("192.0.2.1", 5151, "--address")]
+)
+def test_an_impossible_address_is_named(run: RunStore, address: str, port: int, message: str) -> None:
+    with pytest.raises(DiffugenError, match=message):
+        open_app(push(run), address=address, port=port)
+
+
+@pytest.mark.slow
+def test_the_app_answers_until_it_is_closed(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    told: list[str] = []
+    dataset = push(run)
+    session = open_app(dataset, port=port, wait=False, tell=told.append)
+    try:
+        assert requests.get(f"http://127.0.0.1:{port}/fiftyone", timeout=30).json()["version"]
+        assert session.view.values("rank") == [1, 2, 3, 4, 5]
+        assert f"http://127.0.0.1:{port}" in told[0]
+    finally:
+        session.close()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"http://127.0.0.1:{port}/fiftyone", timeout=5)

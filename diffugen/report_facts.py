@@ -23,7 +23,18 @@ RARE_STAGES = ("evaluate-base", "evaluate-reference")
 
 @dataclass(frozen=True)
 class Measured:
-    """What the truth says about one detector; APs in [0, 1], None where not measured."""
+    """What the truth says about one detector; APs in [0, 1], None where not measured.
+
+    Attributes:
+        round: The round in which it was asked.
+        truth: Its name.
+        images: Its images.
+        checkpoint: The detector.
+        ap50: Mask AP at IoU .50.
+        ap50_95: Mask AP, the mean over IoU .50 to .95.
+        box_ap50: Box AP at IoU .50.
+        labels: Exactly labelled images it was trained on; None for detectors of the loop.
+    """
 
     round: int
     truth: str
@@ -32,6 +43,7 @@ class Measured:
     ap50: float | None
     ap50_95: float | None
     box_ap50: float | None
+    labels: float | None
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,7 @@ class RunFacts:
             ap50=ap50,
             ap50_95=ap50_95,
             box_ap50=self.number(round, stage, "box", "ap50"),
+            labels=self.number(round, stage, "labels"),
         )
 
     @property

@@ -83,7 +83,7 @@ def _block(block: Block) -> str:
         case Paragraph(parts, tone):
             return f'<p class="{tone}">{_inline(parts)}</p>'
         case Missing(what, command):
-            return f'<p class="missing">{_text(what)}. Make it: <code>{_text(command)}</code></p>'
+            return f'<p class="missing">{_text(what)}. Next: <code>{_text(command)}</code></p>'
         case Tiles(tiles):
             return '<dl class="tiles">' + "".join(_tile(*tile) for tile in tiles) + "</dl>"
         case Table():

@@ -43,7 +43,7 @@ def _block(block: Block, pictures: dict[str, bytes]) -> str:
         case Paragraph(parts, tone):
             return f"**{_inline(parts)}**" if tone == "lead" else _line(_inline(parts))
         case Missing(what, command):
-            return f"> {_text(what)}. Make it: {_code(command)}"
+            return f"> {_text(what)}. Next: {_code(command)}"
         case Tiles():
             return ""  # its numbers stand in the table below it
         case Chart():

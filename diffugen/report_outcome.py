@@ -49,6 +49,8 @@ def headline(facts: RunFacts, survey: Survey) -> Section:
     if final is not None:
         blocks.append(Tiles(_tiles(final, base, reference)))
         blocks.append(_ap_table(final, base, reference))
+        if reference is not None:
+            blocks.append(Paragraph((_reference(reference),), tone="note"))
     elif facts.finished_rounds:
         blocks.append(
             Paragraph(
@@ -86,7 +88,7 @@ def rounds(facts: RunFacts) -> Section:
         blocks.append(Missing("No round was measured on a truth", facts.command("loop")))
     else:
         blocks.append(Missing("No round has trained a detector yet", facts.command("loop")))
-    if facts.rounds:
+    if known or any(facts.any(stage) for stage in ("dataset", "train", "promote")):
         blocks.append(_rounds_table(facts))
     return Section("rounds", "AP per round", tuple(blocks))
 
@@ -192,6 +194,11 @@ def _ap_table(final: Measured, base: Measured | None, reference: Measured | None
         ))  # fmt: skip
     head = ("detector", "mask AP50", "mask AP50-95", "box AP50", "of exact, AP50", "of exact, AP50-95", "truth images")
     return Table(f"Detectors on {final.truth}", head, tuple(rows))
+
+
+def _reference(reference: Measured) -> str:
+    amount = "as many" if reference.labels is None else f"{reference.labels:,.0f}"
+    return f"Exact labels: the same kind of detector, trained apart from the loop on {amount} exactly labelled images."
 
 
 def _about(facts: RunFacts, survey: Survey) -> Table:

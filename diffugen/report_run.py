@@ -112,8 +112,9 @@ def reproduce(facts: RunFacts) -> Section:
 
 
 def _gap(measure: str, gap: Gap) -> str:
-    wrote = as_rate if measure == "score" else as_percent
-    return f"{_MEASURES[measure]}: {gap.name}, {wrote(gap.value)} of {gap.images:,} images against {wrote(gap.whole)} overall."
+    wrote, of = (as_rate, "in") if measure == "score" else (as_percent, "of")
+    value = f"{wrote(gap.value)} {of} {gap.images:,} images"
+    return f"{_MEASURES[measure]}: {gap.name}, {value} against {wrote(gap.whole)} overall."
 
 
 def _attributes(survey: Survey) -> Table:

@@ -50,7 +50,7 @@ def labels(facts: RunFacts, quality: Quality) -> Section:
         blocks.append(
             Missing(
                 "Nothing to compare the attention labels with: no human labels and no model labels. "
-                "Scores below are their own opinion of themselves",
+                "How good they are is not known",
                 facts.command("loop"),
             )
         )
@@ -180,6 +180,13 @@ def _reliability_blocks(quality: Quality) -> list[Block]:
     return [
         *charts,
         Paragraph((f"Against {_EVIDENCE[judged.evidence]}: {_worth(judged.reliability.spearman)}",)),
+        Paragraph(
+            (
+                "On the dotted line a score is the IoU to expect; calibration error is the mean distance from it. Rank "
+                "correlation: whether better labels have higher scores, 1 for always, 0 for no more often than by chance.",
+            ),
+            tone="note",
+        ),
         Table("Score against the evidence", (*who, "rank correlation of score and IoU", "calibration error"), summed),
         Table("Numbers of the curves", (*who[:2], "score", "labels", "mean score", "mean IoU"), curve, folded=True),
     ]

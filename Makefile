@@ -1,5 +1,5 @@
 # make install   a virtual environment in .venv with everything, at the versions of constraints.txt
-# make demo      the miniature, offline, on a CPU: generate labelled images and look at them
+# make demo      the loop on the miniature, offline, on a CPU: a detector for pianos on the road from prompts alone
 # make test      the whole test suite
 # make lint      ruff and mypy
 # Nothing is installed twice: .venv/.installed is renewed when one of its prerequisites changes.
@@ -23,8 +23,7 @@ $(STAMP): pyproject.toml constraints.txt | $(PY)
 	touch $@
 
 demo: $(STAMP)
-	$(PY) -m diffugen.cli generate
-	$(PY) -m diffugen.cli label
+	$(PY) -m diffugen.cli bootstrap
 
 test: $(STAMP)
 	$(PY) -m pytest -q

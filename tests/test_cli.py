@@ -83,6 +83,36 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown scenes": (("miniature", "render", "pianos"), r"piano-on-road"),
     "unknown recipe": (("miniature", "train", "--recipe", "tpu"), r"cpu, gpu"),
     "unknown stage": (("miniature", "train", "--stage", "unet"), r"autoencoder"),
+    "bootstrap: unknown key": (("bootstrap", "--set", "loop.round=3"), r"loop\.round.*rounds"),
+    "bootstrap: thresholds crossed": (("bootstrap", "--set", "disagreement.good_iou=0.05"), r"good_iou.*min_iou"),
+    "bootstrap: unknown review": (("bootstrap", "--review", "fiftytwo"), r"none, static, fiftyone"),
+    "bootstrap: no truth there": (("bootstrap", "--set", "loop.truth=./nothing"), r"\./nothing.*piano-on-road"),
+    "bootstrap: truth of other classes": (
+        (
+            "bootstrap",
+            "--set",
+            "prompts.classes={harp: [piano]}",
+            "--set",
+            "prompts.templates=['a {harp} on a road']",
+            "--set",
+            "prompts.attributes={}",
+        ),
+        r"piano-on-road.*harp.*traffic cone",
+    ),
+    "improve: nothing to start from": (("improve",), r"knows none of the classes piano.*--known"),
+    "improve: no such dataset": (("improve", "--known", "./nothing"), r"\./nothing"),
+    "improve: no such checkpoint": (("improve", "--checkpoint", "./best.pt"), r"no checkpoint at best\.pt"),
+    "relabel without run": (("relabel", "--run", "runs/nothing"), r"runs/nothing"),
+    "compare without run": (("compare", "--run", "runs/nothing"), r"runs/nothing"),
+    "review without run": (("review", "--run", "runs/nothing"), r"runs/nothing"),
+    "tune without run": (("tune", "--run", "runs/nothing"), r"runs/nothing"),
+    "train without run": (("train", "--run", "runs/nothing"), r"runs/nothing"),
+    "evaluate without run": (("evaluate", "--run", "runs/nothing"), r"runs/nothing"),
+    "report without run": (("report", "--run", "runs/nothing"), r"runs/nothing"),
+    "export without run": (("export", "out", "--run", "runs/nothing"), r"runs/nothing"),
+    "export: unknown format": (("export", "out", "--format", "voc"), r"yolo-seg, coco"),
+    "unknown loop": (("loops", "run", "bootstrp"), r"bootstrap, improve, review"),
+    "copy unknown loop": (("loops", "copy", "bootstrp"), r"bootstrap, improve, review"),
     "no oracle": (("miniature", "measure", "--weights", "."), r"oracle"),
 }
 
@@ -169,7 +199,56 @@ def test_render_doctor_and_lists(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "weights: diffusion" in shown and "ultralytics" in shown and "piano-on-road" in shown
 
 
-@pytest.mark.parametrize("command", ["generate", "label", "prompts", "status"])
+def test_a_run_without_labels_says_what_makes_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "generate", *FAST) == 0
+    for command in (("compare",), ("tune",), ("train",), ("export", "out")):
+        assert run(monkeypatch, *command) == 2, command
+        errors = capsys.readouterr().err
+        assert "diffugen label" in errors and "Traceback" not in errors, errors
+    assert not Path("out").exists()
+    Path("best.pt").write_bytes(b"no checkpoint")
+    assert run(monkeypatch, "relabel", "--checkpoint", "best.pt") == 2
+    assert "best.pt" in capsys.readouterr().err
+    assert run(monkeypatch, "evaluate", "--truth", "nothing") == 2
+    assert "no truth 'nothing'" in capsys.readouterr().err
+    Path("bad.json").write_text("{")
+    for decisions in ("bad.json", "missing.json"):
+        assert run(monkeypatch, "review", "--decisions", decisions) == 2
+        assert decisions in capsys.readouterr().err
+
+
+def test_a_loop_without_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "loops", "list") == 0
+    assert "bootstrap" in capsys.readouterr().out
+    assert run(monkeypatch, "loops", "copy", "bootstrap", "mine.py") == 0
+    assert run(monkeypatch, "loops", "copy", "bootstrap", "mine.py") == 2
+    for text, expected in (("x = 1", "no function main"), ("import nowhere", "nowhere"), ("def main(:", "mine.py")):
+        Path("mine.py").write_text(text)
+        assert run(monkeypatch, "loops", "run", "mine.py") == 2
+        assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate",
+        "label",
+        "prompts",
+        "status",
+        "bootstrap",
+        "improve",
+        "relabel",
+        "compare",
+        "review",
+        "tune",
+        "train",
+        "evaluate",
+        "report",
+        "export",
+    ],
+)
 def test_help_has_examples(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, command, "--help") == 0
     assert "diffugen " + command in capsys.readouterr().out

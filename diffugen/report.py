@@ -2,8 +2,8 @@
 
 Reads the store and nothing else: no model, no network, no truth. Its parts have files of their own: what the ledger says
 (`report_facts`), one look at every image (`report_survey`), the labels compared (`report_quality`), pictures
-(`report_gallery`), the sections (`report_outcome`, `report_trust`, `report_run`) and the two forms (`report_html`,
-`report_markdown`). The same state of a run gives the same bytes.
+(`report_gallery`), the sections (`report_outcome`, `report_trust`, `report_queue`, `report_run`) and the two forms
+(`report_html`, `report_markdown`). The same state of a run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from diffugen import report_outcome, report_run, report_trust
+from diffugen import report_outcome, report_queue, report_run, report_trust
 from diffugen.errors import DiffugenError
 from diffugen.ledger import explained
 from diffugen.report_blocks import Block, Code, Missing, Page, Paragraph, Section, counted
@@ -60,7 +60,7 @@ def write_report(store: RunStore, *, gallery: int = 8, on_progress: OnProgress =
             report_outcome.headline(facts, survey),
             report_outcome.rounds(facts),
             report_trust.labels(facts, quality),
-            report_trust.disagreements(store, facts, survey),
+            report_queue.disagreements(store, facts, survey),
             _pictures(store, facts, survey, quality, gallery, on_progress),
             report_run.coverage(facts, survey),
             report_run.times(facts),

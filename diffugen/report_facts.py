@@ -159,6 +159,13 @@ class RunFacts:
         return [one for one in self.rounds if self.value(one, "promote", "promoted") is True]
 
     @property
+    def promoted_on_truth(self) -> bool:
+        """Whether the configuration names the same images as the truth and as what promotions rest on."""
+        validation = self.setting("loop", "validation")
+        used = any(self.value(one, "promote", "evidence") == "validation" for one in self.rounds)
+        return used and validation is not None and validation == self.setting("loop", "truth")
+
+    @property
     def label_rounds(self) -> list[int]:
         """The rounds whose label stage has finished."""
         return [one for one in self.rounds if self.has(one, "label")]

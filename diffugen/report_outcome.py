@@ -154,9 +154,13 @@ def _promotion(facts: RunFacts) -> tuple[Inline, ...]:
     named = [EVIDENCE.get(str(kind), str(kind)) for kind in dict.fromkeys(kinds) if kind]
     won = facts.promoted_rounds
     path = facts.value(won[-1], "promote", "checkpoint") if won else None
-    rested = f"Promotion never looked at the truth: it rested on {listed(named)}." if named else (
-        "Promotion never looked at the truth."
-    )  # fmt: skip
+    rested = f"it rested on {listed(named)}." if named else "what it rested on was not kept."
+    if facts.promoted_on_truth:
+        rested = (
+            f"Beware: the validation that promotions rested on is the truth itself, so these numbers flatter; {rested}"
+        )
+    else:
+        rested = f"Promotion never looked at the truth: {rested}"
     if not path:
         base = facts.base
         kept: tuple[Inline, ...] = (

@@ -522,6 +522,25 @@ def test_verdict(results: dict[tuple[int, str], Any], loop: dict[str, int], expe
 
 
 @pytest.mark.parametrize(
+    ("validation", "evidence", "flatters"),
+    [
+        ("scenes", "validation", True),
+        ("others", "validation", False),
+        (None, "agreed", False),
+        ("scenes", "human", False),
+    ],
+)
+def test_promotion_on_the_truth_is_owned_up_to(validation: str | None, evidence: str, flatters: bool) -> None:
+    kept: dict[tuple[int, str], dict[str, Any]] = {
+        (0, "promote"): {"promoted": True, "checkpoint": "c", "evidence": evidence}, (0, "evaluate"): measured(0.5, 0.5),
+    }  # fmt: skip
+    config = {"loop": {"truth": "scenes", "validation": validation}}
+    facts = RunFacts(Path("runs/x"), config, {"rounds": {0: {}}, "images": 1}, kept)
+    said = " ".join(str(part) for block in headline(facts, Survey()).blocks[:2] for part in getattr(block, "parts", ()))
+    assert ("these numbers flatter" in said, "Promotion never looked at the truth" in said) == (flatters, not flatters)
+
+
+@pytest.mark.parametrize(
     ("round", "done", "expected"),
     [(0, "", "generate"), (0, "generate label", "dataset"), (1, "generate label", "relabel"), (1, "label promote", "evaluate")],
 )  # fmt: skip

@@ -19,7 +19,13 @@ OnEpoch = Callable[[int, Mapping[str, float]], None]
 
 
 class Detector(Protocol):
-    """Finds and outlines objects. Starts from a checkpoint; fitting makes another one and leaves the detector as it is."""
+    """Finds and outlines objects. Starts from a checkpoint; fitting makes another one and leaves the detector as it is.
+
+    Attributes:
+        class_names: The classes that it finds, in the order of their numbers; empty where it has learned nothing yet.
+    """
+
+    class_names: tuple[str, ...]
 
     def fit(
         self,

@@ -130,8 +130,13 @@ class YoloDetector:
             **({} if lr0 is None else {"lr0": lr0, "optimizer": "AdamW"}),
             **_hardware_arguments(self._device),
         }
+        caches = _label_caches(Path(arguments["data"]).parent)
         arguments |= _checked_extra(extra or {}, {*arguments, "batch", "save_dir"} - {"optimizer", "amp", "workers"})
-        return _halving(partial(self._fit_once, arguments, on_epoch), batch_size or 16, "a training step")
+        try:
+            return _halving(partial(self._fit_once, arguments, on_epoch), batch_size or 16, "a training step")
+        finally:
+            for cache in _label_caches(Path(arguments["data"]).parent) - caches:
+                cache.unlink(missing_ok=True)
 
     def _fit_once(self, arguments: dict[str, Any], on_epoch: OnEpoch | None, batch_size: int) -> Path:
         import torch
@@ -222,6 +227,11 @@ class YoloDetector:
         # Ultralytics takes arrays for BGR.
         results = predictor([np.ascontiguousarray(image[..., ::-1]) for image in images[:count]])
         return [_instances(result) for result in results]
+
+
+def _label_caches(dataset: Path) -> set[Path]:
+    """Return the files that Ultralytics leaves in a dataset's folder; they hold absolute paths."""
+    return set(dataset.rglob("*.cache"))
 
 
 def _checked_extra(extra: Mapping[str, Any], taken: set[str]) -> Mapping[str, Any]:

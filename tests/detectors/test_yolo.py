@@ -69,7 +69,7 @@ def other_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestContract(DetectorContract):
-    leftovers = ("train.cache", "val.cache")
+    pass
 
 
 def test_fit_keeps_the_best_and_reports_losses_and_metrics(fitted: Fitted) -> None:

@@ -1,0 +1,139 @@
+"""A run of many images: what status, compare, tune, report and going on cost. Writes scale.md beside itself.
+
+    python reports/speed/scale.py --images 20000 --work runs/scale
+
+The run is planted, not generated: a few dozen images of the miniature, repeated under other seeds, with attention labels and
+with model labels that are those moved a little. Each command runs in a process of its own, whose peak memory is measured;
+the same on a tenth of the images shows how time and memory grow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffugen.config import load_config
+from diffugen.labels.label import LabelSettings
+from diffugen.labels.score import ScoreWeights
+from diffugen.labels.shapes import decode, encode
+from diffugen.prompts import make_prompts
+from diffugen.records import HeatMaps, Instances, LabelSet
+from diffugen.stages import generate_stage, label_stage
+from diffugen.store import RunStore
+
+HERE = Path(__file__).parent
+MOULDS = 40
+BATCH = 500
+COMMANDS = ("status", "compare", "tune", "report", "export", "resume")
+
+
+def config() -> Any:
+    """Return the configuration of the planted run."""
+    return load_config("miniature", [f"prompts.count={MOULDS}", "loop.truth=null"])
+
+
+def plant(folder: Path, images: int) -> None:
+    """Make a run of so many images, unless it is there."""
+    if (folder / "planted").is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = config()
+    with RunStore.create_or_open(folder, config=settings.dump()) as store:
+        prompts = make_prompts(**dict(settings.prompts), seed=0)
+        generate_stage(store, prompts, **dict(settings.diffusion), images_per_prompt=1, seed=0)
+        moulds = [(record, store.image(record.id), store.heat_maps(record.id)) for record in store.records()]
+        more = repeated(moulds, images - len(moulds))
+        while batch := list(islice(more, BATCH)):
+            store.add_images(batch)
+        label_stage(store, LabelSettings(**settings.labels.model_dump()), ScoreWeights(**settings.score.model_dump()))
+        method = store.latest_method("attention")
+        labels = store.labels("attention", method)
+        while part := list(islice(labels, BATCH)):
+            store.put_labels(
+                LabelSet(one.image_id, "model", moved(one.instances, n), "planted") for n, one in enumerate(part)
+            )
+    (folder / "planted").touch()
+
+
+def repeated(moulds: list[Any], count: int) -> Iterator[Any]:
+    """Yield moulds again and again under new seeds."""
+    for number in range(count):
+        record, rgb, heat_maps = moulds[number % len(moulds)]
+        other = dataclasses.replace(record, seed=10**6 + number)
+        yield other, rgb, HeatMaps(other.id, heat_maps.size_wh, heat_maps.phrases, heat_maps.maps), 0.4
+
+
+def moved(instances: Instances, number: int) -> Instances:
+    """Return labels as a detector might make them: moved by a few pixels, every tenth image without any."""
+    if number % 10 == 0:
+        return instances.take([])
+    rles = tuple(encode(np.roll(decode(rle), number % 9, axis=1)) for rle in instances.rles)
+    return dataclasses.replace(instances, rles=rles, scores=np.full(len(rles), 0.9), terms=())
+
+
+def run(command: str, folder: Path) -> dict[str, float]:
+    """Run a command in a process of its own and return its seconds and its peak memory in MB."""
+    arguments = {
+        "status": ["status", str(folder)],
+        "export": ["export", str(folder / "export"), "--run", str(folder)],
+        "resume": ["generate", "--run", str(folder)],
+    }.get(command, [command, "--run", str(folder)])
+    shutil.rmtree(folder / "export", ignore_errors=True)
+    code = (
+        "import sys, resource; sys.argv = ['diffugen', *sys.argv[1:]]\n"
+        "from diffugen.cli import app\n"
+        "try: app()\n"
+        "except SystemExit as stop:\n"
+        "    if stop.code: raise\n"
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - started
+    return {"seconds": round(seconds, 1), "mb": round(float(done.stdout.rsplit("peak", 1)[1]))}
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--work", type=Path, default=Path("runs/scale"))
+    arguments = parser.parse_args()
+    sizes = (arguments.images // 10, arguments.images)
+    measured: dict[str, dict[int, dict[str, float]]] = {command: {} for command in COMMANDS}
+    for size in sizes:
+        folder = arguments.work / str(size)
+        plant(folder, size)
+        for command in COMMANDS:
+            measured[command][size] = run(command, folder)
+            print(size, command, json.dumps(measured[command][size]), flush=True)
+    small, large = sizes
+    lines = [
+        "# A run of many images",
+        "",
+        f"Command: `python reports/speed/scale.py --images {arguments.images}` (the run is planted, see there). Each command in",
+        "a process of its own, start-up and imports included, on two CPU cores; seconds depend on the machine, how they grow",
+        "does not. `resume` is `diffugen generate` on a run whose images are all there; `tune` looks at 300 images at most.",
+        "",
+        f"| command | {small:,} images: s | MB | {large:,} images: s | MB |",
+        "|---|---|---|---|---|",
+    ]
+    for command, by_size in measured.items():
+        cells = " | ".join(f"{by_size[size]['seconds']} | {by_size[size]['mb']:.0f}" for size in sizes)
+        lines.append(f"| {command} | {cells} |")
+    (HERE / "scale.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

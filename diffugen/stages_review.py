@@ -138,4 +138,4 @@ def _in_app(
             open_app(dataset, address=address, port=port, tell=tell)
         else:
             tell(f"to review: diffugen review --run {store.folder}; the next round takes the tags in")
-        return pull(store, dataset, reviewer=reviewer, round=round)
+        return pull(store, dataset, reviewer=reviewer, round=round, tell=tell)

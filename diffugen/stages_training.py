@@ -243,6 +243,8 @@ def train_stage(
     from diffugen.detectors.yolo import YoloDetector
 
     on_progress(0, epochs)
+    for cache in (store.folder / dataset).rglob("*.cache"):  # of a training that was killed
+        cache.unlink()
     best = YoloDetector(find(store, start), device=device).fit(
         store.folder / dataset, store.folder / "training" / name, epochs=epochs, image_size=image_size,
         seed=seed, batch_size=batch_size, on_epoch=lambda epoch, metrics: on_progress(epoch, epochs), lr0=lr0,

@@ -163,14 +163,14 @@ def train(
     classes, agree = list(settings.prompts.classes), dict(settings.disagreement)
     fit, policy = dict(settings.detector), dict(settings.dataset)
     base, _, known = fit.pop("checkpoint"), fit.pop("confidence"), policy.pop("known")
-    validation = find_truth(settings.loop.validation, classes) if settings.loop.validation else None
+    validation = find_truth(settings.loop.validation, classes)
     with _open(folder) as store:
         number = _newest_round(store) if round is None else round
         method, detector = attention_method(store), promoted(store, number, base)
         stage = partial(run_stage, store, number, watch=progress)
         made = stage("dataset", partial(
             dataset_stage, store, method, class_names=classes, **policy, **agree, seed=settings.seed, round=number,
-            known=find_truth(known, classes) if known else None,
+            known=find_truth(known, classes),
         ))  # fmt: skip
         trained = stage("train", partial(
             train_stage, store, made["folder"], detector, **fit, seed=round_seed(settings.seed, number), name=f"round-{number}"
@@ -197,13 +197,12 @@ def evaluate(
     from diffugen.stages_training import evaluate_stage
 
     settings, folder = settle(config, set_, run)
-    source = truth or settings.loop.truth
-    if source is None:
+    images = find_truth(truth or settings.loop.truth, list(settings.prompts.classes))
+    if images is None:
         raise DiffugenError(
             "no truth to measure on: give --truth (a YOLO-seg folder, a COCO .json, or a scene set of the miniature), "
             "or set loop.truth"
         )
-    images = find_truth(source, list(settings.prompts.classes))
     with _open(folder, readonly=True) as store:
         detector = _detector(store, settings, checkpoint)
         with progress("measuring", "image") as on_progress:

@@ -3,10 +3,12 @@
 The only home of Optuna. Knows the study and its file. What is searched stands in `diffugen.tune_space`, the objective in
 `diffugen.tune_judge`, and when the outcome may be used in `diffugen.tune_folds`; each is explained there.
 
-**Study.** Trial 0 is the current settings; then TPE (Bergstra et al. 2011) proposes, by turns, label settings for the best
-score weights so far and score weights for the best label settings so far: each search has half the dimensions, and
-the second needs no new labels. Only finished trials are written, each in one transaction, and the sampler is
-seeded anew for each trial: a study that was killed goes on where it stopped and ends as if it had not been.
+Trial 0 is the current settings. Then TPE (Bergstra et al. 2011) changes the best settings so far in one group of parameters at
+a time: how heat maps are cut, averaged, cleaned, and how labels are scored, by turns. In sixteen dimensions at once a few
+dozen trials find less, and slower: score weights need no new labels, and cutting and cleaning no new averages.
+
+Only finished trials are written, each in one transaction, and the sampler is seeded anew for each: a study that was killed
+goes on where it stopped and ends as if it had not been.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from diffugen.labels.score import ScoreWeights
 from diffugen.records import HeatMaps, content_id
 from diffugen.tune_folds import choose
 from diffugen.tune_judge import Evidence, Judge, spread
-from diffugen.tune_space import DECIMALS, from_params, label_space, score_space, to_params
+from diffugen.tune_space import DECIMALS, from_params, search_space, to_params
 
 __all__ = ["Evidence", "Tuned", "tune"]
 
@@ -37,8 +39,8 @@ SMALLEST_EVIDENCE, FEWEST_PROMPTS = 12, 2
 KEPT_FRAC = 0.25
 """Settings that label fewer than this part of the images that are labelled now are no better labels, but hardly any."""
 
-TURN = 8
-"""Trials on label settings, then as many on score weights, and so on."""
+TURN = 4
+"""Trials on one group of parameters, then as many on the next, and so on."""
 
 SEARCH_VERSION = 1
 """Part of a study's name: raised when code changes such that an old study cannot be continued."""
@@ -132,6 +134,7 @@ def tune(
     reason = _too_little(len(chosen), len(set(prompts)), trials)
     if reason:
         return Tuned(settings, weights, False, reason, None, None, None, None, len(chosen), 0)
+    _require_optuna()
     judge = Judge(chosen, heat_maps, image)
     name = f"{study}-{_identity(chosen, settings, weights, folds, seed)}"
     with _silent(), _journal(storage, name) as journal:
@@ -177,6 +180,15 @@ def _too_little(images: int, prompts: int, trials: int) -> str | None:
     return None
 
 
+def _require_optuna() -> None:
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise DiffugenError(
+            f"tuning needs Optuna ({error}). Install it with `pip install 'diffugen[tune]'`, or set tune.trials to 0"
+        ) from error
+
+
 def _identity(
     evidence: Sequence[Evidence], settings: LabelSettings, weights: ScoreWeights, folds: int, seed: int
 ) -> str:
@@ -200,7 +212,7 @@ def _search(
     """Run the trials that the journal does not have yet; return all of them, as Optuna's finished trials."""
     import optuna
 
-    spaces = label_space(settings), score_space()
+    spaces = search_space(settings)
     distributions = {name: _distribution(limits) for space in spaces for name, limits in space.items()}
     # The study itself lives in memory; the journal gets finished trials only, so there is nothing half-done to mend.
     study = optuna.create_study(direction="maximize")
@@ -210,8 +222,8 @@ def _search(
         if number == 0:
             study.enqueue_trial(to_params(settings, weights))
         else:
-            best, fixed = study.best_trial.params, spaces[((number - 1) // TURN + 1) % 2]
-            study.enqueue_trial({name: best[name] for name in fixed})
+            best, free = study.best_trial.params, spaces[(number - 1) // TURN % len(spaces)]
+            study.enqueue_trial({name: value for name, value in best.items() if name not in free})
         # A new sampler each time: what it draws depends on the trials so far and its seed, not on when this process began.
         study.sampler = optuna.samplers.TPESampler(seed=int(content_id(seed, number), 16) % 2**32)
         trial = study.ask(distributions)

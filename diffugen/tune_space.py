@@ -30,23 +30,27 @@ DECIMALS = 4
 _PLAIN = ("method", "refine", "erode_frac", "dilate_frac", "accept")
 
 
-def label_space(settings: LabelSettings) -> Space:
-    """Return the parameters that decide masks; each range contains the current value."""
+def search_space(settings: LabelSettings) -> tuple[Space, ...]:
+    """Return the parameters in groups that are searched by turns; each range contains the current value.
+
+    How a map is cut; how maps are averaged; how masks are cleaned; how labels are scored and accepted.
+    """
     fraction = _fraction(settings)
-    return {
+    cut: Space = {
         "method": METHODS,
         "refine": REFINEMENTS,
         "threshold": ("otsu", "fraction"),
         "fraction": (min(FRACTIONS[0], fraction), max(FRACTIONS[1], fraction)),
+    }
+    averaged: Space = dict.fromkeys(
+        [*_parts("groups", _groups(settings)), *_parts("step_weights", _thirds(settings))], (0.0, 1.0)
+    )
+    cleaned: Space = {
         "erode_frac": (0.0, max(MAX_RADIUS_FRAC, settings.erode_frac)),
         "dilate_frac": (0.0, max(MAX_RADIUS_FRAC, settings.dilate_frac)),
-        **dict.fromkeys([*_parts("groups", _groups(settings)), *_parts("step_weights", _thirds(settings))], (0.0, 1.0)),
     }
-
-
-def score_space() -> Space:
-    """Return the parameters that decide scores, and which labels are accepted."""
-    return dict.fromkeys(["accept", *(f"score.{term}" for term in TERMS)], (0.0, 1.0))
+    scored: Space = dict.fromkeys(["accept", *(f"score.{term}" for term in TERMS)], (0.0, 1.0))
+    return cut, averaged, cleaned, scored
 
 
 def to_params(settings: LabelSettings, weights: ScoreWeights) -> Params:
@@ -65,7 +69,7 @@ def from_params(params: Params, settings: LabelSettings) -> tuple[LabelSettings,
     """Return the label settings and score weights that parameters stand for.
 
     Args:
-        params: A value for each parameter of both spaces.
+        params: A value for each parameter.
         settings: Gives all that is not searched.
     """
     found = {name: round(value, DECIMALS) if isinstance(value, float) else value for name, value in params.items()}

@@ -12,12 +12,16 @@ diffugen loops run mine.py. A stage that is done is not done again, so an interr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+from diffugen.config import Config
 from diffugen.miniature.truth import exact_labels, find_truth
 from diffugen.prompts import make_prompts
 from diffugen.report import write_report
-from diffugen.stages import generate_stage, label_settings, label_stage, round_seed, run_stage
+from diffugen.stages import Watch, generate_stage, label_settings, label_stage, round_seed, run_stage
 from diffugen.stages_labels import compare_stage, relabel_stage, tune_stage
 from diffugen.stages_review import review_stage
 from diffugen.stages_training import (
@@ -30,9 +34,18 @@ from diffugen.stages_training import (
     rounds_without_gain,
     train_stage,
 )
+from diffugen.store import RunStore
 
 
-def main(config, store, *, rounds, review, watch, tell):
+def main(
+    config: Config,
+    store: RunStore,
+    *,
+    rounds: int,
+    review: Mapping[str, Any],
+    watch: Watch,
+    tell: Callable[[int], None],
+) -> Path:
     """Run the loop.
 
     Args:
@@ -48,9 +61,9 @@ def main(config, store, *, rounds, review, watch, tell):
     base, confidence, known = fit.pop("checkpoint"), fit.pop("confidence"), policy.pop("known")
     trusted = {name: policy[name] for name in ("trust", "min_score", "val_frac")}
     look = {name: fit[name] for name in ("device", "image_size")}
-    truth = config.loop.truth and find_truth(config.loop.truth, classes)
-    validation = config.loop.validation and find_truth(config.loop.validation, classes)
-    known_items = find_truth(known, classes) if known else None
+    truth = find_truth(config.loop.truth, classes)
+    validation = find_truth(config.loop.validation, classes)
+    known_images = find_truth(known, classes)
 
     for round in range(rounds):
         stage = partial(run_stage, store, round, watch=watch)
@@ -73,7 +86,7 @@ def main(config, store, *, rounds, review, watch, tell):
                                   **dict(config.tune)))  # fmt: skip
 
         made = stage("dataset", partial(dataset_stage, store, method, class_names=classes, **policy, **agree, seed=seed,
-                                        round=round, known=known_items))  # fmt: skip
+                                        round=round, known=known_images))  # fmt: skip
         trained = stage("train", partial(train_stage, store, made["folder"], detector, **fit, seed=now, name=f"round-{round}"))
         best = stage("promote", partial(promote_stage, store, trained["checkpoint"], detector, method, **look, **agree, **trusted,
                                         validation=validation, class_names=classes, seed=seed))  # fmt: skip
@@ -85,8 +98,8 @@ def main(config, store, *, rounds, review, watch, tell):
         if rounds_without_gain(store, round) >= config.loop.patience:
             break
 
-    exact = truth and config.loop.reference and exact_labels(config.loop.truth, classes, made["train"])
-    if exact:
+    exact = exact_labels(config.loop.truth, classes, made["train"])
+    if truth and exact and config.loop.reference:
         fit["epochs"] = epochs_of_the_same_length(store, round)
         stage("evaluate-reference", partial(reference_stage, store, exact, truth, base, **fit, seed=seed, round=round))
     return write_report(store)

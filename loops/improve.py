@@ -11,13 +11,17 @@ Only the order of work is here, as in bootstrap.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+from diffugen.config import Config
 from diffugen.errors import DiffugenError
 from diffugen.miniature.truth import find_truth
 from diffugen.prompts import make_prompts
 from diffugen.report import write_report
-from diffugen.stages import generate_stage, label_settings, label_stage, round_seed, run_stage
+from diffugen.stages import Watch, generate_stage, label_settings, label_stage, round_seed, run_stage
 from diffugen.stages_labels import compare_stage, knows_any, relabel_stage, tune_stage
 from diffugen.stages_review import review_stage
 from diffugen.stages_training import (
@@ -29,18 +33,27 @@ from diffugen.stages_training import (
     rounds_without_gain,
     train_stage,
 )
+from diffugen.store import RunStore
 
 
-def main(config, store, *, rounds, review, watch, tell):
+def main(
+    config: Config,
+    store: RunStore,
+    *,
+    rounds: int,
+    review: Mapping[str, Any],
+    watch: Watch,
+    tell: Callable[[int], None],
+) -> Path:
     """Run the loop; the arguments are those of bootstrap.py."""
     classes, seed = list(config.prompts.classes), config.seed
     fit, agree, policy = dict(config.detector), dict(config.disagreement), dict(config.dataset)
     base, confidence, known_at = fit.pop("checkpoint"), fit.pop("confidence"), policy.pop("known")
     trusted = {name: policy[name] for name in ("trust", "min_score", "val_frac")}
     look = {name: fit[name] for name in ("device", "image_size")}
-    truth = config.loop.truth and find_truth(config.loop.truth, classes)
-    validation = config.loop.validation and find_truth(config.loop.validation, classes)
-    known = known_at and find_truth(known_at, classes)
+    truth = find_truth(config.loop.truth, classes)
+    validation = find_truth(config.loop.validation, classes)
+    known = find_truth(known_at, classes)
 
     if not knows_any(store, base, classes, fit["device"]):
         if not known:

@@ -7,13 +7,28 @@ Nothing is generated or trained; the next bootstrap or improve command trains on
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffugen.config import Config
 from diffugen.report import write_report
+from diffugen.stages import Watch
 from diffugen.stages_labels import attention_method, compare_stage, relabel_stage
 from diffugen.stages_review import review_stage
 from diffugen.stages_training import promoted
+from diffugen.store import RunStore
 
 
-def main(config, store, *, rounds, review, watch, tell):
+def main(
+    config: Config,
+    store: RunStore,
+    *,
+    rounds: int,
+    review: Mapping[str, Any],
+    watch: Watch,
+    tell: Callable[[int], None],
+) -> Path:
     """Hold the session; the arguments are those of bootstrap.py, of which ``rounds`` and ``tell`` are not needed."""
     last = max(store.summary()["rounds"], default=0)
     detector = promoted(store, last + 1, config.detector.checkpoint)

@@ -15,8 +15,8 @@ FIRST_TRAINING_SCENE = 100_000
 """Scenes of a set from this number on are for training; the truth's own come before."""
 
 
-def find_truth(source: str, classes: Sequence[str]) -> Truth:
-    """Open the labelled images that a name or path stands for.
+def find_truth(source: str | None, classes: Sequence[str]) -> Truth | None:
+    """Open the labelled images that a name or path stands for; None stands for none.
 
     Args:
         source: The name of a set of the miniature's scenes, a folder in the YOLO-seg layout or its ``data.yaml``, or a
@@ -26,6 +26,8 @@ def find_truth(source: str, classes: Sequence[str]) -> Truth:
     Raises:
         DiffugenError: There is no such set, it is damaged, or it labels none of the classes.
     """
+    if source is None:
+        return None
     if source not in SCENE_SETS:
         if not Path(source).exists():
             raise DiffugenError(
@@ -36,7 +38,7 @@ def find_truth(source: str, classes: Sequence[str]) -> Truth:
     return _scenes(source, classes, SCENE_SETS[source][2], 0)
 
 
-def exact_labels(source: str, classes: Sequence[str], count: int) -> Truth | None:
+def exact_labels(source: str | None, classes: Sequence[str], count: int) -> Truth | None:
     """Return exactly labelled images of the same kind as a truth, none of them part of it, to train a reference on.
 
     Args:

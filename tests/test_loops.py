@@ -240,3 +240,34 @@ def stage_is_done(folder: Path, round: int, stage: str) -> bool:
             return store.stage_done(round, stage) is not None
     except Exception:  # the ledger is being made
         return False
+
+
+@pytest.mark.slow
+def test_review_in_fiftyone_decides_what_trains(
+    copied: Path, truth: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffugen.review.database import database
+    from diffugen.review.session import push
+    from diffugen.stages_review import review_folder
+
+    monkeypatch.delenv("FIFTYONE_DATABASE_URI", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, "review", "--no-wait", "--run", str(copied)) == 0
+    assert "decisions on 0 images" in capsys.readouterr().out
+    with RunStore.open(copied) as store, database(review_folder(store)):
+        dataset = push(store)
+        sample, other = dataset.load_saved_view("queue").limit(2)
+        for one, tag in ((sample, "accept_attention"), (other, "reject")):
+            one.tags.append(tag)
+            one.save()
+        accepted, rejected = sample.image_id, other.image_id
+    more = settings(truth, **{"loop.rounds": 3, "dataset.val_frac": 0.01})
+    assert run(monkeypatch, "bootstrap", "--review", "fiftyone", "--run", str(copied), *more) == 0
+    with RunStore.open(copied, readonly=True) as store:
+        reviewed, made = store.stage_done(2, "review"), store.stage_done(2, "dataset")
+        assert reviewed and reviewed["decisions"] == {"attention": 1, "reject": 1}
+        assert made and made["by_origin"]["human"] == 1 and made["left_out"]["rejected"] == 1
+        tuned = store.stage_done(2, "tune")
+        assert tuned and tuned["evidence"] == "agreement", "one verdict is too little evidence"
+        names = {name for split in ("train", "val") for name, _, _ in read_yolo(copied / made["folder"], split)}
+    assert accepted in names and rejected not in names

@@ -3,9 +3,10 @@
 The only home of Optuna. Knows the study and its file. What is searched stands in `diffugen.tune_space`, the objective in
 `diffugen.tune_judge`, and when the outcome may be used in `diffugen.tune_folds`; each is explained there.
 
-Trial 0 is the current settings. Then TPE (Bergstra et al. 2011) changes the best settings so far in one group of parameters at
-a time: how heat maps are cut, averaged, cleaned, and how labels are scored, by turns. In sixteen dimensions at once a few
-dozen trials find less, and slower: score weights need no new labels, and cutting and cleaning no new averages.
+Trial 0 is the current settings; the next ones switch one choice each, such as the method. Then TPE (Bergstra et al. 2011)
+changes the best settings so far in one group of parameters at a time: how heat maps are cut, averaged, cleaned, and how
+labels are scored, by turns. In sixteen dimensions at once a few dozen trials find less, and slower: score weights need no
+new labels, and cutting and cleaning no new averages.
 
 Only finished trials are written, each in one transaction, and the sampler is seeded anew for each: a study that was killed
 goes on where it stopped and ends as if it had not been.
@@ -29,7 +30,7 @@ from diffugen.labels.score import ScoreWeights
 from diffugen.records import HeatMaps, content_id
 from diffugen.tune_folds import choose
 from diffugen.tune_judge import Evidence, Judge, spread
-from diffugen.tune_space import DECIMALS, from_params, search_space, to_params
+from diffugen.tune_space import DECIMALS, fixed_params, from_params, search_space, to_params
 
 __all__ = ["Evidence", "Tuned", "tune"]
 
@@ -38,9 +39,6 @@ SMALLEST_EVIDENCE, FEWEST_PROMPTS = 12, 2
 
 KEPT_FRAC = 0.25
 """Settings that label fewer than this part of the images that are labelled now are no better labels, but hardly any."""
-
-TURN = 4
-"""Trials on one group of parameters, then as many on the next, and so on."""
 
 SEARCH_VERSION = 1
 """Part of a study's name: raised when code changes such that an old study cannot be continued."""
@@ -212,18 +210,15 @@ def _search(
     """Run the trials that the journal does not have yet; return all of them, as Optuna's finished trials."""
     import optuna
 
-    spaces = search_space(settings)
+    spaces, start = search_space(settings), to_params(settings, weights)
     distributions = {name: _distribution(limits) for space in spaces for name, limits in space.items()}
     # The study itself lives in memory; the journal gets finished trials only, so there is nothing half-done to mend.
     study = optuna.create_study(direction="maximize")
     study.add_trials(journal.get_trials(deepcopy=False)[:trials])
     on_progress(len(study.trials), trials)
     for number in range(len(study.trials), trials):
-        if number == 0:
-            study.enqueue_trial(to_params(settings, weights))
-        else:
-            best, free = study.best_trial.params, spaces[(number - 1) // TURN % len(spaces)]
-            study.enqueue_trial({name: value for name, value in best.items() if name not in free})
+        best = study.best_trial.params if number else start
+        study.enqueue_trial(fixed_params(number, start, best, spaces))
         # A new sampler each time: what it draws depends on the trials so far and its seed, not on when this process began.
         study.sampler = optuna.samplers.TPESampler(seed=int(content_id(seed, number), 16) % 2**32)
         trial = study.ask(distributions)

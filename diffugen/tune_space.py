@@ -1,4 +1,4 @@
-"""The settings that tuning searches, as flat parameters: names, ranges, and the way there and back.
+"""The settings that tuning searches, as flat parameters: names, ranges, the way there and back, and what to try when.
 
 Knows which values are worth trying; not Optuna, nor what a setting does.
 """
@@ -6,7 +6,7 @@ Knows which values are worth trying; not Optuna, nor what a setting does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffugen.labels.label import METHODS, REFINEMENTS, LabelSettings
@@ -26,6 +26,9 @@ FRACTIONS = (0.2, 0.8)
 
 DECIMALS = 4
 """What is beyond makes no difference to a label, and a configuration hard to read."""
+
+TURN = 4
+"""Trials on one group of parameters, then as many on the next, and so on."""
 
 _PLAIN = ("method", "refine", "erode_frac", "dilate_frac", "accept")
 
@@ -63,6 +66,29 @@ def to_params(settings: LabelSettings, weights: ScoreWeights) -> Params:
         **_parts("step_weights", _thirds(settings)),
         **_parts("score", dataclasses.asdict(weights)),
     }
+
+
+def fixed_params(number: int, start: Params, best: Params, spaces: Sequence[Space]) -> Params:
+    """Return the parameters that a trial does not leave to the sampler.
+
+    Trial 0 is the start. The next ones switch one choice each (another method, say): a choice is far from all others, so a
+    sampler that has to find several right at once, with numbers that suit them, easily settles on the wrong ones. All
+    others leave one group of parameters free, `TURN` trials at a time.
+
+    Args:
+        number: The trial's number.
+        start: Parameters of the current settings.
+        best: Parameters of the best trial so far; not looked at for trial 0.
+        spaces: From `search_space`.
+    """
+    choices = {name: limits for space in spaces for name, limits in space.items() if isinstance(limits[0], str)}
+    switches = [(name, choice) for name, limits in choices.items() for choice in limits if choice != start[name]]
+    if number == 0:
+        return start
+    if number <= len(switches):
+        return {**best, **dict([switches[number - 1]])}
+    free = spaces[(number - 1 - len(switches)) // TURN % len(spaces)]
+    return {name: value for name, value in best.items() if name not in free}
 
 
 def from_params(params: Params, settings: LabelSettings) -> tuple[LabelSettings, ScoreWeights]:

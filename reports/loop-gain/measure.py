@@ -16,6 +16,7 @@ import argparse
 import json
 import statistics
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,24 @@ def quiet(what: str, unit: str) -> Any:
     return nullcontext(lambda done, total: None)
 
 
-def share_images(source: Path, target: RunStore) -> None:
-    """Give a run the images of another one, so that the same prompts and seeds are not generated twice."""
+def share_images(source: Path, target: RunStore, round: int) -> None:
+    """Give a run a round's images of another one, so that the same prompts and seeds are not generated twice."""
     with RunStore.open(source, readonly=True) as store:
-        for record in store.records():
+        for record in store.records(round):
             if not target.has_image(record.id):
                 target.add_image(record, store.image(record.id), store.heat_maps(record.id), 0.0)
 
 
 def bootstrap(config: Config, folder: Path, images: Path | None) -> list[dict[str, Any]]:
     """Run the loop and return what its ledger says of each round."""
+    loop = partial(load_loop("bootstrap").main, config, review={"mode": "none"}, watch=quiet, tell=lambda round: None)
     with RunStore.create_or_open(folder, config=config.dump()) as store:
-        if images is not None:
-            share_images(images, store)
-        load_loop("bootstrap").main(
-            config, store, rounds=ROUNDS, review={"mode": "none"}, watch=quiet, tell=lambda round: None
-        )
+        if images is None:
+            loop(store, rounds=ROUNDS)
+        else:
+            for round in range(ROUNDS):
+                share_images(images, store, round)
+                loop(store, rounds=round + 1)
         names = ("evaluate", "evaluate-base", "evaluate-reference", "dataset", "promote", "tune", "compare")
         return [{name: store.stage_done(round, name) for name in names} for round in range(ROUNDS)]
 

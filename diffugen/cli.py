@@ -18,6 +18,7 @@ from diffugen.cli_base import (
     SetOption,
     again,
     console,
+    copy_shipped,
     new_or_old_run,
     progress,
     prompts_of,
@@ -155,15 +156,7 @@ def configs_copy(
 
     source = config_path(name)
     target = to or Path(source.name)
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(source.read_text(encoding="utf-8"))
-    except FileExistsError:
-        raise DiffugenError(
-            f"{target} exists already; name another file: diffugen configs copy {name} OTHER.yaml"
-        ) from None
-    except OSError as error:
-        raise DiffugenError(f"cannot write {target}: {error.strerror}; name a file in a folder that exists") from error
+    copy_shipped(source, target, f"diffugen configs copy {name}")
     console().print(f"copied to {target}. Use it: diffugen generate {target}")
 
 

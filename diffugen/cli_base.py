@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffugen.errors import DiffugenError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -81,6 +83,26 @@ def new_or_old_run(folder: Path, settings: Config) -> RunStore:
 def again(config: str | None, run: Path | None) -> str:
     """Return the arguments that name the same configuration and run to the next command."""
     return " ".join([*([config] if config else []), *(["--run", str(run)] if run else [])])
+
+
+def copy_shipped(source: Path, target: Path, command: str) -> None:
+    """Copy a file that comes with DiffuGen, never over an existing one.
+
+    Args:
+        source: The file.
+        target: The new file.
+        command: The command to give with another name, for the error message.
+
+    Raises:
+        DiffugenError: There is such a file already, or it cannot be written.
+    """
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(source.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise DiffugenError(f"{target} exists already; name another file: {command} OTHER{source.suffix}") from None
+    except OSError as error:
+        raise DiffugenError(f"cannot write {target}: {error.strerror}; name a file in a folder that exists") from error
 
 
 def console() -> Console:

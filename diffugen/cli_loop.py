@@ -16,6 +16,7 @@ from diffugen.cli_base import (
     SetOption,
     again,
     console,
+    copy_shipped,
     new_or_old_run,
     progress,
     settle,
@@ -153,15 +154,7 @@ def loops_copy(
     """Copy a loop, to be edited. An existing file is never overwritten."""
     source = loop_path(name)
     target = to or Path(source.name)
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(source.read_text(encoding="utf-8"))
-    except FileExistsError:
-        raise DiffugenError(
-            f"{target} exists already; name another file: diffugen loops copy {name} OTHER.py"
-        ) from None
-    except OSError as error:
-        raise DiffugenError(f"cannot write {target}: {error.strerror}; name a file in a folder that exists") from error
+    copy_shipped(source, target, f"diffugen loops copy {name}")
     console().print(f"copied to {target}. Use it: diffugen loops run {target}")
 
 

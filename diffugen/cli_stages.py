@@ -156,8 +156,9 @@ def train(
     """Choose training labels, train the detector, promote it if it is better. A round is trained once."""
     from diffugen.miniature.truth import find_truth
     from diffugen.stages import round_seed, run_stage
+    from diffugen.stages_judging import promote_stage, promoted
     from diffugen.stages_labels import attention_method
-    from diffugen.stages_training import dataset_stage, promote_stage, promoted, train_stage
+    from diffugen.stages_training import dataset_stage, train_stage
 
     settings, folder = settle(config, set_, run)
     classes, agree = list(settings.prompts.classes), dict(settings.disagreement)
@@ -194,7 +195,7 @@ def evaluate(
 ) -> None:
     """Measure a detector on labelled images: average precision of its masks and boxes."""
     from diffugen.miniature.truth import find_truth
-    from diffugen.stages_training import evaluate_stage
+    from diffugen.stages_judging import evaluate_stage
 
     settings, folder = settle(config, set_, run)
     images = find_truth(truth or settings.loop.truth, list(settings.prompts.classes))
@@ -279,8 +280,8 @@ def _newest_round(store: RunStore) -> int:
 
 
 def _detector(store: RunStore, settings: Config, checkpoint: str | None) -> str:
+    from diffugen.stages_judging import promoted
     from diffugen.stages_labels import find
-    from diffugen.stages_training import promoted
 
     return checkpoint or str(find(store, promoted(store, _newest_round(store) + 1, settings.detector.checkpoint)))
 

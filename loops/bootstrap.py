@@ -22,18 +22,17 @@ from diffugen.miniature.truth import exact_labels, find_truth
 from diffugen.prompts import make_prompts
 from diffugen.report import write_report
 from diffugen.stages import Watch, generate_stage, label_settings, label_stage, round_seed, run_stage
-from diffugen.stages_labels import compare_stage, relabel_stage, tune_stage
-from diffugen.stages_review import review_stage
-from diffugen.stages_training import (
-    dataset_stage,
+from diffugen.stages_judging import (
     epochs_of_the_same_length,
     evaluate_stage,
     promote_stage,
     promoted,
     reference_stage,
     rounds_without_gain,
-    train_stage,
 )
+from diffugen.stages_labels import compare_stage, relabel_stage, tune_stage
+from diffugen.stages_review import review_stage
+from diffugen.stages_training import dataset_stage, train_stage
 from diffugen.store import RunStore
 
 
@@ -87,7 +86,9 @@ def main(
 
         made = stage("dataset", partial(dataset_stage, store, method, class_names=classes, **policy, **agree, seed=seed,
                                         round=round, known=known_images))  # fmt: skip
-        trained = stage("train", partial(train_stage, store, made["folder"], detector, **fit, seed=now, name=f"round-{round}"))
+        trained = stage(
+            "train", partial(train_stage, store, made["folder"], detector, **fit, seed=now, name=f"round-{round}")
+        )
         best = stage("promote", partial(promote_stage, store, trained["checkpoint"], detector, method, **look, **agree, **trusted,
                                         validation=validation, class_names=classes, seed=seed))  # fmt: skip
         if truth and round == 0:

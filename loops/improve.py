@@ -22,17 +22,15 @@ from diffugen.miniature.truth import find_truth
 from diffugen.prompts import make_prompts
 from diffugen.report import write_report
 from diffugen.stages import Watch, generate_stage, label_settings, label_stage, round_seed, run_stage
-from diffugen.stages_labels import compare_stage, knows_any, relabel_stage, tune_stage
-from diffugen.stages_review import review_stage
-from diffugen.stages_training import (
-    dataset_stage,
+from diffugen.stages_judging import (
     evaluate_stage,
-    known_stage,
     promote_stage,
     promoted,
     rounds_without_gain,
-    train_stage,
 )
+from diffugen.stages_labels import compare_stage, knows_any, relabel_stage, tune_stage
+from diffugen.stages_review import review_stage
+from diffugen.stages_training import dataset_stage, known_stage, train_stage
 from diffugen.store import RunStore
 
 
@@ -62,7 +60,9 @@ def main(
                 "--known (a YOLO-seg folder or a COCO .json), another --checkpoint, or begin with diffugen bootstrap"
             )
         stage = partial(run_stage, store, 0, watch=watch)
-        made = stage("known", partial(known_stage, store, known, class_names=classes, val_frac=policy["val_frac"], seed=seed))
+        made = stage(
+            "known", partial(known_stage, store, known, class_names=classes, val_frac=policy["val_frac"], seed=seed)
+        )
         taught = stage("train-known", partial(train_stage, store, made["folder"], base, **fit, seed=seed, name="known"))
         base = taught["checkpoint"]
 
@@ -88,7 +88,9 @@ def main(
 
         made = stage("dataset", partial(dataset_stage, store, method, class_names=classes, **policy, **agree, seed=seed,
                                         round=round, known=known))  # fmt: skip
-        trained = stage("train", partial(train_stage, store, made["folder"], detector, **fit, seed=now, name=f"round-{round}"))
+        trained = stage(
+            "train", partial(train_stage, store, made["folder"], detector, **fit, seed=now, name=f"round-{round}")
+        )
         best = stage("promote", partial(promote_stage, store, trained["checkpoint"], detector, method, **look, **agree, **trusted,
                                         validation=validation, class_names=classes, seed=seed))  # fmt: skip
         if truth:

@@ -14,9 +14,9 @@ from typing import Any
 from diffugen.config import Config
 from diffugen.report import write_report
 from diffugen.stages import Watch
+from diffugen.stages_judging import promoted
 from diffugen.stages_labels import attention_method, compare_stage, relabel_stage
 from diffugen.stages_review import review_stage
-from diffugen.stages_training import promoted
 from diffugen.store import RunStore
 
 
@@ -39,7 +39,11 @@ def main(
         )  # fmt: skip
     with watch("compare", "image") as on_progress:
         compare_stage(
-            store, attention_method(store), on_progress, class_names=list(config.prompts.classes), **dict(config.disagreement)
+            store,
+            attention_method(store),
+            on_progress,
+            class_names=list(config.prompts.classes),
+            **dict(config.disagreement),
         )
     review_stage(store, round=last, **review)
     return write_report(store)

@@ -17,15 +17,15 @@ from diffugen.labels.shapes import encode
 from diffugen.miniature.truth import FIRST_TRAINING_SCENE, exact_labels, find_truth
 from diffugen.records import Decision, HeatMaps, ImageRecord, Instances, LabelSet, Phrase, Prompt
 from diffugen.stages import OnProgress, label_settings, round_seed, run_stage
-from diffugen.stages_labels import compare_stage, tune_stage
-from diffugen.stages_training import (
+from diffugen.stages_judging import (
     GOLD_IMAGES,
-    dataset_stage,
     epochs_of_the_same_length,
     promote_stage,
     promoted,
     rounds_without_gain,
 )
+from diffugen.stages_labels import compare_stage, tune_stage
+from diffugen.stages_training import dataset_stage
 from diffugen.store import RunStore
 
 SIZE_WH = (96, 64)

@@ -33,7 +33,7 @@ UNITS = {"train": "epoch", "tune": "trial"}
 """What a stage counts, where it is not images."""
 
 
-def run_stage(store: RunStore, round: int, name: str, work: Work, watch: Watch) -> Result:
+def run_stage(store: RunStore, round: int, name: str, work: Work, watch: Watch, *, again: bool = False) -> Result:
     """Run a stage of a round and keep its result and its time; where that was done before, only return the result.
 
     Args:
@@ -42,15 +42,21 @@ def run_stage(store: RunStore, round: int, name: str, work: Work, watch: Watch) 
         name: The stage.
         work: Does it, given what to report progress to.
         watch: Shows progress.
+        again: Do it even where it was done before, because something of it is missing.
     """
     kept = store.stage_done(round, name)
-    if kept is not None:
+    if kept is not None and not again:
         return kept
     start = time.perf_counter()
     with watch(f"round {round}: {name}", UNITS.get(name, "image")) as on_progress:
         result = work(on_progress)
     store.finish_stage(round, name, result, time.perf_counter() - start)
     return result
+
+
+def files_missing(store: RunStore, round: int) -> bool:
+    """Return whether an image of a round has lost its files, so that the round must be generated again."""
+    return not all(store.has_image(image_id) for image_id in store.image_ids(round))
 
 
 def round_seed(seed: int, round: int) -> int:

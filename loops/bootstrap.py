@@ -21,7 +21,7 @@ from diffugen.config import Config
 from diffugen.miniature.truth import exact_labels, find_truth
 from diffugen.prompts import make_prompts
 from diffugen.report import write_report
-from diffugen.stages import Watch, generate_stage, label_settings, label_stage, round_seed, run_stage
+from diffugen.stages import Watch, files_missing, generate_stage, label_settings, label_stage, round_seed, run_stage
 from diffugen.stages_judging import (
     epochs_of_the_same_length,
     evaluate_stage,
@@ -55,7 +55,7 @@ def main(
         watch: Shows the progress of a stage.
         tell: Called with the number of each round that is finished.
     """
-    classes, seed = list(config.prompts.classes), config.seed
+    classes, seed, each = list(config.prompts.classes), config.seed, config.loop.images_per_prompt
     fit, agree, policy = dict(config.detector), dict(config.disagreement), dict(config.dataset)
     base, confidence, known = fit.pop("checkpoint"), fit.pop("confidence"), policy.pop("known")
     trusted = {name: policy[name] for name in ("trust", "min_score", "val_frac")}
@@ -71,7 +71,7 @@ def main(
 
         prompts = make_prompts(**dict(config.prompts), seed=now)
         stage("generate", partial(generate_stage, store, prompts, **dict(config.diffusion), seed=now, round=round,
-                                  images_per_prompt=config.loop.images_per_prompt))  # fmt: skip
+                                  images_per_prompt=each), again=files_missing(store, round))  # fmt: skip
 
         labels, weights = label_settings(store, round, dict(config.labels), dict(config.score))
         method = stage("label", partial(label_stage, store, labels, weights, round=round))["method"]

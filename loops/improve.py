@@ -21,7 +21,7 @@ from diffugen.errors import DiffugenError
 from diffugen.miniature.truth import find_truth
 from diffugen.prompts import make_prompts
 from diffugen.report import write_report
-from diffugen.stages import Watch, generate_stage, label_settings, label_stage, round_seed, run_stage
+from diffugen.stages import Watch, files_missing, generate_stage, label_settings, label_stage, round_seed, run_stage
 from diffugen.stages_judging import (
     evaluate_stage,
     promote_stage,
@@ -44,7 +44,7 @@ def main(
     tell: Callable[[int], None],
 ) -> Path:
     """Run the loop; the arguments are those of bootstrap.py."""
-    classes, seed = list(config.prompts.classes), config.seed
+    classes, seed, each = list(config.prompts.classes), config.seed, config.loop.images_per_prompt
     fit, agree, policy = dict(config.detector), dict(config.disagreement), dict(config.dataset)
     base, confidence, known_at = fit.pop("checkpoint"), fit.pop("confidence"), policy.pop("known")
     trusted = {name: policy[name] for name in ("trust", "min_score", "val_frac")}
@@ -75,7 +75,7 @@ def main(
 
         prompts = make_prompts(**dict(config.prompts), seed=now)
         stage("generate", partial(generate_stage, store, prompts, **dict(config.diffusion), seed=now, round=round,
-                                  images_per_prompt=config.loop.images_per_prompt))  # fmt: skip
+                                  images_per_prompt=each), again=files_missing(store, round))  # fmt: skip
 
         labels, weights = label_settings(store, round, dict(config.labels), dict(config.score))
         method = stage("label", partial(label_stage, store, labels, weights, round=round))["method"]

@@ -142,6 +142,11 @@ def test_a_finished_run_says_so_and_offers_more(
     said = capsys.readouterr().out
     assert "2 rounds of run" in said and "--rounds 4" in said
     assert contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
+    lost = next((copied / "images").iterdir())
+    lost.unlink()
+    assert run(monkeypatch, "bootstrap", "--run", str(copied), *settings(truth)) == 0
+    capsys.readouterr()
+    assert contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
     assert run(monkeypatch, "status", str(copied)) == 0
     assert re.search(r"^1 +12 ", capsys.readouterr().out, re.MULTILINE)
 

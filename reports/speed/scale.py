@@ -3,7 +3,7 @@
     python reports/speed/scale.py --images 20000 --work runs/scale
 
 The run is planted, not generated: a few dozen images of the miniature, repeated under other seeds, with attention labels and
-with model labels that are those moved a little. Each command runs in a process of its own, whose peak memory is measured;
+with model labels that are those moved a little. Each command runs in a process of its own, whose peak memory is measured (Linux);
 the same on a tenth of the images shows how time and memory grow.
 """
 
@@ -91,17 +91,17 @@ def run(command: str, folder: Path) -> dict[str, float]:
     }.get(command, [command, "--run", str(folder)])
     shutil.rmtree(folder / "export", ignore_errors=True)
     code = (
-        "import sys, resource; sys.argv = ['diffugen', *sys.argv[1:]]\n"
+        "import sys; sys.argv = ['diffugen', *sys.argv[1:]]\n"
         "from diffugen.cli import app\n"
         "try: app()\n"
         "except SystemExit as stop:\n"
         "    if stop.code: raise\n"
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "print('peak', next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - started
-    return {"seconds": round(seconds, 1), "mb": round(float(done.stdout.rsplit("peak", 1)[1]))}
+    return {"seconds": round(seconds, 1), "mb": round(float(done.stdout.rsplit("peak", 1)[1]) / 1024)}
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from diffugen.tune_folds import choose
 from diffugen.tune_judge import Evidence, Judge, spread
 from diffugen.tune_space import DECIMALS, fixed_params, from_params, search_space, to_params
 
-__all__ = ["Evidence", "Tuned", "tune"]
+__all__ = ["SMALLEST_EVIDENCE", "Evidence", "Tuned", "tune"]
 
 SMALLEST_EVIDENCE, FEWEST_PROMPTS = 12, 2
 """Images, and prompts among them, below which evidence says nothing about other images."""

@@ -233,7 +233,7 @@ def _evidence(store: RunStore, method: str, class_names: set[str]) -> tuple[str,
     from diffugen.tune import SMALLEST_EVIDENCE, Evidence
 
     human = [
-        Evidence(one.image_id, store.record(one.image_id).prompt.id, one.instances)
+        Evidence(one.image_id, store.record(one.image_id).prompt.id, one.instances.of_classes(class_names))
         for one in store.decisions()
         if one.instances is not None
     ]

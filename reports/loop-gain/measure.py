@@ -102,6 +102,8 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
         + " ".join(map(str, seeds))
         + " --work runs/loop-gain`",
         "",
+        "![average precision by round](gain.png)",
+        "",
         "| detector | AP50 | AP50-95 | AP50 / reference | AP50-95 / reference |",
         "|---|---|---|---|---|",
     ]
@@ -161,6 +163,34 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw(results: dict[str, Any], seeds: list[int], path: Path) -> None:
+    """Draw average precision by round: a thin line for each seed, a thick one for their mean."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharex=True)
+    for axis, key, name in zip(axes, ("ap50", "ap50_95"), ("mask AP50", "mask AP50-95"), strict=True):
+        for variant, colour in zip(VARIANTS, ("#999999", "#e69f00", "#0072b2"), strict=True):
+            curves = [
+                [ap(results[variant][str(seed)], round, "evaluate", key) for round in range(ROUNDS)] for seed in seeds
+            ]
+            for curve in curves:
+                axis.plot(range(ROUNDS), curve, color=colour, linewidth=0.7, alpha=0.5)
+            means = [statistics.mean(values) for values in zip(*curves, strict=True)]
+            axis.plot(range(ROUNDS), means, color=colour, linewidth=2.5, marker="o", label=variant)
+        exact = [ap(results[FULL][str(seed)], ROUNDS - 1, "evaluate-reference", key) for seed in seeds]
+        axis.axhline(statistics.mean(exact), color="#009e73", linestyle="--", label="exact labels")
+        axis.set(
+            title=f"{name} on piano-on-road", xlabel="after round", ylabel=name, ylim=(0, 1.03), xticks=range(ROUNDS)
+        )
+        axis.grid(alpha=0.3)
+    axes[0].legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
 def verdict(gains: list[float]) -> str:
     """Call a difference noise unless all seeds agree on its sign and its mean exceeds its standard error twice."""
     if len(gains) < 2:
@@ -182,6 +212,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (arguments.out / "README.md").write_text(page(results, arguments.seeds))
+    draw(results, arguments.seeds, arguments.out / "gain.png")
     print(page(results, arguments.seeds))
 
 

@@ -14,14 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffugen.cli_loop import load_loop
 from diffugen.config import Config, load_config
+from diffugen.records import Instances
 from diffugen.store import RunStore
 
 HERE = Path(__file__).parent
@@ -74,7 +78,53 @@ def measure(seeds: list[int], work: Path) -> dict[str, Any]:
             folder = work / f"seed-{seed}-{variant}"
             rounds = bootstrap(config, folder, None if variant == FULL else full)
             results.setdefault(variant, {})[str(seed)] = rounds
+        results.setdefault("oracle", {})[str(seed)] = judged(seed, work)
     return results
+
+
+def judged(seed: int, work: Path) -> dict[str, Any]:
+    """Measure what better labels of the same images would give: the oracle's, on the images of the last training set.
+
+    Trained like the reference: from the same start, for as many steps as the loop. The oracle, a segmenter trained on exact
+    masks, has no part in the loop.
+    """
+    from diffugen.dataset import write_yolo
+    from diffugen.dataset_read import read_yolo
+    from diffugen.detectors.yolo import YoloDetector
+    from diffugen.labels.shapes import encode
+    from diffugen.metrics import label_quality
+    from diffugen.miniature.measure import WEIGHTS
+    from diffugen.miniature.oracle import load_oracle, segment
+    from diffugen.miniature.scenes import CLASSES
+    from diffugen.miniature.truth import find_truth
+    from diffugen.stages_judging import epochs_of_the_same_length, measure
+
+    kept = work / f"seed-{seed}-oracle" / "result.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text()))
+    fit = dict(load_config("miniature").detector)
+    with RunStore.open(work / f"seed-{seed}-{FULL}", readonly=True) as store:
+        made = store.stage_done(ROUNDS - 1, "dataset")
+        epochs = epochs_of_the_same_length(store, ROUNDS - 1)
+        used = list(read_yolo(store.folder / (made or {})["folder"], "train"))
+    maps = segment(load_oracle(WEIGHTS / "oracle"), [rgb for _, rgb, _ in used])
+    items = []
+    for (name, rgb, _), classes in zip(used, maps, strict=True):
+        mask = classes == 1 + CLASSES.index("piano")
+        rles = (encode(mask),) if mask.any() else ()
+        items.append((name, rgb, Instances(rgb.shape[1::-1], ("piano",) * len(rles), rles, np.ones(len(rles)))))
+    shutil.rmtree(kept.parent, ignore_errors=True)
+    write_yolo(kept.parent / "dataset", {"train": items}, ["piano"])
+    best = YoloDetector(fit["checkpoint"]).fit(
+        kept.parent / "dataset", kept.parent / "training", epochs=epochs, image_size=fit["image_size"], seed=seed,
+        batch_size=fit["batch_size"], lr0=fit["lr0"], extra=fit["extra"],
+    )  # fmt: skip
+    truth = find_truth("piano-on-road", ["piano"])
+    found = measure(YoloDetector(best), truth.items() if truth else (), ["piano"], fit["image_size"])
+    quality = label_quality([(exact, labels) for (_, _, exact), (_, _, labels) in zip(items, used, strict=True)])
+    result = {"mask": found["mask"], "label_iou": quality.label_iou}
+    kept.write_text(json.dumps(result))
+    return result
 
 
 def ap(rounds: list[dict[str, Any]], round: int, stage: str, key: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,8 +66,8 @@ def test_shipped_configs_are_valid_and_give_prompts(name: str) -> None:
 def test_shipped_configs_have_the_command_and_the_sources_of_weights_in_their_header() -> None:
     for name in list_configs():
         header = config_path(name).read_text(encoding="utf-8").split("\n\n")[0]
-        assert "Command:  diffugen generate" in header
-        assert name == "miniature" or f"diffugen generate {name}," in header
+        assert re.search(rf"Command:  diffugen (bootstrap|improve) {name} |Command:  diffugen bootstrap\n", header)
+        assert name == "miniature" or f" {name} " in header
         assert "Time:" in header
         assert "Weights:" in header
 

@@ -102,11 +102,15 @@ def status(run: Annotated[Path, typer.Argument(help="The run's folder.")] = Path
             f"made by diffugen {summary['diffugen_version']}, last activity {summary['last_activity'] or 'never'}",
             soft_wrap=True,
         )
-        shown = table("round", "images", "seconds an image", "label sets", "objects", "decisions", "stages done")
+        shown = table("round", "images", "s/image", "labelled (objects)", "decisions", "last stage")
         for number, one in summary["rounds"].items():
             per_image = one["seconds"] / one["images"] if one["images"] else 0.0
-            listed = [_counts(one[name]) for name in ("label_sets", "objects", "decisions")]
-            shown.add_row(str(number), str(one["images"]), f"{per_image:.2f}", *listed, ", ".join(one["stages"]))
+            labelled = ", ".join(
+                f"{name} {count} ({one['objects'][name]})" for name, count in one["label_sets"].items()
+            )
+            decisions = ", ".join(f"{name} {count}" for name, count in one["decisions"].items())
+            last = next(reversed(one["stages"]), "-")
+            shown.add_row(str(number), str(one["images"]), f"{per_image:.2f}", labelled, decisions or "-", last)
         out.print(shown)
         if any("promote" in one["stages"] for one in summary["rounds"].values()):
             out.print(rounds_table(store))
@@ -118,14 +122,13 @@ def rounds_table(store: RunStore) -> Any:
     ``val AP50`` is the new detector's on held-out evidence, ``better`` whether it was promoted for that; ``AP50`` and ``AP50-95``
     are those of the promoted detector's masks on the truth; ``min`` is the time of all stages in minutes.
     """
-    shown = table("round", "images", "agreed", "differ", "train", "val", "val AP50", "better", "AP50", "AP50-95", "min")
+    shown = table("round", "agreed", "differ", "train", "val", "val AP50", "better", "AP50", "AP50-95", "min")
     for number, one in store.summary()["rounds"].items():
         stages = {name: store.stage_done(number, name) or {} for name in one["stages"]}
         made, vote, truth = (stages.get(name, {}) for name in ("dataset", "promote", "evaluate"))
         origins = made.get("by_origin", {})
         shown.add_row(
             str(number),
-            str(one["images"]),
             str(origins.get("agreed", "-")),
             str(sum(one["disagreements"].values()) if "compare" in stages else "-"),
             str(made.get("train", "-")),
@@ -277,10 +280,6 @@ def loop_path(name: str) -> Path:
 def _loops_folder() -> Path:
     shipped = Path(__file__).parent / "_loops"
     return shipped if shipped.is_dir() else Path(__file__).parents[1] / "loops"
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _value(value: float | None) -> str:

@@ -66,9 +66,10 @@ def _main(
 @app.command(epilog="Examples:  diffugen prompts   |   diffugen prompts cars --set prompts.count=5 --set seed=3")
 def prompts(config: ConfigArgument = None, set_: SetOption = None) -> None:
     """Show a configuration's prompts. Names the words that are traced, and how evenly the attributes are covered."""
+    from diffugen.config import load_config
     from diffugen.prompts import coverage
 
-    settings, _ = settle(config, set_, None)
+    settings = load_config(config, set_ or ())
     made = prompts_of(settings, settings.seed)
     out = console()
     for prompt in made:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, StoreError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,10 +34,10 @@ RunOption = Annotated[
 ]
 
 HARMLESS_KEYS = (
-    "diffusion.batch_size", "diffusion.device", "diffusion.offload", "labels", "score", "detector", "disagreement", "dataset",
-    "tune", "loop",
+    "diffusion.batch_size", "diffusion.device", "diffusion.offload", "labels", "score", "detector", "disagreement",
+    "dataset.mask", "dataset.trust", "dataset.min_score", "dataset.known", "tune", "loop",
 )  # fmt: skip
-"""Keys that may change between two calls on the same run: they alter no image."""
+"""Keys that may change between two calls on the same run: they alter no image, and no prompt changes sides."""
 
 
 def settle(config: str | None, overrides: list[str] | None, run: Path | None) -> tuple[Config, Path]:
@@ -51,19 +51,23 @@ def settle(config: str | None, overrides: list[str] | None, run: Path | None) ->
     from diffugen.config import kept_config, load_config
     from diffugen.ledger import LEDGER_NAME
 
-    if config is None and run is not None and (run / LEDGER_NAME).is_file():
-        kept = _kept(run)
-        if kept is not None:
-            return kept_config(kept, str(run / LEDGER_NAME), overrides or ()), run
     settings = load_config(config, overrides or ())
-    return settings, run or Path("runs") / settings.name
+    folder = run or Path("runs") / settings.name
+    kept = _kept(folder) if config is None and (folder / LEDGER_NAME).is_file() else None
+    return settings if kept is None else kept_config(kept, str(folder / LEDGER_NAME), overrides or ()), folder
 
 
 def _kept(run: Path) -> dict[str, Any] | None:
     from diffugen.store import RunStore
 
-    with RunStore.open(run, readonly=True) as store:
-        return store.config
+    try:
+        with RunStore.open(run, readonly=True) as store:
+            return store.config
+    except (
+        StoreError
+    ):  # an older ledger, or one whose making was cut short: opened for writing it is mended, if it can be
+        with RunStore.open(run) as store:
+            return store.config
 
 
 def prompts_of(settings: Config, seed: int) -> list[Prompt]:

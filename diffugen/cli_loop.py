@@ -204,9 +204,13 @@ def _run_loop(
         done = finished_rounds(store)
         out.print(rounds_table(store))
         _say_result(store, done)
-    again_arguments = again(config, run)
     out.print(f"report: {report}", soft_wrap=True)
-    command = f"diffugen {loop if loop in ('bootstrap', 'improve') else f'loops run {loop}'} {again_arguments}".rstrip()
+    command = (
+        f"diffugen {loop if loop in ('bootstrap', 'improve') else f'loops run {loop}'} {again(config, run)}".rstrip()
+    )
+    if done < most:
+        out.print(f"stopped: no better detector for {settings.loop.patience} rounds", soft_wrap=True)
+        command += f" --set loop.patience={settings.loop.patience + 2}"
     out.print(f"more rounds: {command} --rounds {done + 2}", soft_wrap=True)
 
 

@@ -70,7 +70,6 @@ def review_stage(
         found = _by_page(store, round, wait, reviewer, tell)
     elif mode == "fiftyone":
         found = _in_app(store, round, wait, reviewer, address, port, tell)
-    store.add_decisions(found)
     on_progress(images, images)
     return {"mode": mode, "queue": len(queue), "decisions": dict(Counter(one.verdict for one in found))}
 
@@ -107,6 +106,7 @@ def _by_page(store: RunStore, round: int, wait: bool, reviewer: str, tell: Calla
         tell(f"to review: open {page}, save its decisions as {file}; the next round takes them in")
         return []
     found = read_decisions(store, file, reviewer=reviewer, round=round)
+    store.add_decisions(found)  # before the file is put away: what a person decided must not be lost in between
     file.rename(_unused(folder / f"decisions-round-{round}.json"))
     return found
 
@@ -138,4 +138,6 @@ def _in_app(
             open_app(dataset, address=address, port=port, tell=tell)
         else:
             tell(f"to review: diffugen review --run {store.folder}; the next round takes the tags in")
-        return pull(store, dataset, reviewer=reviewer, round=round, tell=tell)
+        found = pull(store, dataset, reviewer=reviewer, round=round, tell=tell)
+        store.add_decisions(found)
+        return found

@@ -54,6 +54,9 @@ def main(
         review: How a person looks at disagreements: arguments of `diffugen.stages_review.review_stage`.
         watch: Shows the progress of a stage.
         tell: Called with the number of each round that is finished.
+
+    Returns:
+        The report's page.
     """
     classes, seed, each = list(config.prompts.classes), config.seed, config.loop.images_per_prompt
     fit, agree, policy = dict(config.detector), dict(config.disagreement), dict(config.dataset)

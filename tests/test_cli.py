@@ -180,6 +180,30 @@ def test_another_configuration_is_refused_with_the_keys(
     assert run(monkeypatch, "generate", *FAST, "--set", "diffusion.batch_size=2") == 0
 
 
+def test_a_run_goes_on_with_its_own_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "generate", *FAST) == 0
+    assert run(monkeypatch, "generate") == 0
+    assert "3 images" in capsys.readouterr().out
+    assert run(monkeypatch, "bootstrap", "--set", "dataset.val_frac=0.4") == 2
+    assert "dataset.val_frac" in capsys.readouterr().err, "prompts would change sides between training and validation"
+
+
+def test_older_and_unfinished_ledgers_are_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffugen import ledger
+
+    with monkeypatch.context() as older:
+        older.setattr(ledger, "_MIGRATIONS", ledger._MIGRATIONS[:1])
+        RunStore.create_or_open("runs/old", config=None).close()
+    Path("runs/cut").mkdir()
+    Path("runs/cut/ledger.sqlite").touch()
+    for name in ("old", "cut"):
+        assert run(monkeypatch, "generate", *FAST, "--run", f"runs/{name}") == 0
+        with RunStore.open(f"runs/{name}", readonly=True) as store:
+            assert len(list(store.image_ids())) == 3
+
+
 def test_configs_copy_never_overwrites(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "configs", "copy", "miniature", "mine.yaml") == 0
     Path("mine.yaml").write_text("edited")

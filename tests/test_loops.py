@@ -266,7 +266,7 @@ def test_review_in_fiftyone_decides_what_trains(
             one.tags.append(tag)
             one.save()
         accepted, rejected = sample.image_id, other.image_id
-    more = settings(truth, **{"loop.rounds": 3, "dataset.val_frac": 0.01})
+    more = settings(truth, **{"loop.rounds": 3})
     assert run(monkeypatch, "bootstrap", "--review", "fiftyone", "--run", str(copied), *more) == 0
     with RunStore.open(copied, readonly=True) as store:
         reviewed, made = store.stage_done(2, "review"), store.stage_done(2, "dataset")

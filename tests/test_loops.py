@@ -20,6 +20,7 @@ from diffugen.dataset import write_yolo
 from diffugen.dataset_read import read_yolo
 from diffugen.miniature.scenes import exact_instances, scene_set
 from diffugen.stages import round_seed
+from diffugen.stages_review import review_stage
 from diffugen.store import RunStore
 
 ROUND_0 = ("generate", "label", "dataset", "train", "promote", "evaluate")
@@ -149,6 +150,37 @@ def test_a_finished_run_says_so_and_offers_more(
     assert contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
     assert run(monkeypatch, "status", str(copied)) == 0
     assert re.search(r"^1 +12 ", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_a_run_that_stopped_says_what_makes_it_go_on(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with RunStore.open(copied) as store:
+        vote = store.stage_done(1, "promote")
+        assert vote is not None
+        store.finish_stage(1, "promote", {**vote, "promoted": False}, 1.0)
+    assert run(monkeypatch, "bootstrap", "--run", str(copied), "--rounds", "3", "--set", "loop.patience=1") == 0
+    said = capsys.readouterr().out
+    assert "stopped: no better detector for 1 rounds" in said and "--set loop.patience=3 --rounds 4" in said
+
+
+@pytest.mark.slow
+def test_a_decisions_file_is_taken_in_and_put_away(copied: Path, truth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunStore.open(copied) as store:
+        image_id = next(iter(store.image_ids(1)))
+        decisions = {"run": copied.name, "decisions": [{"image_id": image_id, "verdict": "reject"}]}
+        (copied / "review").mkdir(exist_ok=True)
+        file = copied / "review" / "decisions.json"
+        file.write_text(json.dumps(decisions))
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "rename", lambda self, target: 1 / 0)  # as if killed while the file is put away
+            with pytest.raises(ZeroDivisionError):
+                review_stage(store, round=2, mode="static")
+        assert [(one.image_id, one.verdict) for one in store.decisions()] == [(image_id, "reject")]
+        assert review_stage(store, round=2, mode="static")["decisions"] == {}, "nothing twice"
+        assert not file.exists() and (copied / "review" / "decisions-round-2.json").is_file()
 
 
 @pytest.mark.slow

@@ -256,7 +256,7 @@ def export(
         ids: dict[str, list[str]] = {"train": [], "val": []}
         for record in store.records():
             if record.id in chosen and chosen[record.id].instances is not None:
-                ids["val" if record.prompt.id in held_out else "train"].append(record.id)
+                ids["val" if record.family in held_out else "train"].append(record.id)
         if not ids["train"]:
             raise DiffugenError(f"run {folder} has no labels to export yet; diffugen label makes some")
         splits = {split: _items(store, chosen, part) for split, part in ids.items() if part}

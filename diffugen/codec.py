@@ -38,6 +38,7 @@ def record_to_json(record: ImageRecord) -> str:
                 "phrases": _phrases_to_lists(prompt.phrases),
                 "negative": prompt.negative,
                 "attributes": dict(prompt.attributes),
+                "template": prompt.template,
             },
             "seed": record.seed,
             "size_wh": list(record.size_wh),
@@ -45,6 +46,10 @@ def record_to_json(record: ImageRecord) -> str:
             "task": record.task,
             "settings": dict(record.settings),
             "round": record.round,
+            "parent": record.parent,
+            "region": record.region,
+            "origin": record.origin,
+            "source": record.source,
         }
     )
 

@@ -16,7 +16,9 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -26,7 +28,7 @@ from pydantic import (
 from diffugen.configfiles import apply_overrides, config_path, find_config, list_configs, read_settings
 from diffugen.configmistakes import describe, hint
 from diffugen.errors import ConfigError
-from diffugen.records import content_id
+from diffugen.records import TASKS, content_id
 from diffugen.sampling import FIELD
 
 __all__ = ["Config", "config_path", "kept_config", "list_configs", "load_config"]
@@ -55,6 +57,25 @@ def _some_weight(weights: Any) -> Any:
     return weights
 
 
+def _a_polygon(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    if len(points) < 3:
+        raise ValueError("at least three corners")
+    return points
+
+
+def _chain(tasks: tuple[TaskSection, ...]) -> tuple[TaskSection, ...]:
+    """Check that names are there once, and that a source is not itself or a later task."""
+    names = [task.name or task.task for task in tasks]
+    for place, task in enumerate(tasks):
+        if names[place] in names[:place]:
+            raise ValueError(f"tasks of different names; there are two {names[place]!r}: give one a name")
+        if task.source in names[place:]:
+            raise ValueError(f"a source that comes before the task {names[place]!r}; {task.source!r} does not")
+        if place == 0 and task.task != "txt2img" and task.source is None:
+            raise ValueError(f"a source for the first task, {task.task}: a folder of photos, a labelled set or a run")
+    return tasks
+
+
 def _matching(pattern: str, expected: str) -> AfterValidator:
     def check(text: str) -> str:
         if not re.search(pattern, text):
@@ -71,7 +92,18 @@ Device = Annotated[
 ]
 Texts = Annotated[tuple[Text, ...], AfterValidator(_some)]
 Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Point = tuple[Share, Share]
+SideWH = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Radius = Annotated[float, Field(ge=0, lt=0.2)]
+Values = Annotated[
+    Annotated[Texts, Tag("<values>")] | Annotated[dict[str, Weight], AfterValidator(_some_weight), Tag("<weights>")],
+    Discriminator(lambda given: "<weights>" if isinstance(given, dict) else "<values>"),
+]
+PARTS = (
+    "all", "upper half", "lower half", "left half", "right half", "upper third", "lower third", "left third",
+    "right third", "middle",
+)  # fmt: skip
 
 
 class Section(BaseModel):
@@ -84,7 +116,7 @@ class PromptsSection(Section):
     """Arguments of `diffugen.prompts.make_prompts`.
 
     Attributes:
-        attributes: From a ``{field}`` of the templates to the values it can take.
+        attributes: From a ``{field}`` of the templates to the values it can take, or to their weights.
         classes: From a class name to the phrases that name it in a prompt.
         templates: Texts with fields.
         background: Words that name no object but compete with the objects for pixels.
@@ -93,13 +125,85 @@ class PromptsSection(Section):
         sampling: How they are chosen among the combinations.
     """
 
-    attributes: dict[str, Texts] = Field(default_factory=dict)
+    attributes: dict[str, Values] = Field(default_factory=dict)
     classes: Annotated[dict[str, Texts], AfterValidator(_some)]
     templates: Annotated[tuple[Annotated[Text, AfterValidator(_known_fields)], ...], AfterValidator(_some)]
     background: tuple[Text, ...] = ()
     negative: str = ""
     count: Annotated[int, Field(ge=1)] | None = None
-    sampling: Literal["balanced", "random", "product"] = "balanced"
+    sampling: Literal["balanced", "sample", "product"] = "balanced"
+
+
+class RegionSection(Section):
+    """Which part of an image is painted over: exactly one of the first five, changed by the others.
+
+    Attributes:
+        label: The largest object of this class among the labels of the source.
+        detector: A checkpoint; the largest object of class ``find`` that it finds.
+        polygon: Corners as parts of width and height, in [0, 1].
+        part: A part of the image, such as ``lower half`` or ``middle``.
+        mask: A mask image of the source's size (white is painted over), or a folder of masks with the sources' names.
+        find: The class that the detector looks for.
+        grow_frac: Grown by this radius, relative to the square root of the image area.
+        spare: Whether labelled objects of the source are left out of a ``polygon``, ``part`` or ``mask``.
+    """
+
+    label: Text | None = None
+    detector: Text | None = None
+    polygon: Annotated[tuple[Point, ...], AfterValidator(_a_polygon)] | None = None
+    part: Literal[PARTS] | None = None  # type: ignore[valid-type]
+    mask: Text | None = None
+    find: Text | None = None
+    grow_frac: Radius = 0.02
+    spare: bool = True
+
+    @model_validator(mode="after")
+    def _one_way(self) -> RegionSection:
+        ways = ("label", "detector", "polygon", "part", "mask")
+        given = [way for way in ways if getattr(self, way) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of {', '.join(ways)}, not {' and '.join(given) or 'none'}")
+        if (self.detector is None) != (self.find is None):
+            raise ValueError("detector and find together: the checkpoint, and the class that it looks for")
+        return self
+
+
+class TaskSection(Section):
+    """One step of the generation: what is made, and of what.
+
+    Attributes:
+        task: ``txt2img`` makes images of prompts, ``img2img`` of other images, ``inpaint`` paints over a part of them.
+        name: What later tasks call it; the task if not given.
+        source: Images to start from: the name of an earlier task, a folder of photos, a labelled set (a YOLO-seg folder or
+            COCO file), or the folder of another run; None for the task before.
+        templates: Texts with fields, as in ``prompts``; empty: for ``txt2img`` those of ``prompts``, else each source's own.
+        attributes: Values for fields that differ from those of ``prompts``. A source's child gets another value than it has;
+            all fields that are not named here keep the source's values.
+        count: How many prompts (``txt2img``) or at most how many sources; None for as ``prompts`` says, or all.
+        images_per_source: Images that are made of each source, with different prompts where there are several.
+        strength: How much a source is changed, in (0, 1]; None for 0.6, or 1 for ``inpaint``.
+        region: What is painted over; for ``inpaint`` only.
+        model: Another diffusion model for this task, such as one that was made for inpainting; None for the configured one.
+    """
+
+    task: Literal[TASKS]  # type: ignore[valid-type]
+    name: Name | None = None
+    source: Text | None = None
+    templates: tuple[Text, ...] = ()
+    attributes: dict[str, Values] = Field(default_factory=dict)
+    count: Annotated[int, Field(ge=1)] | None = None
+    images_per_source: Annotated[int, Field(ge=1)] = 1
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    region: RegionSection | None = None
+    model: Text | None = None
+
+    @model_validator(mode="after")
+    def _keys_fit_the_task(self) -> TaskSection:
+        if (self.region is not None) != (self.task == "inpaint"):
+            raise ValueError(f"{'a' if self.task == 'inpaint' else 'no'} region for {self.task}")
+        if self.task == "txt2img" and (self.source is not None or self.strength is not None):
+            raise ValueError("neither source nor strength for txt2img, which starts from noise")
+        return self
 
 
 class DiffusionSection(Section):
@@ -116,19 +220,29 @@ class DiffusionSection(Section):
         batch_size: Images at a time; None lets the memory decide.
         attention_backend: Which tracer makes the heat maps.
         offload: What leaves the GPU's memory while it is not needed.
+        vae_slicing: Whether images of a batch are decoded one by one: less memory.
+        vae_tiling: Whether large images are decoded in tiles: less memory, sometimes visible seams.
+        compile: Whether parts of the denoiser are compiled: slow to start, then faster.
+        loras: From a LoRA file or hub name to its weight.
+        embeddings: Files of textual-inversion tokens.
         trust_remote_pickle: Whether weights that can run code when they are loaded are accepted.
     """
 
     model: Text = "miniature"
     device: Device = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    size_wh: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    size_wh: SideWH | None = None
     num_inference_steps: Annotated[int, Field(ge=1)] = 20
     guidance_scale: Annotated[float, Field(ge=0)] = 3.0
     scheduler: Text | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
     attention_backend: Literal["native", "daam"] = "native"
     offload: Literal["none", "model", "sequential"] = "none"
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+    compile: bool = False
+    loras: dict[str, Annotated[float, Field(ge=-2, le=2)]] = Field(default_factory=dict)
+    embeddings: tuple[Text, ...] = ()
     trust_remote_pickle: bool = False
 
 
@@ -205,6 +319,8 @@ class DetectorSection(Section):
         lr0: Initial learning rate; None lets the detector choose.
         freeze: How many layers, counted from the input, keep their weights; None for none.
         confidence: Instances that the detector is less sure of, in [0, 1], are no model labels.
+        class_map: From a class of the run to the class that a detector knows it as, for detectors that do not know the run's
+            own, e.g. ``{sedan: car}``.
         extra: Further training arguments of the detector's library, by their own names.
     """
 
@@ -216,6 +332,7 @@ class DetectorSection(Section):
     lr0: Annotated[float, Field(gt=0)] | None = None
     freeze: Annotated[int, Field(ge=0)] | None = None
     confidence: Annotated[float, Field(ge=0, le=1)] = 0.25
+    class_map: dict[str, Text] = Field(default_factory=dict)
     extra: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
@@ -300,6 +417,7 @@ class Config(Section):
         name: What is generated, in a word; names the run's folder.
         seed: Seed of prompts, images and training.
         prompts: What to generate.
+        tasks: In which steps; empty for ``txt2img`` alone.
         diffusion: With which model, and how.
         labels: How heat maps become labels.
         score: How good a label is.
@@ -313,6 +431,7 @@ class Config(Section):
     name: Name = "miniature"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     prompts: PromptsSection
+    tasks: Annotated[tuple[TaskSection, ...], AfterValidator(_chain)] = ()
     diffusion: DiffusionSection = Field(default_factory=DiffusionSection)
     labels: LabelsSection = Field(default_factory=LabelsSection)
     score: ScoreSection = Field(default_factory=ScoreSection)

@@ -74,6 +74,8 @@ def _path_in(settings: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
     """Drop from pydantic's location what names an alternative of a union instead of a place in the settings."""
     path: list[str | int] = []
     for part in loc:
+        if str(part).startswith("<"):
+            continue
         if not isinstance(settings, (dict, list)):
             break
         path.append(part)

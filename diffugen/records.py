@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 STEP_THIRDS = 3
 """Heat maps are kept apart for the first, middle and last third of the denoising steps."""
 
-SOURCES = ("attention", "model", "human")
-"""Where a label set can come from."""
+SOURCES = ("attention", "model", "human", "carried")
+"""Where a label set can come from; ``carried``: from the image that this one was made of, where nothing was painted over."""
+
+TASKS = ("txt2img", "img2img", "inpaint")
+"""How an image can be made: from a prompt alone, from another image, or in a region of another image."""
 
 KINDS = ("overlooked", "spurious", "swapped", "badly_located")
 """Kinds of disagreement between the attention labels and the model labels of an image; see `Disagreement`."""
@@ -51,12 +54,21 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text prompt with the phrases to trace and the attribute values it was filled with."""
+    """One text prompt with the phrases to trace.
+
+    Attributes:
+        text: What the model reads.
+        phrases: What is traced.
+        negative: What the image should not show.
+        attributes: The values that the template's fields were filled with.
+        template: The text with its ``{field}`` places; empty where there is none.
+    """
 
     text: str
     phrases: tuple[Phrase, ...]
     negative: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
 
     @property
     def id(self) -> str:
@@ -76,6 +88,10 @@ class ImageRecord:
         task: ``txt2img``, ``img2img`` or ``inpaint``.
         settings: What else decides its pixels (``num_inference_steps``, ``guidance_scale``, ``scheduler`` ...); JSON values.
         round: The round of the loop that generated it.
+        parent: The image it was made of: an image's id, or ``photo-`` and a hash of the pixels; None for ``txt2img``.
+        region: What was painted over, as RLE of its own size; None unless ``inpaint``.
+        origin: The `family` of its parent; empty for ``txt2img``.
+        source: Where the parent lies, for a reader: a file, or a run's folder.
     """
 
     prompt: Prompt
@@ -85,11 +101,34 @@ class ImageRecord:
     task: str = "txt2img"
     settings: Mapping[str, Any] = field(default_factory=dict)
     round: int = 0
+    parent: str | None = None
+    region: RLE | None = None
+    origin: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}; one of {', '.join(TASKS)}")
+        if (self.parent is not None, self.region is not None) != (self.task != "txt2img", self.task == "inpaint"):
+            raise ValueError(f"an image of task {self.task} cannot have parent={self.parent}, region={self.region}")
+        if self.region is not None and list(self.region["size"]) != [self.size_wh[1], self.size_wh[0]]:
+            raise ValueError(f"a region of size (h, w) = {self.region['size']} in an image of {self.size_wh}")
 
     @property
     def id(self) -> str:
         """Hash of everything that decides the pixels; the round is not part of it."""
-        return content_id(self.prompt.id, self.seed, list(self.size_wh), self.model, self.task, dict(self.settings))
+        made_of = [] if self.parent is None else [self.parent, self.region]
+        return content_id(
+            self.prompt.id, self.seed, list(self.size_wh), self.model, self.task, dict(self.settings), *made_of
+        )
+
+    @property
+    def family(self) -> str:
+        """What it shares with the images that look like it: the prompt or photo it goes back to.
+
+        Images of one family must not be parted between training and validation.
+        """
+        return self.origin or self.prompt.id
 
 
 @dataclass(frozen=True)

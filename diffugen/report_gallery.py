@@ -153,9 +153,9 @@ def _apart(store: RunStore, choices: Iterable[Choice], count: int) -> list[Choic
     for looked_at, choice in enumerate(choices):
         if len(apart) == count or looked_at == _CANDIDATES:
             break
-        prompt = store.record(choice.image_id).prompt.id
-        if prompt not in apart and choice.image_id not in images:
-            apart[prompt] = choice
+        family = store.record(choice.image_id).family
+        if family not in apart and choice.image_id not in images:
+            apart[family] = choice
         images.add(choice.image_id)
     return list(apart.values())
 

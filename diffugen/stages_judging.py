@@ -229,7 +229,7 @@ def _own_evidence(
 ) -> tuple[str, int, Callable[[], Iterator[Item]]]:
     """Return which kind of evidence the run holds, how many images, and what opens them."""
     right = {image_id: one.instances for image_id, one in chosen.items() if one.instances is not None}
-    ids = [record.id for record in store.records() if record.prompt.id in held_out and record.id in right]
+    ids = [record.id for record in store.records() if record.family in held_out and record.id in right]
     human = [image_id for image_id in ids if chosen[image_id].origin == "human"]
     kind, kept = ("human", human) if len(human) >= GOLD_IMAGES else ("agreed", ids)
     return kind if kept else "none", len(kept), lambda: ((one, store.image(one), right[one]) for one in kept)

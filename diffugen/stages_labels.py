@@ -169,7 +169,7 @@ def compare_stage(
         images, agreements = images + 1, agreements + len(found.agreements)
         if found.disagreements:
             record = store.record(image_id)
-            prompt_ids[image_id] = record.prompt.id
+            prompt_ids[image_id] = record.family
             by_round.setdefault(record.round, []).extend(found.disagreements)
         if images % LABELS_A_TRANSACTION == 0:
             on_progress(images, max(images, total))
@@ -233,14 +233,14 @@ def _evidence(store: RunStore, method: str, class_names: set[str]) -> tuple[str,
     from diffugen.tune import SMALLEST_EVIDENCE, Evidence
 
     human = [
-        Evidence(one.image_id, store.record(one.image_id).prompt.id, one.instances.of_classes(class_names))
+        Evidence(one.image_id, store.record(one.image_id).family, one.instances.of_classes(class_names))
         for one in store.decisions()
         if one.instances is not None
     ]
     if len(human) >= SMALLEST_EVIDENCE:
         return "verdicts", human
     return "agreement", [
-        Evidence(image_id, store.record(image_id).prompt.id, model)
+        Evidence(image_id, store.record(image_id).family, model)
         for image_id, _, model in label_pairs(store, method, class_names)
         if len(model)
     ]

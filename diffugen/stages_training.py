@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def held_out_prompts(store: RunStore, val_frac: float, seed: int) -> set[str]:
-    """Return the prompts whose images are held out, in this round as in every other one."""
-    return split_by_prompt((record.prompt.id for record in store.records()), val_frac, seed)
+    """Return the families (`ImageRecord.family`: prompts or photos) that are held out, in this round as in every other one."""
+    return split_by_prompt((record.family for record in store.records()), val_frac, seed)
 
 
 def chosen_labels(
@@ -117,7 +117,7 @@ def dataset_stage(
     splits: dict[str, list[str]] = {"train": [], "val": []}
     for record in store.records():
         if record.id in chosen and chosen[record.id].instances is not None:
-            splits["val" if record.prompt.id in held_out else "train"].append(record.id)
+            splits["val" if record.family in held_out else "train"].append(record.id)
     total, done = sum(map(len, splits.values())), 0
 
     def items(ids: Iterable[str]) -> Iterator[Item]:

@@ -90,7 +90,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_image_and_heat_maps_come_back_the_same(store: RunStore) -> None:
-    record = make_record(5, task="img2img", seed=2**63 - 1)
+    record = make_record(5, task="img2img", parent="photo-1", origin="photo-1", source="a.png", seed=2**63 - 1)
     rgb, heat_maps = make_rgb(record), make_heat_maps(record)
     assert not store.has_image(record.id)
     store.add_image(record, rgb, heat_maps, seconds=2.5)

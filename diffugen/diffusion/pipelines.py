@@ -107,7 +107,7 @@ def set_scheduler(pipeline: Any, name: str) -> None:
         pipeline.scheduler = fitting[_short(name)].from_config(pipeline.scheduler.config)
     except (ImportError, ValueError) as error:
         raise ModelError(
-            f"scheduler {name!r} cannot be used with {type(pipeline).__name__}: {_first_line(error)}"
+            f"scheduler {name!r} cannot be used with {type(pipeline).__name__}: {first_line(error)}"
         ) from error
 
 
@@ -207,7 +207,7 @@ def _read(source: Path | str, dtype: Any, trust_remote_pickle: bool) -> Any:
             raise
         except Exception as error:  # diffusers, transformers and safetensors raise whatever they like on broken files
             raise ModelError(
-                f"cannot load {source} as a diffusion pipeline: {_first_line(error)} Save or download it again. Only "
+                f"cannot load {source} as a diffusion pipeline: {first_line(error)} Save or download it again. Only "
                 "safetensors are read: weights in .bin or .ckpt need trust_remote_pickle, which lets their author run "
                 "code here."
             ) from error
@@ -232,7 +232,7 @@ def _download(name: str, trust_remote_pickle: bool) -> Path:
         return Path(DiffusionPipeline.download(name, use_safetensors=None if trust_remote_pickle else True))
     except Exception as error:  # network, authorisation, offline mode, unknown name: many types from three packages
         raise ModelError(
-            f"{name!r} is no folder here, and the hub does not deliver it: {_first_line(error)} Where there is a "
+            f"{name!r} is no folder here, and the hub does not deliver it: {first_line(error)} Where there is a "
             f"network, run 'hf download {name}' in advance (gated models: 'hf auth login' first); it is then found "
             "offline too, with HF_HUB_OFFLINE=1. Or copy the pipeline's folder here and give its path."
         ) from error
@@ -277,7 +277,7 @@ def _read_single_file(path: Path, dtype: Any, trust_remote_pickle: bool) -> Any:
         name = diffusers.DiffusionPipeline.load_config(repository)["_class_name"]
     except OSError as error:
         raise ModelError(
-            f"{path} needs the configuration files of {repository}: {_first_line(error)} Where there is a network, run "
+            f"{path} needs the configuration files of {repository}: {first_line(error)} Where there is a network, run "
             f'\'hf download {repository} --include "*.json" "*.txt" "*.model"\' in advance.'
         ) from error
     return getattr(diffusers, name).from_single_file(str(path), dtype=dtype)
@@ -306,11 +306,11 @@ def _place(pipeline: Any, device: str, offload: str) -> None:
             pipeline.to(device)
     except RuntimeError as error:
         raise ModelError(
-            f"{type(pipeline).__name__} does not fit on {device}: {_first_line(error)} "
+            f"{type(pipeline).__name__} does not fit on {device}: {first_line(error)} "
             "Use offload model or sequential, or dtype float16."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0].rstrip('.')}." if text else f"{type(error).__name__}."

@@ -75,6 +75,7 @@ def relabel(
             made = relabel_stage(
                 store, detector, on_progress, device=settings.detector.device, image_size=settings.detector.image_size,
                 confidence=settings.detector.confidence, refine=settings.labels.refine, round=round,
+                class_names=list(settings.prompts.classes), class_map=settings.detector.class_map,
             )  # fmt: skip
     console().print(f"{made['objects']} labels on {made['images']} images by {made['checkpoint']}", soft_wrap=True)
 
@@ -163,7 +164,7 @@ def train(
     settings, folder = settle(config, set_, run)
     classes, agree = list(settings.prompts.classes), dict(settings.disagreement)
     fit, policy = dict(settings.detector), dict(settings.dataset)
-    base, _, known = fit.pop("checkpoint"), fit.pop("confidence"), policy.pop("known")
+    base, _, _, known = fit.pop("checkpoint"), fit.pop("confidence"), fit.pop("class_map"), policy.pop("known")
     validation = find_truth(settings.loop.validation, classes)
     with _open(folder) as store:
         number = _newest_round(store) if round is None else round

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diffugen.disagreement import compare, rank
 from diffugen.errors import DiffugenError
-from diffugen.records import KINDS, Disagreement, Instances, LabelSet
+from diffugen.records import KINDS, Disagreement, Instances, LabelSet, Prompt, content_id
 from diffugen.stages import LABELS_A_TRANSACTION, OnProgress, Result
 
 if TYPE_CHECKING:
@@ -38,8 +38,12 @@ def attention_method(store: RunStore) -> str:
     return newest
 
 
-def checkpoint_method(checkpoint: Path | str) -> str:
-    """Return the provenance of model labels made with a checkpoint: a hash of its content, ``model-<16 hex digits>``.
+def checkpoint_method(checkpoint: Path | str, meanings: Mapping[str, str] | None = None) -> str:
+    """Return the provenance of model labels: a hash of the checkpoint and of how its classes are read, ``model-<16 hex digits>``.
+
+    Args:
+        checkpoint: The detector, hashed by its content.
+        meanings: What `mapped_classes` returned; none or empty where the detector knows the run's classes itself.
 
     Raises:
         DiffugenError: The checkpoint cannot be read.
@@ -53,6 +57,8 @@ def checkpoint_method(checkpoint: Path | str) -> str:
             digest.update(file.read_bytes())
     except OSError as error:
         raise DiffugenError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
+    if meanings:
+        digest.update(content_id(list(meanings.items())).encode())
     return f"model-{digest.hexdigest()[:16]}"
 
 
@@ -61,11 +67,29 @@ def find(store: RunStore, checkpoint: Path | str) -> Path | str:
     return store.folder / checkpoint if (store.folder / checkpoint).exists() else checkpoint
 
 
-def knows_any(store: RunStore, checkpoint: Path | str, class_names: Sequence[str], device: str) -> bool:
-    """Return whether a detector has been taught any of the classes."""
+def mapped_classes(known: Collection[str], class_names: Sequence[str], class_map: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of a class map that applies: classes of the run that a detector knows by another name only.
+
+    Args:
+        known: The detector's classes.
+        class_names: The run's classes.
+        class_map: From a class of the run to the class that a detector may know it as.
+    """
+    return {
+        name: theirs
+        for name, theirs in class_map.items()
+        if name in class_names and name not in known and theirs in known
+    }
+
+
+def knows_any(
+    store: RunStore, checkpoint: Path | str, class_names: Sequence[str], device: str, class_map: Mapping[str, str]
+) -> bool:
+    """Return whether a detector has been taught any of the classes, by its own name or by that of the class map."""
     from diffugen.detectors.yolo import YoloDetector
 
-    return not set(class_names).isdisjoint(YoloDetector(find(store, checkpoint), device=device).class_names)
+    known = YoloDetector(find(store, checkpoint), device=device).class_names
+    return not set(class_names).isdisjoint(known) or bool(mapped_classes(known, class_names, class_map))
 
 
 def trained_on(store: RunStore) -> set[str]:
@@ -82,6 +106,8 @@ def relabel_stage(
     image_size: int,
     confidence: float,
     refine: Literal["none", "crf"],
+    class_names: Sequence[str],
+    class_map: Mapping[str, str],
     round: int,
 ) -> Result:
     """Label, with a detector, the images of the run that no detector of the run was trained on and that it has not labelled.
@@ -94,6 +120,10 @@ def relabel_stage(
         image_size: Longer side in pixels that images are scaled to.
         confidence: Least confidence of a label, in [0, 1].
         refine: ``crf`` moves the edges of its masks to where the image's colours change, as for attention labels.
+        class_names: The run's classes.
+        class_map: From a class of the run to the class that the detector knows it as, where it does not know the run's own.
+            Which of several is meant, the image's prompt says: with ``{sedan: car, suv: car}``, a car is a sedan where the
+            prompt names a sedan.
         round: The round that the labels are made in.
 
     Returns:
@@ -106,15 +136,21 @@ def relabel_stage(
     from diffugen.labels.refine import refined
 
     checkpoint = find(store, checkpoint)
-    method = checkpoint_method(checkpoint)
+    detector = YoloDetector(checkpoint, device=device)
+    meanings = mapped_classes(detector.class_names, class_names, class_map)
+    method = checkpoint_method(checkpoint, meanings)
     seen = trained_on(store)
     missing = [image_id for image_id in store.label_ids_missing("model", method) if image_id not in seen]
     on_progress(0, len(missing))
-    detector = YoloDetector(checkpoint, device=device)
     for first in range(0, len(missing), PREDICTED_AT_A_TIME):
         ids = missing[first : first + PREDICTED_AT_A_TIME]
         images = [store.image(image_id) for image_id in ids]
         found = detector.predict(images, image_size=image_size, confidence=confidence)
+        if meanings:
+            found = [
+                _as_prompted(instances, store.record(image_id).prompt, meanings, class_names)
+                for image_id, instances in zip(ids, found, strict=True)
+            ]
         store.put_labels(
             LabelSet(image_id, "model", instances if refine == "none" else refined(instances, rgb), method, round)
             for image_id, rgb, instances in zip(ids, images, found, strict=True)
@@ -122,6 +158,20 @@ def relabel_stage(
         on_progress(first + len(ids), len(missing))
     counts = [len(labels.instances) for labels in store.labels("model", method)]
     return {"method": method, "checkpoint": str(checkpoint), "images": len(counts), "objects": sum(counts)}
+
+
+def _as_prompted(
+    instances: Instances, prompt: Prompt, meanings: Mapping[str, str], class_names: Sequence[str]
+) -> Instances:
+    """Give instances the classes of the run that the prompt names and that the detector's classes may stand for."""
+    named = {phrase.class_name for phrase in prompt.phrases}
+    means: dict[str, str] = {}
+    for theirs in set(instances.class_names):
+        meant = [name for name, other in meanings.items() if other == theirs and name in named]
+        # A class of the run keeps its own objects, where it cannot be told which of the named ones an object is.
+        if meant and not (theirs in class_names and (len(meant) > 1 or theirs in named)):
+            means[theirs] = meant[0]
+    return replace(instances, class_names=tuple(means.get(name, name) for name in instances.class_names))
 
 
 def label_pairs(store: RunStore, method: str, class_names: set[str]) -> Iterator[tuple[str, Instances, Instances]]:

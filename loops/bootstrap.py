@@ -61,6 +61,7 @@ def main(
     classes, seed, each = list(config.prompts.classes), config.seed, config.loop.images_per_prompt
     fit, agree, policy = dict(config.detector), dict(config.disagreement), dict(config.dataset)
     base, confidence, known = fit.pop("checkpoint"), fit.pop("confidence"), policy.pop("known")
+    names = {"class_names": classes, "class_map": fit.pop("class_map")}
     trusted = {name: policy[name] for name in ("trust", "min_score", "val_frac")}
     look = {name: fit[name] for name in ("device", "image_size")}
     truth = find_truth(config.loop.truth, classes)
@@ -80,7 +81,7 @@ def main(
         method = stage("label", partial(label_stage, store, labels, weights, round=round))["method"]
 
         if round > 0:
-            stage("relabel", partial(relabel_stage, store, detector, **look, confidence=confidence,
+            stage("relabel", partial(relabel_stage, store, detector, **look, confidence=confidence, **names,
                                      refine=config.labels.refine, round=round))  # fmt: skip
             stage("compare", partial(compare_stage, store, method, class_names=classes, **agree))
             stage("review", partial(review_stage, store, round=round, **review))

@@ -47,13 +47,14 @@ def main(
     classes, seed, each = list(config.prompts.classes), config.seed, config.loop.images_per_prompt
     fit, agree, policy = dict(config.detector), dict(config.disagreement), dict(config.dataset)
     base, confidence, known_at = fit.pop("checkpoint"), fit.pop("confidence"), policy.pop("known")
+    names = {"class_names": classes, "class_map": fit.pop("class_map")}
     trusted = {name: policy[name] for name in ("trust", "min_score", "val_frac")}
     look = {name: fit[name] for name in ("device", "image_size")}
     truth = find_truth(config.loop.truth, classes)
     validation = find_truth(config.loop.validation, classes)
     known = find_truth(known_at, classes)
 
-    if not knows_any(store, base, classes, fit["device"]):
+    if not knows_any(store, base, classes, fit["device"], names["class_map"]):
         if not known:
             raise DiffugenError(
                 f"the detector {base} knows none of the classes {', '.join(classes)}, and there is no dataset to teach it: give "
@@ -79,7 +80,7 @@ def main(
 
         labels, weights = label_settings(store, round, dict(config.labels), dict(config.score))
         method = stage("label", partial(label_stage, store, labels, weights, round=round))["method"]
-        stage("relabel", partial(relabel_stage, store, detector, **look, confidence=confidence,
+        stage("relabel", partial(relabel_stage, store, detector, **look, confidence=confidence, **names,
                                  refine=config.labels.refine, round=round))  # fmt: skip
         stage("compare", partial(compare_stage, store, method, class_names=classes, **agree))
         stage("review", partial(review_stage, store, round=round, **review))

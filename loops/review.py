@@ -36,6 +36,7 @@ def main(
         relabel_stage(
             store, detector, on_progress, device=config.detector.device, image_size=config.detector.image_size,
             confidence=config.detector.confidence, refine=config.labels.refine, round=last,
+            class_names=list(config.prompts.classes), class_map=config.detector.class_map,
         )  # fmt: skip
     with watch("compare", "image") as on_progress:
         compare_stage(

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,14 @@ from numpy.typing import NDArray
 
 from diffugen.diffusion.daam_backend import trace_with_daam
 from diffugen.diffusion.pipelines import quiet
+from diffugen.diffusion.tasks import (
+    WORKING_SIZE,
+    Source,
+    finished,
+    many_channels,
+    task_arguments,
+    task_pipeline,
+)
 from diffugen.diffusion.tokens import TokenIndex, index_tokens
 from diffugen.diffusion.tracing import trace
 from diffugen.errors import ModelError
@@ -34,13 +42,27 @@ logger = logging.getLogger(__name__)
 ATTENTION_BACKENDS = ("native", "daam")
 """``native``: our tracer. ``daam``: the package of that name, one image a call; the reference, not the fast one."""
 
-LOAD_SETTINGS = frozenset({"scheduler", "dtype"})
-"""Settings of an image that are already part of the loaded pipeline."""
+LOAD_SETTINGS = frozenset({"scheduler", "dtype", "loras", "embeddings", WORKING_SIZE})
+"""Settings of an image that are no arguments of the call: most are already part of the loaded pipeline."""
 
-OWN_ARGUMENTS = frozenset({"self", "prompt", "negative_prompt", "width", "height", "generator", "output_type"})
+OWN_ARGUMENTS = frozenset(
+    {"self", "prompt", "negative_prompt", "width", "height", "image", "mask_image", "generator", "output_type"}
+)
 """Arguments of a pipeline's call that come from the record's other fields."""
 
 Generated = tuple[ImageRecord, NDArray[np.uint8], HeatMaps, float]
+
+
+def image_seed(run_seed: int, number: int, prompt: Prompt, parent: str | None = None) -> int:
+    """Return the seed of an image's noise, in [0, 2**63).
+
+    Args:
+        run_seed: Seed of the run.
+        number: Number of the image among those of its prompt and parent.
+        prompt: Its prompt.
+        parent: The image it is made of; None for none.
+    """
+    return int(content_id(prompt.id, number, run_seed, *([] if parent is None else [parent])), 16) % 2**63
 
 
 def plan_jobs(
@@ -76,25 +98,33 @@ def plan_jobs(
     made: Counter[str] = Counter()
     jobs = []
     for prompt in [*prompts] * images_per_prompt:
-        seed = int(content_id(prompt.id, made[prompt.id], run_seed), 16) % 2**63
+        seed = image_seed(run_seed, made[prompt.id], prompt)
         made[prompt.id] += 1
         jobs.append(ImageRecord(prompt, seed, size_wh, model, settings=dict(settings), round=round))
     return jobs
 
 
 def generate(
-    pipeline: Any, jobs: Sequence[ImageRecord], *, batch_size: int | None = None, attention_backend: str = "native"
+    pipeline: Any,
+    jobs: Sequence[ImageRecord],
+    *,
+    source: Callable[[ImageRecord], Source] | None = None,
+    on_drop: Callable[[ImageRecord, str], None] = lambda record, reason: None,
+    batch_size: int | None = None,
+    attention_backend: str = "native",
 ) -> Iterator[Generated]:
     """Generate the image and heat maps of each job.
 
-    Jobs of equal size, settings and need of a negative prompt share a batch. Each image draws its noise from a
+    Jobs of equal task, size, settings and need of a negative prompt share a batch. Each image draws its noise from a
     generator of its own on the CPU, so it starts from the same noise in any batch and on any device; what remains is
     the rounding of batched arithmetic (float32 on the CPU: at most 1 of 255 grey levels apart, measured in the tests).
     When memory runs out the batch is halved, and stays so.
 
     Args:
-        pipeline: From `load_pipeline`.
-        jobs: What to make; all of task ``txt2img``.
+        pipeline: From `load_pipeline`, of any task.
+        jobs: What to make.
+        source: Returns what an ``img2img`` or ``inpaint`` job is made of; called once a job, batch by batch.
+        on_drop: Called, in the place of a yield, with an image that the model's safety checker blackened, and why.
         batch_size: Images per call, >= 1; None begins with 32 on a GPU and 8 elsewhere.
         attention_backend: ``"native"``, or ``"daam"``: square images with guidance, one a call.
 
@@ -116,8 +146,9 @@ def generate(
     if attention_backend == "daam":
         batch_size = 1
     tokens: dict[str, TokenIndex] = {}
+    pipelines = {task: task_pipeline(pipeline, task) for task in dict.fromkeys(job.task for job in jobs)}
     for job in jobs:
-        _check_job(pipeline, job)
+        _check_job(pipelines[job.task], job)
         if job.prompt.id not in tokens:
             tokens[job.prompt.id] = index_tokens(
                 pipeline, job.prompt.text, [phrase.text for phrase in job.prompt.phrases]
@@ -125,22 +156,31 @@ def generate(
     for group in _groups(jobs):
         while group:
             batch = group[:batch_size]
+            sources = [source(job) for job in batch if source is not None and job.parent is not None]
+            done: list[Generated | None] = []
             try:
-                done = _generate_batch(pipeline, batch, [tokens[job.prompt.id] for job in batch], attention_backend)
+                done = _generate_batch(
+                    pipelines[batch[0].task],
+                    batch,
+                    sources,
+                    [tokens[job.prompt.id] for job in batch],
+                    attention_backend,
+                )
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
-                done = []
-            if done:
-                yield from done
-                group = group[len(done) :]
-            else:
+            if not done:  # outside the except block, where the failed call's tensors are still held
                 batch_size = _halve(pipeline, len(batch), batch[0].size_wh)
+                continue
+            group = group[len(batch) :]
+            for job, result in zip(batch, done, strict=True):
+                if result is None:
+                    on_drop(job, "the model's safety checker blackened it")
+                else:
+                    yield result
 
 
 def _check_job(pipeline: Any, job: ImageRecord) -> None:
-    if job.task != "txt2img":
-        raise ModelError(f"task {job.task!r} is not supported by {type(pipeline).__name__} here; use txt2img")
     known = set(inspect.signature(type(pipeline).__call__).parameters)
     free = (known - OWN_ARGUMENTS) | LOAD_SETTINGS
     unknown = sorted(set(job.settings) - free)
@@ -160,67 +200,69 @@ def _groups(jobs: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
     groups: dict[str, list[ImageRecord]] = {}
     for job in jobs:
         # An empty negative prompt is not the same as none to every pipeline (SDXL), so the two are kept apart.
-        key = json.dumps([job.size_wh, dict(job.settings), bool(job.prompt.negative)], sort_keys=True)
+        key = json.dumps([job.task, job.size_wh, dict(job.settings), bool(job.prompt.negative)], sort_keys=True)
         groups.setdefault(key, []).append(job)
     return list(groups.values())
 
 
 def _generate_batch(
-    pipeline: Any, batch: Sequence[ImageRecord], tokens: Sequence[TokenIndex], backend: str
-) -> list[Generated]:
+    pipeline: Any,
+    batch: Sequence[ImageRecord],
+    sources: Sequence[Source],
+    tokens: Sequence[TokenIndex],
+    backend: str,
+) -> list[Generated | None]:
+    """Make the images of a batch; None in the place of one that was blackened."""
     started = time.perf_counter()
     tracer: AbstractContextManager[Any] = (trace if backend == "native" else trace_with_daam)(pipeline, tokens)
-    with quiet(), tracer as traced:
-        images = _call(pipeline, batch)
+    with quiet(), many_channels(pipeline, batch[0].task), tracer as traced:
+        images, blackened = _call(pipeline, batch, sources)
     maps = traced.maps()
+    made = [
+        finished(job, image, one) for job, image, one in zip(batch, images, sources or [None] * len(batch), strict=True)
+    ]
     seconds = (time.perf_counter() - started) / len(batch)
     return [
-        (job, image, HeatMaps(job.id, job.size_wh, job.prompt.phrases, found), seconds)
-        for job, image, found in zip(batch, images, maps, strict=True)
+        None if black else (job, image, HeatMaps(job.id, job.size_wh, job.prompt.phrases, found), seconds)
+        for job, image, found, black in zip(batch, made, maps, blackened, strict=True)
     ]
 
 
-def _call(pipeline: Any, batch: Sequence[ImageRecord]) -> NDArray[np.uint8]:
-    """Run the pipeline; uint8 RGB (N, H, W, 3)."""
+def _call(
+    pipeline: Any, batch: Sequence[ImageRecord], sources: Sequence[Source]
+) -> tuple[NDArray[np.uint8], list[bool]]:
+    """Run the pipeline; uint8 RGB (N, h, w, 3) at the working size, and which of them the safety checker blackened."""
     import torch
 
     first = batch[0]
+    width, height = first.settings.get(WORKING_SIZE, first.size_wh)
     arguments = {name: value for name, value in first.settings.items() if name not in LOAD_SETTINGS}
     if first.prompt.negative:
         arguments["negative_prompt"] = [job.prompt.negative for job in batch]
     try:
         result = pipeline(
             prompt=[job.prompt.text for job in batch],
-            width=first.size_wh[0],
-            height=first.size_wh[1],
+            **task_arguments(pipeline, batch, sources),
             generator=[torch.Generator().manual_seed(job.seed) for job in batch],
             output_type="np",
             **arguments,
         )
     except ValueError as error:  # how diffusers reports arguments it refuses
         raise ModelError(
-            f"{type(pipeline).__name__} refuses size {first.size_wh[0]}x{first.size_wh[1]} or settings "
-            f"{dict(first.settings)}: {error}"
+            f"{type(pipeline).__name__} refuses size {width}x{height} or settings {dict(first.settings)}: {error}"
         ) from error
     images = np.asarray(result.images)
-    if images.shape[1:3] != (first.size_wh[1], first.size_wh[0]):
+    if images.shape[1:3] != (height, width):
         raise ModelError(
             f"{type(pipeline).__name__} made images of {images.shape[2]}x{images.shape[1]} pixels where "
-            f"{first.size_wh[0]}x{first.size_wh[1]} were asked for; ask for sides it can divide, such as multiples of "
-            "16."
+            f"{width}x{height} were asked for; ask for sides it can divide, such as multiples of 16."
         )
     if not np.isfinite(images).all():
         raise ModelError(
             f"{type(pipeline).__name__} produced images that are not finite; load it with dtype float32 or bfloat16."
         )
-    flagged = [
-        job.id for job, flag in zip(batch, getattr(result, "nsfw_content_detected", None) or [], strict=False) if flag
-    ]
-    if flagged:
-        logger.warning(
-            "the model's safety checker blackened %d of %d images: %s", len(flagged), len(batch), ", ".join(flagged)
-        )
-    return (images * 255).round().astype(np.uint8)
+    blackened = getattr(result, "nsfw_content_detected", None) or [False] * len(batch)
+    return (images * 255).round().astype(np.uint8), [bool(flag) for flag in blackened]
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -151,11 +151,6 @@ def test_what_the_pipeline_cannot_do(sd: Any, changes: dict[str, Any], message: 
         list(generate(sd, plan(CAR, **changes)))
 
 
-def test_a_task_that_is_not_built(sd: Any) -> None:
-    with pytest.raises(ModelError, match=r"inpaint.*txt2img"):
-        list(generate(sd, [replace(plan(CAR)[0], task="inpaint")]))
-
-
 def test_an_unknown_backend(sd: Any) -> None:
     with pytest.raises(ModelError, match="'dam'; one of native, daam"):
         list(generate(sd, plan(CAR), attention_backend="dam"))

@@ -61,13 +61,13 @@ def describe(
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
         first = alternatives[0]
         # A section's value is every line of it: too long to repeat, and no line of it is the wrong one.
-        shown = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" = {_shown(first['input'])}"
+        value = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" = {shown(first['input'])}"
         if first["type"] == "extra_forbidden":
             what = f"unknown key{_key_hint([str(part) for part in path], model)}"
         else:
             what = "expected " + " or ".join(_expected(details) for details in alternatives)
             what += hint(str(first["input"]), re.findall(r"'([^']*)'", what))
-        yield f"{setters[-1] if setters else file}: {key}{shown}: {what}"
+        yield f"{setters[-1] if setters else file}: {key}{value}: {what}"
 
 
 def _path_in(settings: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
@@ -91,7 +91,8 @@ def _expected(details: Mapping[str, Any]) -> str:
     return template.format(**details.get("ctx", {})) if template else str(details["msg"])
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as JSON, cut off where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 

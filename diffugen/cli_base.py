@@ -34,7 +34,7 @@ RunOption = Annotated[
 ]
 
 HARMLESS_KEYS = (
-    "diffusion.batch_size", "diffusion.device", "diffusion.offload", "labels", "score", "detector", "disagreement",
+    "diffusion.batch_size", "diffusion.compile", "diffusion.device", "diffusion.offload", "diffusion.vae_slicing", "tasks", "labels", "score", "detector", "disagreement",
     "dataset.mask", "dataset.trust", "dataset.min_score", "dataset.known", "tune", "loop",
 )  # fmt: skip
 """Keys that may change between two calls on the same run: they alter no image, and no prompt changes sides."""
@@ -100,11 +100,25 @@ def copy_shipped(source: Path, target: Path, command: str) -> None:
     Raises:
         DiffugenError: There is such a file already, or it cannot be written.
     """
+    write_new(target, source.read_text(encoding="utf-8"), f"{command} OTHER{source.suffix}")
+
+
+def write_new(target: Path, text: str, command: str) -> None:
+    """Write a text file, never over an existing one.
+
+    Args:
+        target: The new file.
+        text: Its content.
+        command: The command to give instead, for the error message.
+
+    Raises:
+        DiffugenError: There is such a file already, or it cannot be written.
+    """
     try:
         with target.open("x", encoding="utf-8") as file:
-            file.write(source.read_text(encoding="utf-8"))
+            file.write(text)
     except FileExistsError:
-        raise DiffugenError(f"{target} exists already; name another file: {command} OTHER{source.suffix}") from None
+        raise DiffugenError(f"{target} exists already; name another file: {command}") from None
     except OSError as error:
         raise DiffugenError(f"cannot write {target}: {error.strerror}; name a file in a folder that exists") from error
 

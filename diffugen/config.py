@@ -27,6 +27,7 @@ from pydantic import (
 
 from diffugen.configfiles import apply_overrides, config_path, find_config, list_configs, read_settings
 from diffugen.configmistakes import describe, hint
+from diffugen.configpaper import from_paper, is_paper_format
 from diffugen.errors import ConfigError
 from diffugen.records import TASKS, content_id
 from diffugen.sampling import FIELD
@@ -455,8 +456,9 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
     """Read a configuration.
 
     Args:
-        source: A YAML, JSON or TOML file, the name of a shipped configuration, or None for ``miniature``.
-        overrides: ``key.sub=value`` texts that win over the file; values are parsed as YAML.
+        source: A YAML, JSON or TOML file, the name of a shipped configuration, or None for ``miniature``. A file in the
+            paper's format is translated first; see `diffugen.configpaper`.
+        overrides: ``key.sub=value`` texts that win over the file; values are parsed as YAML. Keys are always DiffuGen's own.
 
     Returns:
         The configuration with defaults for what the file leaves out. Nothing is taken over from other files.
@@ -471,6 +473,12 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
     path = find_config(source)
     mistakes: list[str] = []
     settings = read_settings(path, mistakes)
+    if settings is not None and is_paper_format(settings):
+        try:
+            settings, _ = from_paper(settings, str(path))
+        except ConfigError as error:
+            mistakes += error.mistakes
+            settings = None
     return _checked(settings, str(path), overrides, mistakes)
 
 

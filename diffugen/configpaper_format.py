@@ -190,7 +190,8 @@ def _section_mistakes(section: Mapping[str, Any], prefix: str, objects: list[str
             yield f"{path} = {shown(value)}: expected a section of 'key: value' lines"
     for path in _REQUIRED:
         if path.startswith(prefix) and "." not in (key := path[len(prefix) :]) and key not in section:
-            yield f"{path}: expected a value; there is none"
+            what = ", a diffusion model's hub name or folder" if key == "stable_diffusion_model" else ""
+            yield f"{path}: expected a value{what}; there is none"
 
 
 def _key_hint(key: str, known: list[str]) -> str:
@@ -224,9 +225,9 @@ def _class_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:
 def _range_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:
     txt2img = settings.get("txt2img")
     seeds = txt2img.get("seed_range") if isinstance(txt2img, Mapping) else None
-    ends = [seeds.get(name) for name in ("min", "max")] if isinstance(seeds, Mapping) else []
-    if ends and all(isinstance(end, int) for end in ends) and ends[0] > ends[1]:
-        yield f"txt2img.seed_range.max = {ends[1]}: expected at least min, which is {ends[0]}"
+    least, most = (seeds.get(name) if isinstance(seeds, Mapping) else None for name in ("min", "max"))
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        yield f"txt2img.seed_range.max = {most}: expected at least min, which is {least}"
 
 
 def _source_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -50,6 +50,7 @@ def record_to_json(record: ImageRecord) -> str:
             "region": record.region,
             "origin": record.origin,
             "source": record.source,
+            "step": record.step,
         }
     )
 
@@ -116,6 +117,7 @@ def heat_maps_to_npz(heat_maps: HeatMaps) -> bytes:
         "image_id": heat_maps.image_id,
         "size_wh": list(heat_maps.size_wh),
         "phrases": _phrases_to_lists(heat_maps.phrases),
+        "region": heat_maps.region,
     }
     entries: dict[str, Any] = {group: np.asarray(array, dtype=np.float16) for group, array in heat_maps.maps.items()}
     entries[_ABOUT] = np.array(to_json(about))
@@ -134,7 +136,8 @@ def heat_maps_from_npz(data: bytes) -> HeatMaps:
         about = json.loads(str(archive[_ABOUT]))
         maps = {group: archive[group] for group in archive.files if group != _ABOUT}
     width, height = about["size_wh"]
-    return HeatMaps(about["image_id"], (width, height), _phrases_from_lists(about["phrases"]), maps)
+    phrases = _phrases_from_lists(about["phrases"])
+    return HeatMaps(about["image_id"], (width, height), phrases, maps, about.get("region"))
 
 
 def _phrases_to_lists(phrases: tuple[Phrase, ...]) -> list[list[str | None]]:

@@ -54,6 +54,11 @@ _MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX decisions_by_image ON decisions (image_id, seq);
     CREATE INDEX decisions_by_round ON decisions (round, verdict);
     """,
+    # Version 3: images that were generated and are of no use, so that they are not generated again.
+    """
+    CREATE TABLE dropped (
+        id TEXT PRIMARY KEY, round INTEGER NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL) WITHOUT ROWID;
+    """,
 )
 """One script a schema version, run in order; a new ledger runs them all. To add a table, append a script."""
 
@@ -191,16 +196,19 @@ class Ledger:
             "SELECT round, source, count(*), sum(objects), max(created_at) FROM labels GROUP BY round, source"
         )
         stages = self.all("SELECT round, name, seconds, created_at FROM stages ORDER BY created_at, name")
+        dropped = self.all("SELECT round, count(*), max(created_at) FROM dropped GROUP BY round")
         kinds = self.all("SELECT round, kind, count(*) FROM disagreements GROUP BY round, kind")
         verdicts = self.all("SELECT round, verdict, count(*), max(created_at) FROM decisions GROUP BY round, verdict")
-        everything = [*images, *labels, *stages, *verdicts]
+        everything = [*images, *labels, *stages, *verdicts, *dropped]
         counted = ("label_sets", "objects", "disagreements", "decisions", "stages")
         rounds: dict[int, dict[str, Any]] = {
-            number: {"images": 0, "seconds": 0.0, **{name: {} for name in counted}}
+            number: {"images": 0, "dropped": 0, "seconds": 0.0, **{name: {} for name in counted}}
             for number in sorted({row[0] for row in everything})
         }
         for number, count, seconds, _, _ in images:
             rounds[number].update(images=count, seconds=seconds)
+        for number, count, _ in dropped:
+            rounds[number]["dropped"] = count
         for number, source, label_sets, objects, _ in labels:
             rounds[number]["label_sets"][source] = label_sets
             rounds[number]["objects"][source] = objects

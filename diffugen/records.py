@@ -92,6 +92,7 @@ class ImageRecord:
         region: What was painted over, as RLE of its own size; None unless ``inpaint``.
         origin: The `family` of its parent; empty for ``txt2img``.
         source: Where the parent lies, for a reader: a file, or a run's folder.
+        step: Name of the configured task that made it; empty where tasks have no names.
     """
 
     prompt: Prompt
@@ -105,6 +106,7 @@ class ImageRecord:
     region: RLE | None = None
     origin: str = ""
     source: str = ""
+    step: str = ""
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -142,12 +144,14 @@ class HeatMaps:
         maps: From a layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``, ``up`` or ``joint``, to a float16 array
             (P, 3, h, w): attention probability in [0, 1], averaged over heads, layers of the group, steps of the third,
             and the tokens of the phrase.
+        region: What was painted over, as RLE of the image's size: only there can they tell objects. None: everywhere.
     """
 
     image_id: str
     size_wh: tuple[int, int]
     phrases: tuple[Phrase, ...]
     maps: Mapping[str, NDArray[np.float16]]
+    region: RLE | None = None
 
     def __post_init__(self) -> None:
         for group, array in self.maps.items():
@@ -204,6 +208,16 @@ class Instances:
             tuple(self.rles[index] for index in indices),
             self.scores[list(indices)],
             tuple(self.terms[index] for index in indices),
+        )
+
+    def joined(self, others: Instances) -> Instances:
+        """Return these instances and then others of the same image."""
+        return Instances(
+            self.size_wh,
+            self.class_names + others.class_names,
+            self.rles + others.rles,
+            np.concatenate([self.scores, others.scores]),
+            self.terms + others.terms,
         )
 
     def of_classes(self, class_names: Collection[str]) -> Instances:

@@ -19,9 +19,14 @@ TILE_HEIGHT = 160
 
 
 def attention_panel(
-    rgb: NDArray[np.uint8], heat_maps: HeatMaps, instances: Instances, settings: LabelSettings, caption: str
+    rgb: NDArray[np.uint8],
+    heat_maps: HeatMaps,
+    instances: Instances,
+    settings: LabelSettings,
+    caption: str,
+    source: NDArray[np.uint8] | None = None,
 ) -> Panel:
-    """Return image | heat map | masks and boxes of one image.
+    """Return image | heat map | masks and boxes of one image, after what it was made of.
 
     Args:
         rgb: uint8 (H, W, 3).
@@ -29,13 +34,19 @@ def attention_panel(
         instances: Its labels.
         settings: Which layer groups and steps the shown map combines.
         caption: Line below.
+        source: uint8 (H, W, 3), the image it was made of; None for none.
     """
     from diffugen.labels.heatmaps import combine
 
-    classes = list(dict.fromkeys(phrase.class_name for phrase in heat_maps.phrases if phrase.class_name))
+    classes = list(
+        dict.fromkeys(
+            [*(phrase.class_name for phrase in heat_maps.phrases if phrase.class_name), *instances.class_names]
+        )
+    )
     shown = next(number for number, phrase in enumerate(heat_maps.phrases) if phrase.class_name)
     heat = combine(heat_maps, settings.groups, settings.step_weights)[shown]
     pictures = (
+        *(() if source is None else (enlarged(source, TILE_HEIGHT),)),
         enlarged(rgb, TILE_HEIGHT),
         heat_overlay(rgb, heat, TILE_HEIGHT),
         label_overlay(rgb, instances, TILE_HEIGHT, classes),
@@ -58,9 +69,12 @@ def attention_sheet(store: RunStore, method: str, settings: LabelSettings, path:
     panels = []
     for image_id in [ids[int(number * step)] for number in range(min(count, len(ids)))]:
         labels = next(store.labels("attention", method, image_id=image_id))
-        caption = store.record(image_id).prompt.text
+        record = store.record(image_id)
+        source = None if record.parent is None else store.source(record.parent)
         panels.append(
-            attention_panel(store.image(image_id), store.heat_maps(image_id), labels.instances, settings, caption)
+            attention_panel(
+                store.image(image_id), store.heat_maps(image_id), labels.instances, settings, record.prompt.text, source
+            )
         )
-    title = f"{store.folder.name}: image, attention of the class's words, masks with boxes and scores"
+    title = f"{store.folder.name}: (source,) image, attention of the class's words, masks with boxes and scores"
     return contact_sheet(panels, path, columns=2, height=TILE_HEIGHT, title=title)

@@ -1,6 +1,6 @@
-"""The stages that make images and attention labels, and how a stage is run once.
+"""How a stage is run once, and the stage that makes attention labels.
 
-Every stage (here, in `diffugen.stages_labels` and in `diffugen.stages_training`) is a function over a run: it takes flat
+Every stage (here and in the other files whose names begin with ``stages``) is a function over a run: it takes flat
 arguments, named like the configuration's keys, goes on where an earlier call stopped, reports to ``on_progress(done, total)``
 and returns what the ledger shall keep of it, as JSON values. It knows the order of work inside itself, not the order of the
 stages (that is `loops/`) and not the command line.
@@ -9,12 +9,12 @@ stages (that is `loops/`) and not the command line.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from diffugen.records import LabelSet, Prompt, content_id
+from diffugen.records import LabelSet, content_id
 
 if TYPE_CHECKING:
     from diffugen.labels.label import LabelSettings
@@ -28,7 +28,6 @@ Watch = Callable[[str, str], AbstractContextManager[OnProgress]]
 """Called with what is done and its unit; gives what a stage reports its progress to."""
 
 LABELS_A_TRANSACTION = 200
-IMAGES_A_BATCH = 8
 UNITS = {"train": "epoch", "tune": "trial"}
 """What a stage counts, where it is not images."""
 
@@ -62,88 +61,6 @@ def files_missing(store: RunStore, round: int) -> bool:
 def round_seed(seed: int, round: int) -> int:
     """Return the seed of a round's prompts, images and training; that of round 0 is the run's own."""
     return seed if round == 0 else int(content_id("round", seed, round), 16) % 2**31
-
-
-def generate_stage(
-    store: RunStore,
-    prompts: Sequence[Prompt],
-    on_progress: OnProgress = lambda done, total: None,
-    *,
-    model: str,
-    device: str,
-    dtype: str,
-    size_wh: tuple[int, int] | None,
-    num_inference_steps: int,
-    guidance_scale: float,
-    scheduler: str | None,
-    batch_size: int | None,
-    attention_backend: str,
-    offload: str,
-    trust_remote_pickle: bool,
-    images_per_prompt: int,
-    seed: int,
-    round: int = 0,
-) -> Result:
-    """Generate the images of a round that the run does not have yet, batch by batch, with their heat maps.
-
-    Args:
-        store: The run, open for writing.
-        prompts: What to show.
-        on_progress: Called after each batch with images done and all images of the plan.
-        model: Hub name, folder or file of the diffusion model, or ``miniature``.
-        device: Torch device or ``auto``.
-        dtype: Number format of the weights or ``auto``.
-        size_wh: Width and height in pixels; None for the model's own.
-        num_inference_steps: Denoising steps.
-        guidance_scale: How strictly an image follows its prompt.
-        scheduler: Class name of a diffusers scheduler; None for the model's own.
-        batch_size: Images at a time; None for `IMAGES_A_BATCH`.
-        attention_backend: ``native`` or ``daam``.
-        offload: ``none``, ``model`` or ``sequential``.
-        trust_remote_pickle: Whether pickled weights are accepted.
-        images_per_prompt: Images of each prompt.
-        seed: Seed of the round's images.
-        round: The round.
-
-    Returns:
-        ``images``: how many the plan has, those that were there already included.
-
-    Raises:
-        DiffugenError: The model cannot be used, a phrase cannot be traced, or the run cannot be written.
-    """
-    from diffugen.diffusion.generate import generate, plan_jobs
-    from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
-
-    pipeline = load_pipeline(
-        model, device=device, dtype=dtype, scheduler=scheduler, offload=offload, trust_remote_pickle=trust_remote_pickle
-    )
-    settings = {
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        **({} if scheduler is None else {"scheduler": scheduler}),
-        **({} if dtype == "auto" else {"dtype": dtype}),
-    }
-    jobs = plan_jobs(
-        prompts, images_per_prompt=images_per_prompt, run_seed=seed, size_wh=size_wh or default_size_wh(pipeline),
-        model=model, settings=settings, round=round,
-    )  # fmt: skip
-    size = batch_size or IMAGES_A_BATCH
-    # Whole batches, of which some images may be there: in another batch an image would be rounded another way.
-    unfinished = [
-        job
-        for first in range(0, len(jobs), size)
-        if not all(store.has_image(job.id) for job in jobs[first : first + size])
-        for job in jobs[first : first + size]
-    ]
-    done = len(jobs) - len(unfinished)
-    on_progress(done, len(jobs))
-    for record, rgb, heat_maps, seconds in generate(
-        pipeline, unfinished, batch_size=size, attention_backend=attention_backend
-    ):
-        store.add_image(record, rgb, heat_maps, seconds)
-        done += 1
-        on_progress(done, len(jobs))
-    return {"images": len(jobs)}
 
 
 def label_method(settings: LabelSettings, weights: ScoreWeights) -> str:
@@ -206,6 +123,8 @@ def label_stage(
         for image_id in missing[first : first + LABELS_A_TRANSACTION]:
             rgb = None if settings.refine == "none" else store.image(image_id)
             instances = label(store.heat_maps(image_id), settings, weights, rgb)
+            for carried in store.labels("carried", image_id=image_id):
+                instances = carried.instances.joined(instances)
             found.append(LabelSet(image_id, "attention", instances, method, round))
             on_progress(first + len(found), len(missing))
         store.put_labels(found)

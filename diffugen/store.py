@@ -3,6 +3,7 @@
 ```
 <run>/ledger.sqlite        rows: image records, label sets, disagreements, decisions, stages (ledger.py)
 <run>/images/<id>.png      <run>/heatmaps/<id>.npz (codec.py)
+<run>/sources/<id>.png     photos and other runs' images that images were made of
 <run>/writer.lock          held by the one process that writes; writer.pid says which
 ```
 An image's files are written under a temporary name, synced and renamed; then its row is committed. So a row means whole files,
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 GeneratedImage = tuple[ImageRecord, NDArray[np.uint8], HeatMaps, float]
 """An image's record, pixels uint8 (H, W, 3), heat maps, and the seconds it took."""
+
+
+_FOLDERS = ("images", "heatmaps", "sources")
 
 
 class RunStore:
@@ -98,12 +102,12 @@ class RunStore:
     @classmethod
     def _open_writer(cls, folder: Path) -> RunStore:
         with explained(folder), ExitStack() as undo:
-            for name in ("images", "heatmaps"):
+            for name in _FOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
             lock = acquire_lock(folder)
             undo.callback(release_lock, folder, lock)
-            sweep(folder / "images")
-            sweep(folder / "heatmaps")
+            for name in _FOLDERS:
+                sweep(folder / name)
             ledger = Ledger(folder, readonly=False)
             undo.callback(ledger.close)
             made = {"created_at": _now(), "diffugen_version": __version__}
@@ -256,6 +260,47 @@ class RunStore:
         if heat_maps.image_id != image_id:
             raise StoreError(broken(image_id, self.heat_maps_path(image_id), f"belongs to image {heat_maps.image_id}"))
         return heat_maps
+
+    def drop_image(self, record: ImageRecord, reason: str) -> None:
+        """Note that an image was generated and is of no use, so that it need not be generated again.
+
+        Args:
+            record: The image.
+            reason: Why, for a reader.
+        """
+        row = {"id": record.id, "round": record.round, "reason": reason, "now": _now()}
+        with self._ledger.transaction():
+            self._ledger.write("INSERT OR REPLACE INTO dropped VALUES (:id, :round, :reason, :now)", [row])
+
+    def is_dropped(self, image_id: str) -> bool:
+        """Return whether :meth:`drop_image` was called for an image."""
+        return self._ledger.one("SELECT 1 FROM dropped WHERE id = :id", id=image_id) is not None
+
+    def put_source(self, source_id: str, rgb: NDArray[np.uint8]) -> None:
+        """Keep the pixels, uint8 (H, W, 3), that images of the run are made of and that are no image of the run.
+
+        Raises:
+            StoreError: The disk is full or cannot be written.
+        """
+        self._ledger.check_writable()
+        path = self.source_path(source_id)
+        if not path.is_file():
+            with explained(self.folder):
+                write_file(path, codec.rgb_to_png(rgb))
+                sync_folder(path.parent)
+
+    def source_path(self, source_id: str) -> Path:
+        """Return where the pixels of an image's parent lie: an image of the run, or a source that was kept."""
+        image = self.image_path(source_id)
+        return image if image.is_file() else self.folder / "sources" / f"{source_id}.png"
+
+    def source(self, source_id: str) -> NDArray[np.uint8]:
+        """Return the pixels, uint8 (H, W, 3), of an image's parent.
+
+        Raises:
+            StoreError: The file is missing or unreadable.
+        """
+        return read_file(source_id, self.source_path(source_id), codec.rgb_from_png)
 
     # ---------------------------------------------------------------- labels
 
@@ -416,8 +461,8 @@ class RunStore:
         Returns:
             JSON values: ``folder``, ``created_at``, ``diffugen_version``, ``schema``, ``images``, ``bytes`` (images, heat maps
             and ledger), ``last_activity`` (UTC, None where nothing was kept yet), ``rounds``: from a round to its ``images``,
-            ``seconds``, ``label_sets`` and ``objects`` (from source to count), ``disagreements`` (from kind to count),
-            ``decisions`` (from verdict to count, superseded ones included), ``stages`` (from name to seconds).
+            ``dropped`` (images), ``seconds``, ``label_sets`` and ``objects`` (from source to count), ``disagreements`` (from
+            kind to count), ``decisions`` (from verdict to count, superseded ones included), ``stages`` (from name to seconds).
         """
         with explained(self.folder):
             return self._ledger.summary()

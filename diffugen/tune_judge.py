@@ -170,7 +170,8 @@ class Judge:
                 f"{heat_maps.size_wh}; rescale the masks of the evidence to the image's size"
             )
         rgb = None if settings.refine == "none" else self._images[one.image_id]
-        return label_combined(self._combined[one.image_id], heat_maps.phrases, settings, ScoreWeights(), rgb)
+        heats = self._combined[one.image_id]
+        return label_combined(heats, heat_maps.phrases, settings, ScoreWeights(), rgb, heat_maps.region)
 
 
 @dataclass(frozen=True)

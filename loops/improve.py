@@ -19,9 +19,9 @@ from typing import Any
 from diffugen.config import Config
 from diffugen.errors import DiffugenError
 from diffugen.miniature.truth import find_truth
-from diffugen.prompts import make_prompts
 from diffugen.report import write_report
-from diffugen.stages import Watch, files_missing, generate_stage, label_settings, label_stage, round_seed, run_stage
+from diffugen.stages import Watch, files_missing, label_settings, label_stage, round_seed, run_stage
+from diffugen.stages_generate import generate_stage
 from diffugen.stages_judging import (
     evaluate_stage,
     promote_stage,
@@ -44,12 +44,14 @@ def main(
     tell: Callable[[int], None],
 ) -> Path:
     """Run the loop; the arguments are those of bootstrap.py."""
-    classes, seed, each = list(config.prompts.classes), config.seed, config.loop.images_per_prompt
+    classes, seed = list(config.prompts.classes), config.seed
     fit, agree, policy = dict(config.detector), dict(config.disagreement), dict(config.dataset)
     base, confidence, known_at = fit.pop("checkpoint"), fit.pop("confidence"), policy.pop("known")
     names = {"class_names": classes, "class_map": fit.pop("class_map")}
     trusted = {name: policy[name] for name in ("trust", "min_score", "val_frac")}
     look = {name: fit[name] for name in ("device", "image_size")}
+    generation = {"prompts": dict(config.prompts), "tasks": config.dump()["tasks"], "detector_device": look["device"],
+                  "images_per_prompt": config.loop.images_per_prompt, **dict(config.diffusion)}  # fmt: skip
     truth = find_truth(config.loop.truth, classes)
     validation = find_truth(config.loop.validation, classes)
     known = find_truth(known_at, classes)
@@ -74,11 +76,9 @@ def main(
         if truth and round == 0:
             stage("evaluate-base", partial(evaluate_stage, base, truth, store=store, **look))
 
-        prompts = make_prompts(**dict(config.prompts), seed=now)
-        stage("generate", partial(generate_stage, store, prompts, **dict(config.diffusion), seed=now, round=round,
-                                  images_per_prompt=each), again=files_missing(store, round))  # fmt: skip
-
         labels, weights = label_settings(store, round, dict(config.labels), dict(config.score))
+        stage("generate", partial(generate_stage, store, **generation, labels=labels, weights=weights, seed=now, round=round),
+              again=files_missing(store, round))  # fmt: skip
         method = stage("label", partial(label_stage, store, labels, weights, round=round))["method"]
         stage("relabel", partial(relabel_stage, store, detector, **look, confidence=confidence, **names,
                                  refine=config.labels.refine, round=round))  # fmt: skip

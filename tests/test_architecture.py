@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
     "errors", "records", "sampling", "config", "codec", "ledger", "store", "prompts", "diffusion", "labels", "matching",
-    "disagreement", "dataset", "detectors", "metrics", "tune", "pictures", "sheets", "review", "report", "stages",
+    "disagreement", "dataset", "detectors", "metrics", "tune", "pictures", "sheets", "review", "report", "regions", "sources", "stages",
     "executors", "miniature", "doctor", "cli",
 )  # fmt: skip
 

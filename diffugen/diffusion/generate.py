@@ -223,7 +223,7 @@ def _generate_batch(
     ]
     seconds = (time.perf_counter() - started) / len(batch)
     return [
-        None if black else (job, image, HeatMaps(job.id, job.size_wh, job.prompt.phrases, found), seconds)
+        None if black else (job, image, HeatMaps(job.id, job.size_wh, job.prompt.phrases, found, job.region), seconds)
         for job, image, found, black in zip(batch, made, maps, blackened, strict=True)
     ]
 

@@ -28,8 +28,8 @@ from diffugen.errors import ConfigError
 from diffugen.labels.heatmaps import Threshold, combine, is_threshold, level, morphology, value_range
 from diffugen.labels.refine import refine
 from diffugen.labels.score import ScoreWeights, measure, rescore
-from diffugen.labels.shapes import encode
-from diffugen.records import HeatMaps, Instances, Phrase
+from diffugen.labels.shapes import decode, encode
+from diffugen.records import RLE, HeatMaps, Instances, Phrase
 
 METHODS: tuple[Literal["paper", "compete"], ...] = ("paper", "compete")
 INSTANCE_RULES = ("pieces", "one", "largest")
@@ -98,7 +98,8 @@ def label(
 
     Returns:
         The instances, class by class in the order of the phrases, large before small, with scores and their terms; none
-        if no phrase names a class or no map has a peak. Phrases of the same class are joined by their maximum.
+        if no phrase names a class or no map has a peak. Phrases of the same class are joined by their maximum. Where only a
+        region of the image was painted, none reaches beyond it.
 
     Raises:
         ConfigError: ``settings.groups`` does not fit the heat maps.
@@ -108,7 +109,7 @@ def label(
         >>> label(heat_maps, LabelSettings(method="paper"), ScoreWeights(contrast=0))  # doctest: +SKIP
     """
     heats = combine(heat_maps, settings.groups, settings.step_weights)
-    return label_combined(heats, heat_maps.phrases, settings, weights, rgb)
+    return label_combined(heats, heat_maps.phrases, settings, weights, rgb, heat_maps.region)
 
 
 def label_combined(
@@ -117,6 +118,7 @@ def label_combined(
     settings: LabelSettings,
     weights: ScoreWeights,
     rgb: NDArray[np.uint8] | None = None,
+    region: RLE | None = None,
 ) -> Instances:
     """Label one image from maps that are already combined: what depends on neither ``groups`` nor ``step_weights``.
 
@@ -129,18 +131,22 @@ def label_combined(
         settings: ``groups`` and ``step_weights`` are not looked at.
         weights: Weights of the score terms.
         rgb: As in `label`.
+        region: What was painted over; None for the whole image.
     """
     if settings.refine != "none" and rgb is None:
         raise ValueError(f"labels.refine is {settings.refine!r}, which needs the image; none was given")
     pixels = None if settings.refine == "none" else rgb
     size_wh = (heats.shape[2], heats.shape[1])
+    painted = None if region is None else decode(region)
+    if painted is not None:  # what a phrase attends to elsewhere was there before
+        heats = np.where(painted, heats, heats.min(axis=(1, 2), keepdims=True))
     names, maps = _maps_by_name(heats, phrases)
     classes = sum(name is not None for name in names)
     method = _paper_masks if settings.method == "paper" else _compete
     masks = method(maps, classes, settings, pixels)
     found: list[tuple[str, Mask, dict[str, float]]] = []
     for index, mask in enumerate(masks):
-        objects = _separate(mask, settings)
+        objects = _separate(mask if painted is None else mask & painted, settings)
         terms = measure(objects, maps[index], maps[:index] + maps[index + 1 :])
         found += [(str(names[index]), *pair) for pair in zip(objects, terms, strict=True)]
     instances = Instances(

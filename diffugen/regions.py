@@ -1,0 +1,155 @@
+"""The part of an image that is painted over: an object's place, a polygon, a named part, or a mask image.
+
+Knows masks and labels; not where images come from, or what is painted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffugen.dataset_folder import IMAGE_SUFFIXES
+from diffugen.dataset_yolo import read_image
+from diffugen.errors import DiffugenError
+from diffugen.labels.heatmaps import morphology
+from diffugen.labels.shapes import areas, decode, encode, mask_from_polygons
+from diffugen.records import Instances
+
+Mask = NDArray[np.bool_]
+
+_PARTS = {
+    "all": (0, 0, 1, 1),
+    "upper half": (0, 0, 1, 1 / 2),
+    "lower half": (0, 1 / 2, 1, 1),
+    "left half": (0, 0, 1 / 2, 1),
+    "right half": (1 / 2, 0, 1, 1),
+    "upper third": (0, 0, 1, 1 / 3),
+    "lower third": (0, 2 / 3, 1, 1),
+    "left third": (0, 0, 1 / 3, 1),
+    "right third": (2 / 3, 0, 1, 1),
+    "middle": (1 / 4, 1 / 4, 3 / 4, 3 / 4),
+}
+"""Left, upper, right and lower edge of the parts that have names, as parts of width and height."""
+
+LEAST_AREA_FRAC = 0.005
+"""A smaller region, relative to the image area, leaves no room for an object."""
+
+KEPT_FRAC = 0.5
+"""An object of which less remains outside the region is no longer labelled."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """How to find the part of an image that is painted over: exactly one of the first five, changed by the others.
+
+    Attributes:
+        label: The largest object of this class among the labels of the image.
+        detector: A checkpoint; the largest object of class ``find`` that it finds.
+        polygon: Corners (x, y) as parts of width and height, in [0, 1].
+        part: A named part, such as ``lower half``.
+        mask: A mask image of the image's size (bright is painted over), or a folder of masks with the images' names.
+        find: The class that the detector looks for.
+        grow_frac: Grown by this radius, relative to the square root of the image area.
+        spare: Whether labelled objects are left out of a ``polygon``, ``part`` or ``mask``.
+    """
+
+    label: str | None = None
+    detector: str | None = None
+    polygon: tuple[tuple[float, float], ...] | None = None
+    part: str | None = None
+    mask: str | None = None
+    find: str | None = None
+    grow_frac: float = 0.02
+    spare: bool = True
+
+
+def region_mask(region: Region, size_wh: tuple[int, int], name: str, instances: Instances | None) -> Mask | None:
+    """Return the part of an image that is painted over.
+
+    Args:
+        region: How to find it.
+        size_wh: Width and height of the image in pixels.
+        name: The image's file name without the ending, by which a folder of masks is searched.
+        instances: The objects in it: its labels, or, for ``region.detector``, what the detector found. None where unknown.
+
+    Returns:
+        bool (H, W); None where there is nothing to paint over: no object of the class, or too little room.
+
+    Raises:
+        DiffugenError: The mask image is missing, unreadable or of another size.
+    """
+    wanted = region.label or region.find
+    if wanted is not None:
+        mask = _largest(instances, wanted)
+        mask = None if mask is None else morphology(mask, 0, region.grow_frac)
+    else:
+        mask = morphology(_drawn(region, size_wh, name), 0, region.grow_frac if region.part is None else 0)
+        if region.spare and instances is not None:
+            for rle in instances.rles:
+                mask &= ~morphology(decode(rle), 0, region.grow_frac)
+    return mask if mask is not None and mask.sum() >= max(1, LEAST_AREA_FRAC * mask.size) else None
+
+
+def outside(instances: Instances, region: Mask) -> Instances:
+    """Return what is left of objects outside a region; those of which less than half is left are gone.
+
+    Args:
+        instances: The objects of the source.
+        region: bool (H, W), what was painted over.
+    """
+    kept, rles = [], []
+    before = areas(instances.rles)
+    for index, rle in enumerate(instances.rles):
+        rest = decode(rle) & ~region
+        if rest.sum() >= max(1, KEPT_FRAC * before[index]):
+            kept.append(index)
+            rles.append(encode(rest))
+    chosen = instances.take(kept)
+    return Instances(chosen.size_wh, chosen.class_names, tuple(rles), chosen.scores, chosen.terms)
+
+
+def _largest(instances: Instances | None, class_name: str) -> Mask | None:
+    if instances is None:
+        return None
+    objects = instances.of_classes([class_name])
+    return decode(objects.rles[int(np.argmax(areas(objects.rles)))]) if len(objects) else None
+
+
+def _drawn(region: Region, size_wh: tuple[int, int], name: str) -> Mask:
+    width, height = size_wh
+    if region.mask is not None:
+        return _read_mask(_mask_file(Path(region.mask).expanduser(), name), size_wh)
+    if region.polygon is not None:
+        # The last pixel's centre lies half a pixel before the edge.
+        return mask_from_polygons([np.array(region.polygon) * (width - 1, height - 1)], size_wh)
+    left, upper, right, lower = _PARTS[str(region.part)]
+    mask = np.zeros((height, width), dtype=np.bool_)
+    mask[
+        math.floor(upper * height) : math.ceil(lower * height), math.floor(left * width) : math.ceil(right * width)
+    ] = 1
+    return mask
+
+
+def _mask_file(path: Path, name: str) -> Path:
+    if not path.is_dir():
+        return path
+    found = next((file for suffix in IMAGE_SUFFIXES if (file := path / f"{name}{suffix}").is_file()), None)
+    if found is None:
+        raise DiffugenError(f"no mask for {name!r} in {path}: expected {name}.png, bright where it is painted over")
+    return found
+
+
+def _read_mask(path: Path, size_wh: tuple[int, int]) -> Mask:
+    if not path.is_file():
+        raise DiffugenError(f"no mask image at {path}; give an image that is bright where it is painted over")
+    mask = read_image(path).max(axis=2) >= 128
+    if mask.shape != (size_wh[1], size_wh[0]):
+        raise DiffugenError(
+            f"the mask {path} has {mask.shape[1]}x{mask.shape[0]} pixels, the image {size_wh[0]}x{size_wh[1]}; they must be "
+            "of one size"
+        )
+    return np.asarray(mask)

@@ -1,0 +1,412 @@
+"""The stage that makes images: the configured tasks one after the other, each with the sources, regions and prompts it needs.
+
+Knows which prompts, sources and earlier labels a task's images are made of, and keeps what is made; not how it is made
+(`diffugen.diffusion`), nor the order of the stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffugen.errors import DiffugenError
+from diffugen.labels.label import LabelSettings
+from diffugen.labels.score import ScoreWeights
+from diffugen.labels.shapes import decode, encode
+from diffugen.prompts import child_prompts, make_prompts
+from diffugen.records import ImageRecord, Instances, LabelSet, Prompt
+from diffugen.regions import Mask, Region, outside, region_mask
+from diffugen.sampling import FIELD
+from diffugen.sources import SourceImage, images_of_task, sources_outside
+from diffugen.stages import OnProgress, Result, label_method, label_stage
+
+if TYPE_CHECKING:
+    from diffugen.diffusion.tasks import Source
+    from diffugen.store import RunStore
+
+IMAGES_A_BATCH = 8
+LEAST_CONFIDENCE = 0.25
+"""Finds of a region's detector that it is less sure of do not count."""
+
+CARRIED = "carried"
+"""Provenance of the objects that an in-painted image has from its source."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step of the generation; the fields are those of `diffugen.config.TaskSection`, which explains them."""
+
+    task: str
+    name: str
+    source: str | None = None
+    templates: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    count: int | None = None
+    images_per_source: int = 1
+    strength: float | None = None
+    region: Region | None = None
+    model: str | None = None
+
+
+def plan_tasks(tasks: Sequence[Mapping[str, Any]]) -> list[Task]:
+    """Return the tasks of a configuration, with their names and sources filled in.
+
+    Args:
+        tasks: The fields of each, by name; none for ``txt2img`` alone.
+    """
+    planned: list[Task] = []
+    for given in tasks or ({"task": "txt2img"},):
+        values = {**given, "name": given.get("name") or given["task"]}
+        if values.get("region") is not None:
+            corners = values["region"].get("polygon")
+            polygon = None if corners is None else tuple((x, y) for x, y in corners)
+            values["region"] = Region(**{**values["region"], "polygon": polygon})
+        if values["task"] != "txt2img" and values.get("source") is None:
+            values["source"] = planned[-1].name
+        planned.append(Task(**{**values, "templates": tuple(values.get("templates", ()))}))
+    return planned
+
+
+def choose_tasks(tasks: Sequence[Task], only: str | None) -> list[Task]:
+    """Return all tasks, or those of one name or kind.
+
+    Raises:
+        DiffugenError: There is no such task.
+    """
+    chosen = [task for task in tasks if only in (None, task.name)] or [task for task in tasks if task.task == only]
+    if not chosen:
+        names = ", ".join(task.name for task in tasks)
+        raise DiffugenError(f"no task {only!r}; the configuration has {names}: name one of them, or add it under tasks")
+    return chosen
+
+
+def task_prompts(task: Task, prompts: Mapping[str, Any], seed: int) -> list[Prompt]:
+    """Return the prompts of a ``txt2img`` task.
+
+    Args:
+        task: Its templates, attributes and count go before those of ``prompts``.
+        prompts: Arguments of `diffugen.prompts.make_prompts`.
+        seed: Seed of the choice.
+    """
+    templates = task.templates or prompts["templates"]
+    attributes = {**prompts["attributes"], **task.attributes}
+    if task.templates:  # which need not use all attributes that other templates use
+        used = {name for template in templates for name in FIELD.findall(template)}
+        attributes = {name: values for name, values in attributes.items() if name in used or name in task.attributes}
+    changes = {"templates": templates, "attributes": attributes, "count": task.count or prompts["count"]}
+    return make_prompts(**{**prompts, **changes}, seed=seed)
+
+
+def generate_stage(
+    store: RunStore,
+    on_progress: OnProgress = lambda done, total: None,
+    *,
+    prompts: Mapping[str, Any],
+    tasks: Sequence[Mapping[str, Any]],
+    labels: LabelSettings,
+    weights: ScoreWeights,
+    detector_device: str,
+    model: str,
+    device: str,
+    dtype: str,
+    size_wh: tuple[int, int] | None,
+    num_inference_steps: int,
+    guidance_scale: float,
+    scheduler: str | None,
+    batch_size: int | None,
+    attention_backend: str,
+    offload: str,
+    vae_slicing: bool,
+    vae_tiling: bool,
+    compile: bool,
+    loras: Mapping[str, float],
+    embeddings: Sequence[str],
+    trust_remote_pickle: bool,
+    images_per_prompt: int,
+    seed: int,
+    round: int = 0,
+    only: str | None = None,
+) -> Result:
+    """Generate the images of a round that the run does not have yet, batch by batch, with their heat maps.
+
+    Args:
+        store: The run, open for writing.
+        on_progress: Called after each batch with images done and all images that are planned so far.
+        prompts: Arguments of `diffugen.prompts.make_prompts`.
+        tasks: What is made in which order; see `plan_tasks`.
+        labels: How the images of one task are labelled before they are the sources of another.
+        weights: The same, for the scores.
+        detector_device: Where a detector runs that finds regions.
+        model: Hub name, folder or file of the diffusion model, or ``miniature``.
+        device: Torch device or ``auto``.
+        dtype: Number format of the weights or ``auto``.
+        size_wh: Width and height in pixels; None for the model's own. Sources keep their proportions.
+        num_inference_steps: Denoising steps.
+        guidance_scale: How strictly an image follows its prompt.
+        scheduler: Class name of a diffusers scheduler; None for the model's own.
+        batch_size: Images at a time; None for `IMAGES_A_BATCH`.
+        attention_backend: ``native`` or ``daam``.
+        offload: ``none``, ``model`` or ``sequential``.
+        vae_slicing: Whether images of a batch are decoded one by one.
+        vae_tiling: Whether large images are decoded in tiles.
+        compile: Whether parts of the denoiser are compiled.
+        loras: From a LoRA file or hub name to its weight.
+        embeddings: Files of textual-inversion tokens.
+        trust_remote_pickle: Whether pickled weights are accepted.
+        images_per_prompt: Images of each prompt.
+        seed: Seed of the round's prompts and images.
+        round: The round.
+        only: Do only the task of this name or kind; the images of those before it must be there.
+
+    Returns:
+        ``images``: how many are planned, those that were there already included; ``dropped``: how many of them are of no use;
+        ``skipped``: sources without a region; ``tasks``: the same for each task, by name.
+
+    Raises:
+        DiffugenError: The model cannot be used, a phrase cannot be traced, a source or region cannot be read, or the run
+            cannot be written.
+    """
+    from diffugen.diffusion.inversion import load_embeddings
+    from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
+    from diffugen.diffusion.tasks import size_unit
+
+    planned = plan_tasks(tasks)
+    names = {task.name for task in planned}
+    shared = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        **({} if scheduler is None else {"scheduler": scheduler}),
+        **({} if dtype == "auto" else {"dtype": dtype}),
+        **({"loras": {file_digest(file): weight for file, weight in loras.items()}} if loras else {}),
+        **({"embeddings": [file_digest(file) for file in embeddings]} if embeddings else {}),
+    }
+    loaded: str | None = None
+    pipeline: Any = None
+    done = total = 0
+    counts: dict[str, dict[str, int]] = {}
+    for task in choose_tasks(planned, only):
+        if loaded != (loaded := task.model or model):
+            pipeline = None  # before the next one takes memory too
+            pipeline = load_pipeline(
+                loaded, device=device, dtype=dtype, scheduler=scheduler, offload=offload, vae_slicing=vae_slicing,
+                vae_tiling=vae_tiling, compile=compile, loras=loras, trust_remote_pickle=trust_remote_pickle,
+            )  # fmt: skip
+            load_embeddings(pipeline, embeddings, trust_remote_pickle=trust_remote_pickle)
+        like = Like(task, loaded, shared, size_wh or default_size_wh(pipeline), size_unit(pipeline), seed, round)
+        if task.task == "txt2img":
+            plan = plan_from_prompts(like, task_prompts(task, prompts, seed), images_per_prompt)
+        else:
+            if task.source in names:
+                label_stage(store, labels, weights, round=round)
+                sources = list(images_of_task(store, str(task.source), round, label_method(labels, weights)))
+            else:
+                sources = list(sources_outside(store, str(task.source), task.count))
+            found = find_regions(store, task, sources[: task.count], detector_device)
+            plan = plan_from_sources(like, found, prompts)
+        total += len(plan.jobs)
+        on_progress(done, total)
+        for finished in _make(store, pipeline, plan.jobs, batch_size or IMAGES_A_BATCH, attention_backend):
+            done += finished
+            on_progress(done, total)
+        _keep_carried(store, plan, round)
+        dropped = sum(store.is_dropped(job.id) for job in plan.jobs)
+        counts[task.name] = {"images": len(plan.jobs), "dropped": dropped, "skipped": plan.skipped}
+    sums = {key: sum(one[key] for one in counts.values()) for key in ("images", "dropped", "skipped")}
+    return {**sums, "tasks": counts}
+
+
+def file_digest(file: str) -> str:
+    """Return 16 hex digits of a file's content; of anything else, such as a hub name, the text itself."""
+    path = Path(file).expanduser()
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else file
+
+
+@dataclass(frozen=True)
+class Like:
+    """What the images of a task have in common.
+
+    Attributes:
+        task: The task.
+        model: The diffusion model, as configured.
+        settings: What else decides the pixels.
+        size_wh: The size that the model is used at.
+        unit: Sides are multiples of this.
+        seed: Seed of the round.
+        round: The round.
+    """
+
+    task: Task
+    model: str
+    settings: Mapping[str, Any]
+    size_wh: tuple[int, int]
+    unit: int
+    seed: int
+    round: int
+
+
+@dataclass
+class Plan:
+    """The images of a task.
+
+    Attributes:
+        jobs: What is to be made.
+        carried: From the id of an in-painted image to the objects that it has from its source.
+        skipped: How many sources had no region to paint over.
+    """
+
+    jobs: list[ImageRecord]
+    carried: dict[str, Instances] = field(default_factory=dict)
+    skipped: int = 0
+
+
+def plan_from_prompts(like: Like, prompts: Sequence[Prompt], each: int) -> Plan:
+    """Plan ``each`` images of each prompt."""
+    from diffugen.diffusion.generate import plan_jobs
+
+    jobs = plan_jobs(
+        prompts, images_per_prompt=each, run_seed=like.seed, size_wh=like.size_wh, model=like.model,
+        settings=like.settings, round=like.round,
+    )  # fmt: skip
+    return Plan([replace(job, step=like.task.name) for job in jobs])
+
+
+def find_regions(
+    store: RunStore, task: Task, sources: Sequence[SourceImage], detector_device: str
+) -> list[tuple[SourceImage, Mask | None]]:
+    """Return each source with the region that is painted over: None for ``img2img``, and where there is none.
+
+    Args:
+        store: The run; holds the pixels of the sources.
+        task: The task.
+        sources: What it starts from. A detector's finds take the place of their labels where the task names a detector.
+        detector_device: Where that detector runs.
+    """
+    region = task.region
+    if region is None:
+        return [(source, None) for source in sources]
+    if region.label is not None and all(source.instances is None for source in sources):
+        raise DiffugenError(
+            f"task {task.name!r} paints over objects labelled {region.label!r}, but the sources of {task.source!r} have no "
+            "labels; give a labelled set, or find them with region.detector, or name a region.part or polygon"
+        )
+    if region.detector is None:
+        return [(one, region_mask(region, one.size_wh, one.name, one.instances)) for one in sources]
+    from diffugen.detectors.yolo import YoloDetector
+
+    detector = YoloDetector(region.detector, device=detector_device)
+    if region.find not in detector.class_names:
+        raise DiffugenError(
+            f"task {task.name!r}: the detector {region.detector} does not know {region.find!r}; it knows "
+            f"{', '.join(detector.class_names)}"
+        )
+    found = []
+    for one in sources:
+        [seen] = detector.predict([store.source(one.id)], image_size=_side(one.size_wh), confidence=LEAST_CONFIDENCE)
+        # Its finds are labels too, where nobody made any.
+        known = replace(one, instances=seen) if one.instances is None else one
+        found.append((known, region_mask(region, one.size_wh, one.name, seen)))
+    return found
+
+
+def plan_from_sources(like: Like, found: Sequence[tuple[SourceImage, Mask | None]], prompts: Mapping[str, Any]) -> Plan:
+    """Plan the images that are made of sources.
+
+    Args:
+        like: What they have in common.
+        found: Sources with their regions; those without one are left out of ``inpaint``.
+        prompts: Arguments of `diffugen.prompts.make_prompts`.
+    """
+    from diffugen.diffusion.generate import image_seed
+    from diffugen.diffusion.tasks import DEFAULT_STRENGTH, WORKING_SIZE, working_size
+
+    task = like.task
+    usable = [(source, region) for source, region in found if region is not None or task.region is None]
+    if not usable:
+        raise DiffugenError(
+            f"task {task.name!r}: none of the {len(found)} sources of {task.source!r} has a region to paint over: no labelled "
+            "object, or too little room beside the objects that are spared (region.spare)"
+            if found
+            else f"task {task.name!r}: the task {task.source!r} has made no images yet; run it first, without --task"
+        )
+    texts = child_prompts(
+        [source.prompt for source, _ in usable], templates=task.templates, changes=task.attributes,
+        attributes=prompts["attributes"], classes=prompts["classes"], background=prompts["background"],
+        negative=prompts["negative"], images_each=task.images_per_source, seed=like.seed,
+    )  # fmt: skip
+    plan = Plan([], skipped=len(found) - len(usable))
+    strength = task.strength or DEFAULT_STRENGTH[task.task]
+    for (source, region), chosen in zip(usable, texts, strict=True):
+        working_wh = working_size(source.size_wh, like.size_wh, like.unit)
+        size_wh = working_wh if region is None else source.size_wh
+        settings = {**like.settings, "strength": strength}
+        if size_wh != working_wh:
+            settings[WORKING_SIZE] = list(working_wh)
+        for number, prompt in enumerate(chosen):
+            job = ImageRecord(
+                prompt, image_seed(like.seed, number, prompt, source.id), size_wh, like.model, task.task, settings,
+                like.round, parent=source.id, region=None if region is None else encode(region), origin=source.family,
+                source=source.place, step=task.name,
+            )  # fmt: skip
+            plan.jobs.append(job)
+            if region is not None:
+                objects = source.instances or Instances(size_wh, (), (), np.zeros(0))
+                plan.carried[job.id] = outside(objects, region).of_classes(tuple(prompts["classes"]))
+    return plan
+
+
+def _make(
+    store: RunStore, pipeline: Any, jobs: Sequence[ImageRecord], size: int, attention_backend: str
+) -> Iterator[int]:
+    """Make the images that are not there, and yield after each step how many more are there."""
+    from diffugen.diffusion.generate import generate
+
+    # Whole batches, of which some images may be there: in another batch an image would be rounded another way.
+    batches = [jobs[first : first + size] for first in range(0, len(jobs), size)]
+    unfinished = [
+        job
+        for batch in batches
+        if not all(store.has_image(job.id) or store.is_dropped(job.id) for job in batch)
+        for job in batch
+    ]
+    yield len(jobs) - len(unfinished)
+    dropped: list[ImageRecord] = []
+
+    def drop(record: ImageRecord, reason: str) -> None:
+        store.drop_image(record, reason)
+        dropped.append(record)
+
+    made = generate(
+        pipeline, unfinished, source=lambda job: _source(store, job), on_drop=drop, batch_size=size,
+        attention_backend=attention_backend,
+    )  # fmt: skip
+    for record, rgb, heat_maps, seconds in made:
+        store.add_image(record, rgb, heat_maps, seconds)
+        yield 1
+    yield len(dropped)
+
+
+def _source(store: RunStore, job: ImageRecord) -> Source:
+    from diffugen.diffusion.tasks import Source
+
+    return Source(store.source(str(job.parent)), None if job.region is None else decode(job.region))
+
+
+def _keep_carried(store: RunStore, plan: Plan, round: int) -> None:
+    """Keep the objects that in-painted images have from their sources."""
+    missing = [job.id for job in plan.jobs if job.id in plan.carried and store.has_image(job.id)]
+    known = {labels.image_id for labels in store.labels(CARRIED, CARRIED)}
+    store.put_labels(
+        LabelSet(image_id, CARRIED, plan.carried[image_id], CARRIED, round)
+        for image_id in missing
+        if image_id not in known
+    )
+
+
+def _side(size_wh: tuple[int, int]) -> int:
+    """A side that the detector can divide, at least as long as the image's longer one."""
+    return -(-max(size_wh) // 32) * 32

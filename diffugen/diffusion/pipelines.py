@@ -312,5 +312,6 @@ def _place(pipeline: Any, device: str, offload: str) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """Return an error's kind and the first line of its text, as a sentence."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0].rstrip('.')}." if text else f"{type(error).__name__}."

@@ -6,26 +6,47 @@ is checked where the prompt is encoded), images or seeds of images.
 
 from __future__ import annotations
 
-import difflib
+import itertools
 import random
-import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from diffugen.errors import PromptError
-from diffugen.records import Phrase, Prompt
-from diffugen.sampling import FIELD, SAMPLINGS, Choice, Space, choose, one_line
+from diffugen.prompts_children import child_prompts
+from diffugen.prompts_mistakes import (
+    class_mistakes,
+    field_mistakes,
+    list_mistakes,
+    name_mistakes,
+    nameless_mistakes,
+    phrase_mistakes,
+    raise_all,
+    sampling_mistakes,
+    twin_mistakes,
+    unused_mistakes,
+)
+from diffugen.prompts_phrases import find_phrases
+from diffugen.records import Prompt
+from diffugen.sampling import Space, Values, choose, weights_of
+
+__all__ = [
+    "MAX_PROMPTS",
+    "PairCoverage",
+    "child_prompts",
+    "coverage",
+    "make_prompts",
+    "pair_coverage",
+]
 
 MAX_PROMPTS = 1_000_000
 """More prompts than this are taken for a slip: templates with many fields multiply fast."""
 
-_SHOWN = 3
-
 
 def make_prompts(
     templates: Sequence[str],
-    attributes: Mapping[str, Sequence[str]],
+    attributes: Mapping[str, Values],
     classes: Mapping[str, Sequence[str]],
     background: Sequence[str] = (),
     negative: str = "",
@@ -37,26 +58,26 @@ def make_prompts(
 
     A template's ``{field}`` is an attribute or a class; a class is filled from its phrases, and its choice is kept in
     ``Prompt.attributes`` like any other. A field that stands twice in a template gets the same value in both places.
-
-    The traced phrases of a prompt are, for each class, the longest of its phrases that occurs in the text as whole
-    words (upper and lower case alike), then the background words that occur. Words that are part of a longer listed
-    phrase do not count by themselves: with the classes ``truck`` and ``fire truck``, "a fire truck" names only the
-    second.
+    The phrases of a prompt are those that ``diffugen.prompts_phrases.find_phrases`` finds in its text.
 
     The samplings are ``product`` (every combination, in the order of the templates and of the values, the last field
-    changing fastest; cut off after ``count``), ``random`` (combinations drawn evenly) and ``balanced`` (templates take
-    turns as evenly as their numbers of combinations permit, and no value of a field is used more than once more often
-    than another). Each starts again only when every combination was used, but ``balanced`` rather repeats one, rarely,
-    than give up the balance.
+    changing fastest; cut off after ``count``), ``sample`` (combinations drawn by the weights of their values) and
+    ``balanced``: templates take turns as evenly as their numbers of combinations permit, each value of a field is used
+    in proportion to its weight, rounded up or down, and each pair of values of two fields of one template as close to
+    that as swaps of single values bring it.
+
+    Where all weights are equal, each sampling starts again only when every combination was used, but ``balanced`` rather
+    repeats one, rarely, than give up the balance of values. Otherwise a combination is repeated when it is due by weight.
 
     Args:
         templates: Texts with ``{field}`` places, e.g. ``"a photo of a {colour} {piano} on a road"``.
-        attributes: From a field's name to the values it can take.
+        attributes: From a field's name to the values it can take, or to their weights (at least 0, one above 0; only their
+            ratios matter): ``{"weather": {"sunny": 3, "rainy": 1}}``. A value of weight 0 is not used.
         classes: From a class name to the phrases that name it, e.g. ``{"piano": ["grand piano", "piano"]}``.
         background: Words that name no object but compete with the objects for pixels, e.g. ``["road", "sky"]``.
         negative: Negative text of every prompt.
-        count: How many prompts, at least 1; None for every combination once.
-        sampling: ``balanced``, ``random`` or ``product``.
+        count: How many prompts, at least 1; None for as many as there are combinations.
+        sampling: ``balanced``, ``sample`` or ``product``; the last has no use for weights.
         seed: Seed of the choice and of its order; ``product`` does not use it.
 
     Returns:
@@ -71,13 +92,19 @@ def make_prompts(
         >>> prompt.text, prompt.phrases
         ('a red grand piano', (Phrase(text='grand piano', class_name='piano'),))
     """
-    _raise_all(_argument_mistakes(templates, attributes, classes, background, count, sampling))
-    lists = {**attributes, **classes}
-    _raise_all(
+    raise_all(
         [
-            *_field_mistakes(templates, lists),
-            *_unused_mistakes(templates, attributes),
-            *_phrase_mistakes(classes, background),
+            *list_mistakes("templates", templates),
+            *name_mistakes(attributes, classes, background),
+            *sampling_mistakes(sampling, count, attributes),
+        ]
+    )
+    lists = {**attributes, **classes}
+    raise_all(
+        [
+            *field_mistakes(templates, lists),
+            *unused_mistakes(templates, attributes),
+            *phrase_mistakes(classes, background),
         ]
     )
     spaces = [Space.of(template, lists) for template in templates]
@@ -90,12 +117,12 @@ def make_prompts(
         )
     choices = choose(spaces, wanted, sampling, random.Random(seed))
     texts = [spaces[number].fill(values) for number, values in choices]
-    _raise_all(_twin_mistakes(texts, choices, templates))
-    traced = _find_phrases(texts, classes, background)
-    _raise_all(_nameless_mistakes(texts, traced))
-    _raise_all(_class_mistakes(traced, templates, attributes, classes))
+    raise_all(twin_mistakes(texts, choices, templates))
+    traced = find_phrases(texts, classes, background)
+    raise_all(nameless_mistakes(texts, traced))
+    raise_all(class_mistakes(traced, templates, attributes, classes))
     return [
-        Prompt(text, phrases, negative, spaces[number].named(values))
+        Prompt(text, phrases, negative, spaces[number].named(values), spaces[number].template)
         for text, phrases, (number, values) in zip(texts, traced, choices, strict=True)
     ]
 
@@ -116,134 +143,45 @@ def coverage(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(counts[name].items())) for name in sorted(counts)}
 
 
-def _find_phrases(
-    texts: Sequence[str], classes: Mapping[str, Sequence[str]], background: Sequence[str]
-) -> list[tuple[Phrase, ...]]:
-    """Find in each text the phrases to trace: classes in their order, then background words in theirs."""
-    names = [*classes, *(None for _ in background)]
-    lists = [*classes.values(), *([word] for word in background)]
-    listed = [(one_line(phrase), place) for place, phrases in enumerate(lists) for phrase in phrases]
-    # Alternatives are tried from left to right, so the longest that fits at a place claims its words.
-    listed.sort(key=lambda item: -len(item[0]))
-    words = "|".join(f"({re.escape(phrase)})" for phrase, _ in listed)
-    pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE)
-    traced = []
-    for text in texts:
-        found: dict[int, str] = {}
-        for match in pattern.finditer(text):
-            place = listed[(match.lastindex or 0) - 1][1]
-            if len(match[0]) > len(found.get(place, "")):
-                found[place] = match[0]
-        traced.append(tuple(Phrase(found[place], names[place]) for place in sorted(found)))
-    return traced
+@dataclass(frozen=True)
+class PairCoverage:
+    """How evenly the values of two attributes meet.
+
+    Attributes:
+        attributes: The two, sorted.
+        possible: How many pairs of their values there are.
+        used: How many of them occur.
+        least: How often the rarest pair occurs.
+        most: How often the most frequent pair occurs.
+    """
+
+    attributes: tuple[str, str]
+    possible: int
+    used: int
+    least: int
+    most: int
 
 
-def _raise_all(mistakes: Iterable[str]) -> None:
-    lines = list(mistakes)
-    if len(lines) == 1:
-        raise PromptError(lines[0])
-    if lines:
-        raise PromptError("\n  - ".join([f"{len(lines)} mistakes in the prompts:", *lines]))
+def pair_coverage(prompts: Sequence[Prompt], values: Mapping[str, Values] | None = None) -> list[PairCoverage]:
+    """Count how often the values of each two attributes meet in a prompt.
 
+    Args:
+        prompts: Prompts of one or several calls of ``make_prompts``.
+        values: The values that an attribute or class could have, as given to ``make_prompts``; without them, those that occur.
 
-def _argument_mistakes(
-    templates: Sequence[str],
-    attributes: Mapping[str, Sequence[str]],
-    classes: Mapping[str, Sequence[str]],
-    background: Sequence[str],
-    count: int | None,
-    sampling: str,
-) -> Iterator[str]:
-    yield from _list_mistakes("templates", templates)
-    for name, values in attributes.items():
-        yield from _list_mistakes(f"attributes.{name}", values)
-        if name in classes:
-            yield f"{name!r} is both an attribute and a class; {{{name}}} can be filled from one only: rename one"
-    for name, phrases in classes.items():
-        yield from _list_mistakes(f"classes.{name}", phrases)
-    if not classes:
-        yield "classes is empty; give at least one class with the phrases that name it"
-    if background:
-        yield from _list_mistakes("background", background)
-    if sampling not in SAMPLINGS:
-        yield f"unknown sampling {sampling!r}; one of {', '.join(SAMPLINGS)}{_hint(sampling, SAMPLINGS)}"
-    if count is not None and count < 1:
-        yield f"count is {count}; give at least 1, or None for every combination once"
-
-
-def _list_mistakes(key: str, values: Sequence[str]) -> Iterator[str]:
-    if isinstance(values, str):
-        yield f"{key} is the text {values!r}; give a list of texts"
-    elif not values:
-        yield f"{key} is empty; give at least one text"
-    else:
-        if not all(value.strip() for value in values):
-            yield f"{key} holds an empty text; drop it"
-        yield from (f"{key} holds {value!r} {uses} times" for value, uses in Counter(values).items() if uses > 1)
-
-
-def _field_mistakes(templates: Sequence[str], known: Iterable[str]) -> Iterator[str]:
-    names = list(known)
-    for template in templates:
-        for name in dict.fromkeys(FIELD.findall(template)):
-            if name not in names:
-                yield f"template {template!r}: no attribute or class {name!r}{_hint(name, names)}"
-        if set("{}") & set(FIELD.sub("", template)):
-            yield f"template {template!r}: a brace without its partner; write fields as {{name}}"
-
-
-def _phrase_mistakes(classes: Mapping[str, Sequence[str]], background: Sequence[str]) -> Iterator[str]:
-    phrases = [*(phrase for listed in classes.values() for phrase in listed), *background]
-    for phrase, uses in Counter(one_line(phrase).casefold() for phrase in phrases).items():
-        if uses > 1:
-            yield f"the phrase {phrase!r} is listed {uses} times in classes and background; it can name one thing only"
-
-
-def _unused_mistakes(templates: Sequence[str], attributes: Iterable[str]) -> Iterator[str]:
-    used = {name for template in templates for name in FIELD.findall(template)}
-    for name in attributes:
-        if name not in used:
-            yield f"no template uses the attribute {name!r}; write {{{name}}} in a template or drop it"
-
-
-def _twin_mistakes(texts: Sequence[str], choices: Sequence[Choice], templates: Sequence[str]) -> Iterator[str]:
-    first: dict[str, Choice] = {}
-    for text, choice in zip(texts, choices, strict=True):
-        if first.setdefault(text, choice) != choice:
-            ways = f"{templates[first[text][0]]!r} and {templates[choice[0]]!r}"
-            yield f"the text {text!r} comes out twice, from the templates {ways}; drop or change one"
-
-
-def _nameless_mistakes(texts: Sequence[str], traced: Sequence[tuple[Phrase, ...]]) -> Iterator[str]:
-    pairs = zip(texts, traced, strict=True)
-    nameless = list(dict.fromkeys(text for text, found in pairs if all(phrase.class_name is None for phrase in found)))
-    if nameless:
-        some = ", ".join(repr(text) for text in nameless[:_SHOWN])
-        yield (
-            f"{len(nameless)} of {len(set(texts))} prompts name no object of any class, e.g. {some}; "
-            f"add the words that name it to a class, or write {{class}} in the template"
-        )
-
-
-def _class_mistakes(
-    traced: Sequence[tuple[Phrase, ...]],
-    templates: Sequence[str],
-    attributes: Mapping[str, Sequence[str]],
-    classes: Mapping[str, Sequence[str]],
-) -> Iterator[str]:
-    """Report classes that no prompt can name; one that a small sample merely missed is no mistake."""
-    seen = {phrase.class_name for found in traced for phrase in found}
-    sources = [*templates, *(value for values in attributes.values() for value in values)]
-    everything = one_line(" | ".join(sources)).casefold()
-    for name, phrases in classes.items():
-        mentions = [f"{{{name}}}", *(one_line(phrase) for phrase in phrases)]
-        if name not in seen and not any(mention.casefold() in everything for mention in mentions):
-            yield (
-                f"no prompt can name the class {name!r}: neither {{{name}}} nor one of its phrases "
-                f"({', '.join(phrases)}) stands in a template or an attribute's value"
-            )
-
-
-def _hint(given: str, valid: Sequence[str]) -> str:
-    near = difflib.get_close_matches(given, valid, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    Returns:
+        One entry for each two attributes that any prompt has together, sorted.
+    """
+    known = {name: dict.fromkeys(weights_of(given)) for name, given in (values or {}).items()}
+    pairs: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
+    for prompt in prompts:
+        for one, other in itertools.combinations(sorted(prompt.attributes.items()), 2):
+            pairs.setdefault((one[0], other[0]), Counter())[one[1], other[1]] += 1
+            for name, value in (one, other):
+                known.setdefault(name, {})[value] = None
+    found = []
+    for names in sorted(pairs):
+        counts, possible = pairs[names], len(known[names[0]]) * len(known[names[1]])
+        least = min(counts.values()) if len(counts) == possible else 0
+        found.append(PairCoverage(names, possible, len(counts), least, max(counts.values())))
+    return found

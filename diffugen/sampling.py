@@ -1,4 +1,4 @@
-"""Which combinations of templates and values to use: all in order, a random sample, or a balanced one.
+"""Which combinations of templates and values to use: all in order, a sample by weight, or a balanced choice.
 
 Does not know what the values mean, nor prompts and classes: `diffugen.prompts` does.
 """
@@ -9,10 +9,12 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-SAMPLINGS = ("balanced", "random", "product")
+from diffugen.sampling_balance import deal, due
+
+SAMPLINGS = ("balanced", "sample", "product")
 """Ways to choose, explained at ``diffugen.prompts.make_prompts``."""
 
 FIELD = re.compile(r"\{([^{}]*)\}")
@@ -21,8 +23,11 @@ FIELD = re.compile(r"\{([^{}]*)\}")
 Choice = tuple[int, tuple[str, ...]]
 """A template's number and a value for each of its fields."""
 
-_SWAPS_PER_TWIN = 200
-"""Tries to part equal choices; in 8,000 random small spaces none was left with them."""
+Values = Sequence[str] | Mapping[str, float]
+"""What a field can be: texts, or texts with their weights."""
+
+_DRAWS = 50
+"""Draws by weight until one is not yet used as often as it is due."""
 
 
 def one_line(text: str) -> str:
@@ -30,24 +35,45 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def weights_of(values: Values) -> dict[str, float]:
+    """Return the values that can be used, those of a weight above 0, with their weights: 1 each in a plain list."""
+    weights = values if isinstance(values, Mapping) else dict.fromkeys(values, 1.0)
+    return {value: float(weight) for value, weight in weights.items() if weight > 0}
+
+
 @dataclass(frozen=True)
 class Space:
-    """A template with the values that each of its fields can take."""
+    """A template with the values that each of its fields can take.
+
+    Attributes:
+        template: The text with its fields.
+        fields: Names of the fields, in the order of their first use.
+        values: Values of each field.
+        shares: How often each of them is due, as parts of 1.
+    """
 
     template: str
     fields: tuple[str, ...]
     values: tuple[tuple[str, ...], ...]
+    shares: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of(cls, template: str, lists: Mapping[str, Sequence[str]]) -> Space:
-        """Look up the template's fields, in the order of their first use, in lists of values."""
+    def of(cls, template: str, lists: Mapping[str, Values]) -> Space:
+        """Look up the template's fields in lists of values; those of weight 0 are left out."""
         fields = tuple(dict.fromkeys(FIELD.findall(template)))
-        return cls(template, fields, tuple(tuple(lists[name]) for name in fields))
+        weights = [weights_of(lists[name]) for name in fields]
+        shares = (tuple(weight / sum(one.values()) for weight in one.values()) for one in weights)
+        return cls(template, fields, tuple(map(tuple, weights)), tuple(shares))
 
     @property
     def size(self) -> int:
         """Number of combinations."""
         return math.prod(len(values) for values in self.values)
+
+    @property
+    def even(self) -> bool:
+        """Whether all values of each field have the same weight."""
+        return all(len(set(shares)) == 1 for shares in self.shares)
 
     def named(self, values: tuple[str, ...]) -> dict[str, str]:
         """Return ``{field: value}``."""
@@ -68,12 +94,12 @@ class Space:
 
 
 def choose(spaces: Sequence[Space], count: int, sampling: str, rng: random.Random) -> list[Choice]:
-    """Choose combinations: whole passes over all of them, then as many as are missing.
+    """Choose combinations; where all weights are equal, whole passes over all of them, then as many as are missing.
 
     Args:
         spaces: At least one template; fields of the same name have the same values.
         count: How many combinations, at least 0.
-        sampling: One of ``SAMPLINGS``.
+        sampling: One of ``SAMPLINGS``; ``product`` does not look at weights.
         rng: Source of the choice and of its order.
 
     Returns:
@@ -83,8 +109,15 @@ def choose(spaces: Sequence[Space], count: int, sampling: str, rng: random.Rando
     if sampling == "product":
         return [_locate(spaces, index % total) for index in range(count)]
     passes, missing = divmod(count, total)
+    if not all(space.even for space in spaces):
+        if sampling == "sample":
+            return _by_weight(spaces, count, rng)
+        turns = _turns([space.size for space in spaces], missing, rng)
+        choices = _deal(spaces, [passes * space.size + more for space, more in zip(spaces, turns, strict=True)], rng)
+        rng.shuffle(choices)
+        return choices
     indices = [index for _ in range(passes) for index in rng.sample(range(total), total)]
-    if sampling == "random":
+    if sampling == "sample":
         indices += rng.sample(range(total), missing)
     choices = [_locate(spaces, index) for index in indices]
     return choices + (_balanced(spaces, missing, rng) if sampling == "balanced" else [])
@@ -98,8 +131,27 @@ def _locate(spaces: Sequence[Space], index: int) -> Choice:
     raise IndexError(index)
 
 
+def _by_weight(spaces: Sequence[Space], count: int, rng: random.Random) -> list[Choice]:
+    """Draw combinations by weight; one that was drawn as often as it is due gives way to others where there are some."""
+    sizes = [space.size for space in spaces]
+    uses: Counter[Choice] = Counter()
+    choices = []
+    for _ in range(count):
+        for _ in range(_DRAWS):
+            [number] = rng.choices(range(len(spaces)), sizes)
+            space = spaces[number]
+            drawn = [rng.choices(range(len(shares)), shares)[0] for shares in space.shares]
+            choice = (number, tuple(values[place] for values, place in zip(space.values, drawn, strict=True)))
+            parts = (shares[place] for shares, place in zip(space.shares, drawn, strict=True))
+            if uses[choice] < due(count * space.size / sum(sizes), parts):
+                break
+        uses[choice] += 1
+        choices.append(choice)
+    return choices
+
+
 def _balanced(spaces: Sequence[Space], count: int, rng: random.Random) -> list[Choice]:
-    """Choose combinations so that templates, and the values of each field, are used as evenly as possible."""
+    """Choose different combinations so that templates, values and pairs of values are used as evenly as possible."""
     used = _turns([space.size for space in spaces], count, rng)
     left = [space.size - uses for space, uses in zip(spaces, used, strict=True)]
     drawn = [uses if rest else 0 for uses, rest in zip(used, left, strict=True)]
@@ -127,52 +179,13 @@ def _turns(sizes: Sequence[int], count: int, rng: random.Random) -> list[int]:
 
 
 def _deal(spaces: Sequence[Space], uses: Sequence[int], rng: random.Random) -> list[Choice]:
-    """Draw each template ``uses`` times, with values from one deck a field, dealt out before it is shuffled again."""
-    lists = {name: values for space in spaces for name, values in zip(space.fields, space.values, strict=True)}
-    decks = {name: _shuffled_for_ever(values, rng) for name, values in lists.items()}
-    choices = [
-        (number, tuple(next(decks[name]) for name in spaces[number].fields))
-        for number, times in enumerate(uses)
-        for _ in range(times)
+    """Use each template so often, with values, combinations and pairs of values as close as possible to what is due."""
+    values = {name: known for space in spaces for name, known in zip(space.fields, space.values, strict=True)}
+    shares = {name: parts for space in spaces for name, parts in zip(space.fields, space.shares, strict=True)}
+    fields = {name: field for field, name in enumerate(values)}
+    rows = deal([[fields[name] for name in space.fields] for space in spaces], uses, list(shares.values()), rng)
+    numbers = [number for number, times in enumerate(uses) for _ in range(times)]
+    return [
+        (number, tuple(values[name][row[fields[name]]] for name in spaces[number].fields))
+        for number, row in zip(numbers, rows, strict=True)
     ]
-    _part_twins(choices, spaces, rng)
-    return choices
-
-
-def _shuffled_for_ever(values: Sequence[str], rng: random.Random) -> Iterator[str]:
-    while True:
-        yield from rng.sample(values, len(values))
-
-
-def _part_twins(choices: list[Choice], spaces: Sequence[Space], rng: random.Random) -> None:
-    """Swap single values between prompts until no two are the same; how often a value is used does not change."""
-    uses = Counter(choices)
-    twins = [place for place, choice in enumerate(choices) if uses[choice] > 1]
-    for _ in range(_SWAPS_PER_TWIN * len(twins)):
-        if not twins:
-            return
-        here, there = twins.pop(rng.randrange(len(twins))), rng.randrange(len(choices))
-        if uses[choices[here]] == 1:
-            continue
-        swapped = _swap(choices[here], choices[there], rng.choice(spaces[choices[here][0]].fields), spaces)
-        # A swap that only moves the trouble is taken too: from elsewhere it may be mended.
-        if swapped and sum(uses[choice] > 0 for choice in swapped) <= 1 + (uses[choices[there]] > 1):
-            uses.subtract([choices[here], choices[there]])
-            uses.update(swapped)
-            choices[here], choices[there] = swapped
-            twins.append(there)
-        twins.append(here)
-
-
-def _swap(one: Choice, other: Choice, field: str, spaces: Sequence[Space]) -> tuple[Choice, Choice] | None:
-    """Exchange the two choices' values of a field; None where that changes nothing or the field is not in both."""
-    if field not in spaces[other[0]].fields:
-        return None
-    first, second = spaces[one[0]].fields.index(field), spaces[other[0]].fields.index(field)
-    mine, theirs = one[1][first], other[1][second]
-    if mine == theirs:
-        return None
-    return (
-        (one[0], (*one[1][:first], theirs, *one[1][first + 1 :])),
-        (other[0], (*other[1][:second], mine, *other[1][second + 1 :])),
-    )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diffugen.errors import PromptError
-from diffugen.prompts import coverage, make_prompts
+from diffugen.prompts import PairCoverage, coverage, make_prompts, pair_coverage
 from diffugen.records import Phrase, Prompt
 from diffugen.sampling import SAMPLINGS
 
@@ -38,6 +38,7 @@ def test_fills_attributes_and_classes() -> None:
         (Phrase("grand piano", "piano"), Phrase("road", None)),
         "blurry",
         {"colour": "red", "piano": "grand piano", "weather": "sunny"},
+        "a {colour} {piano} on a road, {weather}",
     )
     assert prompts[-1].text == "a black piano on a road, in the rain"
     assert prompts[-1].phrases[0] == Phrase("piano", "piano")
@@ -100,6 +101,64 @@ def test_coverage_counts_values() -> None:
     assert coverage([]) == {}
 
 
+def test_weights_decide_how_often_a_value_is_used() -> None:
+    weather = {"sunny": 3, "rainy": 1, "foggy": 0}
+    arguments: dict[str, Any] = {
+        "templates": ["a {colour} car, {weather}"],
+        "attributes": {"weather": weather, "colour": ["red", "blue"]},
+        "classes": {"car": ["car"]},
+    }
+    assert coverage(make_prompts(**arguments, count=80)) == {
+        "colour": {"blue": 40, "red": 40},
+        "weather": {"rainy": 20, "sunny": 60},
+    }
+    assert len(make_prompts(**arguments)) == 4, "as many as there are combinations"
+    drawn = coverage(make_prompts(**arguments, count=80, sampling="sample"))["weather"]
+    assert drawn.keys() == {"rainy", "sunny"} and drawn["sunny"] > 50
+
+
+def test_equal_weights_do_with_product() -> None:
+    made = make_prompts(
+        ["a {colour} car"], {"colour": {"red": 2, "blue": 2, "green": 0}}, {"car": ["car"]}, sampling="product"
+    )
+    assert [prompt.text for prompt in made] == ["a red car", "a blue car"]
+
+
+def test_the_template_is_kept_but_is_no_part_of_the_id() -> None:
+    [filled] = make_prompts(["a {colour} car"], {"colour": ["red"]}, {"car": ["car"]})
+    assert filled.template == "a {colour} car"
+    assert filled.id == one("a red car", {"car": ["car"]}).id
+
+
+def test_pair_coverage() -> None:
+    prompts = make_prompts(
+        ["a {colour} car, {time}", "a {time} car on {ground}"],
+        {"colour": ["red", "blue"], "time": {"day": 1, "night": 1, "dusk": 0}, "ground": ["mud", "sand"]},
+        {"car": ["car"]},
+        sampling="product",
+        count=5,
+    )
+    values: dict[str, Any] = {"time": ["day", "night"], "ground": {"mud": 1, "sand": 1, "ice": 0}}
+    assert pair_coverage(prompts, values) == [
+        PairCoverage(("colour", "time"), possible=4, used=4, least=1, most=1),
+        PairCoverage(("ground", "time"), possible=4, used=1, least=0, most=1),
+    ]
+    assert pair_coverage(prompts)[1] == PairCoverage(("ground", "time"), possible=2, used=1, least=0, most=1)
+    assert pair_coverage([]) == []
+
+
+def test_balanced_covers_more_pairs_more_evenly_than_sample() -> None:
+    lists = {name: [f"{name}{number}" for number in range(6)] for name in ("colour", "time", "weather")}
+    found = {}
+    for sampling in ("balanced", "sample"):
+        prompts = make_prompts(
+            ["a {colour} car, {time}, {weather}"], lists, {"car": ["car"]}, count=72, sampling=sampling, seed=1
+        )
+        found[sampling] = pair_coverage(prompts, lists)
+    assert [(pair.used, pair.least, pair.most) for pair in found["balanced"]] == [(36, 2, 2)] * 3
+    assert all(pair.used < 36 and pair.most >= 4 for pair in found["sample"])
+
+
 def test_the_same_in_every_process() -> None:
     code = (
         "from diffugen.prompts import make_prompts;"
@@ -136,7 +195,34 @@ GOOD: dict[str, Any] = {
         ({"templates": ["a {colour} car {}"]}, ["no attribute or class ''"]),
         ({"templates": ["a {colour} dog", "a car"]}, ["2 of 3 prompts name no object", "'a blue dog'", "'a red dog'"]),
         ({"templates": ["a {colour} car", "a red car"]}, ["'a red car' comes out twice", "'a {colour} car'"]),
-        ({"templates": ["a car"]}, ["no template uses the attribute 'colour'"]),
+        ({"templates": ["a car"]}, ["no template uses the attribute 'colour'", "neither 'a car'"]),
+        (
+            {"templates": ["a car", "one car", "two cars", "a car!", "car"]},
+            ["'a car' nor 'one car' nor 'two cars' nor 2 more"],
+        ),
+        (
+            {"templates": ["a {color} car"]},
+            ["template 'a {color} car'", "'color'", "no template uses the attribute 'colour'"],
+        ),
+        ({"attributes": {"colour": {}}}, ["attributes.colour is empty"]),
+        ({"attributes": {"colour": {"red": 0, "blue": 0}}}, ["attributes.colour: every weight is 0"]),
+        ({"attributes": {"colour": {"red": -1, "blue": 2}}}, ["the weight of 'red' is -1", "0 or more"]),
+        ({"attributes": {"colour": {"red": float("nan"), "blue": 2}}}, ["the weight of 'red' is nan"]),
+        ({"attributes": {"colour": {"red": float("inf"), "blue": 2}}}, ["the weight of 'red' is inf"]),
+        ({"attributes": {"colour": {" ": 1}}}, ["attributes.colour holds an empty text"]),
+        (
+            {"attributes": {"colour": {"red": 3, "blue": 1}}, "sampling": "product"},
+            ["attributes.colour has weights (red 3, blue 1)", "product", "balanced or sample"],
+        ),
+        ({"classes": {"car": {"car": 1}}}, ["classes.car has weights", "list"]),
+        (
+            {
+                "templates": ["a {thing}"],
+                "attributes": {"thing": {"car": 1, "dog": 0}},
+                "classes": {"car": ["car"], "dog": ["dog"]},
+            },
+            ["no prompt can name the class 'dog'"],
+        ),
         ({"attributes": {"colour": []}}, ["attributes.colour is empty"]),
         ({"attributes": {"colour": ["red", "red"]}}, ["attributes.colour holds 'red' 2 times"]),
         ({"attributes": {"colour": ["red"], "car": ["van"]}}, ["'car' is both an attribute and a class"]),
@@ -149,6 +235,7 @@ GOOD: dict[str, Any] = {
         ({"background": "road"}, ["background is the text 'road'"]),
         ({"count": 0}, ["count is 0"]),
         ({"count": 1_000_001}, ["1,000,001 prompts", "1,000,000"]),
+        ({"sampling": "random"}, ["unknown sampling 'random'", "sample"]),
         ({"sampling": "ballanced"}, ["'ballanced'", "did you mean 'balanced'", *SAMPLINGS]),
         ({"count": -1, "sampling": "all"}, ["2 mistakes", "count is -1", "unknown sampling 'all'"]),
     ],

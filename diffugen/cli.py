@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from diffugen import __version__, cli_loop, cli_stages
+from diffugen import __version__, cli_generate, cli_loop, cli_stages
 from diffugen.cli_base import (
     ConfigArgument,
     RunOption,
@@ -19,11 +19,11 @@ from diffugen.cli_base import (
     again,
     console,
     copy_shipped,
-    new_or_old_run,
     progress,
     prompts_of,
     settle,
     table,
+    write_new,
 )
 from diffugen.errors import DiffugenError
 
@@ -35,16 +35,20 @@ app = typer.Typer(
     add_completion=False,
 )
 configs_app = typer.Typer(
-    help="Look at and copy the shipped configurations.", no_args_is_help=True, rich_markup_mode=None
+    help="List, show and copy the shipped configurations; convert the paper's.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 miniature_app = typer.Typer(
     help="Draw, train, measure the embedded model.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+cli_generate.register(app)
 cli_loop.register(app)
 cli_stages.register(app)
 app.add_typer(configs_app, name="configs")
+app.add_typer(configs_app, name="config", hidden=True)  # the same, for those who leave out the s
 app.add_typer(miniature_app, name="miniature")
 
 
@@ -80,30 +84,6 @@ def prompts(config: ConfigArgument = None, set_: SetOption = None) -> None:
         shown.add_row(name, ", ".join(f"{value} {count}" for value, count in counts.items()))
     out.print(shown)
     out.print(f"{len(made)} prompts")
-
-
-@app.command(
-    epilog="Examples:  diffugen generate   |   diffugen generate piano-on-road --images 4 --run runs/pianos   |   "
-    "diffugen generate --set diffusion.model=/models/sd15 --set diffusion.size_wh=[512,512]"
-)
-def generate(
-    config: ConfigArgument = None,
-    set_: SetOption = None,
-    run: RunOption = None,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="Images of each prompt; loop.images_per_prompt if not given.")
-    ] = None,
-) -> None:
-    """Generate images and heat maps into a run. What is there already is kept."""
-    from diffugen.stages import generate_stage
-
-    settings, folder = settle(config, set_, run)
-    with new_or_old_run(folder, settings) as store, progress("generating", "image") as on_progress:
-        made = generate_stage(
-            store, prompts_of(settings, settings.seed), on_progress, **dict(settings.diffusion), seed=settings.seed,
-            images_per_prompt=images or settings.loop.images_per_prompt,
-        )  # fmt: skip
-    console().print(f"{made['images']} images in {folder}. Next: diffugen label {again(config, run)}".rstrip())
 
 
 @app.command(
@@ -159,6 +139,30 @@ def configs_copy(
     target = to or Path(source.name)
     copy_shipped(source, target, f"diffugen configs copy {name}")
     console().print(f"copied to {target}. Use it: diffugen generate {target}")
+
+
+@configs_app.command("convert", epilog="Example:  diffugen config convert cars.json my-cars.yaml")
+def configs_convert(
+    file: Annotated[Path, typer.Argument(help="A JSON file in the paper's format.")],
+    to: Annotated[Path | None, typer.Argument(help="The new file; ./<name>.yaml if not given.")] = None,
+) -> None:
+    """Convert a configuration of the paper's format to YAML with notes. All commands also read such a file as it is."""
+    from diffugen.config import load_config
+    from diffugen.configfiles import read_settings
+    from diffugen.configpaper import from_paper, is_paper_format, to_yaml
+
+    load_config(str(file))  # says what is wrong with it
+    settings = read_settings(file, []) or {}
+    if not is_paper_format(settings):
+        raise DiffugenError(
+            f"{file} is not in the paper's format, but a configuration already: diffugen generate {file}"
+        )
+    made, notes = from_paper(settings, str(file))
+    target = to or Path(f"{file.stem}.yaml")
+    write_new(target, to_yaml(made, notes), f"diffugen config convert {file} OTHER.yaml")
+    for note in notes:
+        console().print(f"- {note}", markup=False, soft_wrap=True)
+    console().print(f"converted to {target}. Use it: diffugen generate {target}", soft_wrap=True)
 
 
 @miniature_app.command(

@@ -195,8 +195,9 @@ def _section_mistakes(section: Mapping[str, Any], prefix: str, objects: list[str
 
 
 def _key_hint(key: str, known: list[str]) -> str:
-    homes = [path for path in _CHECKS if path.split(".")[-1] == key]
-    nearest = hint(key, known) or (f", did you mean {homes[0]!r}?" if homes else "")
+    """Name the section that has this very key, else the nearest key of the same section, else all keys there are."""
+    home = next((path for path in _CHECKS if path.split(".")[-1] == key), None)
+    nearest = f", did you mean {home!r}?" if home else hint(key, known)
     return nearest or f"; the keys here are {', '.join(known)}"
 
 

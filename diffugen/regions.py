@@ -6,7 +6,6 @@ Knows masks and labels; not where images come from, or what is painted.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import morphology
 from diffugen.labels.shapes import areas, decode, encode, mask_from_polygons
 from diffugen.records import Instances
+from diffugen.taskplan import Region
 
 Mask = NDArray[np.bool_]
 
@@ -40,31 +40,6 @@ LEAST_AREA_FRAC = 0.005
 
 KEPT_FRAC = 0.5
 """An object of which less remains outside the region is no longer labelled."""
-
-
-@dataclass(frozen=True)
-class Region:
-    """How to find the part of an image that is painted over: exactly one of the first five, changed by the others.
-
-    Attributes:
-        label: The largest object of this class among the labels of the image.
-        detector: A checkpoint; the largest object of class ``find`` that it finds.
-        polygon: Corners (x, y) as parts of width and height, in [0, 1].
-        part: A named part, such as ``lower half``.
-        mask: A mask image of the image's size (bright is painted over), or a folder of masks with the images' names.
-        find: The class that the detector looks for.
-        grow_frac: Grown by this radius, relative to the square root of the image area.
-        spare: Whether labelled objects are left out of a ``polygon``, ``part`` or ``mask``.
-    """
-
-    label: str | None = None
-    detector: str | None = None
-    polygon: tuple[tuple[float, float], ...] | None = None
-    part: str | None = None
-    mask: str | None = None
-    find: str | None = None
-    grow_frac: float = 0.02
-    spare: bool = True
 
 
 def region_mask(region: Region, size_wh: tuple[int, int], name: str, instances: Instances | None) -> Mask | None:

@@ -18,12 +18,12 @@ from diffugen.errors import DiffugenError
 from diffugen.labels.label import LabelSettings
 from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import decode, encode
-from diffugen.prompts import child_prompts, make_prompts
+from diffugen.prompts import child_prompts
 from diffugen.records import ImageRecord, Instances, LabelSet, Prompt
-from diffugen.regions import Mask, Region, outside, region_mask
-from diffugen.sampling import FIELD
+from diffugen.regions import Mask, outside, region_mask
 from diffugen.sources import SourceImage, images_of_task, sources_outside
 from diffugen.stages import OnProgress, Result, label_method, label_stage
+from diffugen.taskplan import Task, choose_tasks, plan_tasks, task_prompts
 
 if TYPE_CHECKING:
     from diffugen.diffusion.tasks import Source
@@ -35,71 +35,6 @@ LEAST_CONFIDENCE = 0.25
 
 CARRIED = "carried"
 """Provenance of the objects that an in-painted image has from its source."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One step of the generation; the fields are those of `diffugen.config.TaskSection`, which explains them."""
-
-    task: str
-    name: str
-    source: str | None = None
-    templates: tuple[str, ...] = ()
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    count: int | None = None
-    images_per_source: int = 1
-    strength: float | None = None
-    region: Region | None = None
-    model: str | None = None
-
-
-def plan_tasks(tasks: Sequence[Mapping[str, Any]]) -> list[Task]:
-    """Return the tasks of a configuration, with their names and sources filled in.
-
-    Args:
-        tasks: The fields of each, by name; none for ``txt2img`` alone.
-    """
-    planned: list[Task] = []
-    for given in tasks or ({"task": "txt2img"},):
-        values = {**given, "name": given.get("name") or given["task"]}
-        if values.get("region") is not None:
-            corners = values["region"].get("polygon")
-            polygon = None if corners is None else tuple((x, y) for x, y in corners)
-            values["region"] = Region(**{**values["region"], "polygon": polygon})
-        if values["task"] != "txt2img" and values.get("source") is None:
-            values["source"] = planned[-1].name
-        planned.append(Task(**{**values, "templates": tuple(values.get("templates", ()))}))
-    return planned
-
-
-def choose_tasks(tasks: Sequence[Task], only: str | None) -> list[Task]:
-    """Return all tasks, or those of one name or kind.
-
-    Raises:
-        DiffugenError: There is no such task.
-    """
-    chosen = [task for task in tasks if only in (None, task.name)] or [task for task in tasks if task.task == only]
-    if not chosen:
-        names = ", ".join(task.name for task in tasks)
-        raise DiffugenError(f"no task {only!r}; the configuration has {names}: name one of them, or add it under tasks")
-    return chosen
-
-
-def task_prompts(task: Task, prompts: Mapping[str, Any], seed: int) -> list[Prompt]:
-    """Return the prompts of a ``txt2img`` task.
-
-    Args:
-        task: Its templates, attributes and count go before those of ``prompts``.
-        prompts: Arguments of `diffugen.prompts.make_prompts`.
-        seed: Seed of the choice.
-    """
-    templates = task.templates or prompts["templates"]
-    attributes = {**prompts["attributes"], **task.attributes}
-    if task.templates:  # which need not use all attributes that other templates use
-        used = {name for template in templates for name in FIELD.findall(template)}
-        attributes = {name: values for name, values in attributes.items() if name in used or name in task.attributes}
-    changes = {"templates": templates, "attributes": attributes, "count": task.count or prompts["count"]}
-    return make_prompts(**{**prompts, **changes}, seed=seed)
 
 
 def generate_stage(
@@ -199,7 +134,7 @@ def generate_stage(
             load_embeddings(pipeline, embeddings, trust_remote_pickle=trust_remote_pickle)
         like = Like(task, loaded, shared, size_wh or default_size_wh(pipeline), size_unit(pipeline), seed, round)
         if task.task == "txt2img":
-            plan = plan_from_prompts(like, task_prompts(task, prompts, seed), images_per_prompt)
+            plan = plan_from_prompts(like, task_prompts(task, planned, prompts, seed), images_per_prompt)
         else:
             if task.source in names:
                 label_stage(store, labels, weights, round=round)

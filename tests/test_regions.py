@@ -11,7 +11,8 @@ from diffugen.config import PARTS
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import areas, decode, encode
 from diffugen.records import Instances
-from diffugen.regions import Region, outside, region_mask
+from diffugen.regions import outside, region_mask
+from diffugen.taskplan import Region
 
 SIZE_WH = (60, 40)
 

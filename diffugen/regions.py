@@ -38,6 +38,9 @@ _PARTS = {
 LEAST_AREA_FRAC = 0.005
 """A smaller region, relative to the image area, leaves no room for an object."""
 
+LEAST_ROOM_FRAC = 0.5
+"""Where spared objects take more of a region than this leaves, the source is not used: too little room beside them."""
+
 KEPT_FRAC = 0.5
 """An object of which less remains outside the region is no longer labelled."""
 
@@ -64,8 +67,11 @@ def region_mask(region: Region, size_wh: tuple[int, int], name: str, instances: 
     else:
         mask = morphology(_drawn(region, size_wh, name), 0, region.grow_frac if region.part is None else 0)
         if region.spare and instances is not None:
+            whole = mask.sum()
             for rle in instances.rles:
                 mask &= ~morphology(decode(rle), 0, region.grow_frac)
+            if mask.sum() < LEAST_ROOM_FRAC * whole:
+                return None
     return mask if mask is not None and mask.sum() >= max(1, LEAST_AREA_FRAC * mask.size) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,9 @@ def attention_panel(
     instances: Instances,
     settings: LabelSettings,
     caption: str,
+    *,
     source: NDArray[np.uint8] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Panel:
     """Return image | heat map | masks and boxes of one image, after what it was made of.
 
@@ -35,21 +38,18 @@ def attention_panel(
         settings: Which layer groups and steps the shown map combines.
         caption: Line below.
         source: uint8 (H, W, 3), the image it was made of; None for none.
+        classes: Decides the colours; None for the classes of the phrases.
     """
     from diffugen.labels.heatmaps import combine
 
-    classes = list(
-        dict.fromkeys(
-            [*(phrase.class_name for phrase in heat_maps.phrases if phrase.class_name), *instances.class_names]
-        )
-    )
-    shown = next(number for number, phrase in enumerate(heat_maps.phrases) if phrase.class_name)
+    named = [phrase.class_name for phrase in heat_maps.phrases]
+    shown = next(number for number, name in enumerate(named) if name)
     heat = combine(heat_maps, settings.groups, settings.step_weights)[shown]
     pictures = (
         *(() if source is None else (enlarged(source, TILE_HEIGHT),)),
         enlarged(rgb, TILE_HEIGHT),
         heat_overlay(rgb, heat, TILE_HEIGHT),
-        label_overlay(rgb, instances, TILE_HEIGHT, classes),
+        label_overlay(rgb, instances, TILE_HEIGHT, classes or list(dict.fromkeys(name for name in named if name))),
     )
     return Panel(pictures, caption)
 
@@ -66,15 +66,18 @@ def attention_sheet(store: RunStore, method: str, settings: LabelSettings, path:
     """
     ids = [labels.image_id for labels in store.labels("attention", method)]
     step = max(1, len(ids) / count)
+    chosen = [ids[int(number * step)] for number in range(min(count, len(ids)))]
+    shown = [next(store.labels("attention", method, image_id=image_id)).instances for image_id in chosen]
+    classes = sorted({name for instances in shown for name in instances.class_names})
     panels = []
-    for image_id in [ids[int(number * step)] for number in range(min(count, len(ids)))]:
-        labels = next(store.labels("attention", method, image_id=image_id))
+    for image_id, instances in zip(chosen, shown, strict=True):
         record = store.record(image_id)
-        source = None if record.parent is None else store.source(record.parent)
         panels.append(
             attention_panel(
-                store.image(image_id), store.heat_maps(image_id), labels.instances, settings, record.prompt.text, source
+                store.image(image_id), store.heat_maps(image_id), instances, settings, record.prompt.text,
+                source=None if record.parent is None else store.source(record.parent), classes=classes,
             )
-        )
-    title = f"{store.folder.name}: (source,) image, attention of the class's words, masks with boxes and scores"
+        )  # fmt: skip
+    before = "what it was made of, " if any(len(panel.pictures) > 3 for panel in panels) else ""
+    title = f"{store.folder.name}: {before}image, attention of the class's words, masks with boxes and scores"
     return contact_sheet(panels, path, columns=2, height=TILE_HEIGHT, title=title)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from diffugen import __version__, cli_generate, cli_loop, cli_stages
+from diffugen import __version__, cli_generate, cli_invert, cli_loop, cli_stages
 from diffugen.cli_base import (
     ConfigArgument,
     RunOption,
@@ -20,7 +20,6 @@ from diffugen.cli_base import (
     console,
     copy_shipped,
     progress,
-    prompts_of,
     settle,
     table,
     write_new,
@@ -44,9 +43,11 @@ miniature_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+cli_prompts.register(app)
 cli_generate.register(app)
 cli_loop.register(app)
 cli_stages.register(app)
+cli_invert.register(app)
 app.add_typer(configs_app, name="configs")
 app.add_typer(configs_app, name="config", hidden=True)  # the same, for those who leave out the s
 app.add_typer(miniature_app, name="miniature")
@@ -65,25 +66,6 @@ def _main(
     ] = False,
 ) -> None:
     """Work on one run at a time; every command may be interrupted and given again, and goes on where it stopped."""
-
-
-@app.command(epilog="Examples:  diffugen prompts   |   diffugen prompts cars --set prompts.count=5 --set seed=3")
-def prompts(config: ConfigArgument = None, set_: SetOption = None) -> None:
-    """Show a configuration's prompts. Names the words that are traced, and how evenly the attributes are covered."""
-    from diffugen.config import load_config
-    from diffugen.prompts import coverage
-
-    settings = load_config(config, set_ or ())
-    made = prompts_of(settings, settings.seed)
-    out = console()
-    for prompt in made:
-        traced = ", ".join(f"{phrase.text} -> {phrase.class_name or 'background'}" for phrase in prompt.phrases)
-        out.print(f"{prompt.text}  [dim]\\[{traced}][/dim]", highlight=False)
-    shown = table("attribute", "values and how often")
-    for name, counts in coverage(made).items():
-        shown.add_row(name, ", ".join(f"{value} {count}" for value, count in counts.items()))
-    out.print(shown)
-    out.print(f"{len(made)} prompts")
 
 
 @app.command(

@@ -11,12 +11,11 @@ from typing import Annotated
 
 import typer
 
-from diffugen import __version__, cli_generate, cli_invert, cli_loop, cli_stages
+from diffugen import __version__, cli_generate, cli_invert, cli_loop, cli_prompts, cli_stages
 from diffugen.cli_base import (
     ConfigArgument,
     RunOption,
     SetOption,
-    again,
     console,
     copy_shipped,
     progress,

@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from diffugen.errors import PromptError
 from diffugen.prompts_children import child_prompts
@@ -30,7 +29,7 @@ from diffugen.prompts_mistakes import (
 )
 from diffugen.prompts_phrases import find_phrases
 from diffugen.records import Prompt
-from diffugen.sampling import FIELD, Space, Values, choose, weights_of
+from diffugen.sampling import Space, Values, choose, weights_of
 
 __all__ = [
     "MAX_PROMPTS",
@@ -39,7 +38,6 @@ __all__ = [
     "coverage",
     "make_prompts",
     "pair_coverage",
-    "step_arguments",
 ]
 
 MAX_PROMPTS = 1_000_000
@@ -127,35 +125,6 @@ def make_prompts(
         Prompt(text, phrases, negative, spaces[number].named(values), spaces[number].template)
         for text, phrases, (number, values) in zip(texts, traced, choices, strict=True)
     ]
-
-
-def step_arguments(
-    prompts: Mapping[str, Any],
-    templates: Sequence[str] = (),
-    attributes: Mapping[str, Values] | None = None,
-    count: int | None = None,
-    other_templates: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Return the arguments of `make_prompts` for one step of the generation, whose own settings win.
-
-    Args:
-        prompts: The arguments that all steps have in common, without the seed.
-        templates: The step's own templates; empty for the common ones.
-        attributes: The step's own attributes, which replace common ones of the same name.
-        count: The step's own count; None for the common one.
-        other_templates: Templates of the other steps. A common attribute that only they, or the common templates, use is
-            left out; one that nothing uses is kept, and is a mistake.
-    """
-    mine = templates or prompts["templates"]
-    here = {name for template in mine for name in FIELD.findall(template)}
-    elsewhere = {name for template in [*prompts["templates"], *other_templates] for name in FIELD.findall(template)}
-    common = {name: values for name, values in prompts["attributes"].items() if name in here or name not in elsewhere}
-    return {
-        **prompts,
-        "templates": mine,
-        "attributes": {**common, **(attributes or {})},
-        "count": prompts["count"] if count is None else count,
-    }
 
 
 def coverage(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diffugen.errors import PromptError
-from diffugen.prompts import PairCoverage, coverage, make_prompts, pair_coverage, step_arguments
+from diffugen.prompts import PairCoverage, coverage, make_prompts, pair_coverage
 from diffugen.records import Phrase, Prompt
 from diffugen.sampling import SAMPLINGS
 
@@ -128,33 +128,6 @@ def test_the_template_is_kept_but_is_no_part_of_the_id() -> None:
     [filled] = make_prompts(["a {colour} car"], {"colour": ["red"]}, {"car": ["car"]})
     assert filled.template == "a {colour} car"
     assert filled.id == one("a red car", {"car": ["car"]}).id
-
-
-COMMON: dict[str, Any] = {
-    "templates": ["a {colour} car, {time}"],
-    "attributes": {"colour": ["red"], "time": ["day"], "place": ["a yard"]},
-    "classes": {"car": ["car"]},
-    "count": 7,
-}
-
-
-def test_a_step_has_common_arguments_but_for_its_own() -> None:
-    elsewhere = ["a car in {place}"]
-    assert step_arguments(COMMON, other_templates=elsewhere) == {
-        **COMMON,
-        "attributes": {"colour": ["red"], "time": ["day"]},
-    }
-    own = step_arguments(COMMON, ["a car, {time} and {mood}"], {"time": ["night"], "mood": {"calm": 1}}, 3, elsewhere)
-    assert own["templates"] == ["a car, {time} and {mood}"]
-    assert own["attributes"] == {"time": ["night"], "mood": {"calm": 1}}
-    assert own["count"] == 3 and own["classes"] == COMMON["classes"]
-
-
-def test_what_no_step_uses_remains_a_mistake() -> None:
-    with pytest.raises(PromptError, match="'place'"):
-        make_prompts(**step_arguments(COMMON))
-    with pytest.raises(PromptError, match="'mood'"):
-        make_prompts(**step_arguments(COMMON, ["a car in {place}"], {"mood": ["calm"]}))
 
 
 def test_pair_coverage() -> None:

@@ -66,7 +66,9 @@ def test_shipped_configs_are_valid_and_give_prompts(name: str) -> None:
 def test_shipped_configs_have_the_command_and_the_sources_of_weights_in_their_header() -> None:
     for name in list_configs():
         header = config_path(name).read_text(encoding="utf-8").split("\n\n")[0]
-        assert re.search(rf"Command:  diffugen (bootstrap|improve) {name} |Command:  diffugen bootstrap\n", header)
+        assert re.search(
+            rf"Command:  diffugen (bootstrap|improve|generate) {name} |Command:  diffugen bootstrap\n", header
+        )
         assert name == "miniature" or f" {name} " in header
         assert "Time:" in header
         assert "Weights:" in header
@@ -326,7 +328,7 @@ def test_a_broken_file_does_not_hide_a_broken_override(tmp_path: Path) -> None:
     ("source", "expected"),
     [
         ("miniatur", "no shipped configuration has this name, did you mean 'miniature'?"),
-        ("zzz", "there are car-accident, cars, miniature, piano-on-road"),
+        ("zzz", "there are car-accident, cars, miniature, piano-on-own-photos, piano-on-road"),
         ("no/such/folder/cars.yaml", "no such file, did you mean 'cars'?"),
         ("miniature.yml", "no such file, did you mean 'miniature'?"),
         (str(ROOT / "diffugen"), "expected a file whose name ends in .yaml"),
@@ -358,7 +360,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
 
 
 def test_list_configs_names_the_files_of_the_folder() -> None:
-    assert list_configs() == ["car-accident", "cars", "miniature", "piano-on-road"]
+    assert list_configs() == ["car-accident", "cars", "miniature", "piano-on-own-photos", "piano-on-road"]
     assert config_path("cars").name == "cars.yaml"
 
 

@@ -35,14 +35,17 @@ from diffugen.sampling import FIELD
 __all__ = ["Config", "config_path", "kept_config", "list_configs", "load_config"]
 
 
-def _known_fields(template: str, info: ValidationInfo) -> str:
+def _own_fields(template: str, info: ValidationInfo) -> str:
     """Check a template's fields, unless attributes or classes are themselves wrong."""
     if {"attributes", "classes"} <= info.data.keys():
-        names = [*info.data["attributes"], *info.data["classes"]]
-        for field in FIELD.findall(template):
-            if field not in names:
-                raise ValueError(f"fields that are attributes or classes, not {{{field}}}{hint(field, names)}")
+        _known_fields(template, [*info.data["attributes"], *info.data["classes"]])
     return template
+
+
+def _known_fields(template: str, names: Sequence[str]) -> None:
+    for field in FIELD.findall(template):
+        if field not in names:
+            raise ValueError(f"fields that are attributes or classes, not {{{field}}}{hint(field, names)}")
 
 
 def _some(values: Any) -> Any:
@@ -64,9 +67,10 @@ def _a_polygon(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, fl
     return points
 
 
-def _chain(tasks: tuple[TaskSection, ...]) -> tuple[TaskSection, ...]:
-    """Check that names are there once, and that a source is not itself or a later task."""
+def _chain(tasks: tuple[TaskSection, ...], info: ValidationInfo) -> tuple[TaskSection, ...]:
+    """Check names, that a source is not itself or a later task, and that the fields of templates can be filled."""
     names = [task.name or task.task for task in tasks]
+    prompts: PromptsSection | None = info.data.get("prompts")
     for place, task in enumerate(tasks):
         if names[place] in names[:place]:
             raise ValueError(f"tasks of different names; there are two {names[place]!r}: give one a name")
@@ -74,6 +78,9 @@ def _chain(tasks: tuple[TaskSection, ...]) -> tuple[TaskSection, ...]:
             raise ValueError(f"a source that comes before the task {names[place]!r}; {task.source!r} does not")
         if place == 0 and task.task != "txt2img" and task.source is None:
             raise ValueError(f"a source for the first task, {task.task}: a folder of photos, a labelled set or a run")
+        if prompts is not None:
+            for template in task.templates:
+                _known_fields(template, [*prompts.attributes, *prompts.classes, *task.attributes])
     return tasks
 
 
@@ -128,7 +135,7 @@ class PromptsSection(Section):
 
     attributes: dict[str, Values] = Field(default_factory=dict)
     classes: Annotated[dict[str, Texts], AfterValidator(_some)]
-    templates: Annotated[tuple[Annotated[Text, AfterValidator(_known_fields)], ...], AfterValidator(_some)]
+    templates: Annotated[tuple[Annotated[Text, AfterValidator(_own_fields)], ...], AfterValidator(_some)]
     background: tuple[Text, ...] = ()
     negative: str = ""
     count: Annotated[int, Field(ge=1)] | None = None

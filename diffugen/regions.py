@@ -75,6 +75,18 @@ def region_mask(region: Region, size_wh: tuple[int, int], name: str, instances: 
     return mask if mask is not None and mask.sum() >= max(1, LEAST_AREA_FRAC * mask.size) else None
 
 
+def check_mask(path: str) -> Path:
+    """Return where a mask image or a folder of masks lies.
+
+    Raises:
+        DiffugenError: There is none.
+    """
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise DiffugenError(f"no mask image at {found}; give an image that is bright where it is painted over")
+    return found
+
+
 def outside(instances: Instances, region: Mask) -> Instances:
     """Return what is left of objects outside a region; those of which less than half is left are gone.
 
@@ -103,7 +115,7 @@ def _largest(instances: Instances | None, class_name: str) -> Mask | None:
 def _drawn(region: Region, size_wh: tuple[int, int], name: str) -> Mask:
     width, height = size_wh
     if region.mask is not None:
-        return _read_mask(_mask_file(Path(region.mask).expanduser(), name), size_wh)
+        return _read_mask(_mask_file(check_mask(region.mask), name), size_wh)
     if region.polygon is not None:
         # The last pixel's centre lies half a pixel before the edge.
         return mask_from_polygons([np.array(region.polygon) * (width - 1, height - 1)], size_wh)
@@ -125,8 +137,6 @@ def _mask_file(path: Path, name: str) -> Path:
 
 
 def _read_mask(path: Path, size_wh: tuple[int, int]) -> Mask:
-    if not path.is_file():
-        raise DiffugenError(f"no mask image at {path}; give an image that is bright where it is painted over")
     mask = read_image(path).max(axis=2) >= 128
     if mask.shape != (size_wh[1], size_wh[0]):
         raise DiffugenError(

@@ -7,7 +7,7 @@ are copied into it, so that it stays whole when they are gone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,26 @@ def images_of_task(store: RunStore, step: str, round: int, method: str) -> Itera
             )
 
 
+def check_source(source: str, tasks: Collection[str] = ()) -> Path:
+    """Return where a source from outside the run lies.
+
+    Args:
+        source: As in `sources_outside`.
+        tasks: Names of tasks, which could have been meant.
+
+    Raises:
+        DiffugenError: There is no such place.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        names = f" ({', '.join(tasks)})" if tasks else ""
+        raise DiffugenError(
+            f"no source {source!r} here (looked in {path.parent.absolute()}): give a folder of photos, a labelled set (a "
+            f"YOLO-seg folder or a COCO .json), the folder of a run, or the name of an earlier task{names}"
+        )
+    return path
+
+
 def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator[SourceImage]:
     """Yield images from outside the run, in the order of their names, and copy their pixels into it.
 
@@ -78,12 +98,7 @@ def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator
     Raises:
         DiffugenError: There is no such place, it holds no image, or an image or label in it cannot be read.
     """
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise DiffugenError(
-            f"no source {source!r} here (looked in {path.parent.absolute()}): give a folder of photos, a labelled set (a "
-            "YOLO-seg folder or a COCO .json), the folder of a run, or the name of an earlier task"
-        )
+    path = check_source(source)
     found: set[str] = set()
     for one, rgb in _read(path):
         if one.id in found:  # the same photo twice

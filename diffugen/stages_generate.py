@@ -7,7 +7,7 @@ Knows which prompts, sources and earlier labels a task's images are made of, and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,8 @@ from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import decode, encode
 from diffugen.prompts import child_prompts
 from diffugen.records import ImageRecord, Instances, LabelSet, Prompt
-from diffugen.regions import Mask, outside, region_mask
-from diffugen.sources import SourceImage, images_of_task, sources_outside
+from diffugen.regions import Mask, check_mask, outside, region_mask
+from diffugen.sources import SourceImage, check_source, images_of_task, sources_outside
 from diffugen.stages import OnProgress, Result, label_method, label_stage
 from diffugen.taskplan import Task, choose_tasks, plan_tasks, task_prompts
 
@@ -112,6 +112,9 @@ def generate_stage(
 
     planned = plan_tasks(tasks)
     names = {task.name for task in planned}
+    chosen = choose_tasks(planned, only)
+    for task in chosen:
+        check_places(task, names)
     shared = {
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
@@ -124,7 +127,7 @@ def generate_stage(
     pipeline: Any = None
     done = total = 0
     counts: dict[str, dict[str, int]] = {}
-    for task in choose_tasks(planned, only):
+    for task in chosen:
         if loaded != (loaded := task.model or model):
             pipeline = None  # before the next one takes memory too
             pipeline = load_pipeline(
@@ -153,6 +156,26 @@ def generate_stage(
         counts[task.name] = {"images": len(plan.jobs), "dropped": dropped, "skipped": plan.skipped}
     sums = {key: sum(one[key] for one in counts.values()) for key in ("images", "dropped", "skipped")}
     return {**sums, "tasks": counts}
+
+
+def check_places(task: Task, names: Collection[str]) -> None:
+    """Make sure, before anything is made, that what a task starts from is there.
+
+    Args:
+        task: The task.
+        names: The names of all tasks.
+
+    Raises:
+        DiffugenError: A source, mask or checkpoint is missing.
+    """
+    if task.source is not None and task.source not in names:
+        check_source(task.source, names)
+    if task.region is not None and task.region.mask is not None:
+        check_mask(task.region.mask)
+    if task.region is not None and task.region.detector is not None:
+        from diffugen.detectors.yolo_checkpoint import find_checkpoint
+
+        find_checkpoint(task.region.detector)
 
 
 def file_digest(file: str) -> str:

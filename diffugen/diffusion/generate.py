@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import itertools
 import json
 import logging
 import time
@@ -218,9 +219,7 @@ def _generate_batch(
     with quiet(), many_channels(pipeline, batch[0].task), tracer as traced:
         images, blackened = _call(pipeline, batch, sources)
     maps = traced.maps()
-    made = [
-        finished(job, image, one) for job, image, one in zip(batch, images, sources or [None] * len(batch), strict=True)
-    ]
+    made = [finished(job, image, one) for job, image, one in itertools.zip_longest(batch, images, sources)]
     seconds = (time.perf_counter() - started) / len(batch)
     return [
         None if black else (job, image, HeatMaps(job.id, job.size_wh, job.prompt.phrases, found, job.region), seconds)

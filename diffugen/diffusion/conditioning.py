@@ -7,11 +7,13 @@ encode_prompt returned. Does not know attention.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from diffugen.diffusion.families import ADVICE
 from diffugen.diffusion.tokens import TokenIndex
 from diffugen.errors import ModelError
 
@@ -36,11 +38,6 @@ class PromptRows:
 
     def install(self, stack: ExitStack) -> None:
         """Watch the text encoders and encode_prompt until ``stack`` closes."""
-        if not callable(getattr(self._pipeline, "encode_prompt", None)):
-            raise ModelError(
-                f"{type(self._pipeline).__name__} cannot be traced: it has no encode_prompt. Use a text-to-image "
-                "pipeline such as StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
-            )
         patch(stack, self._pipeline, "encode_prompt", self._encode_prompt)
         for name in sorted({name for index in self._tokens for name in index.ids}):
 
@@ -93,7 +90,7 @@ class PromptRows:
                     raise ModelError(
                         f"{type(self._pipeline).__name__} does not give its {name} the plain tokens of prompt "
                         f"{image + 1} of {len(self._tokens)} (another prompt, or a template around it), so its words "
-                        "cannot be traced. Generate with a pipeline that encodes the prompt as it is."
+                        f"cannot be traced. {ADVICE}"
                     )
 
 
@@ -101,6 +98,7 @@ def patch(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) 
     """Replace an attribute by ``wrapper(original, ...)`` until ``stack`` closes, leaving no trace on the owner."""
     original, own = getattr(owner, name), name in vars(owner)
 
+    @functools.wraps(original)  # pipelines ask which arguments a scheduler's step takes
     def patched(*args: Any, **kwargs: Any) -> Any:
         return wrapper(original, *args, **kwargs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffugen.diffusion.families import ADVICE
 from diffugen.errors import ModelError
 from diffugen.records import STEP_THIRDS
 
@@ -43,7 +44,7 @@ def latent_grid_hw(inputs: Mapping[str, Any], denoiser: str) -> tuple[int, int]:
         return rows + 1, columns + 1
     raise ModelError(
         f"{denoiser} cannot be traced: neither a 4-dimensional sample nor img_ids tell its latent's height and width. "
-        "Use a pipeline such as StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
+        + ADVICE
     )
 
 

@@ -1,23 +1,25 @@
-"""Load a diffusers text-to-image pipeline by hub name, folder or single file.
+"""Load a diffusers pipeline by hub name, folder or single file.
 
-Any family that diffusers knows; nothing here asks which. Reads safetensors only unless told otherwise.
+Any family and task that diffusers knows; nothing here asks which. Reads safetensors only unless told otherwise.
 Does not know prompts, attention or images.
 """
 
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
-import logging
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from diffugen.diffusion.families import check_traceable, denoiser_of
+from diffugen.diffusion.messages import first_line, quiet
+from diffugen.diffusion.pipelines_options import HUB_NAME, add_loras, compile_parts, place, save_memory
 from diffugen.errors import ModelError
+
+__all__ = ["default_size_wh", "first_line", "load_pipeline", "quiet", "set_scheduler"]
 
 MINIATURE = "miniature"
 """The name of the pipeline that comes with the package."""
@@ -34,9 +36,13 @@ def load_pipeline(
     dtype: str = "auto",
     scheduler: str | None = None,
     offload: str = "none",
+    vae_slicing: bool = False,
+    vae_tiling: bool = False,
+    compile: bool = False,
+    loras: Mapping[str, float] = MappingProxyType({}),
     trust_remote_pickle: bool = False,
 ) -> Any:
-    """Load a text-to-image pipeline, ready to generate and quiet.
+    """Load a pipeline of any task, ready to generate and quiet.
 
     Args:
         model: ``"miniature"``, a folder in diffusers' layout, a single ``.safetensors`` checkpoint, or a hub name such
@@ -47,14 +53,18 @@ def load_pipeline(
             model's own.
         offload: ``"none"``; ``"model"`` or ``"sequential"`` keep weights in main memory until a GPU needs them
             (slower).
+        vae_slicing: Decode the images of a batch one by one: less memory.
+        vae_tiling: Decode large images in tiles: less memory, sometimes visible seams.
+        compile: Compile what holds no attention: a slow start, then faster on a GPU (on the CPU nothing is gained).
+        loras: From a LoRA (a file, a folder or a hub name) to its weight; several work together.
         trust_remote_pickle: Also read pickled weights (``.bin``, ``.ckpt``), which can run code when they are loaded.
 
     Returns:
         The diffusers pipeline.
 
     Raises:
-        ModelError: The model is missing, unreadable, incomplete or not a text-to-image pipeline, an option is unknown,
-            or a download failed.
+        ModelError: The model is missing, unreadable or incomplete, its attention cannot be traced, an option is unknown or
+            cannot be had here, a LoRA does not fit, or a download failed.
 
     Example:
         >>> pipeline = load_pipeline("miniature", scheduler="ddim")
@@ -64,11 +74,15 @@ def load_pipeline(
     device = _resolve_device(device)
     source = _resolve_source(model)
     pipeline = _read(source, _resolve_dtype(dtype, device), trust_remote_pickle)
-    _check_text_to_image(pipeline, source)
+    check_traceable(pipeline)
     with quiet():
         if scheduler is not None:
             set_scheduler(pipeline, scheduler)
-        _place(pipeline, device, offload)
+        add_loras(pipeline, loras, trust_remote_pickle)
+        save_memory(pipeline, vae_slicing=vae_slicing, vae_tiling=vae_tiling)
+        place(pipeline, device, offload)
+        if compile:
+            compile_parts(pipeline, device, offload)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -77,7 +91,7 @@ def default_size_wh(pipeline: Any) -> tuple[int, int]:
     """Return the width and height in pixels that a pipeline was trained for."""
     cells = getattr(pipeline, "default_sample_size", None)
     if cells is None:
-        cells = (getattr(pipeline, "unet", None) or pipeline.transformer).config.sample_size
+        cells = denoiser_of(pipeline).config.sample_size
     h, w = (cells, cells) if isinstance(cells, int) else cells
     return w * pipeline.vae_scale_factor, h * pipeline.vae_scale_factor
 
@@ -109,37 +123,6 @@ def set_scheduler(pipeline: Any, name: str) -> None:
         raise ModelError(
             f"scheduler {name!r} cannot be used with {type(pipeline).__name__}: {first_line(error)}"
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[list[str]]:
-    """Keep progress bars and warnings of diffusers and transformers off the terminal; yield the warnings' texts."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    collector = _Collector()
-    with ExitStack() as stack, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, library in (("diffusers", diffusers_logging), ("transformers", transformers_logging)):
-            if library.is_progress_bar_enabled():
-                library.disable_progress_bar()
-                stack.callback(library.enable_progress_bar)
-            stack.callback(library.set_verbosity, library.get_verbosity())
-            library.set_verbosity_warning()
-            logger = logging.getLogger(name)
-            stack.callback(setattr, logger, "handlers", logger.handlers)
-            stack.callback(setattr, logger, "propagate", logger.propagate)
-            logger.handlers, logger.propagate = [collector], False
-        yield collector.messages
-
-
-class _Collector(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
 
 
 def _short(scheduler: str) -> str:
@@ -188,7 +171,7 @@ def _resolve_source(model: str | Path) -> Path | str:
     path = Path(model).expanduser()
     if path.exists():
         return path
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(model)) and path.suffix not in SINGLE_FILE_SUFFIXES:
+    if re.fullmatch(HUB_NAME, str(model)) and path.suffix not in SINGLE_FILE_SUFFIXES:
         return str(model)
     raise ModelError(
         f"model {str(model)!r} is neither a folder or file here (looked in {path.parent.absolute()}) nor a hub name "
@@ -281,37 +264,3 @@ def _read_single_file(path: Path, dtype: Any, trust_remote_pickle: bool) -> Any:
             f'\'hf download {repository} --include "*.json" "*.txt" "*.model"\' in advance.'
         ) from error
     return getattr(diffusers, name).from_single_file(str(path), dtype=dtype)
-
-
-def _check_text_to_image(pipeline: Any, source: Path | str) -> None:
-    denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-    if denoiser is None or "prompt" not in inspect.signature(type(pipeline).__call__).parameters:
-        raise ModelError(
-            f"{source} is a {type(pipeline).__name__}, which generates no images from text. Give a text-to-image "
-            "pipeline, such as one saved from StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
-        )
-
-
-def _place(pipeline: Any, device: str, offload: str) -> None:
-    if offload != "none" and device == "cpu":
-        raise ModelError(
-            f"offload {offload!r} moves weights between a GPU and main memory, but the device is cpu; use offload none"
-        )
-    try:
-        if offload == "model":
-            pipeline.enable_model_cpu_offload(device=device)
-        elif offload == "sequential":
-            pipeline.enable_sequential_cpu_offload(device=device)
-        else:
-            pipeline.to(device)
-    except RuntimeError as error:
-        raise ModelError(
-            f"{type(pipeline).__name__} does not fit on {device}: {first_line(error)} "
-            "Use offload model or sequential, or dtype float16."
-        ) from error
-
-
-def first_line(error: Exception) -> str:
-    """Return an error's kind and the first line of its text, as a sentence."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0].rstrip('.')}." if text else f"{type(error).__name__}."

@@ -5,11 +5,14 @@ Knows tokenizers and which of a pipeline's text encoders feed the denoiser. Does
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffugen.diffusion.families import ADVICE, denoiser_of
+from diffugen.diffusion.messages import quiet
 from diffugen.errors import ModelError, PromptError
 
 
@@ -70,19 +73,30 @@ def index_tokens(pipeline: Any, text: str, phrases: Sequence[str]) -> TokenIndex
     positions: list[list[int]] = [[] for _ in phrases]
     failures: dict[int, PromptError] = {}
     ids: dict[str, tuple[int, ...]] = {}
+    encoded = _as_encoded(pipeline, text)
     for encoder, tokenizer, offset in _text_sources(pipeline):
-        expanded = _expand_vectors(tokenizer, text)
+        expanded = _expand_vectors(tokenizer, encoded)
         _, kept = _token_spans(tokenizer, expanded)
         ids[encoder] = tuple(_encode(tokenizer, expanded)["input_ids"][:kept])
         for number, phrase in enumerate(phrases):
             try:
-                positions[number] += [offset + index for index in locate(tokenizer, text, [phrase])[0]]
+                positions[number] += [offset + index for index in locate(tokenizer, encoded, [phrase])[0]]
             except PromptError as error:
                 failures.setdefault(number, error)
     for number, found in enumerate(positions):
         if not found:
             raise failures[number]
     return TokenIndex(tuple(tuple(found) for found in positions), ids)
+
+
+def _as_encoded(pipeline: Any, text: str) -> str:
+    """The prompt as it reaches the tokenizer: some pipelines (PixArt) write it in small letters and clean it first."""
+    prepare = getattr(pipeline, "_text_preprocessing", None)
+    cleans = inspect.signature(type(pipeline).__call__).parameters.get("clean_caption")
+    if prepare is None or cleans is None:
+        return text
+    with quiet():
+        return str(prepare(text, clean_caption=cleans.default)[0])
 
 
 def _text_sources(pipeline: Any) -> list[tuple[str, Any, int]]:
@@ -95,11 +109,10 @@ def _text_sources(pipeline: Any) -> list[tuple[str, Any, int]]:
     names = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipeline, name, None) is not None]
     if not names:
         raise ModelError(
-            f"{type(pipeline).__name__} has no text_encoder, so its prompts' words cannot be traced. "
-            "Use a text-to-image pipeline such as StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
+            f"{type(pipeline).__name__} has no text_encoder, so its prompts' words cannot be traced. {ADVICE}"
         )
     # Flux attends to its second encoder only, and SDXL to both side by side in channels: one width tells which.
-    config = (getattr(pipeline, "unet", None) or pipeline.transformer).config
+    config = denoiser_of(pipeline).config
     width = config.get("cross_attention_dim") or config.get("joint_attention_dim")
     fitting = [name for name in names if getattr(pipeline, name).config.hidden_size == width]
     encoder = (fitting or names)[0]

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.diffusion.conditioning import PromptRows, patch
+from diffugen.diffusion.families import ADVICE, attention_modules, check_traceable, denoiser_of
 from diffugen.diffusion.layout import cells_hw, latent_grid_hw, thirds_of
 from diffugen.diffusion.tokens import TokenIndex
 from diffugen.errors import ModelError, PromptError
@@ -40,7 +41,7 @@ def trace(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[AttentionTrac
     the call raises, every hook and patch is gone again.
 
     Args:
-        pipeline: A diffusers text-to-image pipeline (UNet or transformer).
+        pipeline: A diffusers pipeline with a UNet or transformer, of any task.
         tokens: For each image of the batch the tokens to trace.
 
     Yields:
@@ -76,13 +77,9 @@ class AttentionTrace:
     """Running sums of the traced tokens' attention. Made by `trace`."""
 
     def __init__(self, pipeline: Any, tokens: Sequence[TokenIndex]) -> None:
+        check_traceable(pipeline)
         self._pipeline = pipeline
-        self._denoiser: Any = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-        if self._denoiser is None:
-            raise ModelError(
-                f"{type(pipeline).__name__} cannot be traced: it has no unet or transformer. Use a text-to-image "
-                "pipeline such as StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
-            )
+        self._denoiser: Any = denoiser_of(pipeline)
         self._signature = inspect.signature(type(self._denoiser).forward)
         self._tokens = tuple(tokens)
         self._phrases = max((len(index.positions) for index in tokens), default=0)
@@ -91,7 +88,7 @@ class AttentionTrace:
         self._batch = 0
         self._rows: slice | None = None
         self._text_length = 0
-        self._step = -1
+        self._step = 0
         self._grid_hw: tuple[int, int] | None = None
         self._running: _Running | None = None
         self._probing = False
@@ -117,8 +114,7 @@ class AttentionTrace:
         if not self._sums:
             raise ModelError(
                 f"no attention of {type(self._denoiser).__name__} was seen. Call the pipeline once inside the trace, "
-                f"with one prompt per image ({len(self._tokens)} here), not compiled, and with the default attention "
-                "processors."
+                f"with one prompt per image ({len(self._tokens)} here) and the denoiser not compiled as a whole."
             )
         maps: list[dict[str, NDArray[np.float16]]] = [{} for _ in self._tokens]
         for (place, h, w), sums in self._sums.items():
@@ -135,11 +131,12 @@ class AttentionTrace:
         import torch.nn.functional
 
         patch(stack, torch.nn.functional, "scaled_dot_product_attention", self._attend)
+        patch(stack, self._pipeline.scheduler, "step", self._finish_step)
         self._prompt_rows.install(stack)
         stack.callback(self._denoiser.register_forward_pre_hook(self._enter_denoiser, with_kwargs=True).remove)
-        for name, module in self._denoiser.named_modules():
-            if hasattr(module, "set_processor"):
-                self._install_module(stack, name, module)
+        stack.callback(self._denoiser.register_forward_hook(self._leave_denoiser).remove)
+        for name, module in attention_modules(self._denoiser).items():
+            self._install_module(stack, name, module)
 
     def _install_module(self, stack: ExitStack, name: str, module: Any) -> None:
         place = next((place for place in ("down", "mid", "up") if name.startswith(f"{place}_block")), "joint")
@@ -157,8 +154,9 @@ class AttentionTrace:
                 raise ModelError(
                     f"attention layer {name} of {type(self._denoiser).__name__} cannot be traced: its processor "
                     f"{type(module.processor).__name__} calls neither torch's scaled_dot_product_attention nor "
-                    "get_attention_scores on the prompt's tokens. Use the default processors and attention backend "
-                    "(set_attention_backend('native'); no xformers, no compiled denoiser)."
+                    "get_attention_scores on the prompt's tokens alone. If another processor or attention backend was "
+                    "set, go back to the default ones (set_attention_backend('native'); no xformers, no compiled "
+                    f"denoiser). {ADVICE}"
                 )
 
         stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
@@ -171,16 +169,27 @@ class AttentionTrace:
         text = given.get("encoder_hidden_states")
         if text is None:
             raise ModelError(
-                f"{type(self._denoiser).__name__} cannot be traced: it gets no encoder_hidden_states. Use a pipeline "
-                "such as StableDiffusionPipeline, StableDiffusionXLPipeline or FluxPipeline."
+                f"{type(self._denoiser).__name__} cannot be traced: it gets no encoder_hidden_states. {ADVICE}"
             )
         self._rows = self._prompt_rows.find(text)
         if self._rows is None:
             return
-        self._step += 1
         self._batch, self._text_length = text.shape[:2]
         if self._grid_hw is None:
             self._grid_hw = latent_grid_hw(given, type(self._denoiser).__name__)
+
+    def _leave_denoiser(self, *_: Any) -> None:
+        """Say at the first step, not after the last, that nothing can be traced."""
+        if self._rows is not None and not self._records:
+            raise ModelError(
+                f"{type(self._denoiser).__name__} cannot be traced: none of its attention modules gets the prompt's "
+                f"tokens as encoder_hidden_states. {ADVICE}"
+            )
+
+    def _finish_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Count steps where the pipeline counts them: it may call the denoiser several times a step."""
+        self._step += 1
+        return original(*args, **kwargs)
 
     def _find_text(self, module: Any, args: Any, kwargs: Any) -> None:
         """Find where a joint sequence holds the text: run one layer on NaN text and see which keys are NaN."""

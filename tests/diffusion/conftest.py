@@ -11,13 +11,29 @@ from typing import Any
 import pytest
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DDIMScheduler,
+    DDPMScheduler,
+    DDPMWuerstchenScheduler,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    IFPipeline,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
+    StableCascadeDecoderPipeline,
+    StableCascadeUNet,
     StableDiffusion3Pipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -31,6 +47,8 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 WHOLE_WORDS = ("a", "photo", "of", "on", "the", "red", "car", "grand", "piano", "road", "and")
@@ -61,14 +79,17 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=48)
 
 
-def clip_encoder(tokenizer: CLIPTokenizer, *, width: int = 32, projection: bool = False) -> Any:
+def clip_encoder(
+    tokenizer: CLIPTokenizer, *, width: int = 32, layers: int = 2, projection: bool = False, act: str = "quick_gelu"
+) -> Any:
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
         projection_dim=width,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
+        hidden_act=act,
         max_position_embeddings=77,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -80,6 +101,22 @@ def clip_encoder(tokenizer: CLIPTokenizer, *, width: int = 32, projection: bool 
 def t5_encoder(tokenizer: T5Tokenizer) -> T5EncoderModel:
     config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     return T5EncoderModel(config).eval()
+
+
+def sd_parts(**others: Any) -> dict[str, Any]:
+    """Components of the pipelines of Stable Diffusion 1 and 2; ``others`` replace some."""
+    tokenizer = clip_tokenizer()
+    return {
+        "vae": vae(levels=3),
+        "text_encoder": clip_encoder(tokenizer),
+        "tokenizer": tokenizer,
+        "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "image_encoder": None,
+        "requires_safety_checker": False,
+        **others,
+    }
 
 
 def vae(*, levels: int, channels: int = 4) -> AutoencoderKL:
@@ -121,20 +158,40 @@ def build_sd(
 ) -> StableDiffusionPipeline:
     """Like the miniature: factor-4 latents of side 16, cross-attention in down, mid and up blocks."""
     torch.manual_seed(0)
-    tokenizer = clip_tokenizer()
-    pipeline = StableDiffusionPipeline(
-        vae=vae(levels=vae_levels),
-        text_encoder=clip_encoder(tokenizer),
-        tokenizer=tokenizer,
-        unet=unet(sample_size=sample_size, plain_levels=plain_levels),
-        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
-    )
+    network = unet(sample_size=sample_size, plain_levels=plain_levels)
+    pipeline = StableDiffusionPipeline(unet=network, **sd_parts(vae=vae(levels=vae_levels)))
     make_peaky(pipeline.unet, peaks)
     return quiet(pipeline)
+
+
+def build_sd2() -> StableDiffusionPipeline:
+    """OpenCLIP's activation, velocity prediction, linear projections around attention."""
+    torch.manual_seed(0)
+    pipeline = StableDiffusionPipeline(
+        unet=unet(sample_size=16, use_linear_projection=True),
+        **sd_parts(
+            text_encoder=clip_encoder(clip_tokenizer(), layers=3, act="gelu"),
+            scheduler=DDIMScheduler(clip_sample=False, steps_offset=1, prediction_type="v_prediction"),
+        ),
+    )
+    make_peaky(pipeline.unet, 12.0)
+    return quiet(pipeline)
+
+
+def build_lcm() -> LatentConsistencyModelPipeline:
+    """Few steps, and guidance as an embedding in place of a second half of the batch."""
+    torch.manual_seed(0)
+    network = unet(sample_size=16, time_cond_proj_dim=8)
+    make_peaky(network, 12.0)
+    return quiet(LatentConsistencyModelPipeline(unet=network, **sd_parts(scheduler=LCMScheduler())))
+
+
+def build_sd_inpaint() -> StableDiffusionInpaintPipeline:
+    """A UNet of 9 channels: noise, mask and masked image. In-paints, and nothing else."""
+    torch.manual_seed(0)
+    network = unet(sample_size=16, in_channels=9)
+    make_peaky(network, 12.0)
+    return quiet(StableDiffusionInpaintPipeline(unet=network, **sd_parts()))
 
 
 def build_sdxl() -> StableDiffusionXLPipeline:
@@ -221,12 +278,179 @@ def build_flux() -> FluxPipeline:
     return quiet(pipeline)
 
 
+def build_chroma() -> ChromaPipeline:
+    """Like Flux with a mask over padding tokens and true guidance in a pass of its own."""
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer()
+    pipeline = ChromaPipeline(
+        transformer=ChromaTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            axes_dims_rope=(4, 4, 8),
+            approximator_num_channels=64,
+            approximator_hidden_dim=32,
+            approximator_layers=1,
+        ).eval(),
+        vae=vae(levels=3),
+        text_encoder=t5_encoder(tokenizer),
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+    return quiet(pipeline)
+
+
+def build_pixart(kind: type = PixArtSigmaPipeline) -> Any:
+    """A transformer with cross-attention to T5 tokens; padding tokens are masked."""
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer()
+    pipeline = kind(
+        transformer=PixArtTransformer2DModel(
+            sample_size=16,
+            num_layers=2,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            in_channels=4,
+            out_channels=8,
+            caption_channels=32,
+            cross_attention_dim=16,
+            use_additional_conditions=False,
+        ).eval(),
+        vae=vae(levels=3),
+        text_encoder=t5_encoder(tokenizer),
+        tokenizer=tokenizer,
+        scheduler=DPMSolverMultistepScheduler(),
+    )
+    make_peaky(pipeline.transformer, 4.0)
+    return quiet(pipeline)
+
+
+# Families whose attention cannot be traced.
+
+
+def build_aura_flow(joint_layers: int = 1) -> AuraFlowPipeline:
+    """Learned register tokens stand before the text's; without joint layers, no layer gets the text by itself."""
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer()
+    config = UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    pipeline = AuraFlowPipeline(
+        transformer=AuraFlowTransformer2DModel(
+            sample_size=16,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_mmdit_layers=joint_layers,
+            num_single_dit_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_projection_dim=32,
+            joint_attention_dim=32,
+            pos_embed_max_size=256,
+        ).eval(),
+        vae=vae(levels=3),
+        text_encoder=UMT5EncoderModel(config).eval(),
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+    return quiet(pipeline)
+
+
+def build_deepfloyd() -> IFPipeline:
+    """Text and image are attended to in one softmax."""
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer()
+    network = UNet2DConditionModel(
+        sample_size=32,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        in_channels=3,
+        out_channels=6,
+        cross_attention_dim=32,
+        encoder_hid_dim=32,
+        attention_head_dim=8,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        cross_attention_norm="group_norm",
+        resnet_time_scale_shift="scale_shift",
+        act_fn="gelu",
+    ).eval()
+    return quiet(
+        IFPipeline(
+            unet=network,
+            text_encoder=t5_encoder(tokenizer),
+            tokenizer=tokenizer,
+            scheduler=DDPMScheduler(variance_type="learned_range"),
+            safety_checker=None,
+            feature_extractor=None,
+            watermarker=None,
+            requires_safety_checker=False,
+        )
+    )
+
+
+def build_cascade() -> StableCascadeDecoderPipeline:
+    """No denoiser under the names that others have: it decodes what another model made of the prompt."""
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    decoder = StableCascadeUNet(
+        in_channels=4,
+        out_channels=4,
+        conditioning_dim=16,
+        block_out_channels=(16, 32),
+        num_attention_heads=(-1, 2),
+        down_num_layers_per_block=(1, 1),
+        up_num_layers_per_block=(1, 1),
+        down_blocks_repeat_mappers=(1, 1),
+        up_blocks_repeat_mappers=(1, 1),
+        block_types_per_layer=(("SDCascadeResBlock",), ("SDCascadeAttnBlock",)),
+        clip_text_pooled_in_channels=32,
+        timestep_conditioning_type=("sca",),
+    ).eval()
+    return quiet(
+        StableCascadeDecoderPipeline(
+            decoder=decoder,
+            tokenizer=tokenizer,
+            text_encoder=clip_encoder(tokenizer, projection=True),
+            scheduler=DDPMWuerstchenScheduler(),
+            vqgan=None,
+        )
+    )
+
+
 def quiet(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-BUILDERS: dict[str, Callable[[], Any]] = {"sd": build_sd, "sdxl": build_sdxl, "sd3": build_sd3, "flux": build_flux}
+BUILDERS: dict[str, Callable[[], Any]] = {
+    "sd": build_sd,
+    "sd2": build_sd2,
+    "lcm": build_lcm,
+    "sdxl": build_sdxl,
+    "sd3": build_sd3,
+    "flux": build_flux,
+    "chroma": build_chroma,
+    "pixart": build_pixart,
+    "pixart-alpha": lambda: build_pixart(PixArtAlphaPipeline),
+}
+"""Families that generate from text alone and can be traced."""
+
+OTHERS: dict[str, Callable[[], Any]] = {
+    "sd-inpaint": build_sd_inpaint,
+    "aura-flow": build_aura_flow,
+    "aura-flow without joint layers": lambda: build_aura_flow(joint_layers=0),
+    "deepfloyd": build_deepfloyd,
+    "cascade": build_cascade,
+}
+"""Families that in-paint only, and families that cannot be traced."""
 
 
 @pytest.fixture
@@ -240,10 +464,16 @@ def any_pipeline(request: pytest.FixtureRequest) -> Any:
     return BUILDERS[request.param]()
 
 
+@pytest.fixture(name="families")
+def families_fixture() -> list[str]:
+    """Names of the families that generate from text alone and can be traced."""
+    return list(BUILDERS)
+
+
 @pytest.fixture(scope="session")
 def build() -> Callable[[str], Any]:
     """Make the pipeline of a named family, a new one at every call."""
-    return lambda family: BUILDERS[family]()
+    return lambda family: {**BUILDERS, **OTHERS}[family]()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -74,14 +75,25 @@ def test_the_last_place_before_the_limit(clip_tokenizer: Any) -> None:
 
 
 def test_index_tokens_follows_the_encoders(any_pipeline: Any) -> None:
-    """UNets read CLIP's tokens, Flux T5's alone, Stable Diffusion 3 both, one after the other."""
+    """UNets read CLIP's tokens, Flux and PixArt T5's alone, Stable Diffusion 3 both, one after the other."""
     expected = {
         "StableDiffusionPipeline": ((3,), {"text_encoder": 4}),
         "StableDiffusionXLPipeline": ((3,), {"text_encoder": 4}),
         "StableDiffusion3Pipeline": ((3, 77 + 2), {"text_encoder": 4, "text_encoder_3": 3}),
+        "LatentConsistencyModelPipeline": ((3,), {"text_encoder": 4}),
         "FluxPipeline": ((2,), {"text_encoder_2": 3}),
+        "ChromaPipeline": ((2,), {"text_encoder": 3}),
+        "PixArtSigmaPipeline": ((2,), {"text_encoder": 3}),
+        "PixArtAlphaPipeline": ((2,), {"text_encoder": 3}),
     }
     index = index_tokens(any_pipeline, "a red car", ["car"])
     positions, lengths = expected[type(any_pipeline).__name__]
     assert index.positions == (positions,)
     assert {name: len(ids) for name, ids in index.ids.items()} == lengths
+
+
+def test_prompts_that_the_pipeline_rewrites(build: Callable[[str], Any]) -> None:
+    """PixArt writes prompts in small letters, and its T5 knows no capitals: tokens are those of the rewritten prompt."""
+    pixart = build("pixart")
+    plain, capital = (index_tokens(pixart, text, ["Car"]) for text in ("a red car", "A  Red Car"))
+    assert capital == plain

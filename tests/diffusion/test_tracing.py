@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.embeddings import apply_rotary_emb
+from PIL import Image
 
+from diffugen.diffusion.families import TRACEABLE, denoiser_of
+from diffugen.diffusion.messages import quiet
 from diffugen.diffusion.tokens import index_tokens
 from diffugen.diffusion.tracing import trace
 from diffugen.errors import ModelError, PromptError
@@ -23,6 +28,10 @@ Maps = list[dict[str, Any]]
 def call(pipeline: Any, prompts: Sequence[str] = PROMPTS, *, first_seed: int = 0, **settings: Any) -> Any:
     """Generate at 96x64 pixels (width x height): 24x16 latents."""
     settings = {"num_inference_steps": 4, "guidance_scale": 4.0, "width": 96, "height": 64} | settings
+    taken = inspect.signature(type(pipeline).__call__).parameters
+    if "use_resolution_binning" in taken:  # PixArt knows the sizes of its real models alone
+        settings["use_resolution_binning"] = False
+    settings = {name: value for name, value in settings.items() if name in taken}
     generators = [torch.Generator().manual_seed(first_seed + i) for i in range(len(prompts))]
     return pipeline(list(prompts), generator=generators, output_type="np", **settings).images
 
@@ -34,10 +43,6 @@ def traced(
     with trace(pipeline, tokens) as tracer:
         images = call(pipeline, prompts, **settings)
     return images, tracer.maps()
-
-
-def denoiser_of(pipeline: Any) -> Any:
-    return getattr(pipeline, "unet", None) or pipeline.transformer
 
 
 def assert_close(left: Maps, right: Maps, tolerance: float = 1e-3) -> None:
@@ -82,7 +87,7 @@ class Reference:
 
         if family == "StableDiffusion3Pipeline":
             return Sd3Processor(keep)
-        return FluxProcessor(keep) if family == "FluxPipeline" else UNetProcessor(keep)
+        return FluxProcessor(keep) if family in ("FluxPipeline", "ChromaPipeline") else CrossProcessor(keep)
 
     def maps(self, positions: Sequence[Sequence[Sequence[int]]], rows: slice, thirds: Sequence[int]) -> Maps:
         found: Maps = [{} for _ in positions]
@@ -101,23 +106,25 @@ class Reference:
         return found
 
 
-def softmax_of(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+def softmax_of(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | float = 0.0) -> torch.Tensor:
     scores = query.double() @ key.double().transpose(-1, -2) / query.shape[-1] ** 0.5
-    return torch.softmax(scores, dim=-1)
+    return torch.softmax(scores + bias, dim=-1)
 
 
 def split_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-class UNetProcessor:
+class CrossProcessor:
+    """UNets and PixArt."""
+
     def __init__(self, keep: Callable[[torch.Tensor], None]) -> None:
         self.keep = keep
 
     def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any = None) -> Any:
         query = split_heads(attn.to_q(hidden_states), attn.heads)
         key = split_heads(attn.to_k(encoder_hidden_states), attn.heads)
-        softmax = softmax_of(query, key)
+        softmax = softmax_of(query, key, 0.0 if attention_mask is None else attention_mask[:, None])
         self.keep(softmax)
         value = split_heads(attn.to_v(encoder_hidden_states), attn.heads)
         return attn.to_out[0]((softmax.float() @ value).transpose(1, 2).flatten(2))
@@ -156,7 +163,7 @@ class FluxProcessor:
         self.keep = keep
 
     def __call__(
-        self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, mask: Any, image_rotary_emb: Any
+        self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any, image_rotary_emb: Any
     ) -> Any:
         def project(own: Any, added: Any, norm: Any, added_norm: Any) -> Any:
             side = own(hidden_states).unflatten(-1, (attn.heads, -1))
@@ -171,7 +178,7 @@ class FluxProcessor:
         key = project(attn.to_k, double and attn.add_k_proj, attn.norm_k, double and attn.norm_added_k)
         value = project(attn.to_v, double and attn.add_v_proj, None, None).transpose(1, 2)
         query, key = (apply_rotary_emb(side, image_rotary_emb, sequence_dim=1).transpose(1, 2) for side in (query, key))
-        softmax = softmax_of(query, key)
+        softmax = softmax_of(query, key, 0.0 if attention_mask is None else attention_mask)
         self.keep(softmax[:, :, self.TEXT :, : self.TEXT])
         out = (softmax.float() @ value).transpose(1, 2).flatten(2)
         if not double:
@@ -185,14 +192,19 @@ def group_of(name: str, queries: int) -> str:
 
 
 def test_maps_equal_the_whole_softmax(any_pipeline: Any) -> None:
-    """2 prompts, 1 and 2 phrases, 24x16 latents, 4 steps; for Flux with T5 prompts of 48 tokens."""
-    settings = {"max_sequence_length": FluxProcessor.TEXT} if "Flux" in type(any_pipeline).__name__ else {}
+    """2 prompts, 1 and 2 phrases, 24x16 latents, 4 steps; for Flux and Chroma with T5 prompts of 48 tokens."""
+    family = type(any_pipeline).__name__
+    settings: dict[str, Any] = {}
+    if family in ("FluxPipeline", "ChromaPipeline"):
+        settings["max_sequence_length"] = FluxProcessor.TEXT
+    if family == "ChromaPipeline":
+        settings["guidance_scale"] = 1.0  # or else the negative prompts have a pass of their own
     _, maps = traced(any_pipeline, **settings)
     positions = [index_tokens(any_pipeline, *pair).positions for pair in zip(PROMPTS, PHRASES, strict=True)]
     reference = Reference(any_pipeline, group_of)
     call(any_pipeline, **settings)
-    guided = "Flux" not in type(any_pipeline).__name__
-    assert_close(maps, reference.maps(positions, slice(2, 4) if guided else slice(0, 2), thirds=[0, 0, 1, 2]))
+    halves = family not in ("FluxPipeline", "ChromaPipeline", "LatentConsistencyModelPipeline")
+    assert_close(maps, reference.maps(positions, slice(2, 4) if halves else slice(0, 2), thirds=[0, 0, 1, 2]))
 
 
 def test_batched_maps_equal_single_ones(any_pipeline: Any) -> None:
@@ -215,7 +227,7 @@ def test_several_images_of_one_prompt(sd: Any) -> None:
     assert_close(tracer.maps()[1:], alone)
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
+@pytest.mark.parametrize("family", ["sd", "sd2", "sdxl", "sd3", "pixart"])
 def test_guidance_traces_the_conditional_half(build: Callable[[str], Any], family: str) -> None:
     """In the first step the noise is the same with guidance and without, so the conditional maps must be too."""
     pipeline = build(family)
@@ -226,14 +238,120 @@ def test_guidance_traces_the_conditional_half(build: Callable[[str], Any], famil
     assert_close(against, without)
 
 
-def test_guidance_in_a_pass_of_its_own(build: Callable[[str], Any]) -> None:
-    """Flux runs the negative prompts in a second call of the transformer."""
-    flux = build("flux")
-    _, without = traced(flux, num_inference_steps=1)
-    _, guided = traced(flux, num_inference_steps=1, true_cfg_scale=3.0, negative_prompt=[PROMPTS[1], PROMPTS[0]])
+@pytest.mark.parametrize(
+    ("family", "guidance"), [("flux", {"true_cfg_scale": 3.0}), ("chroma", {"guidance_scale": 3.0})]
+)
+def test_guidance_in_a_pass_of_its_own(build: Callable[[str], Any], family: str, guidance: dict[str, float]) -> None:
+    """Flux and Chroma run the negative prompts in a second call of the transformer."""
+    pipeline = build(family)
+    guidance = {**guidance, "negative_prompt": [PROMPTS[1], PROMPTS[0]]}
+    _, without = traced(pipeline, num_inference_steps=1, guidance_scale=1.0)
+    _, guided = traced(pipeline, num_inference_steps=1, **{"guidance_scale": 1.0, **guidance})
     assert_close(guided, without)
-    _, steps = traced(flux, num_inference_steps=3, true_cfg_scale=3.0, negative_prompt=[PROMPTS[1], PROMPTS[0]])
+    _, steps = traced(pipeline, num_inference_steps=3, **guidance)
     assert not np.allclose(steps[0]["joint-8x12"][:, 0], steps[0]["joint-8x12"][:, 2], atol=0, rtol=1e-3)
+
+
+def test_guidance_that_calls_the_denoiser_again(build: Callable[[str], Any]) -> None:
+    """Stable Diffusion 3 can run its prompts twice a step, the second time without some layers."""
+    sd3 = build("sd3")
+    settings = {"num_inference_steps": 3, "skip_guidance_layers": [1], "skip_layer_guidance_stop": 1.0}
+
+    def stop_after_two(pipeline: Any, step: int, *_: Any) -> dict[str, Any]:
+        pipeline._interrupt = step == 1
+        return {}
+
+    plain = call(sd3, **settings)
+    images, maps = traced(sd3, **settings)
+    assert np.array_equal(plain, images)
+    assert (maps[0]["joint-8x12"].max(axis=(0, 2, 3)) > 0).all()
+    _, cut = traced(sd3, **settings, callback_on_step_end=stop_after_two)
+    assert (cut[0]["joint-8x12"].max(axis=(0, 2, 3)) > 0).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("family", ["sd", "lcm", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize(("steps", "guidance"), [(1, 0.0), (2, 1.0), (4, 0.0)])
+def test_few_steps_as_turbo_models_take_them(
+    build: Callable[[str], Any], family: str, steps: int, guidance: float
+) -> None:
+    pipeline = build(family)
+    settings = {"num_inference_steps": steps, "guidance_scale": guidance}
+    images, maps = traced(pipeline, **settings)
+    assert np.array_equal(call(pipeline, **settings), images)
+    for found, phrases in zip(maps, PHRASES, strict=True):
+        for array in found.values():
+            assert array.shape[:2] == (len(phrases), 3)
+            assert (array.max(axis=(2, 3)) > 0).all()
+
+
+def photos() -> list[Any]:
+    rough = np.random.default_rng(0).integers(0, 256, (2, 8, 12, 3), dtype=np.uint8)
+    return [Image.fromarray(np.kron(one, np.ones((8, 8, 1), np.uint8))) for one in rough]
+
+
+def masks() -> list[Any]:
+    mask = np.zeros((64, 96), np.uint8)
+    mask[24:, 32:72] = 255
+    return [Image.fromarray(mask)] * 2
+
+
+TASKS = {
+    "img2img": (AutoPipelineForImage2Image, lambda: {"image": photos()}),
+    "inpaint": (AutoPipelineForInpainting, lambda: {"image": photos(), "mask_image": masks()}),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [
+        *((family, task) for family in ("sd", "sd2", "sdxl", "sd3", "flux") for task in TASKS),
+        ("lcm", "img2img"),
+        ("sd-inpaint", "inpaint"),
+    ],
+)
+def test_other_tasks(build: Callable[[str], Any], family: str, task: str) -> None:
+    """Of 8 steps as many are run as the strength says; the thirds are those of the steps that are run."""
+    maker, arguments = TASKS[task]
+    with quiet():
+        pipeline = maker.from_pipe(build(family))
+    pipeline.set_progress_bar_config(disable=True)
+    last: list[int] = []
+
+    def watch(_: Any, step: int, *__: Any) -> dict[str, Any]:
+        last.append(step)
+        return {}
+
+    for strength, expected in ((0.5, 4), (0.25, 2), (1.0, 8)):
+        settings = {"strength": strength, "num_inference_steps": 8, **arguments()}
+        last.clear()
+        plain = call(pipeline, **settings, callback_on_step_end=watch)
+        assert len(last) == (8 if family == "lcm" else expected)
+        images, maps = traced(pipeline, **settings)
+        assert np.array_equal(plain, images)
+        for found, phrases in zip(maps, PHRASES, strict=True):
+            for array in found.values():
+                assert array.shape[:2] == (len(phrases), 3)
+                assert (array.max(axis=(2, 3)) > 0).all()
+                # In two steps the middle third is half of each; in more, no third repeats another.
+                assert not np.array_equal(array[:, 0], array[:, 2])
+
+
+def test_thirds_of_the_steps_that_are_run(build: Callable[[str], Any]) -> None:
+    """3 of 6 steps: each third is one step, so stopping after one leaves the others empty."""
+    maker, arguments = TASKS["img2img"]
+    with quiet():
+        pipeline = maker.from_pipe(build("sd"))
+
+    def stop(pipeline: Any, *_: Any) -> dict[str, Any]:
+        pipeline._interrupt = True
+        return {}
+
+    settings = {"strength": 0.5, "num_inference_steps": 6, **arguments()}
+    _, whole = traced(pipeline, **settings)
+    _, cut = traced(pipeline, **settings, callback_on_step_end=stop)
+    for group, array in whole[0].items():
+        assert np.array_equal(array[:, 0], cut[0][group][:, 0])
+        assert not cut[0][group][:, 1:].any()
 
 
 def test_maps_lie_like_the_image(sd: Any) -> None:
@@ -274,7 +392,37 @@ def test_bfloat16_keeps_the_maps(sd: Any) -> None:
     assert_close(maps, expected, tolerance=0.1)
 
 
-class OwnMathematics(UNetProcessor):
+def test_every_family_that_messages_name_is_tested(build: Callable[[str], Any], families: list[str]) -> None:
+    assert {type(build(family)).__name__ for family in families} == set(TRACEABLE)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("aura-flow", r"joint_transformer_blocks.0.attn of AuraFlowTransformer2DModel cannot be traced"),
+        ("aura-flow without joint layers", r"AuraFlowTransformer2DModel .* none of its attention modules gets"),
+        ("deepfloyd", r"down_blocks.1.attentions.0 of UNet2DConditionModel cannot be traced.*AddedKV"),
+    ],
+)
+def test_families_that_cannot_be_traced(build: Callable[[str], Any], family: str, message: str) -> None:
+    """Said in the first step, with the families that can."""
+    pipeline = build(family)
+    steps: list[Any] = []
+    pipeline.scheduler.step = lambda *arguments, **__: steps.append(arguments)
+    with pytest.raises(ModelError, match=f"{message}.*{', '.join(TRACEABLE)}"):
+        traced(pipeline, PROMPTS[:1], PHRASES[:1])
+    assert not steps
+
+
+def test_a_pipeline_without_a_denoiser(build: Callable[[str], Any]) -> None:
+    with (
+        pytest.raises(ModelError, match="StableCascadeDecoderPipeline cannot be traced: it has no unet or transformer"),
+        trace(build("cascade"), []),
+    ):
+        pass
+
+
+class OwnMathematics(CrossProcessor):
     """Neither scaled_dot_product_attention nor get_attention_scores: cannot be seen."""
 
     def __init__(self) -> None:

@@ -1,0 +1,63 @@
+"""Which pipelines can be traced, and what every message about the others says. Knows no prompts and no attention."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from diffugen.errors import ModelError
+
+TRACEABLE = (
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusion3Pipeline",
+    "FluxPipeline",
+    "LatentConsistencyModelPipeline",
+    "PixArtAlphaPipeline",
+    "PixArtSigmaPipeline",
+    "ChromaPipeline",
+)
+"""Text-to-image pipelines of diffusers that are known to be traced: tests/diffusion traces each of them.
+
+No other is refused for its name: whatever hands the prompt's tokens to torch's attention can be traced as well.
+"""
+
+ADVICE = (
+    f"Use a model of a family that can be traced ({', '.join(TRACEABLE)}, and their img2img and inpaint pipelines)."
+)
+"""The way out that ends every message about a pipeline that cannot be traced."""
+
+
+def denoiser_of(pipeline: Any) -> Any:
+    """Return a pipeline's UNet or transformer, or None if it has neither."""
+    denoiser = getattr(pipeline, "unet", None)
+    return getattr(pipeline, "transformer", None) if denoiser is None else denoiser
+
+
+def attention_modules(denoiser: Any) -> dict[str, Any]:
+    """Return a denoiser's attention modules by name."""
+    return {name: module for name, module in denoiser.named_modules() if hasattr(module, "set_processor")}
+
+
+def check_traceable(pipeline: Any) -> None:
+    """Make sure, as far as a pipeline's parts tell, that words can be traced in it.
+
+    What only its first step tells, such as attention that is computed in another way, the tracer itself reports then.
+
+    Raises:
+        ModelError: It is no text-to-image pipeline or lacks what tracing needs.
+    """
+    denoiser = denoiser_of(pipeline)
+    reason = ""
+    if "prompt" not in inspect.signature(type(pipeline).__call__).parameters:
+        reason = "it generates no images from text"
+    elif denoiser is None:
+        reason = "it has no unet or transformer"
+    elif not callable(getattr(pipeline, "encode_prompt", None)):
+        reason = "it has no encode_prompt"
+    elif getattr(pipeline, "text_encoder", None) is None:
+        reason = "it has no text_encoder"
+    elif not attention_modules(denoiser):
+        reason = f"its {type(denoiser).__name__} has no attention modules of diffusers' kind"
+    if reason:
+        raise ModelError(f"{type(pipeline).__name__} cannot be traced: {reason}. {ADVICE}")

@@ -211,7 +211,7 @@ def test_stages(store: RunStore) -> None:
 
 
 NOTHING: dict[str, Any] = {
-    "images": 0, "seconds": 0.0, "label_sets": {}, "objects": {}, "disagreements": {}, "decisions": {}, "stages": {},
+    "images": 0, "dropped": 0, "seconds": 0.0, "label_sets": {}, "objects": {}, "disagreements": {}, "decisions": {}, "stages": {},
 }  # fmt: skip
 
 
@@ -257,9 +257,10 @@ def test_summary(store: RunStore) -> None:
     summary = store.summary()
     assert summary["images"] == 4
     assert summary["rounds"] == {
-        0: NOTHING | {"images": 2, "seconds": 3.0, "label_sets": {"attention": 2}, "objects": {"attention": 4}},
-        1: NOTHING | {"images": 1, "seconds": 1.5, "label_sets": {"human": 1}, "objects": {"human": 1}},
-        2: NOTHING | {"images": 1, "seconds": 1.5},
+        0: NOTHING
+        | {"images": 2, "dropped": 0, "seconds": 3.0, "label_sets": {"attention": 2}, "objects": {"attention": 4}},
+        1: NOTHING | {"images": 1, "dropped": 0, "seconds": 1.5, "label_sets": {"human": 1}, "objects": {"human": 1}},
+        2: NOTHING | {"images": 1, "dropped": 0, "seconds": 1.5},
         3: NOTHING | {"stages": {"train": 8.0}},
     }
     on_disk = sum(map(len, files(store.folder).values())) + (store.folder / "ledger.sqlite").stat().st_size
@@ -393,7 +394,7 @@ def test_older_schema_is_upgraded_and_newer_refused(store: RunStore, monkeypatch
     store.close()
     with monkeypatch.context() as newer:
         newer.setattr(ledger, "_MIGRATIONS", (*ledger._MIGRATIONS, "CREATE TABLE later (id TEXT); CREATE TABLE x (y)"))
-        with pytest.raises(StoreError, match="has schema 2, which is older than 3"):
+        with pytest.raises(StoreError, match="has schema 3, which is older than 4"):
             RunStore.open(folder, readonly=True)
         with RunStore.open(folder) as upgraded:
             assert upgraded.has_image(make_record(0).id)
@@ -779,3 +780,21 @@ def test_one_bad_label_set_keeps_the_others_out(store: RunStore) -> None:
 def test_unknown_image(store: RunStore, read: str) -> None:
     with pytest.raises(StoreError, match=r"no image with id '\.\./secret'"):
         getattr(store, read)("../secret")
+
+
+def test_dropped_images_and_sources(store: RunStore) -> None:
+    record = make_record(9)
+    assert not store.is_dropped(record.id)
+    store.drop_image(record, "too dark")
+    store.drop_image(record, "still too dark")
+    assert store.is_dropped(record.id) and not store.has_image(record.id)
+    assert store.summary()["rounds"][record.round]["dropped"] == 1
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    store.put_source("photo-1", rgb)
+    store.put_source("photo-1", np.zeros_like(rgb))
+    assert np.array_equal(store.source("photo-1"), rgb), "a source is its pixels; it is written once"
+    with pytest.raises(StoreError, match=r"photo-2.png of image photo-2 is missing"):
+        store.source("photo-2")
+    add(store, 0)
+    [image_id] = store.image_ids()
+    assert np.array_equal(store.source(image_id), store.image(image_id)), "an image of the run is a source as it is"

@@ -400,7 +400,7 @@ def test_older_schema_is_upgraded_and_newer_refused(store: RunStore, monkeypatch
             assert upgraded.has_image(make_record(0).id)
             assert upgraded._ledger.all("SELECT * FROM later") == []
     for readonly in (True, False):
-        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 3"):
+        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 4"):
             RunStore.open(folder, readonly=readonly)
 
 

@@ -192,7 +192,7 @@ def _img2img(settings: Mapping[str, Any], prompts: Mapping[str, Any], notes: lis
     attributes = _changes(settings, "img2img", templates, prompts, notes)
     for field, values in attributes.items():
         if set(values) & set(prompts["attributes"].get(field, ())):
-            notes.append(f"img2img: a source whose {field} is among the new ones gets the others, as in the paper")
+            notes.append(f"img2img: a source whose {field} is among the new ones gets the others only, as in the paper")
     yield {
         "task": "img2img",
         "source": _source(settings, "img2img", notes),

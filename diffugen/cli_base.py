@@ -34,8 +34,9 @@ RunOption = Annotated[
 ]
 
 HARMLESS_KEYS = (
-    "diffusion.batch_size", "diffusion.compile", "diffusion.device", "diffusion.offload", "diffusion.vae_slicing", "tasks", "labels", "score", "detector", "disagreement",
-    "dataset.mask", "dataset.trust", "dataset.min_score", "dataset.known", "tune", "loop",
+    "diffusion.batch_size", "diffusion.compile", "diffusion.device", "diffusion.offload", "diffusion.vae_slicing", "tasks",
+    "labels", "score", "detector", "disagreement", "dataset.mask", "dataset.trust", "dataset.min_score", "dataset.known",
+    "tune", "loop",
 )  # fmt: skip
 """Keys that may change between two calls on the same run: they alter no image, and no prompt changes sides."""
 

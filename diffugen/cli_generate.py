@@ -111,7 +111,7 @@ def _with_source(settings: Config, source: str, only: str | None) -> Config:
 def _but(made: dict[str, Any]) -> str:
     parts = [
         f"{made['dropped']} dropped by the safety checker" if made["dropped"] else "",
-        f"{made['skipped']} sources without a region skipped" if made["skipped"] else "",
+        f"{made['skipped']} sources skipped: no region, or nothing to change" if made["skipped"] else "",
     ]
     told = ", ".join(part for part in parts if part)
     return f" ({told})" if told else ""

@@ -449,6 +449,16 @@ class Config(Section):
     tune: TuneSection = Field(default_factory=TuneSection)
     loop: LoopSection = Field(default_factory=LoopSection)
 
+    @field_validator("detector")
+    @classmethod
+    def _maps_own_classes(cls, value: DetectorSection, info: ValidationInfo) -> DetectorSection:
+        prompts: PromptsSection | None = info.data.get("prompts")
+        classes = value.class_map if prompts is None else prompts.classes
+        for name in value.class_map:
+            if name not in classes:
+                raise ValueError(f"in class_map classes of prompts, not {name!r}{hint(name, classes)}")
+        return value
+
     def dump(self) -> dict[str, Any]:
         """Return all settings, defaults included, as JSON values; `load_config` reads them back from a JSON file."""
         return self.model_dump(mode="json")

@@ -101,16 +101,22 @@ def _fields(model: type[Any]) -> dict[str, type[Any] | None]:
     """Return a section's keys, each with the section it leads to, if any."""
     found: dict[str, type[Any] | None] = {}
     for name, field in model.model_fields.items():
-        kinds = [field.annotation, *get_args(field.annotation)]
-        found[name] = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+        found[name] = next((kind for kind in _kinds(field.annotation) if hasattr(kind, "model_fields")), None)
     return found
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """A type and all types inside it, e.g. those of a list's members."""
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _kinds(inner)
 
 
 def _key_hint(path: Sequence[str], model: type[Any]) -> str:
     """Name the nearest key of the same section, else the same key of another section, else all keys there are."""
     section = model
     for part in path[:-1]:
-        section = _fields(section)[part] or section
+        section = _fields(section).get(part) or section  # a number is a place in a list
     homes = {key: f"{name}.{key}" for name, inner in _fields(model).items() if inner for key in _fields(inner)}
     nearest = hint(path[-1], _fields(section))
     if not nearest and path[-1] in homes:

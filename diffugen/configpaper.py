@@ -27,6 +27,9 @@ from diffugen.configpaper_format import (
 from diffugen.errors import ConfigError
 from diffugen.sampling import one_line
 
+PAPER_MODEL = "mshenoda/realistic_vision_v4"
+"""The model of files that name none, as the one on car accidents."""
+
 PAPER_GUIDANCE_SCALE = 7.5
 PAPER_STRENGTH = 0.8
 """The format leaves both to the pipelines, which took these values in the paper's program."""
@@ -254,19 +257,16 @@ def _source(settings: Mapping[str, Any], section: str, notes: list[str]) -> str:
 
 def _model(settings: Mapping[str, Any], section: str) -> dict[str, str]:
     model = settings[section]["stable_diffusion_model"]
-    return {} if model == settings["txt2img"]["stable_diffusion_model"] else {"model": model}
+    return {} if model == settings["txt2img"].get("stable_diffusion_model", PAPER_MODEL) else {"model": model}
 
 
 def _diffusion(settings: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     txt2img = settings["txt2img"]
     learned = txt2img.get("textual_inversion", {}).get("weights")
-    if learned is not None and not learned.endswith(".safetensors"):
-        notes.append(
-            f"txt2img.textual_inversion.weights = {shown(learned)}: such a file can run code when it is loaded; if you trust "
-            "it, set diffusion.trust_remote_pickle: true"
-        )
+    if "stable_diffusion_model" not in txt2img:
+        notes.append(f"txt2img.stable_diffusion_model: not given, so diffusion.model is the paper's, {PAPER_MODEL}")
     return {
-        "model": txt2img["stable_diffusion_model"],
+        "model": txt2img.get("stable_diffusion_model", PAPER_MODEL),
         "dtype": "auto",
         "size_wh": [settings["image_size"]["width"], settings["image_size"]["height"]],
         "num_inference_steps": settings["steps"],

@@ -126,7 +126,7 @@ _CHECKS: dict[str, Callable[[Any], Wrong]] = {
 
 _REQUIRED = (
     "dataset_name", "image_size", "image_size.width", "image_size.height", "steps", "dataset_classes", "label_model",
-    "label_model.type", "label_model.weights", "txt2img", "txt2img.stable_diffusion_model", "txt2img.seed_range.min",
+    "label_model.type", "label_model.weights", "txt2img", "txt2img.seed_range.min",
     "txt2img.textual_inversion.weights", "txt2img.textual_inversion.keyword", "txt2img.object_names", "txt2img.prompts",
     "img2img.stable_diffusion_model", "img2img.source_dataset", *(f"inpaint.{name}" for name in INPAINT_KEYS),
 )  # fmt: skip

@@ -40,7 +40,8 @@ def child_prompts(
 ) -> list[list[Prompt]]:
     """Make prompts for images that are made of other images (``img2img``, ``inpaint``).
 
-    A field that is named in ``changes`` gets another value than the parent has. Any other field keeps the parent's value;
+    A field that is named in ``changes`` gets another value than the parent has; a parent that has the only value there is
+    has no children by that template. Any other field keeps the parent's value;
     where the parent has none, it is filled from ``attributes``, or from the phrases of the class of that name. Each choice
     is the value that was used least so far, relative to its weight, and one parent's prompts are different where there are
     several. Phrases are found as in ``diffugen.prompts.make_prompts``.
@@ -57,11 +58,11 @@ def child_prompts(
         seed: Seed of the choice between values that were used equally often.
 
     Returns:
-        For each parent its ``images_each`` prompts.
+        For each parent its ``images_each`` prompts, or none where nothing can change.
 
     Raises:
         PromptError: All that is wrong with the arguments in one list, fields that cannot be filled, parents without a
-            template where ``templates`` is empty, or the prompts in which no class occurs.
+            template where ``templates`` is empty, parents of which none can change, or the prompts in which no class occurs.
 
     Example:
         >>> parent = Prompt("a car, sunny", (), attributes={"weather": "sunny"}, template="a car, {weather}")
@@ -88,14 +89,18 @@ def child_prompts(
     sources = {**classes, **attributes}
     raise_all(_gap_mistakes(parents, templates, changes, sources))
     balance = _Balance(random.Random(seed))
-    chosen = []
+    chosen, counts = [], []
     for parent in parents:
-        kept = _kept(parent, changes)
+        kept, others = _kept(parent, changes), _other_values(parent, changes)
         spaces = [
-            Space.of(template, {**sources, **_other_values(parent, changes), **kept})
+            Space.of(template, {**sources, **others, **kept})
             for template in _templates_of(parent, templates)
+            if not _stuck(template, others)
         ]
-        chosen += balance.choose(spaces, images_each, set(kept))
+        counts.append(images_each if spaces else 0)
+        chosen += balance.choose(spaces, counts[-1], set(kept))
+    if not chosen:
+        raise_all(_stuck_mistakes(parents, templates, changes))
     texts = [space.fill(values) for space, values in chosen]
     traced = find_phrases(texts, classes, background)
     raise_all(nameless_mistakes(texts, traced))
@@ -103,7 +108,8 @@ def child_prompts(
         Prompt(text, phrases, negative, space.named(values), space.template)
         for text, phrases, (space, values) in zip(texts, traced, chosen, strict=True)
     ]
-    return [made[start : start + images_each] for start in range(0, len(made), images_each)]
+    rest = iter(made)
+    return [list(itertools.islice(rest, count)) for count in counts]
 
 
 class _Balance:
@@ -182,7 +188,6 @@ def _gap_mistakes(
     """Yield fields that cannot be filled for some parent."""
     for parent in parents:
         known = {**sources, **_kept(parent, changes), **changes}
-        others = _other_values(parent, changes)
         for template in _templates_of(parent, templates):
             for name in dict.fromkeys(FIELD.findall(template)):
                 if name not in known:
@@ -190,8 +195,20 @@ def _gap_mistakes(
                         f"template {template!r}: no value for {name!r}, which is neither an attribute nor a class and "
                         f"which the source's prompt does not have{hint(name, list(known))}"
                     )
-                elif name in changes and not others[name]:
-                    yield (
-                        f"template {template!r}: {name!r} is to change, but the only value to change to is "
-                        f"{next(iter(weights_of(changes[name])))!r}, which the source's prompt has already; give another"
-                    )
+
+
+def _stuck(template: str, others: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the fields that are to change and have no other value."""
+    return [name for name in dict.fromkeys(FIELD.findall(template)) if name in others and not others[name]]
+
+
+def _stuck_mistakes(
+    parents: Sequence[Prompt | None], templates: Sequence[str], changes: Mapping[str, Values]
+) -> Iterator[str]:
+    for parent in parents:
+        for template in _templates_of(parent, templates):
+            for name in _stuck(template, _other_values(parent, changes)):
+                yield (
+                    f"template {template!r}: {name!r} is to change, but the only value to change to is "
+                    f"{next(iter(weights_of(changes[name])))!r}, which every source's prompt has already; give another"
+                )

@@ -100,7 +100,7 @@ def generate_stage(
 
     Returns:
         ``images``: how many are planned, those that were there already included; ``dropped``: how many of them are of no use;
-        ``skipped``: sources without a region; ``tasks``: the same for each task, by name.
+        ``skipped``: sources without a region, or where nothing can change; ``tasks``: the same for each task, by name.
 
     Raises:
         DiffugenError: The model cannot be used, a phrase cannot be traced, a source or region cannot be read, or the run
@@ -214,7 +214,7 @@ class Plan:
     Attributes:
         jobs: What is to be made.
         carried: From the id of an in-painted image to the objects that it has from its source.
-        skipped: How many sources had no region to paint over.
+        skipped: How many sources had no region to paint over, or nothing that could change.
     """
 
     jobs: list[ImageRecord]
@@ -296,7 +296,7 @@ def plan_from_sources(like: Like, found: Sequence[tuple[SourceImage, Mask | None
         attributes=prompts["attributes"], classes=prompts["classes"], background=prompts["background"],
         negative=prompts["negative"], images_each=task.images_per_source, seed=like.seed,
     )  # fmt: skip
-    plan = Plan([], skipped=len(found) - len(usable))
+    plan = Plan([], skipped=len(found) - len(usable) + sum(not chosen for chosen in texts))
     strength = task.strength or DEFAULT_STRENGTH[task.task]
     for (source, region), chosen in zip(usable, texts, strict=True):
         working_wh = working_size(source.size_wh, like.size_wh, like.unit)

@@ -17,9 +17,9 @@ PACKAGE = ROOT / "diffugen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "errors", "records", "sampling", "config", "codec", "ledger", "store", "prompts", "taskplan", "diffusion", "labels", "matching",
-    "disagreement", "dataset", "detectors", "metrics", "tune", "pictures", "sheets", "review", "report", "regions", "sources", "stages",
-    "executors", "miniature", "doctor", "cli",
+    "errors", "records", "sampling", "config", "codec", "ledger", "store", "prompts", "taskplan", "diffusion", "labels",
+    "matching", "disagreement", "dataset", "detectors", "metrics", "tune", "pictures", "sheets", "review", "report", "regions",
+    "sources", "stages", "executors", "miniature", "doctor", "cli",
 )  # fmt: skip
 
 HOMES = {

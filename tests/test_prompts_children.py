@@ -144,6 +144,21 @@ def test_the_seed_decides_in_every_process() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_a_source_that_has_the_only_new_value_has_no_children() -> None:
+    made = children(PARENTS, changes={"weather": ["rainy"]}, images_each=2)
+    for parent, prompts in zip(PARENTS, made, strict=True):
+        assert len(prompts) == (0 if parent.attributes["weather"] == "rainy" else 2)
+        assert all(child.attributes == {**parent.attributes, "weather": "rainy"} for child in prompts)
+
+
+def test_a_source_that_cannot_change_by_one_template_does_by_another() -> None:
+    templates = ["a {piano}, {weather}", "a {colour} {piano} in a field"]
+    made = children(PARENTS, templates=templates, changes={"weather": ["rainy"]}, images_each=4)
+    for parent, prompts in zip(PARENTS, made, strict=True):
+        assert len(prompts) == 4
+        assert ("rainy" in " ".join(child.text for child in prompts)) is (parent.attributes["weather"] != "rainy")
+
+
 BARE = Prompt("a piano", (), template="")
 
 

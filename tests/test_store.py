@@ -211,7 +211,8 @@ def test_stages(store: RunStore) -> None:
 
 
 NOTHING: dict[str, Any] = {
-    "images": 0, "dropped": 0, "seconds": 0.0, "label_sets": {}, "objects": {}, "disagreements": {}, "decisions": {}, "stages": {},
+    "images": 0, "dropped": 0, "seconds": 0.0, "label_sets": {}, "objects": {}, "disagreements": {}, "decisions": {},
+    "stages": {},
 }  # fmt: skip
 
 

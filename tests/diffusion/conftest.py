@@ -420,7 +420,7 @@ def build_cascade() -> StableCascadeDecoderPipeline:
             tokenizer=tokenizer,
             text_encoder=clip_encoder(tokenizer, projection=True),
             scheduler=DDPMWuerstchenScheduler(),
-            vqgan=None,
+            vqgan=vae(levels=2),
         )
     )
 

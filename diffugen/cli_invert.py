@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,7 +68,8 @@ def invert(
     prompts = tuple(sample or SAMPLE_PROMPTS)
     if wrong := [text for text in prompts if "{}" not in text]:
         raise DiffugenError(f"a sample prompt needs {{}} where the token stands; got {wrong[0]!r}")
-    target = out or Path("embeddings") / f"{token.strip('<>')}.safetensors"
+    name = re.sub(r"[^\w.-]+", "-", token).strip("-.") or "token"
+    target = out or Path("embeddings") / f"{name}.safetensors"
     photos = read_images(images)
     pipeline = load_pipeline(model, device=device, dtype=dtype)
     with progress("learning", "step") as on_progress:
@@ -75,16 +77,14 @@ def invert(
             pipeline, photos, token=token, init=init, out=target, vectors=vectors, steps=steps, batch_size=batch_size,
             learning_rate=lr, seed=seed, templates=template or TEMPLATES, flip=flip, on_progress=on_progress,
         )  # fmt: skip
-    before = _samples(pipeline, prompts, init, guidance_scale)
-    load_embeddings(pipeline, [target])
-    after = _samples(pipeline, prompts, token, guidance_scale)
+    with progress("drawing", "picture") as on_progress:
+        before = _samples(pipeline, prompts, init, guidance_scale, on_progress, 0)
+        load_embeddings(pipeline, [target])
+        after = _samples(pipeline, prompts, token, guidance_scale, on_progress, len(prompts))
     sheet = _draw(target.with_suffix(".png"), prompts, {init: before, token: after})
-    out_ = console()
-    out_.print(
-        f"learned {token} from {len(photos)} images: {target}\nbefore and after: {sheet}", soft_wrap=True, markup=False
-    )
-    out_.print(
-        f"use it: put {token} into a class's phrases (prompts.classes) and the file into the configuration:\n"
+    console().print(
+        f"learned {token} from {len(photos)} images: {target}\nbefore and after: {sheet}\n"
+        f"use it: put {token} into a class's phrases (prompts.classes), and the file into the configuration:\n"
         f"  diffusion:\n    embeddings: [{target}]",
         soft_wrap=True,
         markup=False,
@@ -108,18 +108,27 @@ def read_images(folder: Path) -> list[NDArray[np.uint8]]:
     return [read_image(path) for path in files]
 
 
-def _samples(pipeline: Any, prompts: Sequence[str], word: str, guidance_scale: float) -> list[list[NDArray[np.uint8]]]:
+def _samples(
+    pipeline: Any,
+    prompts: Sequence[str],
+    word: str,
+    guidance_scale: float,
+    on_progress: Callable[[int, int], None],
+    rows_before: int,
+) -> list[list[NDArray[np.uint8]]]:
     """Return pictures of each prompt, one a seed; the same seeds whatever the word."""
     import numpy as np
     import torch
 
-    rows = []
+    rows: list[list[NDArray[np.uint8]]] = []
     for prompt in prompts:
+        on_progress(SAMPLE_SEEDS * (rows_before + len(rows)), SAMPLE_SEEDS * 2 * len(prompts))
         images = pipeline(
             [prompt.replace("{}", word)] * SAMPLE_SEEDS, num_inference_steps=SAMPLE_STEPS, guidance_scale=guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in range(SAMPLE_SEEDS)], output_type="np",
         ).images  # fmt: skip
         rows.append([(image * 255).round().astype(np.uint8) for image in images])
+    on_progress(SAMPLE_SEEDS * (rows_before + len(rows)), SAMPLE_SEEDS * 2 * len(prompts))
     return rows
 
 

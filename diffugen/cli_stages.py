@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +27,7 @@ RoundOption = Annotated[int | None, typer.Option("--round", min=0, help="The rou
 CheckpointOption = Annotated[
     str | None, typer.Option("--checkpoint", help="A detector; the one that the run promoted last if not given.")
 ]
-FORMATS = ("yolo-seg", "coco")
+FORMATS = ("yolo-seg", "coco", "fiftyone")
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +56,8 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example:  diffugen report --run runs/pianos")(report)
     app.command(
         epilog="Examples:  diffugen export datasets/pianos --run runs/pianos   |   "
-        "diffugen export pianos-coco --run runs/pianos --format coco"
+        "diffugen export pianos-coco --run runs/pianos --format coco   |   "
+        "diffugen export pianos-51 --run runs/pianos --format fiftyone"
     )(export)
 
 
@@ -235,11 +238,9 @@ def export(
     config: ConfigArgument = None,
     set_: SetOption = None,
     run: RunOption = None,
-    format: Annotated[str, typer.Option("--format", help="yolo-seg or coco.")] = "yolo-seg",
+    format: Annotated[str, typer.Option("--format", help="yolo-seg, coco or fiftyone.")] = "yolo-seg",
 ) -> None:
     """Write the labels that a round would train with as a dataset. Holes, pieces and scores are kept."""
-    from diffugen.dataset import write_yolo
-    from diffugen.dataset_coco import write_coco
     from diffugen.stages_labels import attention_method
     from diffugen.stages_training import chosen_labels, held_out_prompts
 
@@ -261,9 +262,35 @@ def export(
         if not ids["train"]:
             raise DiffugenError(f"run {folder} has no labels to export yet; diffugen label makes some")
         splits = {split: _items(store, chosen, part) for split, part in ids.items() if part}
-        (write_yolo if format == "yolo-seg" else write_coco)(out, splits, classes)
+        with _writer(format, folder) as write:
+            write(out, splits, classes)
     counts = " and ".join(f"{len(part)} {split}" for split, part in ids.items())
     console().print(f"{counts} images in {out} ({format}); classes: {', '.join(classes)}", soft_wrap=True)
+
+
+@contextmanager
+def _writer(format: str, run: Path) -> Iterator[Callable[..., Path]]:
+    """Yield what writes a dataset of a format; FiftyOne writes its own, and needs its database for that."""
+    if format == "fiftyone":
+        from diffugen.review.database import database
+        from diffugen.review.dataset_export import write_fiftyone
+
+        with ExitStack() as session:
+            try:
+                session.enter_context(database(run / "review"))
+            except DiffugenError as error:
+                raise DiffugenError(
+                    f"the formats yolo-seg and coco need nothing more, but fiftyone needs its database: {error}"
+                ) from error
+            yield write_fiftyone
+    elif format == "coco":
+        from diffugen.dataset_coco import write_coco
+
+        yield write_coco
+    else:
+        from diffugen.dataset import write_yolo
+
+        yield write_yolo
 
 
 def _items(store: RunStore, chosen: Any, ids: list[str]) -> Iterable[Item]:

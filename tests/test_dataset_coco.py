@@ -35,6 +35,17 @@ def test_our_set_comes_back_exactly(tmp_path: Path) -> None:
     assert not list((tmp_path / "set").glob("*.json")) + list(tmp_path.glob(".*"))
 
 
+def test_rings_and_pieces_of_classes_in_other_scripts_come_back_exactly(tmp_path: Path) -> None:
+    ring, pieces = box_mask((3, 2, 30, 20), holes=((6, 5, 10, 9),)), box_mask((0, 0, 1, 24), (39, 3, 40, 9))
+    items = [
+        item("Flügel 1", ("Flügel 琴", ring | box_mask((7, 6, 9, 8)), 1 / 7), ("grand piano", pieces, 0.0)),
+        item("ü"),
+    ]
+    folder = write_coco(tmp_path / "Flügel", {"train": items[:1], "test": items[1:]}, ["grand piano", "Flügel 琴"])
+    assert_equal_items(list(read_coco(folder / "instances_train.json")), items[:1])
+    assert_equal_items(list(read_coco(folder / "instances_test.json")), items[1:])
+
+
 def test_pycocotools_reads_what_we_write(tmp_path: Path) -> None:
     file = write_coco(tmp_path / "set", {"val": varied()}, CLASSES) / "instances_val.json"
     with redirect_stdout(io.StringIO()):

@@ -57,6 +57,18 @@ def test_our_set_comes_back_exactly(tmp_path: Path) -> None:
     assert_equal_items(list(read_yolo(moved, "train")), varied()[:4])
 
 
+def test_rings_and_pieces_of_classes_in_other_scripts_come_back_exactly(tmp_path: Path) -> None:
+    ring, pieces = box_mask((3, 2, 30, 20), holes=((6, 5, 10, 9),)), box_mask((0, 0, 1, 24), (39, 3, 40, 9))
+    items = [
+        item("Flügel 1", ("Flügel 琴", ring | box_mask((7, 6, 9, 8)), 1 / 7), ("grand piano", pieces, 0.0)),
+        item("ü"),
+    ]
+    folder = write_yolo(
+        tmp_path / "Flügel", {"train": items[:1], "test": items[1:]}, ["grand piano", "Flügel 琴"]
+    ).parent
+    assert_equal_items([*read_yolo(folder, "train"), *read_yolo(folder, "test")], items)
+
+
 def test_without_the_kept_objects_only_scores_are_lost(tmp_path: Path) -> None:
     folder = ours(tmp_path)
     for file in folder.rglob("*.json"):

@@ -147,7 +147,9 @@ def configs_convert(
 
 
 @miniature_app.command(
-    "render", epilog="Example:  diffugen miniature render piano-on-road --count 24 --size 128 --out scenes.png"
+    "render",
+    epilog="Examples:  diffugen miniature render piano-on-road --count 24 --size 128 --out scenes.png   |   "
+    "diffugen miniature render known --count 6 --photos photos",
 )
 def miniature_render(
     scenes: Annotated[str, typer.Argument(help="known, piano-on-road, piano-photos, training or uniform")] = "training",
@@ -155,13 +157,20 @@ def miniature_render(
     size: Annotated[int, typer.Option(min=16, help="Height in pixels.")] = 64,
     width: Annotated[int | None, typer.Option(min=16, help="Width in pixels; the height if not given.")] = None,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("runs/scenes.png"),
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="A folder to write each scene into as an image of its own, as photos to try things on."),
+    ] = None,
 ) -> None:
     """Draw scenes of the miniature's world with their exact masks."""
     from diffugen.miniature.scenes import scene_set
-    from diffugen.miniature.sheet import scene_sheet
+    from diffugen.miniature.sheet import scene_photos, scene_sheet
 
-    path = scene_sheet(scene_set(scenes, count, (width or size, size)), out)
-    console().print(f"{count} scenes of {scenes}: {path}")
+    drawn = list(scene_set(scenes, count, (width or size, size)))
+    console().print(f"{count} scenes of {scenes}: {scene_sheet(drawn, out)}", soft_wrap=True)
+    if photos is not None:
+        scene_photos(drawn, photos)
+        console().print(f"one by one: {photos}", soft_wrap=True)
 
 
 @miniature_app.command("train", epilog="Example:  diffugen miniature train --out runs/weights --recipe cpu")

@@ -67,7 +67,8 @@ def generate(
             )  # fmt: skip
         with progress("labelling", "image") as on_progress:
             labelled = label_stage(store, labels, weights, on_progress)
-        sheet = attention_sheet(store, labelled["method"], labels, store.folder / "contact-sheet.png")
+        sheet = store.folder / (f"contact-sheet-{only}.png" if only else "contact-sheet.png")
+        attention_sheet(store, labelled["method"], labels, sheet, steps=made["tasks"])
     out = console()
     out.print(f"{made['images']} images in {folder}{_but(made)}, {labelled['objects']} labels", soft_wrap=True)
     out.print(f"contact sheet: {sheet}", soft_wrap=True)

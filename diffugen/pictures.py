@@ -64,6 +64,24 @@ def heat_overlay(rgb: RGB, heat: NDArray[np.float32], height: int) -> RGB:
     return enlarged((0.4 * grey + 0.6 * colours).astype(np.uint8), height)
 
 
+def outlined(rgb: RGB, region: NDArray[np.bool_], height: int) -> RGB:
+    """Return the picture with the outline of a region.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        region: bool (H, W).
+        height: Height of the result in pixels.
+    """
+    import cv2
+
+    canvas = np.ascontiguousarray(enlarged(rgb, height))
+    large = cv2.resize(region.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    outline, _ = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    for colour, width in (((255, 255, 255), 3), (INK, 1)):
+        cv2.drawContours(canvas, outline, -1, colour, width, cv2.LINE_AA)
+    return canvas
+
+
 def label_overlay(rgb: RGB, instances: Instances, height: int, classes: Sequence[str]) -> RGB:
     """Return the picture with each instance's mask, outline, box, class and score.
 

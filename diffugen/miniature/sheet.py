@@ -1,10 +1,12 @@
-"""Pictures of scenes beside their exact masks."""
+"""Scenes as pictures: beside their exact masks, or each by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
+from diffugen.codec import rgb_to_png
+from diffugen.ledger import explained
 from diffugen.miniature.scenes import CLASSES, RenderedScene, exact_instances
 from diffugen.pictures import Panel, contact_sheet, enlarged, label_overlay
 from diffugen.sheets import TILE_HEIGHT
@@ -18,3 +20,15 @@ def scene_sheet(scenes: Iterable[RenderedScene], path: Path, columns: int = 4) -
         truth = label_overlay(drawn.rgb, exact_instances(drawn), height, CLASSES)
         panels.append(Panel((enlarged(drawn.rgb, height), truth), drawn.scene.caption))
     return contact_sheet(panels, path, columns=columns, height=TILE_HEIGHT, title="scenes and their exact masks")
+
+
+def scene_photos(scenes: Iterable[RenderedScene], folder: Path) -> None:
+    """Write each scene as a PNG of its own, ``000.png``, ``001.png``, ...
+
+    Raises:
+        StoreError: The folder cannot be written.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, drawn in enumerate(scenes):
+            (folder / f"{number:03d}.png").write_bytes(rgb_to_png(drawn.rgb))

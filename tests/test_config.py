@@ -14,7 +14,7 @@ import yaml
 
 from diffugen.config import config_path, list_configs, load_config
 from diffugen.errors import ConfigError
-from diffugen.prompts import make_prompts
+from diffugen.taskplan import plan_tasks, task_prompts
 
 ROOT = Path(__file__).parents[1]
 NEEDS_TOML = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
@@ -47,20 +47,13 @@ def mistakes(source: Any, *overrides: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", list_configs())
 def test_shipped_configs_are_valid_and_give_prompts(name: str) -> None:
     config = load_config(name)
-    prompts = config.prompts
-    made = make_prompts(
-        prompts.templates,
-        prompts.attributes,
-        prompts.classes,
-        prompts.background,
-        prompts.negative,
-        prompts.count,
-        prompts.sampling,
-        config.seed,
-    )
+    tasks = plan_tasks(config.dump()["tasks"])
+    noise = [task for task in tasks if task.task == "txt2img"]
+    made = [prompt for task in noise for prompt in task_prompts(task, tasks, dict(config.prompts), config.seed)]
     assert config.name == name
-    assert len(made) == prompts.count
-    assert {phrase.class_name for prompt in made for phrase in prompt.phrases} >= set(prompts.classes)
+    assert len(made) == (config.prompts.count or 0) * len(noise)
+    named = {phrase.class_name for prompt in made for phrase in prompt.phrases}
+    assert named >= set(config.prompts.classes) or len(tasks) > len(noise)
 
 
 def test_shipped_configs_have_the_command_and_the_sources_of_weights_in_their_header() -> None:
@@ -328,7 +321,7 @@ def test_a_broken_file_does_not_hide_a_broken_override(tmp_path: Path) -> None:
     ("source", "expected"),
     [
         ("miniatur", "no shipped configuration has this name, did you mean 'miniature'?"),
-        ("zzz", "there are car-accident, cars, miniature, piano-on-own-photos, piano-on-road"),
+        ("zzz", "there are car-accident, cars, miniature, miniature-tasks, piano-on-own-photos, piano-on-road"),
         ("no/such/folder/cars.yaml", "no such file, did you mean 'cars'?"),
         ("miniature.yml", "no such file, did you mean 'miniature'?"),
         (str(ROOT / "diffugen"), "expected a file whose name ends in .yaml"),
@@ -360,7 +353,14 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
 
 
 def test_list_configs_names_the_files_of_the_folder() -> None:
-    assert list_configs() == ["car-accident", "cars", "miniature", "piano-on-own-photos", "piano-on-road"]
+    assert list_configs() == [
+        "car-accident",
+        "cars",
+        "miniature",
+        "miniature-tasks",
+        "piano-on-own-photos",
+        "piano-on-road",
+    ]
     assert config_path("cars").name == "cars.yaml"
 
 

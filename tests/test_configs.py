@@ -12,7 +12,7 @@ from diffugen.prompts import child_prompts, make_prompts
 from diffugen.records import Prompt
 from diffugen.sampling import weights_of
 
-REAL = [name for name in list_configs() if name != "miniature"]
+REAL = [name for name in list_configs() if not name.startswith("miniature")]
 TOKENS = 77
 """What the text encoders of Stable Diffusion read, begin and end included."""
 

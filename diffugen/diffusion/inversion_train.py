@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.diffusion.inversion import as_read, check_free, text_encoders, write_embedding, write_tensors
-from diffugen.diffusion.pipelines import default_size_wh
+from diffugen.diffusion.pipelines import default_size_wh, quiet
 from diffugen.errors import DiffugenError, ModelError
 from diffugen.records import content_id
 
@@ -101,11 +101,11 @@ def train_inversion(
     on_progress(state.step, steps)
     if state.step < steps:
         ids, first_id = _captions(tokenizer, token, vectors, templates)
-        latents = encode_images(pipeline, images, flip)
+        latents, schedule = encode_images(pipeline, images, flip), _noise_schedule(pipeline, snr_gamma)
         with _frozen(pipeline), _learning(encoder, state.rows, first_id):
             try:
                 for _ in range(steps - state.step):
-                    _train_step(pipeline, state, latents, ids, batch_size, seed, snr_gamma)
+                    _train_step(pipeline, state, schedule, latents, ids, batch_size, seed)
                     if state.step % checkpoint_every == 0 or state.step == steps:
                         state.save(checkpoint, settings)
                     on_progress(state.step, steps)
@@ -226,20 +226,41 @@ class _State:
         self.step = step
 
 
+@dataclass(frozen=True)
+class _Schedule:
+    """How noise is added, what the model predicts of it, and what each time step counts, float32 (times,)."""
+
+    noise: Any
+    by_speed: bool
+    weights: torch.Tensor
+
+
+def _noise_schedule(pipeline: Any, snr_gamma: float | None) -> _Schedule:
+    """Return the schedule that the model was trained with; it is in the configuration of any sampler."""
+    import torch
+    from diffusers import DDPMScheduler
+
+    with quiet():
+        noise = DDPMScheduler.from_config(pipeline.scheduler.config)
+    by_speed = noise.config.prediction_type == "v_prediction"
+    if snr_gamma is None:
+        return _Schedule(noise, by_speed, torch.ones(len(noise.alphas_cumprod)))
+    ratio = noise.alphas_cumprod / (1 - noise.alphas_cumprod)  # 0 at the end of a schedule with zero terminal SNR
+    weights = ratio.clamp(max=snr_gamma) / (ratio + 1) if by_speed else (snr_gamma / ratio).clamp(max=1)
+    return _Schedule(noise, by_speed, weights)
+
+
 def _train_step(
     pipeline: Any,
     state: _State,
+    schedule: _Schedule,
     latents: torch.Tensor,
     ids: torch.Tensor,
     batch_size: int,
     seed: int,
-    snr_gamma: float | None,
 ) -> None:
     import torch
-    from diffusers import DDPMScheduler
 
-    # Whatever sampler the pipeline has, its configuration holds the noise schedule that the model was trained with.
-    schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     unet, encoder, device = pipeline.unet, pipeline.text_encoder, state.rows.device
     random = torch.Generator().manual_seed(int(content_id(seed, state.step), 16) % 2**63)
 
@@ -247,28 +268,17 @@ def _train_step(
         return torch.randint(0, below, (batch_size,), generator=random).to(device)
 
     clean = latents[draw(len(latents)), draw(latents.shape[1])]
-    caption, times = ids.to(device)[draw(len(ids))], draw(schedule.config.num_train_timesteps)
+    caption, times = ids.to(device)[draw(len(ids))], draw(len(schedule.weights))
     noise = torch.randn(clean.shape, generator=random).to(device)
-    noisy = schedule.add_noise(clean, noise, times).to(unet.dtype)
-    by_speed = schedule.config.prediction_type == "v_prediction"
-    target = schedule.get_velocity(clean, noise, times) if by_speed else noise
+    noisy = schedule.noise.add_noise(clean, noise, times).to(unet.dtype)
+    target = schedule.noise.get_velocity(clean, noise, times) if schedule.by_speed else noise
     predicted = unet(noisy, times, encoder(caption)[0]).sample
     error = (predicted.float() - target).square().mean((1, 2, 3))
-    loss = (error * _loss_weights(schedule, by_speed, snr_gamma).to(device)[times]).mean()
+    loss = (error * schedule.weights.to(device)[times]).mean()
     state.optimiser.zero_grad()
     loss.backward()
     state.optimiser.step()
     state.step += 1
-
-
-def _loss_weights(schedule: Any, by_speed: bool, snr_gamma: float | None) -> torch.Tensor:
-    """Weight of each time step, float32 (times,); finite at zero terminal SNR too."""
-    import torch
-
-    if snr_gamma is None:
-        return torch.ones(len(schedule.alphas_cumprod))
-    ratio = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
-    return ratio.clamp(max=snr_gamma) / (ratio + 1) if by_speed else (snr_gamma / ratio).clamp(max=1)
 
 
 @contextmanager

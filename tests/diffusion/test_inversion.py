@@ -171,6 +171,12 @@ def test_going_on_after_a_kill_gives_the_same_bits(sd: Any, tmp_path: Path) -> N
     ]  # fmt: skip
 
 
+def test_learning_in_bfloat16_keeps_the_token_in_float32(sd: Any, tmp_path: Path) -> None:
+    learned = load_file(learn(sd.to(torch.bfloat16), tmp_path / "t.safetensors"))[TOKEN]
+    assert learned.dtype == torch.float32
+    assert not torch.equal(learned, learned.bfloat16().float())
+
+
 def test_images_are_cut_to_the_models_shape_not_squeezed(sd: Any) -> None:
     wide = np.zeros((64, 192, 3), np.uint8)
     wide[:, 64:128] = 255

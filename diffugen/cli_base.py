@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from diffugen.config import Config
-    from diffugen.records import Prompt
     from diffugen.store import RunStore
 
 ConfigArgument = Annotated[
@@ -69,13 +68,6 @@ def _kept(run: Path) -> dict[str, Any] | None:
     ):  # an older ledger, or one whose making was cut short: opened for writing it is mended, if it can be
         with RunStore.open(run) as store:
             return store.config
-
-
-def prompts_of(settings: Config, seed: int) -> list[Prompt]:
-    """Return the prompts of a configuration."""
-    from diffugen.prompts import make_prompts
-
-    return make_prompts(**dict(settings.prompts), seed=seed)
 
 
 def new_or_old_run(folder: Path, settings: Config) -> RunStore:

@@ -72,7 +72,7 @@ def generate(
     out = console()
     out.print(f"{made['images']} images in {folder}{_but(made)}, {labelled['objects']} labels", soft_wrap=True)
     out.print(f"contact sheet: {sheet}", soft_wrap=True)
-    out.print(f"Next: diffugen export datasets/{folder.name} {again(config, run)}".rstrip(), soft_wrap=True)
+    out.print(f"Next: diffugen export {folder}, or diffugen bootstrap {again(config, run)}".rstrip(), soft_wrap=True)
 
 
 def _parted(what: list[str], task: str | None) -> tuple[str | None, str | None]:

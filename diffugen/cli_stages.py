@@ -55,9 +55,8 @@ def register(app: typer.Typer) -> None:
     )(evaluate)
     app.command(epilog="Example:  diffugen report --run runs/pianos")(report)
     app.command(
-        epilog="Examples:  diffugen export datasets/pianos --run runs/pianos   |   "
-        "diffugen export pianos-coco --run runs/pianos --format coco   |   "
-        "diffugen export pianos-51 --run runs/pianos --format fiftyone"
+        epilog="Examples:  diffugen export runs/pianos   |   diffugen export runs/pianos --format coco --out pianos-coco   |   "
+        "diffugen export runs/pianos --format fiftyone --set dataset.min_score=0.5"
     )(export)
 
 
@@ -234,10 +233,14 @@ def report(config: ConfigArgument = None, run: RunOption = None) -> None:
 
 
 def export(
-    out: Annotated[Path, typer.Argument(help="The folder to write; must not exist, or be empty.")],
-    config: ConfigArgument = None,
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="The folder to write, new or empty; datasets/<name of the run>-<format> if not given."
+        ),
+    ] = None,
     set_: SetOption = None,
-    run: RunOption = None,
     format: Annotated[str, typer.Option("--format", help="yolo-seg, coco or fiftyone.")] = "yolo-seg",
 ) -> None:
     """Write the labels that a round would train with as a dataset. Holes, pieces and scores are kept."""
@@ -246,7 +249,8 @@ def export(
 
     if format not in FORMATS:
         raise DiffugenError(f"unknown format {format!r}; one of {', '.join(FORMATS)}")
-    settings, folder = settle(config, set_, run)
+    settings, folder = settle(None, set_, run)
+    out = out or Path("datasets") / f"{folder.resolve().name}-{format}"
     classes, policy = list(settings.prompts.classes), dict(settings.dataset)
     policy.pop("known")
     val_frac = policy.pop("val_frac")

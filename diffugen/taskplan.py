@@ -102,7 +102,7 @@ def task_prompts(task: Task, tasks: Sequence[Task], prompts: Mapping[str, Any], 
     templates = task.templates or prompts["templates"]
     attributes = {**prompts["attributes"], **task.attributes}
     classes = prompts["classes"]
-    if len(tasks) > 1:
+    if len(tasks) > 1 or task.templates:
         here = _fields(templates)
         elsewhere = _fields(prompts["templates"]).union(*(_fields(one.templates) for one in tasks))
         attributes = {

@@ -109,8 +109,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "train without run": (("train", "--run", "runs/nothing"), r"runs/nothing"),
     "evaluate without run": (("evaluate", "--run", "runs/nothing"), r"runs/nothing"),
     "report without run": (("report", "--run", "runs/nothing"), r"runs/nothing"),
-    "export without run": (("export", "out", "--run", "runs/nothing"), r"runs/nothing"),
-    "export: unknown format": (("export", "out", "--format", "voc"), r"yolo-seg, coco"),
+    "export without run": (("export", "runs/nothing"), r"runs/nothing"),
+    "export: unknown format": (("export", "runs/nothing", "--format", "voc"), r"yolo-seg, coco"),
     "unknown loop": (("loops", "run", "bootstrp"), r"bootstrap, improve, review"),
     "copy unknown loop": (("loops", "copy", "bootstrp"), r"bootstrap, improve, review"),
     "no oracle": (("miniature", "measure", "--weights", "."), r"oracle"),
@@ -227,7 +227,7 @@ def test_a_run_without_labels_says_what_makes_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     RunStore.create_or_open("runs/miniature", config=None).close()
-    for command in (("compare",), ("tune",), ("train",), ("export", "out")):
+    for command in (("compare",), ("tune",), ("train",), ("export", "runs/miniature", "--out", "out")):
         assert run(monkeypatch, *command) == 2, command
         errors = capsys.readouterr().err
         assert "diffugen label" in errors and "Traceback" not in errors, errors

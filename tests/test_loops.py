@@ -205,7 +205,7 @@ def test_every_stage_runs_alone_and_again(
     assert run(monkeypatch, "review", *there, "--decisions", str(tmp_path / "mine.json"), "--reviewer", "ann") == 0
     assert "1 attention, 1 reject" in capsys.readouterr().out
     for format, folder in (("yolo-seg", "yolo"), ("coco", "coco")):
-        assert run(monkeypatch, "export", str(tmp_path / folder), *there, "--format", format) == 0
+        assert run(monkeypatch, "export", str(copied), "--out", str(tmp_path / folder), "--format", format) == 0
     exported = {
         name: instances for split in ("train", "val") for name, _, instances in read_yolo(tmp_path / "yolo", split)
     }

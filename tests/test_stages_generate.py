@@ -308,5 +308,9 @@ def test_a_task_of_prompts_has_templates_attributes_and_count_of_its_own() -> No
         "a grand piano by a road, sad", "a grand piano by a road, gay"
     }  # fmt: skip
     assert all("car" in prompt.text for prompt in task_prompts(tasks[0], tasks, prompts, 0))
+    alone = plan_tasks([other])
+    assert {prompt.text for prompt in task_prompts(alone[0], alone, prompts, 0)} == {
+        "a grand piano by a road, sad", "a grand piano by a road, gay"
+    }  # fmt: skip
     with pytest.raises(DiffugenError, match="season"):
         task_prompts(tasks[0], tasks, {**prompts, "attributes": {**prompts["attributes"], "season": ["may"]}}, 0)

@@ -146,7 +146,7 @@ def _prompts(template: str, names: Sequence[str], count: int) -> list[Prompt]:
     attributes = {**_LOOKS, **({"colour": colours} if "{colour}" in template else {})}
     classes = {name: ("grand piano", "piano") if name == "piano" else (name,) for name in names}
     background = ("road",) if "road" in template else ()
-    return make_prompts([template], attributes, classes, background, count=count, sampling="random", seed=5)
+    return make_prompts([template], attributes, classes, background, count=count, sampling="sample", seed=5)
 
 
 def _oracle_on_renders(judge: Any, size_wh: tuple[int, int]) -> dict[str, float]:

@@ -86,7 +86,7 @@ def run(command: str, folder: Path) -> dict[str, float]:
     """Run a command in a process of its own and return its seconds and its peak memory in MB."""
     arguments = {
         "status": ["status", str(folder)],
-        "export": ["export", str(folder / "export"), "--run", str(folder)],
+        "export": ["export", str(folder), "--out", str(folder / "export")],
         "resume": ["generate", "--run", str(folder)],
     }.get(command, [command, "--run", str(folder)])
     shutil.rmtree(folder / "export", ignore_errors=True)

@@ -240,8 +240,7 @@ def test_export_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     assert diffugen("generate", "--set", "diffusion.num_inference_steps=2", "--set", "prompts.count=3") == 0
-    assert diffugen("label") == 0
-    assert diffugen("export", "set", "--format", "fiftyone") == 0
+    assert diffugen("export", "runs/miniature", "--out", "set", "--format", "fiftyone") == 0
     assert "images in set (fiftyone)" in capsys.readouterr().out
     found = {name: instances for name, _, instances in read_fiftyone(Path("set"))}
     with RunStore.open("runs/miniature", readonly=True) as store:
@@ -249,10 +248,10 @@ def test_export_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         for image_id, instances in found.items():
             [labels] = store.labels("attention", image_id=image_id)
             assert_equal_instances(instances, labels.instances)
-    assert diffugen("export", "set", "--format", "fiftyone") == 2
+    assert diffugen("export", "runs/miniature", "--out", "set", "--format", "fiftyone") == 2
     assert "in use" in capsys.readouterr().err
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9")
-    assert diffugen("export", "other", "--format", "fiftyone") == 2
+    assert diffugen("export", "runs/miniature", "--out", "other", "--format", "fiftyone") == 2
     errors = capsys.readouterr().err
     assert "yolo-seg and coco need nothing more" in errors and "127.0.0.1:9" in errors and "Traceback" not in errors
     assert not Path("other").exists()

@@ -110,7 +110,7 @@ Values = Annotated[
 ]
 PARTS = (
     "all", "upper half", "lower half", "left half", "right half", "upper third", "lower third", "left third",
-    "right third", "middle",
+    "right third", "upper two thirds", "lower two thirds", "middle",
 )  # fmt: skip
 
 

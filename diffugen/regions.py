@@ -31,6 +31,8 @@ _PARTS = {
     "lower third": (0, 2 / 3, 1, 1),
     "left third": (0, 0, 1 / 3, 1),
     "right third": (2 / 3, 0, 1, 1),
+    "upper two thirds": (0, 0, 1, 2 / 3),
+    "lower two thirds": (0, 1 / 3, 1, 1),
     "middle": (1 / 4, 1 / 4, 3 / 4, 3 / 4),
 }
 """Left, upper, right and lower edge of the parts that have names, as parts of width and height."""

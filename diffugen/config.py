@@ -184,7 +184,7 @@ class TaskSection(Section):
         name: What later tasks call it; the task if not given.
         source: Images to start from: the name of an earlier task, a folder of photos, a labelled set (a YOLO-seg folder or
             COCO file), or the folder of another run; None for the task before.
-        templates: Texts with fields, as in ``prompts``; empty: for ``txt2img`` those of ``prompts``, else each source's own.
+        templates: Texts with fields, as in ``prompts``; empty: each source's own, or those of ``prompts`` where there is none.
         attributes: Values for fields that differ from those of ``prompts``. A source's child gets another value than it has;
             all fields that are not named here keep the source's values.
         count: How many prompts (``txt2img``) or at most how many sources; None for as ``prompts`` says, or all.

@@ -291,8 +291,10 @@ def plan_from_sources(like: Like, found: Sequence[tuple[SourceImage, Mask | None
             if found
             else f"task {task.name!r}: the task {task.source!r} has made no images yet; run it first, without --task"
         )
+    parents = [source.prompt for source, _ in usable]
+    untold = not any(parent is not None and parent.template for parent in parents)
     texts = child_prompts(
-        [source.prompt for source, _ in usable], templates=task.templates, changes=task.attributes,
+        parents, templates=task.templates or (prompts["templates"] if untold else ()), changes=task.attributes,
         attributes=prompts["attributes"], classes=prompts["classes"], background=prompts["background"],
         negative=prompts["negative"], images_each=task.images_per_source, seed=like.seed,
     )  # fmt: skip

@@ -148,6 +148,12 @@ def test_own_photos_keep_every_pixel_outside_the_region(store: RunStore, tmp_pat
         assert store.heat_maps(record.id).region == record.region
 
 
+def test_photos_are_described_by_the_common_templates(store: RunStore, tmp_path: Path) -> None:
+    generate(store, {"task": "img2img", "source": str(photos(tmp_path / "photos")), "strength": 0.5})
+    assert {record.prompt.template for record in store.records()} == set(PROMPTS["templates"])
+    assert {record.size_wh for record in store.records()} == {(80, 56)}, "as many pixels as the model was made for"
+
+
 def test_photos_may_be_gone_when_the_run_goes_on(store: RunStore, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 1)
     generate(store, {**PIANOS, "source": str(folder), "region": LOWER})
@@ -275,7 +281,6 @@ def test_mistakes_are_told_in_one_message(store: RunStore, task: dict[str, Any],
             {"region": {"mask": "mask.png"}},
             "has 5x5 pixels, the image 101x67",
         ),
-        (photos, {"region": LOWER, "templates": []}, "template"),
     ],
 )
 def test_mistakes_with_photos_leave_nothing_behind(

@@ -118,6 +118,7 @@ def heat_maps_to_npz(heat_maps: HeatMaps) -> bytes:
         "size_wh": list(heat_maps.size_wh),
         "phrases": _phrases_to_lists(heat_maps.phrases),
         "region": heat_maps.region,
+        "window": heat_maps.window_xyxy,
     }
     entries: dict[str, Any] = {group: np.asarray(array, dtype=np.float16) for group, array in heat_maps.maps.items()}
     entries[_ABOUT] = np.array(to_json(about))
@@ -137,7 +138,15 @@ def heat_maps_from_npz(data: bytes) -> HeatMaps:
         maps = {group: archive[group] for group in archive.files if group != _ABOUT}
     width, height = about["size_wh"]
     phrases = _phrases_from_lists(about["phrases"])
-    return HeatMaps(about["image_id"], (width, height), phrases, maps, about.get("region"))
+    window = about.get("window")
+    return HeatMaps(
+        about["image_id"],
+        (width, height),
+        phrases,
+        maps,
+        about.get("region"),
+        None if window is None else tuple(window),
+    )
 
 
 def _phrases_to_lists(phrases: tuple[Phrase, ...]) -> list[list[str | None]]:

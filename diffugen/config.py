@@ -154,6 +154,7 @@ class RegionSection(Section):
         find: The class that the detector looks for.
         grow_frac: Grown by this radius, relative to the square root of the image area.
         spare: Whether labelled objects of the source are left out of a ``polygon``, ``part`` or ``mask``.
+        context_frac: Part of the image around it that the model sees, on each side, relative to its own width and height.
     """
 
     label: Text | None = None
@@ -164,6 +165,7 @@ class RegionSection(Section):
     find: Text | None = None
     grow_frac: Radius = 0.02
     spare: bool = True
+    context_frac: Annotated[float, Field(ge=0)] = 0.5
 
     @model_validator(mode="after")
     def _one_way(self) -> RegionSection:

@@ -145,6 +145,7 @@ class HeatMaps:
             (P, 3, h, w): attention probability in [0, 1], averaged over heads, layers of the group, steps of the third,
             and the tokens of the phrase.
         region: What was painted over, as RLE of the image's size: only there can they tell objects. None: everywhere.
+        window_xyxy: Left, upper, right and lower edge, in pixels, of the part of the image that they cover; None: all of it.
     """
 
     image_id: str
@@ -152,6 +153,7 @@ class HeatMaps:
     phrases: tuple[Phrase, ...]
     maps: Mapping[str, NDArray[np.float16]]
     region: RLE | None = None
+    window_xyxy: tuple[int, int, int, int] | None = None
 
     def __post_init__(self) -> None:
         for group, array in self.maps.items():

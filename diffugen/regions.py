@@ -43,6 +43,9 @@ LEAST_AREA_FRAC = 0.005
 LEAST_ROOM_FRAC = 0.5
 """Where spared objects take more of a region than this leaves, the source is not used: too little room beside them."""
 
+ALMOST_ALL_FRAC = 0.75
+"""A window that covers more of the image than this might as well be all of it."""
+
 KEPT_FRAC = 0.5
 """An object of which less remains outside the region is no longer labelled."""
 
@@ -75,6 +78,27 @@ def region_mask(region: Region, size_wh: tuple[int, int], name: str, instances: 
             if mask.sum() < LEAST_ROOM_FRAC * whole:
                 return None
     return mask if mask is not None and mask.sum() >= max(1, LEAST_AREA_FRAC * mask.size) else None
+
+
+def window_around(region: Mask, context_frac: float) -> tuple[int, int, int, int] | None:
+    """Return the part of an image that is shown to the model, so that a small region gets as many pixels as a large one.
+
+    Args:
+        region: bool (H, W), what is painted over.
+        context_frac: Pixels around it on each side, relative to its own width and height.
+
+    Returns:
+        Left, upper, right and lower edge in pixels; None for all of the image.
+    """
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    edges = []
+    for found, side in ((columns, region.shape[1]), (rows, region.shape[0])):
+        first, last = int(found[0]), int(found[-1]) + 1
+        margin = round(context_frac * (last - first))
+        edges.append((max(0, first - margin), min(side, last + margin)))
+    (left, right), (upper, lower) = edges
+    covered = (right - left) * (lower - upper) / region.size
+    return None if covered > ALMOST_ALL_FRAC else (left, upper, right, lower)
 
 
 def check_mask(path: str) -> Path:

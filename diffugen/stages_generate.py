@@ -20,7 +20,7 @@ from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import decode, encode
 from diffugen.prompts import child_prompts
 from diffugen.records import ImageRecord, Instances, LabelSet, Prompt
-from diffugen.regions import Mask, check_mask, outside, region_mask
+from diffugen.regions import Mask, check_mask, outside, region_mask, window_around
 from diffugen.sources import SourceImage, check_source, images_of_task, sources_outside
 from diffugen.stages import OnProgress, Result, label_method, label_stage
 from diffugen.taskplan import Task, choose_tasks, plan_tasks, task_prompts
@@ -280,7 +280,7 @@ def plan_from_sources(like: Like, found: Sequence[tuple[SourceImage, Mask | None
         prompts: Arguments of `diffugen.prompts.make_prompts`.
     """
     from diffugen.diffusion.generate import image_seed
-    from diffugen.diffusion.tasks import DEFAULT_STRENGTH, WORKING_SIZE, working_size
+    from diffugen.diffusion.tasks import DEFAULT_STRENGTH, WINDOW, WORKING_SIZE, working_size
 
     task = like.task
     usable = [(source, region) for source, region in found if region is not None or task.region is None]
@@ -301,9 +301,13 @@ def plan_from_sources(like: Like, found: Sequence[tuple[SourceImage, Mask | None
     plan = Plan([], skipped=len(found) - len(usable) + sum(not chosen for chosen in texts))
     strength = task.strength or DEFAULT_STRENGTH[task.task]
     for (source, region), chosen in zip(usable, texts, strict=True):
-        working_wh = working_size(source.size_wh, like.size_wh, like.unit)
+        window = None
+        if region is not None and task.region is not None:
+            window = window_around(region, task.region.context_frac)
+        seen_wh = source.size_wh if window is None else (window[2] - window[0], window[3] - window[1])
+        working_wh = working_size(seen_wh, like.size_wh, like.unit)
         size_wh = working_wh if region is None else source.size_wh
-        settings = {**like.settings, "strength": strength}
+        settings = {**like.settings, "strength": strength, **({} if window is None else {WINDOW: list(window)})}
         if size_wh != working_wh:
             settings[WORKING_SIZE] = list(working_wh)
         for number, prompt in enumerate(chosen):

@@ -29,6 +29,7 @@ class Region:
         find: The class that the detector looks for.
         grow_frac: Grown by this radius, relative to the square root of the image area.
         spare: Whether labelled objects are left out of a ``polygon``, ``part`` or ``mask``.
+        context_frac: Part of the image around it that the model sees, on each side, relative to its own width and height.
     """
 
     label: str | None = None
@@ -39,6 +40,7 @@ class Region:
     find: str | None = None
     grow_frac: float = 0.02
     spare: bool = True
+    context_frac: float = 0.5
 
 
 @dataclass(frozen=True)

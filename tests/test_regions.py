@@ -11,7 +11,7 @@ from diffugen.config import PARTS
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import areas, decode, encode
 from diffugen.records import Instances
-from diffugen.regions import outside, region_mask
+from diffugen.regions import outside, region_mask, window_around
 from diffugen.taskplan import Region
 
 SIZE_WH = (60, 40)
@@ -114,3 +114,18 @@ def test_mask_images_by_file_and_by_folder(tmp_path: Path) -> None:
 def test_bad_mask_images(tmp_path: Path, prepare: Any, message: str) -> None:
     with pytest.raises(DiffugenError, match=message):
         mask_of(Region(mask=str(prepare(tmp_path))))
+
+
+@pytest.mark.parametrize(
+    ("region", "context_frac", "expected"),
+    [
+        ((20, 10, 30, 20), 0.5, (15, 5, 35, 25)),
+        ((20, 10, 30, 20), 0.0, (20, 10, 30, 20)),
+        ((0, 30, 10, 40), 1.0, (0, 20, 20, 40)),
+        ((0, 20, 60, 40), 0.5, (0, 10, 60, 40)),
+        ((0, 20, 60, 40), 0.6, None),
+        ((20, 10, 30, 20), 100.0, None),
+    ],
+)
+def test_the_window_around_a_region(region: Any, context_frac: float, expected: Any) -> None:
+    assert window_around(box(*region), context_frac) == expected

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,7 +92,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_image_and_heat_maps_come_back_the_same(store: RunStore) -> None:
     record = make_record(5, task="img2img", parent="photo-1", origin="photo-1", source="a.png", seed=2**63 - 1)
-    rgb, heat_maps = make_rgb(record), make_heat_maps(record)
+    region = {"size": [24, 40], "counts": "abc"}
+    rgb, heat_maps = make_rgb(record), replace(make_heat_maps(record), region=region, window_xyxy=(1, 2, 30, 20))
     assert not store.has_image(record.id)
     store.add_image(record, rgb, heat_maps, seconds=2.5)
     assert store.has_image(record.id)
@@ -102,6 +104,8 @@ def test_image_and_heat_maps_come_back_the_same(store: RunStore) -> None:
     assert found.shape == (24, 40, 3)
     np.testing.assert_array_equal(found, rgb)
     assert_equal_heat_maps(store.heat_maps(record.id), heat_maps)
+    kept = store.heat_maps(record.id)
+    assert (kept.region, kept.window_xyxy) == (region, (1, 2, 30, 20))
 
 
 def test_image_without_heat_maps(store: RunStore) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from diffugen.diffusion.daam_backend import trace_with_daam
 from diffugen.diffusion.pipelines import quiet
 from diffugen.diffusion.tasks import (
+    WINDOW,
     WORKING_SIZE,
     Source,
     finished,
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 ATTENTION_BACKENDS = ("native", "daam")
 """``native``: our tracer. ``daam``: the package of that name, one image a call; the reference, not the fast one."""
 
-LOAD_SETTINGS = frozenset({"scheduler", "dtype", "loras", "embeddings", WORKING_SIZE})
+LOAD_SETTINGS = frozenset({"scheduler", "dtype", "loras", "embeddings", WORKING_SIZE, WINDOW})
 """Settings of an image that are no arguments of the call: most are already part of the loaded pipeline."""
 
 OWN_ARGUMENTS = frozenset(
@@ -222,9 +223,15 @@ def _generate_batch(
     made = [finished(job, image, one) for job, image, one in itertools.zip_longest(batch, images, sources)]
     seconds = (time.perf_counter() - started) / len(batch)
     return [
-        None if black else (job, image, HeatMaps(job.id, job.size_wh, job.prompt.phrases, found, job.region), seconds)
+        None if black else (job, image, _heat_maps(job, found), seconds)
         for job, image, found, black in zip(batch, made, maps, blackened, strict=True)
     ]
+
+
+def _heat_maps(job: ImageRecord, maps: Mapping[str, NDArray[np.float16]]) -> HeatMaps:
+    window = job.settings.get(WINDOW)
+    covered = None if window is None else (window[0], window[1], window[2], window[3])
+    return HeatMaps(job.id, job.size_wh, job.prompt.phrases, maps, job.region, covered)
 
 
 def _call(

@@ -25,6 +25,9 @@ DEFAULT_STRENGTH: Mapping[str, float] = {"img2img": 0.6, "inpaint": 1.0}
 WORKING_SIZE = "working_wh"
 """Setting of an image: the size at which its source is worked on, where that is not the image's own."""
 
+WINDOW = "window_xyxy"
+"""Setting of an in-painted image: the part of its source that is worked on, where that is not all of it; in pixels."""
+
 _EDGE_FRAC = 0.01
 """Width, relative to the image side, of the rim inside a region where it fades into the source."""
 
@@ -108,10 +111,15 @@ def task_arguments(pipeline: Any, batch: Sequence[ImageRecord], sources: Sequenc
     first = batch[0]
     width, height = first.settings.get(WORKING_SIZE, first.size_wh)
     arguments: dict[str, Any] = {"width": width, "height": height}
+    parts = [_part(record) for record in batch]
     if sources:
-        arguments["image"] = [_scaled(source.rgb, (width, height)) for source in sources]
+        arguments["image"] = [
+            _scaled(source.rgb[part], (width, height)) for source, part in zip(sources, parts, strict=True)
+        ]
     if first.task == "inpaint":
-        arguments["mask_image"] = [_scaled(_white(source.region), (width, height)) for source in sources]
+        arguments["mask_image"] = [
+            _scaled(_white(source.region)[part], (width, height)) for source, part in zip(sources, parts, strict=True)
+        ]
     taken = inspect.signature(type(pipeline).__call__).parameters
     return {name: value for name, value in arguments.items() if name in taken}
 
@@ -131,7 +139,10 @@ def finished(record: ImageRecord, made: RGB, source: Source | None) -> RGB:
     """
     if record.task != "inpaint" or source is None or source.region is None:
         return made
-    painted = np.asarray(_scaled(made, record.size_wh), dtype=np.float32)
+    part = _part(record)
+    height, width = source.region[part].shape
+    painted = source.rgb.astype(np.float32)
+    painted[part] = np.asarray(_scaled(made, (width, height)))
     share = _fading(source.region)[..., None]
     mixed = np.round(share * painted + (1 - share) * source.rgb).astype(np.uint8)
     return np.where(source.region[..., None], mixed, source.rgb)
@@ -154,6 +165,12 @@ def many_channels(pipeline: Any, task: str) -> Iterator[None]:
         yield
     finally:
         unet.register_to_config(in_channels=channels)
+
+
+def _part(record: ImageRecord) -> tuple[slice, slice]:
+    """The rows and columns of the source that are worked on."""
+    left, upper, right, lower = record.settings.get(WINDOW, (0, 0, None, None))
+    return slice(upper, lower), slice(left, right)
 
 
 def _scaled(pixels: NDArray[np.uint8], size_wh: tuple[int, int]) -> Any:

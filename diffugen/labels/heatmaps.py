@@ -41,7 +41,8 @@ def combine(
         step_weights: Weights of the first, middle and last third of the denoising steps; >= 0, not all 0.
 
     Returns:
-        float32 (P, height, width), >= 0, in units of attention probability; P phrases as in ``heat_maps.phrases``.
+        float32 (P, height, width), >= 0, in units of attention probability; P phrases as in ``heat_maps.phrases``. Outside
+        the window that the heat maps cover, each phrase has its lowest value.
 
     Raises:
         ConfigError: A pattern matches no group, or all weights are 0.
@@ -62,7 +63,13 @@ def combine(
     for name, weight in weights.items():
         array = np.nan_to_num(heat_maps.maps[name].astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         mean += np.float32(weight / total) * _enlarge(np.einsum("pshw,s->phw", array, steps), *grid_hw)
-    return _enlarge(mean, height, width)
+    if heat_maps.window_xyxy is None:
+        return _enlarge(mean, height, width)
+    left, upper, right, lower = heat_maps.window_xyxy
+    inside = _enlarge(mean, lower - upper, right - left)
+    heats = np.repeat(inside.min(axis=(1, 2)), height * width).reshape(-1, height, width)
+    heats[:, upper:lower, left:right] = inside
+    return heats
 
 
 def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str, float]:

@@ -75,6 +75,24 @@ def test_nothing_outside_the_region_changes(build: Callable[[str], Any], family:
     assert heat_maps.size_wh == size_wh
 
 
+def test_a_window_is_worked_on_alone(build: Callable[[str], Any]) -> None:
+    """The rest of a large photo costs nothing; the same window of another photo gives the same pixels in it."""
+    window = [40, 20, 140, 84]
+    record = job("inpaint", (300, 200), working_wh=[96, 64], window_xyxy=window)
+    painted = np.zeros((200, 300), dtype=bool)
+    painted[30:70, 60:120] = True
+    first = pixels((300, 200))
+    second = 255 - first
+    second[20:84, 40:140] = first[20:84, 40:140]
+    images = []
+    for rgb in (first, second):
+        [(_, image, heat_maps, _)] = generate(build("sd"), [record], source=lambda _, rgb=rgb: Source(rgb, painted))
+        assert np.array_equal(image[~painted], rgb[~painted]) and not np.array_equal(image, rgb)
+        assert heat_maps.window_xyxy == tuple(window) and heat_maps.maps["up-16x24"].any()
+        images.append(image)
+    assert np.array_equal(images[0][painted], images[1][painted])
+
+
 def test_a_weaker_img2img_stays_closer_to_its_source() -> None:
     pipeline = load_pipeline("miniature", device="cpu")
     jobs = [job("img2img", (64, 64), num_inference_steps=10, strength=strength) for strength in (0.2, 0.9)]

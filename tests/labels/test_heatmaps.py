@@ -62,6 +62,17 @@ def test_combine_keeps_width_and_height_apart():
     assert np.allclose(peaks, [(15.5, 81.1), (57.1, 9.1)], atol=2)
 
 
+def test_combine_puts_a_window_in_its_place():
+    whole = make_maps(size_wh=(96, 64))
+    part = HeatMaps("image", (300, 200), PHRASES, whole.maps, window_xyxy=(20, 30, 116, 94))
+    heats, inside = combine(part, ALL, EVEN), combine(whole, ALL, EVEN)
+    assert heats.shape == (2, 200, 300)
+    np.testing.assert_array_equal(heats[:, 30:94, 20:116], inside)
+    for heat, seen in zip(heats, inside, strict=True):
+        heat[30:94, 20:116] = seen.min()
+        assert (heat == seen.min()).all()
+
+
 def test_combine_weighs_steps_and_groups():
     shape = (2, 3, 4, 6)
     thirds = np.array([1.0, 2.0, 4.0], dtype=np.float16)[None, :, None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -12,7 +13,7 @@ from diffugen.errors import ConfigError
 from diffugen.labels.heatmaps import combine
 from diffugen.labels.label import LabelSettings, label, label_combined
 from diffugen.labels.score import TERMS, ScoreWeights
-from diffugen.labels.shapes import areas, boxes, decode, iou_matrix
+from diffugen.labels.shapes import areas, boxes, decode, encode, iou_matrix
 from diffugen.records import HeatMaps, Phrase, content_id
 
 WEIGHTS = ScoreWeights()
@@ -265,3 +266,23 @@ def test_setting_mistakes_are_listed_together():
     with pytest.raises(ConfigError) as failure:
         LabelSettings(method="x", threshold=7, accept=-1)
     assert len(failure.value.mistakes) == 3
+
+
+def test_labels_stay_within_the_region() -> None:
+    """An object inside the region and a hotter one outside, which was there before: only the first is labelled."""
+    heat = np.zeros((40, 60), dtype=np.float32)
+    heat[5:15, 40:55] = 4e-3
+    heat[25:37, 10:30] = 2e-3
+    region = np.zeros((40, 60), dtype=bool)
+    region[20:, :40] = True
+    maps = {"up-40x60": np.repeat(heat[None, None], 3, axis=1).astype(np.float16)}
+    settings = LabelSettings(method="paper", erode_frac=0, dilate_frac=0.1)
+    for method in ("paper", "compete"):
+        settings = dataclasses.replace(settings, method=method)
+        everywhere = label(HeatMaps("a", (60, 40), (Phrase("car", "car"),), maps), settings, ScoreWeights())
+        inside = label(
+            HeatMaps("a", (60, 40), (Phrase("car", "car"),), maps, region=encode(region)), settings, ScoreWeights()
+        )
+        assert len(everywhere) == 1 and decode(everywhere.rles[0])[10, 47]
+        [mask] = [decode(rle) for rle in inside.rles]
+        assert mask[25:37, 10:30].all() and not mask[~region].any()

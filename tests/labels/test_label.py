@@ -283,6 +283,6 @@ def test_labels_stay_within_the_region() -> None:
         inside = label(
             HeatMaps("a", (60, 40), (Phrase("car", "car"),), maps, region=encode(region)), settings, ScoreWeights()
         )
-        assert len(everywhere) == 1 and decode(everywhere.rles[0])[10, 47]
+        assert any(decode(rle)[10, 47] for rle in everywhere.rles)
         [mask] = [decode(rle) for rle in inside.rles]
         assert mask[25:37, 10:30].all() and not mask[~region].any()

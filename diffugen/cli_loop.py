@@ -110,7 +110,8 @@ def status(run: Annotated[Path, typer.Argument(help="The run's folder.")] = Path
             )
             decisions = ", ".join(f"{name} {count}" for name, count in one["decisions"].items())
             last = next(reversed(one["stages"]), "-")
-            shown.add_row(str(number), str(one["images"]), f"{per_image:.2f}", labelled, decisions or "-", last)
+            images = f"{one['images']}" + (f" (+ {one['dropped']} dropped)" if one["dropped"] else "")
+            shown.add_row(str(number), images, f"{per_image:.2f}", labelled, decisions or "-", last)
         out.print(shown)
         if any("promote" in one["stages"] for one in summary["rounds"].values()):
             out.print(rounds_table(store))

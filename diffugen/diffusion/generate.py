@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 ATTENTION_BACKENDS = ("native", "daam")
 """``native``: our tracer. ``daam``: the package of that name, one image a call; the reference, not the fast one."""
 
-LOAD_SETTINGS = frozenset({"scheduler", "dtype", "loras", "embeddings", WORKING_SIZE, WINDOW})
+LOAD_SETTINGS = frozenset({"scheduler", "dtype", "loras", "embeddings", "vae_tiling", WORKING_SIZE, WINDOW})
 """Settings of an image that are no arguments of the call: most are already part of the loaded pipeline."""
 
 OWN_ARGUMENTS = frozenset(

@@ -80,22 +80,32 @@ def region_mask(region: Region, size_wh: tuple[int, int], name: str, instances: 
     return mask if mask is not None and mask.sum() >= max(1, LEAST_AREA_FRAC * mask.size) else None
 
 
-def window_around(region: Mask, context_frac: float) -> tuple[int, int, int, int] | None:
+def window_around(
+    region: Mask, context_frac: float, proportions_wh: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
     """Return the part of an image that is shown to the model, so that a small region gets as many pixels as a large one.
 
     Args:
         region: bool (H, W), what is painted over.
         context_frac: Pixels around it on each side, relative to its own width and height.
+        proportions_wh: The window is widened or heightened to these proportions as far as the image goes, so that windows of
+            different regions are worked on at one size, and in one batch.
 
     Returns:
         Left, upper, right and lower edge in pixels; None for all of the image.
     """
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    spans = [(int(found[0]), int(found[-1]) + 1) for found in (columns, rows)]
+    sides = (region.shape[1], region.shape[0])
+    sizes = [
+        min(side, (1 + 2 * context_frac) * (last - first)) for (first, last), side in zip(spans, sides, strict=True)
+    ]
+    scale = max(size / proportion for size, proportion in zip(sizes, proportions_wh, strict=True))
     edges = []
-    for found, side in ((columns, region.shape[1]), (rows, region.shape[0])):
-        first, last = int(found[0]), int(found[-1]) + 1
-        margin = round(context_frac * (last - first))
-        edges.append((max(0, first - margin), min(side, last + margin)))
+    for (first, last), proportion, side in zip(spans, proportions_wh, sides, strict=True):
+        length = min(side, round(scale * proportion))
+        start = min(max(0, round((first + last - length) / 2)), side - length)
+        edges.append((start, start + length))
     (left, right), (upper, lower) = edges
     covered = (right - left) * (lower - upper) / region.size
     return None if covered > ALMOST_ALL_FRAC else (left, upper, right, lower)

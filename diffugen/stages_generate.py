@@ -182,10 +182,10 @@ def _make(
     store: RunStore, pipeline: Any, jobs: Sequence[ImageRecord], size: int, attention_backend: str
 ) -> Iterator[int]:
     """Make the images that are not there, and yield after each step how many more are there."""
-    from diffugen.diffusion.generate import generate
+    from diffugen.diffusion.generate import generate, grouped
 
     # Whole batches, of which some images may be there: in another batch an image would be rounded another way.
-    batches = [jobs[first : first + size] for first in range(0, len(jobs), size)]
+    batches = [group[first : first + size] for group in grouped(jobs) for first in range(0, len(group), size)]
     unfinished = [
         job
         for batch in batches

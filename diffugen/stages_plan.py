@@ -149,7 +149,7 @@ def plan_from_sources(like: Like, found: Sequence[tuple[SourceImage, RLE | None]
         if rle is not None and task.region is not None:
             region = decode(rle)
             kept = outside(source.instances or _nothing(size_wh), region).of_classes(tuple(prompts["classes"]))
-            window = window_around(region, task.region.context_frac)
+            window = window_around(region, task.region.context_frac, like.size_wh)
             if window is not None:
                 settings[WINDOW] = list(window)
                 seen_wh = (window[2] - window[0], window[3] - window[1])

@@ -117,15 +117,19 @@ def test_bad_mask_images(tmp_path: Path, prepare: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("region", "context_frac", "expected"),
+    ("region", "context_frac", "proportions_wh", "expected"),
     [
-        ((20, 10, 30, 20), 0.5, (15, 5, 35, 25)),
-        ((20, 10, 30, 20), 0.0, (20, 10, 30, 20)),
-        ((0, 30, 10, 40), 1.0, (0, 20, 20, 40)),
-        ((0, 20, 60, 40), 0.5, (0, 10, 60, 40)),
-        ((0, 20, 60, 40), 0.6, None),
-        ((20, 10, 30, 20), 100.0, None),
+        ((20, 10, 30, 20), 0.5, (64, 64), (15, 5, 35, 25)),
+        ((20, 10, 30, 20), 0.0, (64, 64), (20, 10, 30, 20)),
+        ((20, 10, 30, 20), 0.0, (128, 64), (15, 10, 35, 20)),
+        ((20, 10, 30, 15), 0.0, (64, 64), (20, 8, 30, 18)),
+        ((0, 30, 10, 40), 0.5, (64, 64), (0, 20, 20, 40)),
+        ((50, 0, 60, 4), 1.0, (64, 64), (30, 0, 60, 30)),
+        ((0, 20, 60, 40), 0.25, (64, 32), (0, 10, 60, 40)),
+        ((0, 20, 60, 40), 0.5, (64, 64), None),
+        ((20, 10, 30, 20), 100.0, (64, 64), None),
     ],
 )
-def test_the_window_around_a_region(region: Any, context_frac: float, expected: Any) -> None:
-    assert window_around(box(*region), context_frac) == expected
+def test_the_window_around_a_region(region: Any, context_frac: float, proportions_wh: Any, expected: Any) -> None:
+    found = window_around(box(*region), context_frac, proportions_wh)
+    assert found == expected

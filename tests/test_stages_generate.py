@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from diffugen.dataset import write_yolo
+from diffugen.diffusion.generate import grouped
 from diffugen.errors import DiffugenError
 from diffugen.labels.label import LabelSettings
 from diffugen.labels.score import ScoreWeights
@@ -319,3 +320,25 @@ def test_a_task_of_prompts_has_templates_attributes_and_count_of_its_own() -> No
     }  # fmt: skip
     with pytest.raises(DiffugenError, match="season"):
         task_prompts(tasks[0], tasks, {**prompts, "attributes": {**prompts["attributes"], "season": ["may"]}}, 0)
+
+
+def test_small_regions_of_large_photos_share_batches(store: RunStore, tmp_path: Path) -> None:
+    """Different windows, one working size: what is worked on has the model's number of pixels."""
+    folder = photos(tmp_path / "photos", 3, (320, 200))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number, (left, width) in enumerate(((10, 40), (150, 60), (200, 30))):
+        mask = np.zeros((200, 320), dtype=np.uint8)
+        mask[90:130, left : left + width] = 255
+        Image.fromarray(mask).save(masks / f"street-{number}.png")
+    generate(store, {**PIANOS, "source": str(folder), "region": {"mask": str(masks), "grow_frac": 0.0}}, batch_size=3)
+    records = list(store.records())
+    assert len({tuple(record.settings["window_xyxy"]) for record in records}) == 3
+    assert {tuple(record.settings["working_wh"]) for record in records} == {(64, 64)}
+    assert len(grouped(records)) == 1
+    for record in records:
+        region = decode(record.region)  # type: ignore[arg-type]
+        given = np.array(Image.open(record.source))
+        assert np.array_equal(store.image(record.id)[~region], given[~region])
+        heat_maps = store.heat_maps(record.id)
+        assert heat_maps.window_xyxy == tuple(record.settings["window_xyxy"])

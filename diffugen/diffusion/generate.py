@@ -155,7 +155,7 @@ def generate(
             tokens[job.prompt.id] = index_tokens(
                 pipeline, job.prompt.text, [phrase.text for phrase in job.prompt.phrases]
             )
-    for group in _groups(jobs):
+    for group in grouped(jobs):
         while group:
             batch = group[:batch_size]
             sources = [source(job) for job in batch if source is not None and job.parent is not None]
@@ -197,12 +197,14 @@ def _check_job(pipeline: Any, job: ImageRecord) -> None:
         )
 
 
-def _groups(jobs: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
-    """Jobs that one call can make, in the order of their first members."""
+def grouped(jobs: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
+    """Return the jobs that one call could make together, in the order of their first members."""
     groups: dict[str, list[ImageRecord]] = {}
     for job in jobs:
         # An empty negative prompt is not the same as none to every pipeline (SDXL), so the two are kept apart.
-        key = json.dumps([job.task, job.size_wh, dict(job.settings), bool(job.prompt.negative)], sort_keys=True)
+        settings = {name: value for name, value in job.settings.items() if name != WINDOW}
+        size_wh = settings.setdefault(WORKING_SIZE, list(job.size_wh))
+        key = json.dumps([job.task, size_wh, settings, bool(job.prompt.negative)], sort_keys=True)
         groups.setdefault(key, []).append(job)
     return list(groups.values())
 

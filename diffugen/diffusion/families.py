@@ -28,6 +28,10 @@ ADVICE = (
 """The way out that ends every message about a pipeline that cannot be traced."""
 
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+"""Names that a pipeline's text encoders have."""
+
+
 def denoiser_of(pipeline: Any) -> Any:
     """Return a pipeline's UNet or transformer, or None if it has neither."""
     denoiser = getattr(pipeline, "unet", None)
@@ -55,8 +59,8 @@ def check_traceable(pipeline: Any) -> None:
         reason = "it has no unet or transformer"
     elif not callable(getattr(pipeline, "encode_prompt", None)):
         reason = "it has no encode_prompt"
-    elif getattr(pipeline, "text_encoder", None) is None:
-        reason = "it has no text_encoder"
+    elif all(getattr(pipeline, name, None) is None for name in TEXT_ENCODERS):
+        reason = "it has no text encoder"
     elif not attention_modules(denoiser):
         reason = f"its {type(denoiser).__name__} has no attention modules of diffusers' kind"
     if reason:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffugen.diffusion.families import ADVICE, denoiser_of
+from diffugen.diffusion.families import ADVICE, TEXT_ENCODERS, denoiser_of
 from diffugen.diffusion.messages import quiet
 from diffugen.errors import ModelError, PromptError
 
@@ -106,7 +106,7 @@ def _text_sources(pipeline: Any) -> list[tuple[str, Any, int]]:
             ("text_encoder", pipeline.tokenizer, 0),
             ("text_encoder_3", pipeline.tokenizer_3, pipeline.tokenizer_max_length),
         ]
-    names = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipeline, name, None) is not None]
+    names = [name for name in TEXT_ENCODERS[:2] if getattr(pipeline, name, None) is not None]
     if not names:
         raise ModelError(
             f"{type(pipeline).__name__} has no text_encoder, so its prompts' words cannot be traced. {ADVICE}"

@@ -35,6 +35,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -215,6 +216,32 @@ def build_sdxl() -> StableDiffusionXLPipeline:
         add_watermarker=False,
     )
     make_peaky(pipeline.unet, 12.0)
+    return quiet(pipeline)
+
+
+def build_sdxl_refiner() -> StableDiffusionXLImg2ImgPipeline:
+    """Works on images alone, with the second of SDXL's text encoders alone."""
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    network = unet(
+        sample_size=16,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=5 * 8 + 32,
+        use_linear_projection=True,
+    )
+    make_peaky(network, 12.0)
+    pipeline = StableDiffusionXLImg2ImgPipeline(
+        vae=vae(levels=3),
+        text_encoder=None,
+        text_encoder_2=clip_encoder(tokenizer, projection=True),
+        tokenizer=None,
+        tokenizer_2=tokenizer,
+        unet=network,
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+        requires_aesthetics_score=True,
+        add_watermarker=False,
+    )
     return quiet(pipeline)
 
 
@@ -445,12 +472,13 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 
 OTHERS: dict[str, Callable[[], Any]] = {
     "sd-inpaint": build_sd_inpaint,
+    "sdxl-refiner": build_sdxl_refiner,
     "aura-flow": build_aura_flow,
     "aura-flow without joint layers": lambda: build_aura_flow(joint_layers=0),
     "deepfloyd": build_deepfloyd,
     "cascade": build_cascade,
 }
-"""Families that in-paint only, and families that cannot be traced."""
+"""Families that need an image, and families that cannot be traced."""
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoPipelineForText2Image, StableDiffusionInpaintPipeline
+from diffusers import AutoPipelineForText2Image, StableDiffusionInpaintPipeline, StableDiffusionXLImg2ImgPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -77,10 +77,13 @@ def traced_image(pipeline: Any, **settings: Any) -> tuple[Any, dict[str, Any]]:
 # Whole pipelines.
 
 
-def test_a_folder_that_in_paints(saved: Callable[[str], Path]) -> None:
+def test_folders_of_other_tasks(saved: Callable[[str], Path]) -> None:
     pipeline = load_pipeline(saved("sd-inpaint"), device="cpu")
     assert type(pipeline) is StableDiffusionInpaintPipeline
     assert pipeline.unet.config.in_channels == 9
+    refiner = load_pipeline(saved("sdxl-refiner"), device="cpu")
+    assert type(refiner) is StableDiffusionXLImg2ImgPipeline
+    assert refiner.text_encoder is None
 
 
 @pytest.mark.parametrize("family", ["sd2", "lcm", "sdxl", "flux", "pixart"])

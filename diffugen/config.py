@@ -81,7 +81,30 @@ def _chain(tasks: tuple[TaskSection, ...], info: ValidationInfo) -> tuple[TaskSe
         if prompts is not None:
             for template in task.templates:
                 _known_fields(template, [*prompts.attributes, *prompts.classes, *task.attributes])
+            _check_used(task.attributes, names[place], _templates_of(place, tasks, prompts))
     return tasks
+
+
+def _templates_of(place: int, tasks: tuple[TaskSection, ...], prompts: PromptsSection) -> tuple[str, ...]:
+    """Return the templates that a task's prompts come from; none where its sources bring their own."""
+    task = tasks[place]
+    names = [one.name or one.task for one in tasks]
+    source = task.source if task.source is not None or place == 0 else names[place - 1]
+    if task.templates:
+        return task.templates
+    if task.task == "txt2img":
+        return prompts.templates
+    return _templates_of(names.index(source), tasks, prompts) if source in names else ()
+
+
+def _check_used(attributes: Mapping[str, Any], name: str, templates: Sequence[str]) -> None:
+    fields = {field for template in templates for field in FIELD.findall(template)}
+    for attribute in attributes if templates else ():
+        if attribute not in fields:
+            raise ValueError(
+                f"attributes of the task {name!r} that its templates use, not {attribute!r}{hint(attribute, fields)}; the "
+                f"templates are {', '.join(map(repr, templates[:2]))}{' ...' if len(templates) > 2 else ''}"
+            )
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:

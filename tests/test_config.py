@@ -374,3 +374,30 @@ def test_every_knob_is_documented() -> None:
     for section in (config, config.prompts, config.diffusion, config.labels, config.score):
         for key in type(section).model_fields:
             assert f"\n        {key}: " in str(section.__doc__), f"{type(section).__name__} does not explain {key}"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        ("{task: img2img, attributes: {weathr: [rainy]}}", "not 'weathr', did you mean 'weather'?"),
+        ("{task: img2img}, {task: img2img, name: b, attributes: {light: [dim]}}", "of the task 'b' .* not 'light'"),
+        ("{task: img2img, templates: ['a {piano}'], attributes: {weather: [rainy]}}", "not 'weather'.*'a {piano}'"),
+        ("{task: img2img, templates: ['a {sofa}']}", "fields that are attributes or classes, not {sofa}"),
+        ("{task: img2img, source: img2img}", "a source that comes before the task 'img2img'"),
+        ("{task: img2img, region: {part: middle}}", "no region for img2img"),
+        ("{task: inpaint}", "a region for inpaint"),
+        ("{task: inpaint, region: {polygon: [[0, 0], [1, 1]]}}", "at least three corners"),
+        ("{task: inpaint, region: {polygon: [[0, 0], [1, 1], [2, 0]]}}", "at most 1"),
+        ("{task: inpaint, region: {detector: best.pt}}", "detector and find together"),
+        ("{task: txt2img, name: more, strength: 0.5}", "neither source nor strength for txt2img"),
+        ("{task: txt2img}", "two 'txt2img'"),
+    ],
+)
+def test_mistakes_in_tasks(tasks: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_config("miniature", [f"tasks=[{{task: txt2img}}, {tasks}]"])
+
+
+def test_a_source_from_outside_may_have_templates_of_its_own() -> None:
+    config = load_config("miniature", ["tasks=[{task: img2img, source: runs/streets, attributes: {light: [dim]}}]"])
+    assert config.tasks[0].attributes == {"light": ("dim",)}

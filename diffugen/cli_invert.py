@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 SAMPLE_PROMPTS = ("a photo of a {}", "a photo of a {} on a road")
 SAMPLE_SEEDS = 4
 SAMPLE_STEPS = 20
+NEUTRAL_HINT = (
+    "the captions said nothing but {token}, so it also means what all images share, such as their background: it may show "
+    "up in images, and heat maps of {token} may point at it. To keep it out, name it: --template 'a photo of a {{}} in a room'"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -82,8 +86,13 @@ def invert(
         load_embeddings(pipeline, [target])
         after = _samples(pipeline, prompts, token, guidance_scale, on_progress, len(prompts))
     sheet = _draw(target.with_suffix(".png"), prompts, {init: before, token: after})
-    console().print(
-        f"learned {token} from {len(photos)} images: {target}\nbefore and after: {sheet}\n"
+    shown = console()
+    shown.print(
+        f"learned {token} from {len(photos)} images: {target}\nbefore and after: {sheet}", soft_wrap=True, markup=False
+    )
+    if not template:
+        shown.print(NEUTRAL_HINT.format(token=token), soft_wrap=True, markup=False)
+    shown.print(
         f"use it: put {token} into a class's phrases (prompts.classes), and the file into the configuration:\n"
         f"  diffusion:\n    embeddings: [{target}]",
         soft_wrap=True,

@@ -56,6 +56,7 @@ def test_main_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     out = Path("embeddings/grand-piano.safetensors")
     assert f"learned {TOKEN} from 3 images: {out}" in shown
     assert f"embeddings: [{out}]" in shown
+    assert f"the captions said nothing but {TOKEN}" in shown and "--template 'a photo of a {} in a room'" in shown
     learned = load_file(out)[TOKEN]
     assert learned.shape == (3, 128)
     with Image.open(out.with_suffix(".png")) as sheet:

@@ -229,11 +229,6 @@ class AttentionTrace:
             return
         queries, text_start = part
         rows = self._rows
-        if attn_mask is None and key.shape[-2] == self._text_length and query.type() == "torch.FloatTensor":
-            # On the CPU, matrices as small as these are multiplied faster one by one than by a second call.
-            scale = kwargs.get("scale") or query.shape[-1] ** -0.5
-            self._add_probabilities((query[rows] * scale @ key[rows].transpose(-1, -2)).softmax(dim=-1))
-            return
         if attn_mask is not None:
             attn_mask = attn_mask[rows] if len(attn_mask) > 1 else attn_mask
             attn_mask = attn_mask[..., queries, :] if attn_mask.shape[-2] > 1 else attn_mask
@@ -252,13 +247,10 @@ class AttentionTrace:
                 f"the attention of {type(self._denoiser).__name__} is computed in slices, which cannot be traced. "
                 "Call disable_attention_slicing() on the pipeline; where memory is short, lower the batch size instead."
             )
-        self._add_probabilities(scores.view(self._batch, -1, *scores.shape[1:])[self._rows])
-        return scores
-
-    def _add_probabilities(self, probabilities: torch.Tensor) -> None:
-        """Add the probabilities of all tokens (images, heads, cells, tokens) to the running sums."""
+        probabilities = scores.view(self._batch, -1, *scores.shape[1:])[self._rows]
         mean = probabilities.mean(dim=1, keepdim=True)
         self._add(mean @ self._one_hot(mean, 1, self._text_length, self._phrases))
+        return scores
 
     def _image_queries(self, queries: int, keys: int) -> tuple[slice, int] | None:
         """Which queries are image cells and where the text keys start; None if the call attends to no prompt tokens."""

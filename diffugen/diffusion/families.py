@@ -61,7 +61,7 @@ def check_traceable(pipeline: Any) -> None:
         reason = "it has no encode_prompt"
     elif all(getattr(pipeline, name, None) is None for name in TEXT_ENCODERS):
         reason = "it has no text encoder"
-    elif not attention_modules(denoiser):
+    elif not any(hasattr(module, "set_processor") for module in denoiser.modules()):
         reason = f"its {type(denoiser).__name__} has no attention modules of diffusers' kind"
     if reason:
         raise ModelError(f"{type(pipeline).__name__} cannot be traced: {reason}. {ADVICE}")

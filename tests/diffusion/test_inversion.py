@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from diffugen.diffusion.inversion import load_embeddings, read_embeddings
 from diffugen.diffusion.inversion_train import TEMPLATES, encode_images, train_inversion
+from diffugen.diffusion.pipelines import set_scheduler
 from diffugen.diffusion.tokens import index_tokens
 from diffugen.diffusion.tracing import trace
 from diffugen.errors import DiffugenError, ModelError
@@ -169,6 +170,15 @@ def test_going_on_after_a_kill_gives_the_same_bits(sd: Any, tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "killed.safetensors", "killed.safetensors.checkpoint", "whole.safetensors", "whole.safetensors.checkpoint"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", ["pndm", "euler", "dpmsolver-multistep"])
+def test_the_sampler_does_not_matter(build: Callable[[str], Any], tmp_path: Path, sampler: str) -> None:
+    ours, other = build("sd"), build("sd")
+    set_scheduler(other, sampler)
+    assert type(other.scheduler) is not type(ours.scheduler)
+    first, second = (learn(one, tmp_path / f"{name}.safetensors", steps=2) for name, one in (("a", ours), ("b", other)))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_learning_in_bfloat16_keeps_the_token_in_float32(sd: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from diffugen.cli import main
 
 TASKS = (
     "tasks=[{task: txt2img, count: 12}, {task: txt2img, name: near, templates: ['a {piano} near {thing}'], "
-    "attributes: {thing: [a car, a wall]}}, {task: img2img, attributes: {weather: {snowy: 3, foggy: 1}}}, "
+    "attributes: {thing: [a car, a wall]}}, {task: img2img, source: txt2img, attributes: {weather: {snowy: 3, foggy: 1}}}, "
     "{task: inpaint, name: sky, source: near, templates: ['a {piano} [far] off'], region: {part: upper half}}]"
 )
 
@@ -79,7 +79,7 @@ def test_tasks_have_prompts_of_their_own_or_those_of_their_sources(
 ) -> None:
     shown = prompts(monkeypatch, capsys, "--set", TASKS, "--limit", "2")
     assert "12 prompts" in shown and "piano near a " in shown
-    assert "img2img of the images of near: the prompts depend on them" in shown
+    assert "img2img of the images of txt2img: the prompts depend on them" in shown
     assert "template: each image's own" in shown
     assert "weather becomes another of: snowy (weight 3), foggy (weight 1)" in shown
     assert "inpaint of the images of near" in shown

@@ -385,7 +385,7 @@ def _connect(uri: str) -> None:
         import fiftyone.core.odm.database as odm
 
         # It reads the environment once, when it is first imported; this may be the second session of a process.
-        odm._disconnect()
+        _disconnect()
         fo.config.database_uri = uri
         odm.get_db_conn()
     except Exception as error:  # mistakes of installation, versions and settings, of a dozen unrelated kinds
@@ -400,3 +400,7 @@ def _disconnect() -> None:
     odm = sys.modules.get("fiftyone.core.odm.database")
     if odm is not None:
         odm._disconnect()
+    repositories: Any = sys.modules.get("fiftyone.factory.repo_factory")
+    if repositories is not None:  # what deletes datasets keeps connections of its own
+        repositories._db = None
+        repositories.RepositoryFactory.repos.clear()

@@ -203,11 +203,7 @@ def _name(path: Path, folder: Path) -> str:
 def _passing_dataset() -> Iterator[Any]:
     """Yield an empty dataset that is gone at the end; FiftyOne itself drops it later, where the process is killed."""
     import fiftyone as fo
-    import fiftyone.factory.repo_factory as repositories
 
-    # What deletes a dataset would go on with the database of an earlier session of this process, which is closed.
-    repositories._db = None
-    repositories.RepositoryFactory.repos.clear()
     dataset = fo.Dataset(f"diffugen-{uuid.uuid4().hex}", persistent=False)
     try:
         yield dataset

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -228,30 +230,30 @@ def test_labels_without_a_pixel_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_export_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from diffugen.cli import main
+def test_export_of_a_run(tmp_path: Path, connected: str) -> None:
+    """In processes of their own: the tests' own database stays connected."""
 
-    def diffugen(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["diffugen", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return int(stop.value.code or 0)
+    def diffugen(*arguments: str, **environment: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "diffugen.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**os.environ, "COLUMNS": "200", **environment},
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    assert diffugen("generate", "--set", "diffusion.num_inference_steps=2", "--set", "prompts.count=3") == 0
-    assert diffugen("export", "runs/miniature", "--out", "set", "--format", "fiftyone") == 0
-    assert "images in set (fiftyone)" in capsys.readouterr().out
-    found = {name: instances for name, _, instances in read_fiftyone(Path("set"))}
-    with RunStore.open("runs/miniature", readonly=True) as store:
+    def export(out: str, **environment: str) -> tuple[int, str]:
+        return diffugen("export", "runs/miniature", "--out", out, "--format", "fiftyone", **environment)
+
+    assert diffugen("generate", "--set", "diffusion.num_inference_steps=2", "--set", "prompts.count=3")[0] == 0
+    code, said = export("set")
+    assert code == 0 and "images in set (fiftyone)" in said
+    found = {name: instances for name, _, instances in read_fiftyone(tmp_path / "set")}
+    with RunStore.open(tmp_path / "runs/miniature", readonly=True) as store:
         assert found.keys() == set(store.image_ids())
         for image_id, instances in found.items():
             [labels] = store.labels("attention", image_id=image_id)
             assert_equal_instances(instances, labels.instances)
-    assert diffugen("export", "runs/miniature", "--out", "set", "--format", "fiftyone") == 2
-    assert "in use" in capsys.readouterr().err
-    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9")
-    assert diffugen("export", "runs/miniature", "--out", "other", "--format", "fiftyone") == 2
-    errors = capsys.readouterr().err
-    assert "yolo-seg and coco need nothing more" in errors and "127.0.0.1:9" in errors and "Traceback" not in errors
-    assert not Path("other").exists()
+    code, said = export("set")
+    assert code == 2 and "in use" in said
+    code, said = export("other", FIFTYONE_DATABASE_URI="mongodb://127.0.0.1:9")
+    assert code == 2 and "yolo-seg and coco need nothing more" in said and "127.0.0.1:9" in said
+    assert "Traceback" not in said and not (tmp_path / "other").exists()

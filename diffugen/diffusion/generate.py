@@ -183,6 +183,12 @@ def generate(
 
 
 def _check_job(pipeline: Any, job: ImageRecord) -> None:
+    unet: Any = getattr(pipeline, "unet", None)
+    if job.task != "inpaint" and unet is not None and unet.config.in_channels == 2 * unet.config.out_channels + 1:
+        raise ModelError(
+            f"the model of this {type(pipeline).__name__} was made for in-painting alone (its UNet also reads a mask); use "
+            f"another model for {job.task}"
+        )
     known = set(inspect.signature(type(pipeline).__call__).parameters)
     free = (known - OWN_ARGUMENTS) | LOAD_SETTINGS
     unknown = sorted(set(job.settings) - free)

@@ -193,3 +193,10 @@ def test_tracing_leaves_the_images_bit_identical(build: Callable[[str], Any], fa
     assert np.array_equal(plain, watched)
     assert all(maps for maps in traced.maps())
     assert np.array_equal(plain, call())
+
+
+@pytest.mark.parametrize("task", ["txt2img", "img2img"])
+def test_a_model_made_for_inpainting_does_nothing_else(build: Callable[[str], Any], task: str) -> None:
+    record = job("img2img") if task == "img2img" else ImageRecord(CAR, 1, (96, 64), "tiny", settings=SETTINGS)
+    with pytest.raises(ModelError, match=f"made for in-painting alone.*another model for {task}"):
+        list(generate(build("sd-inpaint"), [record], source=source))

@@ -245,7 +245,7 @@ def export(
 ) -> None:
     """Write the labels that a round would train with as a dataset. Holes, pieces and scores are kept."""
     from diffugen.stages_labels import attention_method
-    from diffugen.stages_training import chosen_labels, held_out_prompts
+    from diffugen.stages_training import chosen_labels, held_out_families
 
     if format not in FORMATS:
         raise DiffugenError(f"unknown format {format!r}; one of {', '.join(FORMATS)}")
@@ -255,7 +255,7 @@ def export(
     policy.pop("known")
     val_frac = policy.pop("val_frac")
     with _open(folder, readonly=True) as store:
-        held_out = held_out_prompts(store, val_frac, settings.seed)
+        held_out = held_out_families(store, val_frac, settings.seed)
         chosen = dict(
             chosen_labels(store, attention_method(store), class_names=classes, **policy, **dict(settings.disagreement))
         )

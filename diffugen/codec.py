@@ -95,7 +95,7 @@ def rgb_to_png(rgb: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="PNG", compress_level=1)  # a quarter of the time for a fifth more bytes
+    Image.fromarray(rgb).save(buffer, format="PNG", compress_level=1)  # many times as fast, a little larger
     return buffer.getvalue()
 
 

@@ -80,25 +80,25 @@ def in_validation(prompt_id: str, val_frac: float, seed: int) -> bool:
     return int.from_bytes(digest[:6], "big") / 2**48 < val_frac
 
 
-def split_by_prompt(prompt_ids: Iterable[str], val_frac: float, seed: int) -> set[str]:
-    """Return the prompts whose images validate.
+def split_by_family(families: Iterable[str], val_frac: float, seed: int) -> set[str]:
+    """Return the families of images (`diffugen.records.ImageRecord.family`) that validate.
 
-    The first prompt that came trains, the second validates, and `in_validation` decides each later one. So, from two prompts
-    on, neither side is empty; and as later prompts change nothing about earlier ones, a prompt that validates in one round
+    The first family that came trains, the second validates, and `in_validation` decides each later one. So, from two families
+    on, neither side is empty; and as later families change nothing about earlier ones, a family that validates in one round
     never trains in another, nor the reverse.
 
     Args:
-        prompt_ids: In the order in which they came to the run, which must not change when prompts are added; repeated ids
-            count once.
-        val_frac: Part of the prompts that validate, in [0, 1); 0 for none at all.
-        seed: Another seed draws other prompts.
+        families: In the order in which they came to the run, which must not change when families are added; repeated
+            ones count once.
+        val_frac: Part of the families that validate, in [0, 1); 0 for none at all.
+        seed: Another seed draws others.
 
     Raises:
         DiffugenError: If ``val_frac`` lies outside [0, 1).
     """
     _check_val_frac(val_frac)
-    ids = list(dict.fromkeys(prompt_ids))
-    drawn = {prompt_id for prompt_id in ids[2:] if in_validation(prompt_id, val_frac, seed)}
+    ids = list(dict.fromkeys(families))
+    drawn = {family for family in ids[2:] if in_validation(family, val_frac, seed)}
     return drawn | set(ids[1:2]) if val_frac > 0 else set()
 
 

@@ -18,7 +18,7 @@ from diffugen.records import ImageRecord, LabelSet
 from diffugen.regions import check_mask
 from diffugen.sources import check_source, images_of_task, sources_outside
 from diffugen.stages import OnProgress, Result, label_method, label_stage
-from diffugen.stages_plan import Like, Plan, find_regions, plan_from_prompts, plan_from_sources
+from diffugen.stages_plan import Common, Plan, find_regions, plan_from_prompts, plan_from_sources
 from diffugen.taskplan import Task, choose_tasks, plan_tasks, task_prompts
 
 if TYPE_CHECKING:
@@ -128,10 +128,10 @@ def generate_stage(
                 loaded, device=device, dtype=dtype, scheduler=scheduler, offload=offload, vae_slicing=vae_slicing,
                 vae_tiling=vae_tiling, compile=compile, loras=loras, trust_remote_pickle=trust_remote_pickle,
             )  # fmt: skip
-            load_embeddings(pipeline, embeddings, trust_remote_pickle=trust_remote_pickle)
-        like = Like(task, loaded, shared, size_wh or default_size_wh(pipeline), size_unit(pipeline), seed, round)
+            load_embeddings(pipeline, embeddings)
+        common = Common(task, loaded, shared, size_wh or default_size_wh(pipeline), size_unit(pipeline), seed, round)
         if task.task == "txt2img":
-            plan = plan_from_prompts(like, task_prompts(task, planned, prompts, seed), images_per_prompt)
+            plan = plan_from_prompts(common, task_prompts(task, planned, prompts, seed), images_per_prompt)
         else:
             if task.source in names:
                 label_stage(store, labels, weights, round=round)
@@ -139,7 +139,7 @@ def generate_stage(
             else:
                 sources = list(sources_outside(store, str(task.source), task.count))
             found = find_regions(store, task, sources[: task.count], detector_device)
-            plan = plan_from_sources(like, found, prompts)
+            plan = plan_from_sources(common, found, prompts)
         total += len(plan.jobs)
         on_progress(done, total)
         for finished in _make(store, pipeline, plan.jobs, batch_size or IMAGES_A_BATCH, attention_backend):

@@ -18,7 +18,7 @@ from diffugen.dataset_policy import TrainingLabels
 from diffugen.metrics import Pair, average_precision
 from diffugen.stages import OnProgress, Result
 from diffugen.stages_labels import find
-from diffugen.stages_training import chosen_labels, held_out_prompts, train_stage
+from diffugen.stages_training import chosen_labels, held_out_families, train_stage
 
 if TYPE_CHECKING:
     from diffugen.dataset_read import Truth
@@ -204,7 +204,7 @@ def promote_stage(
         kind, images, items = "validation", validation.images, validation.items
     else:
         kind, images, items = _own_evidence(
-            store, held_out_prompts(store, val_frac, seed),
+            store, held_out_families(store, val_frac, seed),
             dict(
                 chosen_labels(
                     store, method, class_names=class_names, mask="attention", trust=trust, min_score=min_score,

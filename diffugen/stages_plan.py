@@ -27,7 +27,7 @@ LEAST_CONFIDENCE = 0.25
 
 
 @dataclass(frozen=True)
-class Like:
+class Common:
     """What the images of a task have in common.
 
     Attributes:
@@ -64,15 +64,15 @@ class Plan:
     skipped: int = 0
 
 
-def plan_from_prompts(like: Like, prompts: Sequence[Prompt], each: int) -> Plan:
+def plan_from_prompts(common: Common, prompts: Sequence[Prompt], each: int) -> Plan:
     """Plan ``each`` images of each prompt."""
     from diffugen.diffusion.generate import plan_jobs
 
     jobs = plan_jobs(
-        prompts, images_per_prompt=each, run_seed=like.seed, size_wh=like.size_wh, model=like.model,
-        settings=like.settings, round=like.round,
+        prompts, images_per_prompt=each, run_seed=common.seed, size_wh=common.size_wh, model=common.model,
+        settings=common.settings, round=common.round,
     )  # fmt: skip
-    return Plan([replace(job, step=like.task.name) for job in jobs])
+    return Plan([replace(job, step=common.task.name) for job in jobs])
 
 
 def find_regions(
@@ -113,18 +113,20 @@ def find_regions(
     return found
 
 
-def plan_from_sources(like: Like, found: Sequence[tuple[SourceImage, RLE | None]], prompts: Mapping[str, Any]) -> Plan:
+def plan_from_sources(
+    common: Common, found: Sequence[tuple[SourceImage, RLE | None]], prompts: Mapping[str, Any]
+) -> Plan:
     """Plan the images that are made of sources.
 
     Args:
-        like: What they have in common.
+        common: What they have in common.
         found: Sources with their regions; those without one are left out of ``inpaint``.
         prompts: Arguments of `diffugen.prompts.make_prompts`.
     """
     from diffugen.diffusion.generate import image_seed
     from diffugen.diffusion.tasks import DEFAULT_STRENGTH, WINDOW, WORKING_SIZE, working_size
 
-    task = like.task
+    task = common.task
     usable = [(source, region) for source, region in found if region is not None or task.region is None]
     if not usable:
         raise DiffugenError(
@@ -138,30 +140,30 @@ def plan_from_sources(like: Like, found: Sequence[tuple[SourceImage, RLE | None]
     texts = child_prompts(
         parents, templates=task.templates or (prompts["templates"] if untold else ()), changes=task.attributes,
         attributes=prompts["attributes"], classes=prompts["classes"], background=prompts["background"],
-        negative=prompts["negative"], images_each=task.images_per_source, seed=like.seed,
+        negative=prompts["negative"], images_each=task.images_per_source, seed=common.seed,
     )  # fmt: skip
     plan = Plan([], skipped=len(found) - len(usable) + sum(not chosen for chosen in texts))
     strength = task.strength or DEFAULT_STRENGTH[task.task]
     for (source, rle), chosen in zip(usable, texts, strict=True):
-        settings: dict[str, Any] = {**like.settings, "strength": strength}
+        settings: dict[str, Any] = {**common.settings, "strength": strength}
         size_wh = seen_wh = source.size_wh
         kept: Instances | None = None
         if rle is not None and task.region is not None:
             region = decode(rle)
             kept = outside(source.instances or _nothing(size_wh), region).of_classes(tuple(prompts["classes"]))
-            window = window_around(region, task.region.context_frac, like.size_wh)
+            window = window_around(region, task.region.context_frac, common.size_wh)
             if window is not None:
                 settings[WINDOW] = list(window)
                 seen_wh = (window[2] - window[0], window[3] - window[1])
-        working_wh = working_size(seen_wh, like.size_wh, like.unit)
+        working_wh = working_size(seen_wh, common.size_wh, common.unit)
         if rle is None:
             size_wh = working_wh
         elif size_wh != working_wh:
             settings[WORKING_SIZE] = list(working_wh)
         for number, prompt in enumerate(chosen):
             job = ImageRecord(
-                prompt, image_seed(like.seed, number, prompt, source.id), size_wh, like.model, task.task, settings,
-                like.round, parent=source.id, region=rle, origin=source.family, source=source.place, step=task.name,
+                prompt, image_seed(common.seed, number, prompt, source.id), size_wh, common.model, task.task, settings,
+                common.round, parent=source.id, region=rle, origin=source.family, source=source.place, step=task.name,
             )  # fmt: skip
             plan.jobs.append(job)
             if kept is not None:

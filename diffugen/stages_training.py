@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffugen.dataset import Item, write_yolo
-from diffugen.dataset_policy import TrainingLabels, in_validation, split_by_prompt, training_labels
+from diffugen.dataset_policy import TrainingLabels, in_validation, split_by_family, training_labels
 from diffugen.errors import DiffugenError
 from diffugen.stages import OnProgress, Result
 from diffugen.stages_labels import find
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from diffugen.store import RunStore
 
 
-def held_out_prompts(store: RunStore, val_frac: float, seed: int) -> set[str]:
+def held_out_families(store: RunStore, val_frac: float, seed: int) -> set[str]:
     """Return the families (`ImageRecord.family`: prompts or photos) that are held out, in this round as in every other one."""
-    return split_by_prompt((record.family for record in store.records()), val_frac, seed)
+    return split_by_family((record.family for record in store.records()), val_frac, seed)
 
 
 def chosen_labels(
@@ -105,7 +105,7 @@ def dataset_stage(
     """
     folder = store.folder / "datasets" / f"round-{round}"
     shutil.rmtree(folder, ignore_errors=True)  # of a stage that was killed before its result was kept
-    held_out = held_out_prompts(store, val_frac, seed)
+    held_out = held_out_families(store, val_frac, seed)
     chosen = dict(
         chosen_labels(
             store, method, class_names=class_names, mask=mask, trust=trust, min_score=min_score, min_iou=min_iou,

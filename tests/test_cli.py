@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from diffugen.cli import main
 from diffugen.miniature.measure import WEIGHTS
 from diffugen.store import RunStore
+from tests.command_line import run
 
 FAST = ("--set", "diffusion.num_inference_steps=2", "--set", "prompts.count=3")
 
@@ -20,16 +19,6 @@ FAST = ("--set", "diffusion.num_inference_steps=2", "--set", "prompts.count=3")
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["diffugen", *arguments])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_main_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

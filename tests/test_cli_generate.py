@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,11 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from diffugen.cli import main
 from diffugen.labels.shapes import decode
 from diffugen.miniature.measure import WEIGHTS
 from diffugen.miniature.scenes import scene_set
 from diffugen.store import RunStore
+from tests.command_line import run
 
 SIZE_WH = (101, 67)
 CONFIG = {
@@ -41,15 +40,6 @@ PHOTOS = {"task": "inpaint", "source": "photos", "region": {"part": "lower half"
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["diffugen", *arguments])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def configured(*tasks: dict, **changes: dict) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffugen import cli_invert
-from diffugen.cli import main
 from diffugen.cli_invert import read_images
 from diffugen.errors import DiffugenError
+from tests.command_line import run
 
 TOKEN = "<grand-piano>"
 FAST = ("--steps", "2", "--batch-size", "1", "--device", "cpu", "--sample", "a {} on a road")
@@ -25,16 +24,6 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(cli_invert, "SAMPLE_STEPS", 2)
     monkeypatch.setattr(cli_invert, "SAMPLE_SEEDS", 2)
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run the command line in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["diffugen", *arguments])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def picture(path: Path, size_wh: tuple[int, int] = (96, 64)) -> Path:

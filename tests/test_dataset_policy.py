@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffugen.dataset_policy import LEFT_OUT, ORIGINS, TrainingLabels, in_validation, split_by_prompt, training_labels
+from diffugen.dataset_policy import LEFT_OUT, ORIGINS, TrainingLabels, in_validation, split_by_family, training_labels
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
 from diffugen.records import Decision, Instances
@@ -186,8 +186,8 @@ PROMPTS = [f"prompt-{number}" for number in range(2000)]
 
 def test_about_the_wanted_part_validates() -> None:
     for val_frac in (0.1, 0.2, 0.5):
-        assert len(split_by_prompt(PROMPTS, val_frac, 0)) / len(PROMPTS) == pytest.approx(val_frac, abs=0.03)
-    first, second = split_by_prompt(PROMPTS, 0.2, 0), split_by_prompt(PROMPTS, 0.2, 1)
+        assert len(split_by_family(PROMPTS, val_frac, 0)) / len(PROMPTS) == pytest.approx(val_frac, abs=0.03)
+    first, second = split_by_family(PROMPTS, 0.2, 0), split_by_family(PROMPTS, 0.2, 1)
     assert len(first & second) / len(PROMPTS) == pytest.approx(0.04, abs=0.02)
 
 
@@ -196,14 +196,14 @@ def test_the_split_is_the_same_on_every_machine() -> None:
 
 
 def test_a_larger_part_keeps_who_validates_already() -> None:
-    assert split_by_prompt(PROMPTS, 0.1, 3) < split_by_prompt(PROMPTS, 0.3, 3)
+    assert split_by_family(PROMPTS, 0.1, 3) < split_by_family(PROMPTS, 0.3, 3)
 
 
 @given(
     st.lists(st.text(max_size=3), max_size=12), st.integers(0, 12), st.floats(0.001, 0.999), st.integers(0, 2**63 - 1)
 )
 def test_prompts_never_change_sides(ids: list[str], earlier: int, val_frac: float, seed: int) -> None:
-    before, after = split_by_prompt(ids[:earlier], val_frac, seed), split_by_prompt(ids, val_frac, seed)
+    before, after = split_by_family(ids[:earlier], val_frac, seed), split_by_family(ids, val_frac, seed)
     assert before == after & set(ids[:earlier])
     assert after <= set(ids)
     if len(set(ids)) >= 2:
@@ -212,9 +212,9 @@ def test_prompts_never_change_sides(ids: list[str], earlier: int, val_frac: floa
 
 
 def test_no_validation_where_none_is_wanted() -> None:
-    assert split_by_prompt(PROMPTS, 0, 0) == set()
-    assert split_by_prompt(PROMPTS[:1], 0.5, 0) == set()
-    assert split_by_prompt([], 0.5, 0) == set()
+    assert split_by_family(PROMPTS, 0, 0) == set()
+    assert split_by_family(PROMPTS[:1], 0.5, 0) == set()
+    assert split_by_family([], 0.5, 0) == set()
 
 
 @pytest.mark.parametrize("val_frac", [-0.1, 1, 1.5, float("nan")])
@@ -222,4 +222,4 @@ def test_impossible_parts_are_named(val_frac: float) -> None:
     with pytest.raises(DiffugenError, match="the validation part must lie in"):
         in_validation("prompt", val_frac, 0)
     with pytest.raises(DiffugenError, match="the validation part must lie in"):
-        split_by_prompt([], val_frac, 0)
+        split_by_family([], val_frac, 0)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from diffugen.cli import main
 from diffugen.dataset import write_yolo
 from diffugen.dataset_read import read_yolo
 from diffugen.miniature.scenes import exact_instances, scene_set
 from diffugen.stages import round_seed
 from diffugen.stages_review import review_stage
 from diffugen.store import RunStore
+from tests.command_line import run
 
 ROUND_0 = ("generate", "label", "dataset", "train", "promote", "evaluate")
 ROUND_1 = ("generate", "label", "relabel", "compare", "review", "tune", "dataset", "train", "promote", "evaluate")
@@ -42,15 +42,6 @@ def settings(truth: Path, **changes: object) -> list[str]:
         **changes,
     }
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["diffugen", *arguments])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def write_scenes(folder: Path, name: str, count: int, classes: list[str]) -> Path:

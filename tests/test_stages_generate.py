@@ -20,7 +20,7 @@ from diffugen.miniature.scenes import exact_instances, scene_set
 from diffugen.records import Instances
 from diffugen.stages import label_method, label_stage
 from diffugen.stages_generate import file_digest, generate_stage
-from diffugen.stages_training import held_out_prompts
+from diffugen.stages_training import held_out_families
 from diffugen.store import RunStore
 from diffugen.taskplan import choose_tasks, plan_tasks, task_prompts
 
@@ -95,7 +95,7 @@ def test_a_chain_knows_its_ancestry_and_carries_objects_on(store: RunStore) -> N
         assert not np.array_equal(store.image(piano.id), store.image(rain.id))
         for name, rle in zip(labels[piano.id].class_names, labels[piano.id].rles, strict=True):
             assert not (decode(rle) & (~region if name == "piano" else region)).any()
-    assert len(held_out_prompts(store, 0.5, 0)) < 3, "families, not images, are held out"
+    assert len(held_out_families(store, 0.5, 0)) < 3, "families, not images, are held out"
 
 
 def test_the_same_call_again_makes_nothing_new(store: RunStore, tmp_path: Path) -> None:

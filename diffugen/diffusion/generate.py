@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.diffusion.daam_backend import trace_with_daam
-from diffugen.diffusion.pipelines import quiet
+from diffugen.diffusion.messages import quiet
 from diffugen.diffusion.tasks import (
     WINDOW,
     WORKING_SIZE,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffugen.diffusion.pipelines import quiet
+from diffugen.diffusion.messages import quiet
 from diffugen.errors import ModelError, StoreError
 from diffugen.store_files import write_file
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
 
 
-def load_embeddings(pipeline: Any, files: Sequence[str | Path], *, trust_remote_pickle: bool = False) -> list[str]:
+def load_embeddings(pipeline: Any, files: Sequence[str | Path]) -> list[str]:
     """Teach a pipeline the tokens of files; all of them, or none where one file is at fault.
 
     A token with several vectors is written once in a prompt; the pipeline puts ``<t>``, ``<t>_1``, ... in its place.
@@ -31,7 +31,6 @@ def load_embeddings(pipeline: Any, files: Sequence[str | Path], *, trust_remote_
         pipeline: Stable Diffusion 1.x, 2.x or XL, from `pipelines.load_pipeline`.
         files: ``.safetensors`` (token's name to tensor; ``emb_params`` or ``clip_l`` and ``clip_g``, where the file's own
             name is the token), or ``.pt`` and ``.bin`` (``{token: tensor}``, or Automatic1111's ``string_to_param``).
-        trust_remote_pickle: Changes nothing: no form of these files needs code of their author to be run.
 
     Returns:
         The tokens in the files' order, as prompts must write them: in lower case where the tokenizer ignores case.

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.diffusion.inversion import as_read, check_free, text_encoders, write_embedding, write_tensors
-from diffugen.diffusion.pipelines import default_size_wh, quiet
+from diffugen.diffusion.messages import quiet
+from diffugen.diffusion.pipelines import default_size_wh
 from diffugen.errors import DiffugenError, ModelError
 from diffugen.records import content_id
 

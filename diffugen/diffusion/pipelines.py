@@ -19,8 +19,6 @@ from diffugen.diffusion.messages import first_line, quiet
 from diffugen.diffusion.pipelines_options import HUB_NAME, add_loras, compile_parts, place, save_memory
 from diffugen.errors import ModelError
 
-__all__ = ["default_size_wh", "first_line", "load_pipeline", "quiet", "set_scheduler"]
-
 MINIATURE = "miniature"
 """The name of the pipeline that comes with the package."""
 

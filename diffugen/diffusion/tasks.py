@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.diffusion.pipelines import first_line, quiet
+from diffugen.diffusion.messages import first_line, quiet
 from diffugen.errors import ModelError
 from diffugen.records import TASKS, ImageRecord
 

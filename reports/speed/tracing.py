@@ -18,7 +18,8 @@ import diffusers
 import torch
 
 from diffugen.diffusion.daam_backend import trace_with_daam
-from diffugen.diffusion.pipelines import default_size_wh, load_pipeline, quiet
+from diffugen.diffusion.messages import quiet
+from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.diffusion.tokens import index_tokens
 from diffugen.diffusion.tracing import trace
 from diffugen.errors import ModelError

@@ -378,7 +378,7 @@ def test_bad_files_leave_the_pipeline_alone(
         save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
     words, rows = len(sd.tokenizer), sd.text_encoder.get_input_embeddings().weight.clone()
     with pytest.raises(ModelError) as caught:
-        load_embeddings(sd, [tmp_path / "good.safetensors", path], trust_remote_pickle=True)
+        load_embeddings(sd, [tmp_path / "good.safetensors", path])
     assert condition in str(caught.value) and name in str(caught.value)
     assert len(sd.tokenizer) == words
     assert torch.equal(sd.text_encoder.get_input_embeddings().weight, rows)

@@ -11,7 +11,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from diffugen.diffusion.pipelines import default_size_wh, load_pipeline, quiet
+from diffugen.diffusion.messages import quiet
+from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.errors import ModelError
 
 

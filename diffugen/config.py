@@ -1,242 +1,36 @@
 """The configuration: frozen sections named after modules, with every mistake of a file in one list.
 
-The only home of pydantic. Knows which values are allowed, not what they do: loops pass them on as flat arguments. A new
-section is a class here and a field of `Config`.
+The files whose names begin with ``config`` are the only home of pydantic. They know which values are allowed, not what they do:
+loops pass them on as flat arguments. A new section is a class here and a field of `Config`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from diffugen.config_generation import PromptsSection, TaskSection, check_chain
+from diffugen.config_values import Device, Name, Radius, Section, SideWH, Text, Weight, some_weight
 from diffugen.configfiles import apply_overrides, config_path, find_config, list_configs, read_settings
 from diffugen.configmistakes import describe, hint
 from diffugen.configpaper import from_paper, is_paper_format
 from diffugen.errors import ConfigError
-from diffugen.records import TASKS, content_id
-from diffugen.sampling import FIELD
+from diffugen.records import content_id
 
-__all__ = ["Config", "config_path", "kept_config", "list_configs", "load_config"]
-
-
-def _own_fields(template: str, info: ValidationInfo) -> str:
-    """Check a template's fields, unless attributes or classes are themselves wrong."""
-    if {"attributes", "classes"} <= info.data.keys():
-        _known_fields(template, [*info.data["attributes"], *info.data["classes"]])
-    return template
-
-
-def _known_fields(template: str, names: Sequence[str]) -> None:
-    for field in FIELD.findall(template):
-        if field not in names:
-            raise ValueError(f"fields that are attributes or classes, not {{{field}}}{hint(field, names)}")
-
-
-def _some(values: Any) -> Any:
-    # Not pydantic's min_length: that one counts valid values only, and so complains about a wrong one twice.
-    if not values:
-        raise ValueError("at least one value")
-    return values
-
-
-def _some_weight(weights: Any) -> Any:
-    if not any(weights.values() if isinstance(weights, Mapping) else weights):
-        raise ValueError("at least one weight above 0")
-    return weights
-
-
-def _a_polygon(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-    if len(points) < 3:
-        raise ValueError("at least three corners")
-    return points
-
-
-def _chain(tasks: tuple[TaskSection, ...], info: ValidationInfo) -> tuple[TaskSection, ...]:
-    """Check names, that a source is not itself or a later task, and that the fields of templates can be filled."""
-    names = [task.name or task.task for task in tasks]
-    prompts: PromptsSection | None = info.data.get("prompts")
-    for place, task in enumerate(tasks):
-        if names[place] in names[:place]:
-            raise ValueError(f"tasks of different names; there are two {names[place]!r}: give one a name")
-        if task.source in names[place:]:
-            raise ValueError(f"a source that comes before the task {names[place]!r}; {task.source!r} does not")
-        if place == 0 and task.task != "txt2img" and task.source is None:
-            raise ValueError(f"a source for the first task, {task.task}: a folder of photos, a labelled set or a run")
-        if prompts is not None:
-            for template in task.templates:
-                _known_fields(template, [*prompts.attributes, *prompts.classes, *task.attributes])
-            _check_used(task.attributes, names[place], _templates_of(place, tasks, prompts))
-    return tasks
-
-
-def _templates_of(place: int, tasks: tuple[TaskSection, ...], prompts: PromptsSection) -> tuple[str, ...]:
-    """Return the templates that a task's prompts come from; none where its sources bring their own."""
-    task = tasks[place]
-    names = [one.name or one.task for one in tasks]
-    source = task.source if task.source is not None or place == 0 else names[place - 1]
-    if task.templates:
-        return task.templates
-    if task.task == "txt2img":
-        return prompts.templates
-    return _templates_of(names.index(source), tasks, prompts) if source in names else ()
-
-
-def _check_used(attributes: Mapping[str, Any], name: str, templates: Sequence[str]) -> None:
-    fields = {field for template in templates for field in FIELD.findall(template)}
-    for attribute in attributes if templates else ():
-        if attribute not in fields:
-            raise ValueError(
-                f"attributes of the task {name!r} that its templates use, not {attribute!r}{hint(attribute, fields)}; the "
-                f"templates are {', '.join(map(repr, templates[:2]))}{' ...' if len(templates) > 2 else ''}"
-            )
-
-
-def _matching(pattern: str, expected: str) -> AfterValidator:
-    def check(text: str) -> str:
-        if not re.search(pattern, text):
-            raise ValueError(expected)
-        return text
-
-    return AfterValidator(check)
-
-
-Text = Annotated[str, _matching(r"\S", "some text")]
-Name = Annotated[str, _matching(r"^\w[\w.-]*$", "letters, digits, '.', '_' and '-' only (it names files)")]
-Device = Annotated[
-    str, _matching(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu'")
+__all__ = [
+    "Config",
+    "PromptsSection",
+    "RegionSection",
+    "TaskSection",
+    "config_path",
+    "kept_config",
+    "list_configs",
+    "load_config",
 ]
-Texts = Annotated[tuple[Text, ...], AfterValidator(_some)]
-Weight = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Point = tuple[Share, Share]
-SideWH = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-Radius = Annotated[float, Field(ge=0, lt=0.2)]
-Values = Annotated[
-    Annotated[Texts, Tag("<values>")] | Annotated[dict[str, Weight], AfterValidator(_some_weight), Tag("<weights>")],
-    Discriminator(lambda given: "<weights>" if isinstance(given, dict) else "<values>"),
-]
-PARTS = (
-    "all", "upper half", "lower half", "left half", "right half", "upper third", "lower third", "left third",
-    "right third", "upper two thirds", "lower two thirds", "middle",
-)  # fmt: skip
-
-
-class Section(BaseModel):
-    """What all sections have in common: frozen, no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
-
-
-class PromptsSection(Section):
-    """Arguments of `diffugen.prompts.make_prompts`.
-
-    Attributes:
-        attributes: From a ``{field}`` of the templates to the values it can take, or to their weights.
-        classes: From a class name to the phrases that name it in a prompt.
-        templates: Texts with fields.
-        background: Words that name no object but compete with the objects for pixels.
-        negative: Negative text of every prompt.
-        count: How many prompts; None for every combination once.
-        sampling: How they are chosen among the combinations.
-    """
-
-    attributes: dict[str, Values] = Field(default_factory=dict)
-    classes: Annotated[dict[str, Texts], AfterValidator(_some)]
-    templates: Annotated[tuple[Annotated[Text, AfterValidator(_own_fields)], ...], AfterValidator(_some)]
-    background: tuple[Text, ...] = ()
-    negative: str = ""
-    count: Annotated[int, Field(ge=1)] | None = None
-    sampling: Literal["balanced", "sample", "product"] = "balanced"
-
-
-class RegionSection(Section):
-    """Which part of an image is painted over: exactly one of the first five, changed by the others.
-
-    Attributes:
-        label: The largest object of this class among the labels of the source.
-        detector: A checkpoint; the largest object of class ``find`` that it finds.
-        polygon: Corners as parts of width and height, in [0, 1].
-        part: A part of the image, such as ``lower half`` or ``middle``.
-        mask: A mask image of the source's size (white is painted over), or a folder of masks with the sources' names.
-        find: The class that the detector looks for.
-        grow_frac: Grown by this radius, relative to the square root of the image area.
-        spare: Whether labelled objects of the source are left out of a ``polygon``, ``part`` or ``mask``.
-        context_frac: Part of the image around it that the model sees, on each side, relative to its own width and height.
-    """
-
-    label: Text | None = None
-    detector: Text | None = None
-    polygon: Annotated[tuple[Point, ...], AfterValidator(_a_polygon)] | None = None
-    part: Literal[PARTS] | None = None  # type: ignore[valid-type]
-    mask: Text | None = None
-    find: Text | None = None
-    grow_frac: Radius = 0.02
-    spare: bool = True
-    context_frac: Annotated[float, Field(ge=0)] = 0.5
-
-    @model_validator(mode="after")
-    def _one_way(self) -> RegionSection:
-        ways = ("label", "detector", "polygon", "part", "mask")
-        given = [way for way in ways if getattr(self, way) is not None]
-        if len(given) != 1:
-            raise ValueError(f"exactly one of {', '.join(ways)}, not {' and '.join(given) or 'none'}")
-        if (self.detector is None) != (self.find is None):
-            raise ValueError("detector and find together: the checkpoint, and the class that it looks for")
-        return self
-
-
-class TaskSection(Section):
-    """One step of the generation: what is made, and of what.
-
-    Attributes:
-        task: ``txt2img`` makes images of prompts, ``img2img`` of other images, ``inpaint`` paints over a part of them.
-        name: What later tasks call it; the task if not given.
-        source: Images to start from: the name of an earlier task, a folder of photos, a labelled set (a YOLO-seg folder or
-            COCO file), or the folder of another run; None for the task before.
-        templates: Texts with fields, as in ``prompts``; empty: each source's own, or those of ``prompts`` where there is none.
-        attributes: Values for fields that differ from those of ``prompts``. A source's child gets another value than it has;
-            all fields that are not named here keep the source's values.
-        count: How many prompts (``txt2img``) or at most how many sources; None for as ``prompts`` says, or all.
-        images_per_source: Images that are made of each source, with different prompts where there are several.
-        strength: How much a source is changed, in (0, 1]; None for 0.6, or 1 for ``inpaint``.
-        region: What is painted over; for ``inpaint`` only.
-        model: Another diffusion model for this task, such as one that was made for inpainting; None for the configured one.
-    """
-
-    task: Literal[TASKS]  # type: ignore[valid-type]
-    name: Name | None = None
-    source: Text | None = None
-    templates: tuple[Text, ...] = ()
-    attributes: dict[str, Values] = Field(default_factory=dict)
-    count: Annotated[int, Field(ge=1)] | None = None
-    images_per_source: Annotated[int, Field(ge=1)] = 1
-    strength: Annotated[float, Field(gt=0, le=1)] | None = None
-    region: RegionSection | None = None
-    model: Text | None = None
-
-    @model_validator(mode="after")
-    def _keys_fit_the_task(self) -> TaskSection:
-        if (self.region is not None) != (self.task == "inpaint"):
-            raise ValueError(f"{'a' if self.task == 'inpaint' else 'no'} region for {self.task}")
-        if self.task == "txt2img" and (self.source is not None or self.strength is not None):
-            raise ValueError("neither source nor strength for txt2img, which starts from noise")
-        return self
 
 
 class DiffusionSection(Section):
@@ -305,8 +99,8 @@ class LabelsSection(Section):
     min_area_frac: Annotated[float, Field(ge=0, lt=1)] = 0.002
     max_area_frac: Annotated[float, Field(gt=0, le=1)] = 0.95
     instances: Literal["pieces", "one", "largest"] = "pieces"
-    groups: Annotated[dict[str, Weight], AfterValidator(_some_weight)] = Field(default_factory=lambda: {"*": 1.0})
-    step_weights: Annotated[tuple[Weight, Weight, Weight], AfterValidator(_some_weight)] = (1.0, 1.0, 1.0)
+    groups: Annotated[dict[str, Weight], AfterValidator(some_weight)] = Field(default_factory=lambda: {"*": 1.0})
+    step_weights: Annotated[tuple[Weight, Weight, Weight], AfterValidator(some_weight)] = (1.0, 1.0, 1.0)
     accept: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     @field_validator("max_area_frac")
@@ -336,7 +130,7 @@ class ScoreSection(Section):
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> ScoreSection:
-        _some_weight(self.model_dump())
+        some_weight(self.model_dump())
         return self
 
 
@@ -464,7 +258,7 @@ class Config(Section):
     name: Name = "miniature"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     prompts: PromptsSection
-    tasks: Annotated[tuple[TaskSection, ...], AfterValidator(_chain)] = ()
+    tasks: Annotated[tuple[TaskSection, ...], AfterValidator(check_chain)] = ()
     diffusion: DiffusionSection = Field(default_factory=DiffusionSection)
     labels: LabelsSection = Field(default_factory=LabelsSection)
     score: ScoreSection = Field(default_factory=ScoreSection)

@@ -64,19 +64,19 @@ class TrainingLabels:
             raise ValueError(f"an image trains or is left out; got origin {self.origin!r} and reason {self.reason!r}")
 
 
-def in_validation(prompt_id: str, val_frac: float, seed: int) -> bool:
-    """Return whether a prompt's images validate, by its hash alone: the answer never depends on other prompts.
+def in_validation(family: str, val_frac: float, seed: int) -> bool:
+    """Return whether a family's images validate, by its hash alone: the answer never depends on others.
 
     Args:
-        prompt_id: The prompt; all its images go the same way, or the validation images would be known from training.
-        val_frac: Part of the prompts that validate, in [0, 1).
-        seed: Another seed draws other prompts.
+        family: The family; all its images go the same way, or the validation images would be known from training.
+        val_frac: Part of the families that validate, in [0, 1).
+        seed: Another seed draws others.
 
     Raises:
         DiffugenError: If ``val_frac`` lies outside [0, 1).
     """
     _check_val_frac(val_frac)
-    digest = hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{family}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48 < val_frac
 
 

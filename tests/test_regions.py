@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffugen.config import PARTS
+from diffugen.config_generation import PARTS
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import areas, decode, encode
 from diffugen.records import Instances

@@ -1,0 +1,56 @@
+"""Kinds of values that sections of the configuration share, and what a section is. Knows no section."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+
+def some(values: Any) -> Any:
+    """Return the values if there are any."""
+    # Not pydantic's min_length: that one counts valid values only, and so complains about a wrong one twice.
+    if not values:
+        raise ValueError("at least one value")
+    return values
+
+
+def some_weight(weights: Any) -> Any:
+    """Return the weights, a mapping or a sequence, if one is above 0."""
+    if not any(weights.values() if isinstance(weights, Mapping) else weights):
+        raise ValueError("at least one weight above 0")
+    return weights
+
+
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.search(pattern, text):
+            raise ValueError(expected)
+        return text
+
+    return AfterValidator(check)
+
+
+Text = Annotated[str, _matching(r"\S", "some text")]
+Name = Annotated[str, _matching(r"^\w[\w.-]*$", "letters, digits, '.', '_' and '-' only (it names files)")]
+Device = Annotated[
+    str, _matching(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu'")
+]
+Texts = Annotated[tuple[Text, ...], AfterValidator(some)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Point = tuple[Share, Share]
+SideWH = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Radius = Annotated[float, Field(ge=0, lt=0.2)]
+Values = Annotated[
+    Annotated[Texts, Tag("<values>")] | Annotated[dict[str, Weight], AfterValidator(some_weight), Tag("<weights>")],
+    Discriminator(lambda given: "<weights>" if isinstance(given, dict) else "<values>"),
+]
+
+
+class Section(BaseModel):
+    """What all sections have in common: frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)

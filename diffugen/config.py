@@ -23,8 +23,6 @@ from diffugen.records import content_id
 
 __all__ = [
     "Config",
-    "PromptsSection",
-    "RegionSection",
     "TaskSection",
     "config_path",
     "kept_config",

@@ -48,7 +48,18 @@ LOAD_SETTINGS = frozenset({"scheduler", "dtype", "loras", "embeddings", "vae_til
 """Settings of an image that are no arguments of the call: most are already part of the loaded pipeline."""
 
 OWN_ARGUMENTS = frozenset(
-    {"self", "prompt", "negative_prompt", "width", "height", "image", "mask_image", "generator", "output_type"}
+    {
+        "self",
+        "prompt",
+        "negative_prompt",
+        "width",
+        "height",
+        "use_resolution_binning",
+        "image",
+        "mask_image",
+        "generator",
+        "output_type",
+    }
 )
 """Arguments of a pipeline's call that come from the record's other fields."""
 

@@ -110,7 +110,8 @@ def task_arguments(pipeline: Any, batch: Sequence[ImageRecord], sources: Sequenc
     """
     first = batch[0]
     width, height = first.settings.get(WORKING_SIZE, first.size_wh)
-    arguments: dict[str, Any] = {"width": width, "height": height}
+    # PixArt would otherwise generate at another size and resize, and the heat maps would not fit.
+    arguments: dict[str, Any] = {"width": width, "height": height, "use_resolution_binning": False}
     parts = [_part(record) for record in batch]
     if sources:
         arguments["image"] = [

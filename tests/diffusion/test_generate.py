@@ -173,3 +173,13 @@ def test_generation_is_quiet(sd: Any, capfd: pytest.CaptureFixture[str]) -> None
     list(generate(sd, plan(long)))
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
+
+
+def test_a_family_with_sizes_of_its_own_generates_the_asked_one(build: Callable[[str], Any]) -> None:
+    """PixArt would round the size to one that it was trained on, generate that, and resize."""
+    jobs = plan(CAR, images_per_prompt=1, settings={"num_inference_steps": 2, "guidance_scale": 4.0})
+    [(_, image, heat_maps, _)] = generate(build("pixart"), jobs)
+    assert image.shape == (64, 96, 3)
+    for group in heat_maps.maps:
+        height, width = map(int, group.rpartition("-")[2].split("x"))
+        assert 3 * height == 2 * width, "in the image's own proportions"

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "diffugen.errors": ("ConfigError", "DiffugenError", "ModelError", "PromptError", "StoreError"),
     "diffugen.records": ("HeatMaps", "ImageRecord", "Instances", "LabelSet", "Phrase", "Prompt"),
-    "diffugen.dataset": ("write_yolo",),
+    "diffugen.dataset.yolo": ("write_yolo",),
     "diffugen.detectors": ("Detector",),
     "diffugen.detectors.yolo": ("YoloDetector",),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,8 +30,16 @@ KINDS = ("overlooked", "spurious", "swapped", "badly_located")
 VERDICTS = ("attention", "model", "edited", "empty", "reject")
 """What a person can decide about an image; see `Decision`."""
 
+FIELD = re.compile(r"\{([^{}]*)\}")
+"""A ``{field}`` of a template; its first group is the field's name."""
+
 RLE = dict[str, Any]
 """COCO run-length encoding of one mask: ``{"size": [height, width], "counts": str}`` (compressed, ASCII)."""
+
+
+def one_line(text: str) -> str:
+    """Return the text with every run of white space, line breaks included, made one blank."""
+    return " ".join(text.split())
 
 
 def content_id(*parts: Any) -> str:
@@ -258,7 +267,7 @@ class Disagreement:
         image_id: The image.
         kind: ``overlooked`` (the model sees it, attention missed it), ``spurious`` (the reverse), ``swapped`` (one place,
             two classes) or ``badly_located`` (one class, low IoU).
-        severity: In [0, 1]; higher is worse. See `diffugen.disagreement`.
+        severity: In [0, 1]; higher is worse. See `diffugen.comparison.disagreement`.
         attention: Index in the attention labels; None if overlooked.
         model: Index in the model labels; None if spurious.
         iou: Mask IoU of the two; of an instance alone, its highest IoU with anything on the other side. In [0, 1].

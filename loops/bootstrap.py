@@ -17,23 +17,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffugen.config import Config
+from diffugen.config.sections import Config
 from diffugen.miniature.truth import exact_labels, find_truth
-from diffugen.report import write_report
-from diffugen.stages import Watch, files_missing, label_settings, label_stage, round_seed, run_stage
-from diffugen.stages_generate import generate_stage
-from diffugen.stages_judging import (
+from diffugen.report.write import write_report
+from diffugen.run.rounds import Watch, files_missing, promoted, round_seed, rounds_without_gain, run_stage
+from diffugen.run.store import RunStore
+from diffugen.stages.evaluate import (
     epochs_of_the_same_length,
     evaluate_stage,
     promote_stage,
-    promoted,
     reference_stage,
-    rounds_without_gain,
 )
-from diffugen.stages_labels import compare_stage, relabel_stage, tune_stage
-from diffugen.stages_review import review_stage
-from diffugen.stages_training import dataset_stage, train_stage
-from diffugen.store import RunStore
+from diffugen.stages.generate import generate_stage
+from diffugen.stages.label import label_settings, label_stage
+from diffugen.stages.relabel import compare_stage, relabel_stage, tune_stage
+from diffugen.stages.review import review_stage
+from diffugen.stages.train import dataset_stage, train_stage
 
 
 def main(
@@ -48,10 +47,10 @@ def main(
     """Run the loop.
 
     Args:
-        config: The run's `diffugen.config.Config`.
+        config: The run's `diffugen.config.sections.Config`.
         store: The run, open for writing.
         rounds: At most so many rounds.
-        review: How a person looks at disagreements: arguments of `diffugen.stages_review.review_stage`.
+        review: How a person looks at disagreements: arguments of `diffugen.stages.review.review_stage`.
         watch: Shows the progress of a stage.
         tell: Called with the number of each round that is finished.
 

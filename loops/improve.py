@@ -16,22 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffugen.config import Config
+from diffugen.config.sections import Config
 from diffugen.errors import DiffugenError
 from diffugen.miniature.truth import find_truth
-from diffugen.report import write_report
-from diffugen.stages import Watch, files_missing, label_settings, label_stage, round_seed, run_stage
-from diffugen.stages_generate import generate_stage
-from diffugen.stages_judging import (
-    evaluate_stage,
-    promote_stage,
-    promoted,
-    rounds_without_gain,
-)
-from diffugen.stages_labels import compare_stage, knows_any, relabel_stage, tune_stage
-from diffugen.stages_review import review_stage
-from diffugen.stages_training import dataset_stage, known_stage, train_stage
-from diffugen.store import RunStore
+from diffugen.report.write import write_report
+from diffugen.run.rounds import Watch, files_missing, promoted, round_seed, rounds_without_gain, run_stage
+from diffugen.run.store import RunStore
+from diffugen.stages.evaluate import evaluate_stage, promote_stage
+from diffugen.stages.generate import generate_stage
+from diffugen.stages.label import label_settings, label_stage
+from diffugen.stages.relabel import compare_stage, knows_any, relabel_stage, tune_stage
+from diffugen.stages.review import review_stage
+from diffugen.stages.train import dataset_stage, known_stage, train_stage
 
 
 def main(

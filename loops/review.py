@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffugen.config import Config
-from diffugen.report import write_report
-from diffugen.stages import Watch
-from diffugen.stages_judging import promoted
-from diffugen.stages_labels import attention_method, compare_stage, relabel_stage
-from diffugen.stages_review import review_stage
-from diffugen.store import RunStore
+from diffugen.config.sections import Config
+from diffugen.report.write import write_report
+from diffugen.run.rounds import Watch, promoted
+from diffugen.run.store import RunStore
+from diffugen.stages.relabel import attention_method, compare_stage, relabel_stage
+from diffugen.stages.review import review_stage
 
 
 def main(

@@ -17,20 +17,19 @@ PACKAGE = ROOT / "diffugen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "errors", "records", "sampling", "config", "codec", "ledger", "store", "prompts", "taskplan", "diffusion", "labels",
-    "matching", "disagreement", "dataset", "detectors", "metrics", "tune", "pictures", "sheets", "review", "report", "regions",
-    "sources", "stages", "executors", "miniature", "doctor", "cli",
+    "errors", "records", "config", "run", "prompts", "diffusion", "labels", "comparison", "dataset", "detectors", "tune",
+    "review", "report", "miniature", "stages", "cli",
 )  # fmt: skip
 
 HOMES = {
     "diffusers": ("diffusion/", "miniature/"),
     "daam": ("diffusion/", "miniature/"),
     "ultralytics": ("detectors/yolo",),
-    "optuna": ("tune.py",),
+    "optuna": ("tune/",),
     "fiftyone": ("review/",),
-    "pydantic": ("config",),
-    "sqlite3": ("ledger.py", "store"),
-    "cv2": ("labels/", "miniature/", "report", "pictures.py"),
+    "pydantic": ("config/",),
+    "sqlite3": ("run/",),
+    "cv2": ("labels/", "miniature/", "report/"),
 }
 
 HEAVY = (
@@ -40,11 +39,9 @@ HEAVY = (
 
 
 def layer_of(relative: str) -> str | None:
-    """``labels/score.py`` is of layer labels, ``store_files.py`` of layer store, ``__init__.py`` of none."""
+    """``labels/score.py`` is of layer labels, ``errors.py`` of layer errors, ``__init__.py`` of none."""
     name = relative.split("/")[0].removesuffix(".py")
-    if name == "__init__":
-        return None
-    return next((layer for layer in sorted(ORDER, key=len, reverse=True) if name.startswith(layer)), name)
+    return None if name == "__init__" else name
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -109,6 +106,17 @@ def test_public_names_resolve_and_only_they_do() -> None:
 def test_the_rules_can_fail(tmp_path: Path) -> None:
     bad = PACKAGE / "errors.py"
     assert list(imported(bad)) == ["__future__.annotations", "collections.abc.Sequence"]
-    assert layer_of("store_files.py") == "store"
     assert layer_of("labels/score.py") == "labels"
-    assert layer_of("helpers.py") not in ORDER
+    assert layer_of("labelshelpers.py") not in ORDER
+
+
+def test_the_top_level_stays_small() -> None:
+    names = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()} - {"__init__", "__pycache__", "py.typed"}
+    assert names - {"_loops", "_configs"} <= set(ORDER)
+    assert len(ORDER) <= 16
+
+
+def test_no_file_continues_a_package_by_its_name() -> None:
+    packages = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    families = [path.name for path in PACKAGE.glob("*_*.py") if path.name.split("_")[0] in packages]
+    assert not families, "such a file belongs inside the package"

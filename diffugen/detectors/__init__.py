@@ -41,7 +41,7 @@ class Detector(Protocol):
         """Train from this detector's checkpoint and return the path of the best new checkpoint.
 
         Args:
-            dataset: Folder in the YOLO-seg layout, as `diffugen.dataset.write_yolo` writes it.
+            dataset: Folder in the YOLO-seg layout, as `diffugen.dataset.yolo.write_yolo` writes it.
             out_folder: Where checkpoints and training records go.
             epochs: Passes over the training images.
             image_size: Longer side, in pixels, that images are scaled to.

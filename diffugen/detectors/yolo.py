@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.dataset import find_yolo
+from diffugen.dataset.yolo import find_yolo
 from diffugen.detectors import OnEpoch
 from diffugen.detectors.yolo_checkpoint import (
     contained,
@@ -93,7 +93,7 @@ class YoloDetector:
         bit by bit on one thread and to rounding (about 1e-6) on several.
 
         Args:
-            dataset: A folder with ``data.yaml``, or such a file: see `diffugen.dataset.write_yolo`.
+            dataset: A folder with ``data.yaml``, or such a file: see `diffugen.dataset.yolo.write_yolo`.
             out_folder: Gets ``weights/best.pt``, ``weights/last.pt``, ``results.csv`` and ``args.yaml``.
             epochs: Passes over the training images.
             image_size: Longer side in px that images are scaled to, at least 64; rounded up to a multiple of 32.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffugen.diffusion.messages import quiet
 from diffugen.errors import ModelError, StoreError
-from diffugen.store_files import write_file
+from diffugen.run.files import write_file
 
 if TYPE_CHECKING:
     import torch

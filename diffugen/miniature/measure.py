@@ -15,22 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config import load_config
+from diffugen.config.load import load_config
 from diffugen.diffusion.generate import Generated, generate, plan_jobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import combine, threshold
 from diffugen.labels.label import METHODS, LabelSettings, label
+from diffugen.labels.pictures import Panel, contact_sheet, enlarged
 from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import decode
+from diffugen.labels.sheets import attention_panel
 from diffugen.miniature import oracle
 from diffugen.miniature.page import measured_page
 from diffugen.miniature.scenes import CLASSES, KNOWN_CLASSES, scene_set
 from diffugen.miniature.sheet import scene_sheet
-from diffugen.pictures import Panel, contact_sheet, enlarged
-from diffugen.prompts import make_prompts
+from diffugen.prompts.make import make_prompts
 from diffugen.records import STEP_THIRDS, HeatMaps, Instances, Prompt
-from diffugen.sheets import attention_panel
 
 WEIGHTS = Path(__file__).parent / "weights"
 SETTINGS = {"num_inference_steps": 20, "guidance_scale": 3.0}

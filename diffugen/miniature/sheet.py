@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffugen.codec import rgb_to_png
-from diffugen.ledger import explained
+from diffugen.labels.pictures import Panel, contact_sheet, enlarged, label_overlay
+from diffugen.labels.sheets import TILE_HEIGHT
 from diffugen.miniature.scenes import CLASSES, RenderedScene, exact_instances
-from diffugen.pictures import Panel, contact_sheet, enlarged, label_overlay
-from diffugen.sheets import TILE_HEIGHT
+from diffugen.run.codec import rgb_to_png
+from diffugen.run.ledger import explained
 
 
 def scene_sheet(scenes: Iterable[RenderedScene], path: Path, columns: int = 4) -> Path:

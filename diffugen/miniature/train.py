@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffugen.dataset import Item
+from diffugen.dataset.files import Item
 from diffugen.errors import DiffugenError
 from diffugen.miniature.scenes import KNOWN_CLASSES, exact_instances
 
@@ -214,7 +214,7 @@ def _draw_samples(pipeline: StableDiffusionPipeline, path: Path) -> None:
     """Draw four seeds of each sample prompt, to see how the training goes."""
     import torch
 
-    from diffugen.pictures import Panel, contact_sheet
+    from diffugen.labels.pictures import Panel, contact_sheet
 
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.eval()
@@ -243,7 +243,7 @@ def _latents(work: Path, device: str) -> torch.Tensor:
 
 def _train_detector(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
     """Train YOLOv8n-seg from nothing on scenes without pianos: what COCO weights are to a user of the real thing."""
-    from diffugen.dataset import write_yolo
+    from diffugen.dataset.yolo import write_yolo
     from diffugen.detectors.yolo import YoloDetector
     from diffugen.detectors.yolo_checkpoint import save_safetensors
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from diffugen.dataset import Item
-from diffugen.dataset_read import Truth, read_truth
+from diffugen.dataset.files import Item
+from diffugen.dataset.truth import Truth, read_truth
 from diffugen.errors import DiffugenError
 from diffugen.miniature.scenes import CLASSES, SCENE_SETS, exact_instances, scene_set
 

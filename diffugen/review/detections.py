@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.codec import rgb_from_png
 from diffugen.labels.shapes import boxes, decode, encode, rescale
 from diffugen.records import RLE, Disagreement, Instances, LabelSet, content_id
 from diffugen.review.tags import Unclear
+from diffugen.run.codec import rgb_from_png
 
 IN_DATABASE_BYTES = 6_000_000
 """Masks of an image beyond this go to files: a document of MongoDB holds 16 MB, and an image has two label sets and a third."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from diffugen.records import Decision, Disagreement, ImageRecord, Instances, LabelSet, content_id
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from diffugen.review.database import environment
 from diffugen.review.detections import to_detections, to_instances
 from diffugen.review.queue import Entry, Queue, configured_classes, fingerprint, read_queue, same_outcome
 from diffugen.review.tags import ACCEPT, TAG_OF, VERDICT_OF, Unclear, misspelt, verdict_of
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
 
 COLOURS = {"attention": "#ff8c1a", "model": "#3d9bff", "human": "#3cb44b", "rank": "#5c6670", "kinds": "#5c6670"}
 """Of the App's fields."""

@@ -33,10 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.errors import DiffugenError
-from diffugen.pictures import enlarged, label_overlay
+from diffugen.labels.pictures import enlarged, label_overlay
 from diffugen.records import Decision, Disagreement, Instances, LabelSet
 from diffugen.review.queue import Entry, Queue, read_queue, same_outcome
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
 
 PAGE_NAME = "review.html"
 PICTURE_HEIGHT = 240

@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from diffugen.cli_loop import load_loop
-from diffugen.config import Config, load_config
+from diffugen.cli.loops import load_loop
+from diffugen.config.load import load_config
+from diffugen.config.sections import Config
 from diffugen.records import Instances
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
 
 HERE = Path(__file__).parent
 ROUNDS = 3
@@ -88,16 +89,15 @@ def judged(seed: int, work: Path) -> dict[str, Any]:
     Trained like the reference: from the same start, for as many steps as the loop. The oracle, a segmenter trained on exact
     masks, has no part in the loop.
     """
-    from diffugen.dataset import write_yolo
-    from diffugen.dataset_read import read_yolo
+    from diffugen.comparison.metrics import label_quality
+    from diffugen.dataset.yolo import read_yolo, write_yolo
     from diffugen.detectors.yolo import YoloDetector
     from diffugen.labels.shapes import encode
-    from diffugen.metrics import label_quality
     from diffugen.miniature.measure import WEIGHTS
     from diffugen.miniature.oracle import load_oracle, segment
     from diffugen.miniature.scenes import CLASSES
     from diffugen.miniature.truth import find_truth
-    from diffugen.stages_judging import epochs_of_the_same_length, measure
+    from diffugen.stages.evaluate import epochs_of_the_same_length, measure
 
     kept = work / f"seed-{seed}-oracle" / "result.json"
     if kept.is_file():

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
 
 HERE = Path(__file__).parent
 PHOTOS = 80

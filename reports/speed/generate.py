@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from random_models import random_pipeline
 
-from diffugen.config import load_config
+from diffugen.config.load import load_config
 from diffugen.diffusion.generate import generate
 from diffugen.diffusion.messages import quiet
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
@@ -36,7 +36,7 @@ from diffugen.labels.label import LabelSettings, label
 from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import encode
 from diffugen.records import TASKS, ImageRecord, LabelSet, Phrase, Prompt
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
 
 PROMPT = Prompt("a photo of a grand piano on a road", (Phrase("grand piano", "piano"), Phrase("road", None)))
 STRENGTH = 0.6

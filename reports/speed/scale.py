@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from diffugen.config import load_config
+from diffugen.config.load import load_config
 from diffugen.labels.label import LabelSettings
 from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import decode, encode
-from diffugen.prompts import make_prompts
+from diffugen.prompts.make import make_prompts
 from diffugen.records import HeatMaps, Instances, LabelSet
-from diffugen.stages import generate_stage, label_stage
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
+from diffugen.stages.label import generate_stage, label_stage
 
 HERE = Path(__file__).parent
 MOULDS = 40
@@ -92,7 +92,7 @@ def run(command: str, folder: Path) -> dict[str, float]:
     shutil.rmtree(folder / "export", ignore_errors=True)
     code = (
         "import sys; sys.argv = ['diffugen', *sys.argv[1:]]\n"
-        "from diffugen.cli import app\n"
+        "from diffugen.cli.app import app\n"
         "try: app()\n"
         "except SystemExit as stop:\n"
         "    if stop.code: raise\n"

@@ -13,7 +13,7 @@ pytest.register_assert_rewrite("tests.detectors.contract")
 
 if TYPE_CHECKING:
     from diffugen.detectors import Detector
-    from tests.detectors.contract import Fitted
+    from tests.support.detector_contract import Fitted
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from diffugen.dataset import write_yolo
-    from tests.detectors.contract import CLASSES, background, scene
+    from diffugen.dataset.yolo import write_yolo
+    from tests.support.detector_contract import CLASSES, background, scene
 
     train = [scene(0), scene(1, "truck", tall=True), scene(2), scene(3, "truck"), background(6)]
     splits = {"train": train, "val": [scene(4), scene(5, "truck")]}
@@ -37,6 +37,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(start: Detector, dataset: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Fitted:
-    from tests.detectors.contract import fit
+    from tests.support.detector_contract import fit
 
     return fit(start, dataset, tmp_path_factory.mktemp("fits") / "first")

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffugen.dataset import write_yolo
+from diffugen.dataset.yolo import write_yolo
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.detectors.yolo_checkpoint import import_ultralytics, load_checkpoint, save_safetensors
 from diffugen.errors import ConfigError, DiffugenError, ModelError
 from diffugen.labels import shapes
-from tests.detectors.contract import ANYTHING, SEED, DetectorContract, Fitted, Load, assert_same, scene
+from tests.support.detector_contract import ANYTHING, SEED, DetectorContract, Fitted, Load, assert_same, scene
 
 SCRATCH = "yolov8n-seg.yaml"
 

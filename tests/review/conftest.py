@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
 
 
 @pytest.fixture(scope="session")
 def made() -> SimpleNamespace:
     """The names of ``run_for_review.py``."""
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("run_for_review.py"))))
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "support" / "run_for_review.py")))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from diffugen.errors import DiffugenError
 from diffugen.review.database import URI_VARIABLE, _launch, _start, database, find_mongod
 
-CHILD = Path(__file__).with_name("database_child.py")
+CHILD = Path(__file__).parents[1] / "support" / "database_child.py"
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from diffugen.records import Decision, LabelSet
 from diffugen.review.queue import read_queue, same_outcome
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
 
 
 def test_images_stand_where_their_first_disagreement_stands(store: RunStore, made: SimpleNamespace) -> None:

@@ -17,7 +17,7 @@ from diffugen.records import KINDS, Decision, LabelSet
 from diffugen.review import detections
 from diffugen.review.queue import read_queue
 from diffugen.review.session import dataset_name, open_app, pull, push
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffugen.disagreement import compare
+from diffugen.comparison.disagreement import compare
 from diffugen.errors import DiffugenError
 from diffugen.records import Decision, HeatMaps, ImageRecord, LabelSet, Prompt
 from diffugen.review.queue import read_queue
 from diffugen.review.static import read_decisions, write_static
-from diffugen.store import RunStore
+from diffugen.run.store import RunStore
 
 
 class Page(HTMLParser):
@@ -125,7 +125,7 @@ def test_page_cannot_be_written(store: RunStore, tmp_path: Path) -> None:
 
 def test_page_does_not_load_fiftyone(store: RunStore, tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom diffugen.store import RunStore\n"
+        "import sys\nfrom pathlib import Path\nfrom diffugen.run.store import RunStore\n"
         "from diffugen.review.static import write_static, read_decisions\n"
         "write_static(RunStore.open(sys.argv[1], readonly=True), Path(sys.argv[2]))\n"
         "print(*(name for name in ('fiftyone', 'pymongo', 'psutil') if name in sys.modules))"

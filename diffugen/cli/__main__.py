@@ -1,0 +1,5 @@
+"""``python -m diffugen.cli`` is ``diffugen``."""
+
+from diffugen.cli.app import main
+
+main()

@@ -1,0 +1,1 @@
+"""Two label sets of one image compared: matched by mask IoU, contradictions ranked, quality measured."""

@@ -1,0 +1,156 @@
+"""Say where attention labels and model labels disagree, how badly, and in which order a person should look.
+
+Knows matches, classes and scores; not images, heat maps, decisions or files. Compares one image at a time, so that a run
+is never in memory; the queue holds one small record for each disagreement.
+
+Severity estimates how likely the *attention* label, or its absence, is wrong. Each side gives what speaks against the
+attention label: the model its confidence m in what it sees instead, the attention label its own doubt 1 - a, with a its
+score. A side that has no instance gives nothing; where both have one, the mean of the two counts:
+
+=================  ===================================  ==================================================================
+kind               severity                             why the factor
+=================  ===================================  ==================================================================
+``overlooked``     ``m * (1 - iou)``                    what lies on an attention label is a second name for that object
+``spurious``       ``1 - a``
+``swapped``        ``(m + 1 - a) / 2``
+``badly_located``  ``(m + 1 - a) / 2 * (1 - iou)``      the farther apart, the worse
+=================  ===================================  ==================================================================
+
+So severity never falls as the model grows surer and never rises as the attention label grows surer. The kinds are those of
+ObjectLab (Tkachenko et al. 2023) with ``spurious`` added; unlike there, masks are compared, and both sides' scores count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+
+from diffugen.comparison.matching import Match, check_iou, match
+from diffugen.errors import DiffugenError
+from diffugen.records import KINDS, Disagreement, Instances
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the comparison of an image's attention labels (first) with its model labels (second) gave.
+
+    Attributes:
+        image_id: The image.
+        agreements: Pairs of one class with a good IoU.
+        disagreements: Everything else; each instance of either side is in exactly one agreement or disagreement.
+    """
+
+    image_id: str
+    agreements: tuple[Match, ...]
+    disagreements: tuple[Disagreement, ...]
+
+
+def compare(
+    image_id: str, attention: Instances, model: Instances, *, min_iou: float = 0.1, good_iou: float = 0.5
+) -> Comparison:
+    """Compare the two label sets of one image.
+
+    Args:
+        image_id: The image.
+        attention: Attention labels, with their scores.
+        model: Model labels, with the detector's confidence as scores.
+        min_iou: Below this IoU two instances are not the same object.
+        good_iou: From this IoU on they agree on where it is; below it, pairs of one class are ``badly_located``, and
+            instances of two classes are two objects: one overlooked, one spurious.
+
+    Raises:
+        DiffugenError: If the images differ in size, or the thresholds are not ``0 <= min_iou <= good_iou <= 1``.
+    """
+    check_iou("min_iou", min_iou)
+    check_iou("good_iou", good_iou)
+    if min_iou > good_iou:
+        raise DiffugenError(f"min_iou ({min_iou}) is above good_iou ({good_iou}); lower min_iou or raise good_iou")
+    agreements: list[Match] = []
+    disagreements: list[Disagreement] = []
+    for pair in match(attention, model, min_iou=min_iou, min_iou_swapped=good_iou):
+        kind = _kind(pair, attention, model, good_iou)
+        if kind is None:
+            agreements.append(pair)
+            continue
+        score = None if pair.first is None else float(attention.scores[pair.first])
+        confidence = None if pair.second is None else float(model.scores[pair.second])
+        worst = severity(kind, score, confidence, pair.iou)
+        disagreements.append(Disagreement(image_id, kind, worst, pair.first, pair.second, pair.iou))
+    return Comparison(image_id, tuple(agreements), tuple(disagreements))
+
+
+def severity(kind: str, score: float | None, confidence: float | None, iou: float) -> float:
+    """Return how likely the attention label or its absence is wrong, in [0, 1]; the module's text has the formulas.
+
+    Args:
+        kind: One of `KINDS`.
+        score: Score of the attention label, in [0, 1]; None if there is none.
+        confidence: Confidence of the model label, in [0, 1]; None if there is none.
+        iou: IoU as in `Disagreement`.
+    """
+    against = [side for side in (confidence, None if score is None else 1 - score) if side is not None]
+    factor = 1 - iou if kind in ("overlooked", "badly_located") else 1.0
+    return sum(against) / len(against) * factor
+
+
+def rank(
+    disagreements: Iterable[Disagreement],
+    *,
+    prompt_ids: Mapping[str, str] | None = None,
+    balance_kinds: bool = False,
+) -> list[Disagreement]:
+    """Return the review queue of a run, what to look at first in front.
+
+    The order depends on the disagreements alone, not on the order they come in: severity, then image id, kind and indices.
+
+    Args:
+        disagreements: Of any number of images; an iterator is read once.
+        prompt_ids: From image id to prompt id. If given, the n-th of a prompt counts with severity / n, so that one prompt
+            that goes wrong everywhere does not fill the queue.
+        balance_kinds: Take the kinds in turn, each in its own order, until they run out: a kind whose severities are
+            small is seen too.
+
+    Raises:
+        DiffugenError: If ``prompt_ids`` lacks an image.
+    """
+    queue = sorted(disagreements, key=_order)
+    if prompt_ids is not None:
+        missing = sorted({item.image_id for item in queue} - set(prompt_ids))
+        if missing:
+            raise DiffugenError(
+                f"{len(missing)} of the images to rank have no prompt id, the first of them {missing[0]}; "
+                "give the prompt ids of all images of the run"
+            )
+        places = _places([prompt_ids[item.image_id] for item in queue])
+        worth = [item.severity / (1 + place) for item, place in zip(queue, places, strict=True)]
+        queue = [queue[index] for index in sorted(range(len(queue)), key=lambda index: -worth[index])]
+    if balance_kinds:
+        turns = _places([item.kind for item in queue])
+        queue = [queue[index] for index in sorted(range(len(queue)), key=turns.__getitem__)]
+    return queue
+
+
+def _kind(pair: Match, attention: Instances, model: Instances, good_iou: float) -> str | None:
+    if pair.first is None:
+        return "overlooked"
+    if pair.second is None:
+        return "spurious"
+    if attention.class_names[pair.first] != model.class_names[pair.second]:
+        return "swapped"
+    return "badly_located" if pair.iou < good_iou else None
+
+
+def _order(item: Disagreement) -> tuple[float, str, int, int, int]:
+    indices = [-1 if index is None else index for index in (item.attention, item.model)]
+    return -item.severity, item.image_id, KINDS.index(item.kind), indices[0], indices[1]
+
+
+def _places(groups: Iterable[Hashable]) -> list[int]:
+    """For each element, how many of its group stand before it."""
+    seen: Counter[Hashable] = Counter()
+    places = []
+    for group in groups:
+        places.append(seen[group])
+        seen[group] += 1
+    return places

@@ -1,0 +1,206 @@
+"""Configuration files: find them by name or path, read YAML, JSON or TOML, and apply ``--set key=value``.
+
+Knows file formats and where the shipped configurations lie. Does not know which keys and values are valid:
+`diffugen.config.sections` does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffugen.config.mistakes import hint
+from diffugen.errors import ConfigError
+
+DEFAULT_CONFIG = "miniature"
+"""The configuration that needs no download, used when none is named."""
+
+SUFFIXES = (".yaml", ".yml", ".json", ".toml")
+
+
+def list_configs() -> list[str]:
+    """Return the names of the shipped configurations, sorted."""
+    return sorted({path.stem for path in _folder().iterdir() if path.suffix in SUFFIXES})
+
+
+def config_path(name: str) -> Path:
+    """Return the file of a shipped configuration.
+
+    Raises:
+        ConfigError: There is none of that name; the message lists those there are.
+    """
+    for suffix in SUFFIXES:
+        if (path := _folder() / f"{name}{suffix}").is_file():
+            return path
+    raise ConfigError(
+        [
+            f"{name}: no shipped configuration has this name{hint(name, list_configs())}; there are "
+            f"{', '.join(list_configs())}; the name of a file of your own ends in {', '.join(SUFFIXES)}"
+        ]
+    )
+
+
+def find_config(source: str | Path | None) -> Path:
+    """Return the file that a name or path stands for; None stands for the default.
+
+    Raises:
+        ConfigError: No such file or shipped configuration; the message gives the nearest names.
+    """
+    if source is None:
+        return config_path(DEFAULT_CONFIG)
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return path
+    if path.suffix.lower() not in SUFFIXES and path.name == str(source):
+        return config_path(path.name)
+    if path.exists():
+        raise ConfigError([f"{path}: expected a file whose name ends in {', '.join(SUFFIXES)}"])
+    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+    near = hint(path.name, [sibling.name for sibling in siblings if sibling.suffix.lower() in SUFFIXES])
+    near = near or hint(path.stem, list_configs())
+    raise ConfigError([f"{path}: no such file{near}; shipped configurations: {', '.join(list_configs())}"])
+
+
+def read_settings(path: Path, mistakes: list[str]) -> dict[str, Any] | None:
+    """Read a configuration file without judging its keys.
+
+    Args:
+        path: File with one of ``SUFFIXES``.
+        mistakes: Gets a line for each mistake: what cannot be read, syntax with its line, keys given twice.
+
+    Returns:
+        The settings without empty top-level keys, so that an empty section keeps its defaults; None where the file
+        cannot be understood at all.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        settings = _parse(text, path.suffix.lower(), str(path), mistakes)
+    except OSError as error:
+        mistakes.append(f"{path}: cannot be read: {error.strerror}")
+        return None
+    except UnicodeDecodeError as error:
+        mistakes.append(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8")
+        return None
+    except (yaml.YAMLError, ValueError) as error:
+        mistakes.append(f"{path}: {_syntax(error)}")
+        return None
+    if not isinstance(settings, dict):
+        given = "nothing" if settings is None else f"a {type(settings).__name__}"
+        mistakes.append(f"{path}: expected lines of 'key: value', found {given}")
+        return None
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def apply_overrides(
+    settings: dict[str, Any], overrides: Sequence[str], mistakes: list[str]
+) -> dict[tuple[str, ...], str]:
+    """Write ``key.sub=value`` texts, values parsed as YAML, into the settings.
+
+    Args:
+        settings: Changed in place; sections that are missing are made.
+        overrides: E.g. ``["diffusion.num_inference_steps=5"]``; a list is given as a whole, ``"size_wh=[96, 64]"``.
+        mistakes: Gets a line for each override that cannot be read or placed.
+
+    Returns:
+        For each key that was written, as a path, how a message should call its origin.
+    """
+    origins: dict[tuple[str, ...], str] = {}
+    for text in overrides:
+        origin = f"--set {text}"
+        key, sign, value = text.partition("=")
+        path = tuple(part.strip() for part in key.split("."))
+        if not sign or not all(path):
+            mistakes.append(f"{origin}: expected key.sub=value, e.g. diffusion.num_inference_steps=20")
+            continue
+        try:
+            parsed = _parse(value, ".yaml", origin, mistakes)
+        except (yaml.YAMLError, ValueError) as error:
+            mistakes.append(f"{origin}: the value is {_syntax(error)}")
+            continue
+        section: Any = settings
+        for place, part in enumerate(path[:-1], start=1):
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                given = "a list; set it as a whole" if isinstance(section, list) else "not a section"
+                mistakes.append(f"{origin}: {'.'.join(path[:place])} is {given}")
+                break
+        else:
+            section[path[-1]] = parsed
+            origins[path] = origin
+    return origins
+
+
+def _folder() -> Path:
+    """Return the folder of shipped configurations: package data in a wheel, ``configs/`` in the repository."""
+    packaged = Path(__file__).parents[1] / "_configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def _parse(text: str, suffix: str, origin: str, mistakes: list[str]) -> Any:
+    if suffix == ".toml":
+        try:
+            import tomllib
+        except ImportError:
+            raise ValueError("TOML needs Python 3.11 or newer; use YAML or JSON") from None
+        return tomllib.loads(text)
+    if suffix == ".json":
+        return json.loads(text, object_pairs_hook=lambda pairs: _json_object(pairs, origin, mistakes))
+    loader = _Loader(text)
+    loader.origin, loader.mistakes = origin, mistakes
+    return loader.get_single_data()
+
+
+def _json_object(pairs: list[tuple[str, Any]], origin: str, mistakes: list[str]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    mistakes += [f"{origin}: the key {key!r} is given twice; drop one" for key in twice]
+    return dict(pairs)
+
+
+def _syntax(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"not YAML in line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON in line {error.lineno}: {error.msg}"
+    return f"not understood: {error}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the plain values of its version 1.2 and a complaint about keys given twice.
+
+    In version 1.1, PyYAML's, ``no`` is false, ``12:30`` is 750 and ``1e-3`` is a text: traps for attribute values.
+    """
+
+    origin: str
+    mistakes: list[str]
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            place, name = f"{self.origin}: line {key.start_mark.line + 1}", key.value
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.tag != "tag:yaml.org,2002:str":
+                self.mistakes.append(f"{place}: the key {name} is not text; put it in quotes")
+            elif name in lines:
+                self.mistakes.append(f"{place}: the key {name!r} is given in line {lines[name]} already; drop one")
+            else:
+                lines[name] = key.start_mark.line + 1
+        return node
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)

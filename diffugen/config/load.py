@@ -1,0 +1,75 @@
+"""Read a configuration from a file or from what a run keeps of it, with every mistake in one list."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from diffugen.config.files import apply_overrides, find_config, read_settings
+from diffugen.config.mistakes import describe
+from diffugen.config.paper import from_paper, is_paper_format
+from diffugen.config.sections import Config
+from diffugen.errors import ConfigError
+
+
+def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration.
+
+    Args:
+        source: A YAML, JSON or TOML file, the name of a shipped configuration, or None for ``miniature``. A file in the
+            paper's format is translated first; see `diffugen.config.paper`.
+        overrides: ``key.sub=value`` texts that win over the file; values are parsed as YAML. Keys are always DiffuGen's own.
+
+    Returns:
+        The configuration with defaults for what the file leaves out. Nothing is taken over from other files.
+
+    Raises:
+        ConfigError: Every mistake in file and overrides, each with its origin, key, given value and what is expected.
+
+    Example:
+        >>> load_config("miniature", ["diffusion.num_inference_steps=5"]).diffusion.num_inference_steps
+        5
+    """
+    path = find_config(source)
+    mistakes: list[str] = []
+    settings = read_settings(path, mistakes)
+    if settings is not None and is_paper_format(settings):
+        try:
+            settings, _ = from_paper(settings, str(path))
+        except ConfigError as error:
+            mistakes += error.mistakes
+            settings = None
+    return _checked(settings, str(path), overrides, mistakes)
+
+
+def kept_config(settings: Mapping[str, Any], origin: str, overrides: Sequence[str] = ()) -> Config:
+    """Return a configuration from what a run keeps of it (`Config.dump`).
+
+    Args:
+        settings: The kept values; keys that a later DiffuGen added take their defaults.
+        origin: Where they come from, for the error message.
+        overrides: As in `load_config`.
+
+    Raises:
+        ConfigError: Every mistake.
+    """
+    return _checked(json.loads(json.dumps(settings)), origin, overrides, [])
+
+
+def _checked(settings: dict[str, Any] | None, origin: str, overrides: Sequence[str], mistakes: list[str]) -> Config:
+    understood = settings is not None
+    settings = settings or {}
+    origins = apply_overrides(settings, overrides, mistakes)
+    if understood:
+        try:
+            # As JSON, because strict checking takes lists for tuples there, and whole numbers for floats, but no more.
+            config = Config.model_validate_json(json.dumps(settings, default=str))
+        except ValidationError as error:
+            mistakes += describe(error.errors(include_url=False), Config, settings, origin, origins)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config

@@ -1,0 +1,1 @@
+"""Labelled sets: which labels an image trains with, and YOLO-seg and COCO, written and read."""

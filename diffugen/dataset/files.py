@@ -1,0 +1,139 @@
+"""Fill a dataset folder that appears as a whole or not at all, whatever its format.
+
+Knows images, names and plans; not how labels are written (`diffugen.dataset.yolo`, `diffugen.dataset.coco`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffugen.errors import DiffugenError, StoreError
+from diffugen.labels import shapes
+from diffugen.records import Instances
+
+SPLITS = ("train", "val", "test")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+Item = tuple[str, NDArray[np.uint8], Instances]
+"""Name of an image (its file name without the ending), uint8 (H, W, 3) RGB pixels, and the objects in it."""
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill that becomes ``folder`` when all went well, and is gone otherwise.
+
+    Raises:
+        StoreError: If ``folder`` is in use or cannot be written.
+    """
+    folder = folder.absolute()
+    partial = folder.with_name(f".{folder.name}.partial")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"{folder} is in use; remove it or choose another folder for the dataset")
+    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call left
+    try:
+        with writing(partial):
+            partial.mkdir(parents=True)
+        yield partial
+        with writing(folder):
+            partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_plan(splits: Mapping[str, Iterable[Item]], class_names: Sequence[str]) -> dict[str, int]:
+    """Return the number of each class after checking splits and class names.
+
+    Raises:
+        DiffugenError: If a split is unknown, there is none, or the class names are empty or repeated.
+    """
+    unknown = sorted(set(splits) - set(SPLITS))
+    if unknown or not splits:
+        raise DiffugenError(f"splits are {', '.join(SPLITS)}, at least one; got {', '.join(splits) or 'none'}")
+    if not class_names or len(set(class_names)) < len(class_names):
+        raise DiffugenError(f"a dataset needs class names, each once; got {list(class_names)}")
+    return {name: number for number, name in enumerate(class_names)}
+
+
+def checked(items: Iterable[Item], numbers: Mapping[str, int], names: set[str]) -> Iterator[Item]:
+    """Yield the items, each without its empty masks, after checking that it fits.
+
+    Args:
+        items: Items of one split; read once.
+        numbers: From class name to number.
+        names: The names used so far, in all splits; grows.
+
+    Raises:
+        DiffugenError: If a name cannot be a file's or occurs twice, an image is not uint8 RGB of its labels' size, or a
+            class is unknown.
+    """
+    for name, image, instances in items:
+        _check_item(name, image, instances, numbers)
+        if name in names:
+            raise DiffugenError(f"image {name!r} occurs twice in the dataset; give each image to one split, once")
+        names.add(name)
+        yield name, image, instances.take(np.flatnonzero(shapes.areas(instances.rles)).tolist())
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Return an image file's pixels, uint8 (H, W, 3) RGB, turned the way it is meant to be seen.
+
+    Raises:
+        DiffugenError: If it cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+    except Exception as error:  # Pillow raises a dozen unrelated kinds over damaged bytes
+        raise DiffugenError(
+            f"cannot read the image {path} ({error}); replace it, or remove it and its labels"
+        ) from error
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write uint8 (H, W, 3) RGB pixels as PNG."""
+    from PIL import Image
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, with line ends as they are."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError inside into a StoreError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise StoreError(f"cannot write {path}: {reason}; free space or choose another folder") from error
+
+
+def _check_item(name: str, image: NDArray[np.uint8], instances: Instances, numbers: Mapping[str, int]) -> None:
+    if not name or Path(name).name != name or name.startswith("."):
+        raise DiffugenError(f"{name!r} cannot be the name of an image file; use letters, digits, '-' and '_'")
+    width, height = instances.size_wh
+    if image.dtype != np.uint8 or image.shape != (height, width, 3):
+        raise DiffugenError(
+            f"image {name!r} is {image.dtype} {image.shape}; its labels need uint8 (H, W, 3) = {(height, width, 3)}"
+        )
+    unknown = sorted(set(instances.class_names) - set(numbers))
+    if unknown:
+        raise DiffugenError(
+            f"image {name!r} has labels of {', '.join(map(repr, unknown))}, not among the classes {', '.join(numbers)}; "
+            "add the class or leave the labels out"
+        )

@@ -1,0 +1,153 @@
+"""Masks in label files: taken from polygons, boxes and run lengths that others wrote, and drawn as the one ring of a YOLO row.
+
+Knows points and run lengths; no classes, images or files. Whatever is wrong is a ValueError that says what; the reader of the
+file adds where. A pixel belongs to a polygon if its centre lies inside (even-odd), as in COCO's own rasteriser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from diffugen.labels import shapes
+from diffugen.records import RLE
+
+
+def rle_from_rings(rings: Sequence[NDArray[np.float64]], size_wh: tuple[int, int]) -> RLE:
+    """Return the mask that rings, each (P, 2) px with P >= 3, fill together; what lies outside the image is cut off.
+
+    Rings too thin to hold a pixel's centre give the pixels that they run through.
+
+    Raises:
+        ValueError: If all of it lies outside.
+    """
+    width, height = size_wh
+    inside = [ring for ring in rings if (ring.max(axis=0) >= 0).all() and (ring.min(axis=0) <= size_wh).all()]
+    if not inside:
+        raise ValueError(f"it lies outside the image of {width} x {height} px")
+    clipped = [ring.clip(0, size_wh) for ring in inside]
+    rle = _text_form(coco.merge(coco.frPyObjects([ring.ravel().tolist() for ring in clipped], height, width)))
+    if coco.area(rle):
+        return rle
+    return shapes.encode(
+        shapes.mask_from_polygons([ring.clip(0, np.subtract(size_wh, 0.5)) for ring in clipped], size_wh)
+    )
+
+
+def rle_from_box(xyxy: Sequence[float], size_wh: tuple[int, int]) -> RLE:
+    """Return the filled rectangle of a box in px.
+
+    Raises:
+        ValueError: If the box has no area, or lies outside the image.
+    """
+    x0, y0, x1, y1 = xyxy
+    if not (x1 > x0 and y1 > y0):
+        raise ValueError(f"a box of {x1 - x0:g} x {y1 - y0:g} px")
+    return rle_from_rings([np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])], size_wh)
+
+
+def rle_from_coco(value: Any, size_wh: tuple[int, int]) -> RLE:
+    """Return COCO's RLE, compressed or not, in the compressed form, after checking that it fills the image exactly.
+
+    Raises:
+        ValueError: If it is damaged, or of another size than the image.
+    """
+    width, height = size_wh
+    try:
+        size, counts = [int(side) for side in value["size"]], value["counts"]
+        runs = _run_lengths(counts) if isinstance(counts, str) else [int(run) for run in counts]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"no run-length encoding with 'size' and 'counts' ({error})") from error
+    if size != [height, width]:
+        raise ValueError(f"a mask of size (h, w) = {size} in an image of {[height, width]}")
+    # The C code below reads past its memory where the runs do not fit.
+    if any(run < 0 for run in runs) or sum(runs) != height * width:
+        raise ValueError(f"run lengths that cover {sum(runs)} of {height * width} px")
+    if isinstance(counts, str):
+        return {"size": size, "counts": counts}
+    return _text_form(coco.frPyObjects({"size": size, "counts": runs}, height, width))
+
+
+def rings_from_lists(lists: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
+    """Return COCO's polygons, each ``[x, y, x, y, ...]`` in px, as (P, 2) arrays.
+
+    Raises:
+        ValueError: If one has fewer than three points, half a point, or something that is no number.
+    """
+    rings = []
+    for values in lists:
+        try:
+            points = np.array(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError("a polygon with something that is no number") from error
+        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+            raise ValueError(f"a polygon of {points.size} numbers; expected x and y of at least three points")
+        rings.append(points.reshape(-1, 2))
+    return rings
+
+
+def _run_lengths(counts: str) -> list[int]:
+    """The run lengths in COCO's text: 5 bits a letter, the 6th says that more follow; from the 4th run on, differences."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in counts:
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"the letter {letter!r} in 'counts'")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("'counts' is cut off")
+    return runs
+
+
+def _text_form(rle: dict[str, Any]) -> RLE:
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def yolo_polygon(rle: RLE) -> NDArray[np.float64]:
+    """Return one ring, (P, 2) px, that stands for a mask with all its pieces and holes; empty for an empty mask.
+
+    Each hole and each further piece is reached by a bridge of no width, there and back, from the nearest point of what is
+    joined already; filled by the even-odd rule, as YOLO's rasteriser does it, holes stay open. A bridge between pieces draws
+    a line one pixel wide. The ring runs close to the outer edge of the border pixels instead of through their centres, so
+    that small objects keep their size when the image is scaled.
+    """
+    height, width = rle["size"]
+    fine = max(2, min(4, 1024 // max(height, width, 1)))
+    pieces = shapes.outlines(shapes.rescale(rle, (width * fine, height * fine)))
+    if not pieces:
+        return np.zeros((0, 2))
+    rings = [_join([piece.outer, *piece.holes]) for piece in sorted(pieces, key=lambda piece: -len(piece.outer))]
+    return _join(rings).astype(np.float64) / fine
+
+
+def _join(rings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Make one ring of several, the nearest first."""
+    joined, rest = rings[0], list(rings[1:])
+    bridges = [_bridge(joined, ring) for ring in rest]
+    while rest:
+        nearest = min(range(len(rest)), key=lambda index: bridges[index][0])
+        ring, (_, anchor, entry) = rest.pop(nearest), bridges.pop(nearest)
+        at = int(np.flatnonzero((joined == anchor).all(axis=1))[0])
+        joined = np.concatenate([joined[: at + 1], ring[entry:], ring[: entry + 1], joined[at:]])
+        found = [_bridge(ring, other) for other in rest]
+        bridges = [min(pair, key=lambda bridge: bridge[0]) for pair in zip(bridges, found, strict=True)]
+    return joined
+
+
+def _bridge(start: NDArray[np.float32], end: NDArray[np.float32]) -> tuple[float, NDArray[np.float32], int]:
+    """The shortest way between two rings: squared length, the point of ``start``, the index into ``end``."""
+    distances = ((start[:, None] - end[None]) ** 2).sum(axis=2)
+    at, entry = np.unravel_index(int(distances.argmin()), distances.shape)
+    return float(distances[at, entry]), start[at], int(entry)

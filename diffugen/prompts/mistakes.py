@@ -1,0 +1,170 @@
+"""What can be wrong with templates, values, classes and what comes of them: one line each.
+
+Knows no sampling. Every function yields messages; `raise_all` makes one error of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from diffugen.errors import PromptError
+from diffugen.prompts.sampling import SAMPLINGS, Choice, Values, weights_of
+from diffugen.records import FIELD, Phrase, one_line
+
+_SHOWN = 3
+
+
+def raise_all(mistakes: Iterable[str]) -> None:
+    """Raise one PromptError with all messages, each once, if there are any."""
+    lines = list(dict.fromkeys(mistakes))
+    if len(lines) == 1:
+        raise PromptError(lines[0])
+    if lines:
+        raise PromptError("\n  - ".join([f"{len(lines)} mistakes in the prompts:", *lines]))
+
+
+def value_mistakes(key: str, values: Mapping[str, Values]) -> Iterator[str]:
+    """Yield what is wrong with the values of fields, or with their weights."""
+    for name, given in values.items():
+        yield from list_mistakes(f"{key}.{name}", list(given) if isinstance(given, Mapping) else given)
+        if isinstance(given, Mapping):
+            for value, weight in given.items():
+                if not (0 <= weight < math.inf):
+                    yield f"{key}.{name}: the weight of {value!r} is {weight}; give 0 or more"
+            if given and not any(weight > 0 for weight in given.values()):
+                yield f"{key}.{name}: every weight is 0, so there is no value to use; give one a weight above 0"
+
+
+def list_mistakes(key: str, values: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with a list of texts."""
+    if isinstance(values, str):
+        yield f"{key} is the text {values!r}; give a list of texts"
+    elif isinstance(values, Mapping):
+        yield f"{key} has weights, which only attributes can have; give a list of texts"
+    elif not values:
+        yield f"{key} is empty; give at least one text"
+    else:
+        if not all(value.strip() for value in values):
+            yield f"{key} holds an empty text; drop it"
+        yield from (f"{key} holds {value!r} {uses} times" for value, uses in Counter(values).items() if uses > 1)
+
+
+def name_mistakes(
+    attributes: Mapping[str, Values], classes: Mapping[str, Sequence[str]], background: Sequence[str]
+) -> Iterator[str]:
+    """Yield what is wrong with attributes, classes and background words by themselves."""
+    yield from value_mistakes("attributes", attributes)
+    for name in attributes:
+        if name in classes:
+            yield f"{name!r} is both an attribute and a class; {{{name}}} can be filled from one only: rename one"
+    for name, phrases in classes.items():
+        yield from list_mistakes(f"classes.{name}", phrases)
+    if not classes:
+        yield "classes is empty; give at least one class with the phrases that name it"
+    if background:
+        yield from list_mistakes("background", background)
+
+
+def sampling_mistakes(sampling: str, count: int | None, attributes: Mapping[str, Values]) -> Iterator[str]:
+    """Yield what is wrong with how many prompts are wanted, and how they are chosen."""
+    if sampling not in SAMPLINGS:
+        yield f"unknown sampling {sampling!r}; one of {', '.join(SAMPLINGS)}{hint(sampling, SAMPLINGS)}"
+    if count is not None and count < 1:
+        yield f"count is {count}; give at least 1, or None for as many as there are combinations"
+    if sampling == "product":
+        for name, values in attributes.items():
+            if len(set(weights_of(values).values())) > 1:
+                weights = ", ".join(f"{value} {weight:g}" for value, weight in weights_of(values).items())
+                yield (
+                    f"attributes.{name} has weights ({weights}), but product takes every combination once; "
+                    "use the sampling balanced or sample, or give a plain list"
+                )
+
+
+def field_mistakes(templates: Sequence[str], known: Iterable[str]) -> Iterator[str]:
+    """Yield fields that nothing can fill, and braces that make no field."""
+    names = list(known)
+    for template in templates:
+        for name in dict.fromkeys(FIELD.findall(template)):
+            if name not in names:
+                yield f"template {template!r}: no attribute or class {name!r}{hint(name, names)}"
+        yield from brace_mistakes([template])
+
+
+def brace_mistakes(templates: Sequence[str]) -> Iterator[str]:
+    """Yield templates with braces that make no field."""
+    for template in templates:
+        if set("{}") & set(FIELD.sub("", template)):
+            yield f"template {template!r}: a brace without its partner; write fields as {{name}}"
+
+
+def phrase_mistakes(classes: Mapping[str, Sequence[str]], background: Sequence[str]) -> Iterator[str]:
+    """Yield phrases that would name two things."""
+    phrases = [*(phrase for listed in classes.values() for phrase in listed), *background]
+    for phrase, uses in Counter(one_line(phrase).casefold() for phrase in phrases).items():
+        if uses > 1:
+            yield f"the phrase {phrase!r} is listed {uses} times in classes and background; it can name one thing only"
+
+
+def unused_mistakes(templates: Sequence[str], names: Iterable[str], what: str = "attribute") -> Iterator[str]:
+    """Yield names that stand in no template."""
+    used = {name for template in templates for name in FIELD.findall(template)}
+    for name in names:
+        if name not in used:
+            yield (
+                f"no template uses the {what} {name!r}, neither {_some(templates, ' nor ')}; "
+                f"write {{{name}}} in one, or drop it"
+            )
+
+
+def twin_mistakes(texts: Sequence[str], choices: Sequence[Choice], templates: Sequence[str]) -> Iterator[str]:
+    """Yield texts that come of two ways to fill the templates."""
+    first: dict[str, Choice] = {}
+    for text, choice in zip(texts, choices, strict=True):
+        if first.setdefault(text, choice) != choice:
+            ways = f"{templates[first[text][0]]!r} and {templates[choice[0]]!r}"
+            yield f"the text {text!r} comes out twice, from the templates {ways}; drop or change one"
+
+
+def nameless_mistakes(texts: Sequence[str], traced: Sequence[tuple[Phrase, ...]]) -> Iterator[str]:
+    """Yield whether there are texts that name no object."""
+    pairs = zip(texts, traced, strict=True)
+    nameless = list(dict.fromkeys(text for text, found in pairs if all(phrase.class_name is None for phrase in found)))
+    if nameless:
+        yield (
+            f"{len(nameless)} of {len(set(texts))} prompts name no object of any class, e.g. {_some(nameless, ', ')}; "
+            f"add the words that name it to a class, or write {{class}} in the template"
+        )
+
+
+def class_mistakes(
+    traced: Sequence[tuple[Phrase, ...]],
+    templates: Sequence[str],
+    attributes: Mapping[str, Values],
+    classes: Mapping[str, Sequence[str]],
+) -> Iterator[str]:
+    """Yield classes that no prompt can name; one that a small sample merely missed is no mistake."""
+    seen = {phrase.class_name for found in traced for phrase in found}
+    sources = [*templates, *(value for values in attributes.values() for value in weights_of(values))]
+    everything = one_line(" | ".join(sources)).casefold()
+    for name, phrases in classes.items():
+        mentions = [f"{{{name}}}", *(one_line(phrase) for phrase in phrases)]
+        if name not in seen and not any(mention.casefold() in everything for mention in mentions):
+            yield (
+                f"no prompt can name the class {name!r}: neither {{{name}}} nor one of its phrases "
+                f"({', '.join(phrases)}) stands in a template or an attribute's value"
+            )
+
+
+def hint(given: str, valid: Sequence[str]) -> str:
+    """Return a question for the nearest valid name, or nothing."""
+    near = difflib.get_close_matches(given, valid, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _some(texts: Sequence[str], between: str) -> str:
+    more = [f"{len(texts) - _SHOWN} more"] if len(texts) > _SHOWN and between != ", " else []
+    return between.join([*(repr(text) for text in texts[:_SHOWN]), *more])

@@ -1,0 +1,242 @@
+"""One look at every image of a run: attributes, what each source found, who decided what.
+
+Streams the ledger and keeps one small note an image, so 20,000 images take a few megabytes. Reads no pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from diffugen.records import Disagreement, ImageRecord
+from diffugen.report.facts import RunFacts
+from diffugen.run.store import RunStore
+
+QUEUE_LENGTH = 10
+"""Disagreements of the queue that a report lists."""
+
+FEWEST = 20
+"""Attribute values of fewer images are not judged."""
+
+NOTABLE = 0.05
+"""Smaller gaps between an attribute value and the whole run are not spoken of."""
+
+MEASURES = {"agreed_frac": "relabelled", "seen_frac": "relabelled", "score": "scored", "found_frac": "labelled"}
+"""Measures of `Cover`, and which count each is a mean over."""
+
+
+@dataclass(slots=True)
+class Note:
+    """What one image's label sets hold.
+
+    Attributes:
+        attention: Classes of its newest attention labels; None where it has none.
+        method: Provenance of those.
+        score: Mean score of those; None without objects.
+        first: Whether it has labels by the run's first label settings.
+        model: Classes of its newest model labels; None where it has none.
+        model_method: Provenance of those.
+        contested: Whether it has a disagreement.
+    """
+
+    attention: frozenset[str] | None = None
+    method: str = ""
+    score: float | None = None
+    first: bool = False
+    model: frozenset[str] | None = None
+    model_method: str = ""
+    contested: bool = False
+
+
+@dataclass(slots=True)
+class Cover:
+    """Counts over the images that share an attribute's value.
+
+    Attributes:
+        images: All of them.
+        labelled: Those with attention labels.
+        found: Of those, the ones in which attention found every prompted class.
+        scored: Those with a mean score.
+        score_sum: Sum of these means.
+        relabelled: Those with newest model labels.
+        seen: Of those, the ones in which the detector found every prompted class.
+        contested: Of those, the ones with a disagreement.
+    """
+
+    images: int = 0
+    labelled: int = 0
+    found: int = 0
+    scored: int = 0
+    score_sum: float = 0.0
+    relabelled: int = 0
+    seen: int = 0
+    contested: int = 0
+
+    def add(self, prompted: frozenset[str], note: Note) -> None:
+        """Count one image."""
+        self.images += 1
+        if note.attention is not None:
+            self.labelled += 1
+            self.found += prompted <= note.attention
+        if note.score is not None:
+            self.scored += 1
+            self.score_sum += note.score
+        if note.model is not None:
+            self.relabelled += 1
+            self.seen += prompted <= note.model
+            self.contested += note.contested
+
+    @property
+    def found_frac(self) -> float | None:
+        """Share of images in which attention found every prompted class."""
+        return self.found / self.labelled if self.labelled else None
+
+    @property
+    def score(self) -> float | None:
+        """Mean score of the attention labels, an image counting once."""
+        return self.score_sum / self.scored if self.scored else None
+
+    @property
+    def seen_frac(self) -> float | None:
+        """Share of images in which the detector found every prompted class."""
+        return self.seen / self.relabelled if self.relabelled else None
+
+    @property
+    def agreed_frac(self) -> float | None:
+        """Share of relabelled images without a disagreement."""
+        return 1 - self.contested / self.relabelled if self.relabelled else None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """An attribute value whose images fare worse: its name, their number, their measure, and that of the whole run."""
+
+    name: str
+    images: int
+    value: float
+    whole: float
+
+
+@dataclass
+class Survey:
+    """What one look at every image gave.
+
+    Attributes:
+        notes: By image id, for images with any label.
+        classes: Prompted classes in the order in which they first appear.
+        attributes: From an attribute and its value to counts.
+        overall: The same counts over all images.
+        human: Ids of images with human labels.
+        verdicts: By round, how often each verdict was given; the newest decision of an image counts.
+        waiting: By round, how many images have a disagreement and no decision.
+        queue: The first of the newest round's queue, of images nobody has decided yet.
+        queue_round: The round of that queue.
+    """
+
+    notes: dict[str, Note] = field(default_factory=dict)
+    classes: dict[str, None] = field(default_factory=dict)
+    attributes: dict[str, dict[str, Cover]] = field(default_factory=dict)
+    overall: Cover = field(default_factory=Cover)
+    human: set[str] = field(default_factory=set)
+    decided: set[str] = field(default_factory=set)
+    verdicts: dict[int, Counter[str]] = field(default_factory=dict)
+    waiting: dict[int, int] = field(default_factory=dict)
+    queue: list[Disagreement] = field(default_factory=list)
+    queue_round: int = 0
+
+    def note(self, image_id: str) -> Note:
+        """Return the note of an image, a new one where there is none."""
+        return self.notes.setdefault(image_id, Note())
+
+
+def survey_run(store: RunStore, facts: RunFacts) -> Survey:
+    """Look at every image of a run once."""
+    survey = Survey()
+    _note_labels(store, facts, survey)
+    for decision in store.decisions():
+        survey.decided.add(decision.image_id)
+        survey.verdicts.setdefault(decision.round, Counter())[decision.verdict] += 1
+        if decision.instances is not None:
+            survey.human.add(decision.image_id)
+    _note_disagreements(store, facts, survey)
+    for record in store.records():
+        _cover(record, survey)
+    return survey
+
+
+def first_method(facts: RunFacts) -> str | None:
+    """Return the provenance of the run's first attention labels, where later ones have another."""
+    methods = [facts.value(round, "label", "method") for round in facts.label_rounds]
+    return str(methods[0]) if len(set(methods)) > 1 else None
+
+
+def _note_labels(store: RunStore, facts: RunFacts, survey: Survey) -> None:
+    first = first_method(facts)
+    kinds: dict[frozenset[str], frozenset[str]] = {}
+    for labels in store.labels("attention"):
+        note = survey.note(labels.image_id)
+        found = frozenset(labels.instances.class_names)
+        note.attention = kinds.setdefault(found, found)
+        note.method = labels.method
+        note.score = float(labels.instances.scores.mean()) if len(labels.instances) else None
+        note.first |= labels.method == first
+    # The relabel stage labels only images that no detector of the run was trained on, so all of these are out of sample.
+    for labels in store.latest_labels("model"):
+        note, found = survey.note(labels.image_id), frozenset(labels.instances.class_names)
+        note.model, note.model_method = kinds.setdefault(found, found), labels.method
+
+
+def _note_disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> None:
+    for round in facts.rounds:
+        contested = set()
+        queue: list[Disagreement] = []
+        for one in store.disagreements(round):
+            survey.note(one.image_id).contested = True
+            if one.image_id not in survey.decided:
+                contested.add(one.image_id)
+                if len(queue) < QUEUE_LENGTH:
+                    queue.append(one)
+        survey.waiting[round] = len(contested)
+        if queue:
+            survey.queue, survey.queue_round = queue, round
+
+
+def _cover(record: ImageRecord, survey: Survey) -> None:
+    prompted = frozenset(phrase.class_name for phrase in record.prompt.phrases if phrase.class_name is not None)
+    for phrase in record.prompt.phrases:
+        if phrase.class_name is not None:
+            survey.classes.setdefault(phrase.class_name)
+    note = survey.notes.get(record.id) or Note()
+    survey.overall.add(prompted, note)
+    for name, value in record.prompt.attributes.items():
+        survey.attributes.setdefault(name, {}).setdefault(value, Cover()).add(prompted, note)
+
+
+def attribute_gaps(survey: Survey) -> dict[str, Gap]:
+    """Return, for each measure of `Cover`, the attribute value that falls farthest below the whole run.
+
+    Shares must fall two standard errors below, so that small groups do not stand out by chance, and all measures by
+    `NOTABLE`.
+
+    Returns:
+        From those of ``agreed_frac``, ``seen_frac``, ``score`` and ``found_frac`` that have such a value, to it.
+    """
+    gaps = {}
+    for measure, counted in MEASURES.items():
+        whole = getattr(survey.overall, measure)
+        found = [
+            Gap(f"{name} {value}", getattr(cover, counted), getattr(cover, measure), whole)
+            for name, covers in survey.attributes.items()
+            for value, cover in covers.items()
+            if getattr(cover, measure) is not None
+        ]
+        notable = [gap for gap in found if _stands_out(gap, is_share=measure != "score")]
+        if notable:
+            gaps[measure] = min(notable, key=lambda gap: (gap.value, gap.name))
+    return gaps
+
+
+def _stands_out(gap: Gap, is_share: bool) -> bool:
+    spread = math.sqrt(gap.whole * (1 - gap.whole) / gap.images) if is_share else 0.0
+    return gap.images >= FEWEST and gap.whole - gap.value >= max(NOTABLE, 2 * spread)

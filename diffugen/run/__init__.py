@@ -1,0 +1,1 @@
+"""A run directory: its ledger, its files, and what its rounds have done."""

@@ -1,0 +1,37 @@
+"""Whether a run may go on with a configuration: which keys differ from the one it was made with.
+
+Knows nested JSON values, not what any key means; the caller says which keys are harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from diffugen.run.codec import to_json
+
+
+def differing_keys(kept: Mapping[str, Any], given: Mapping[str, Any], ignore_keys: Collection[str]) -> list[str]:
+    """Return a line for each dotted key whose value differs, with both values.
+
+    Args:
+        kept: The run's configuration, JSON values.
+        given: The configuration of now, JSON values.
+        ignore_keys: Dotted keys that may differ, each with all keys below it.
+    """
+    old, new = _flat(kept), _flat(given)
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        same = key in old and key in new and old[key] == new[key]
+        if not same and not any(key == ignored or key.startswith(f"{ignored}.") for ignored in ignore_keys):
+            was, now = (to_json(side[key]) if key in side else "not set" for side in (old, new))
+            lines.append(f"{key}: {was} in the run, {now} now")
+    return lines
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value})
+    return flat

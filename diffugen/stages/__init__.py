@@ -1,0 +1,1 @@
+"""The stages of a round, a file each; `loops/` holds their order."""

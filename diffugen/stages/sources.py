@@ -1,0 +1,166 @@
+"""Images to start from: images of the run, of another run, photos of a folder, or a labelled set.
+
+Knows where they lie and what is known of their objects; not what is made of them. The pixels of sources from outside the run
+are copied into it, so that it stays whole when they are gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffugen.dataset.coco import read_coco
+from diffugen.dataset.files import IMAGE_SUFFIXES, Item, read_image
+from diffugen.dataset.yolo import read_yolo
+from diffugen.dataset.yolo_layout import list_images
+from diffugen.errors import DiffugenError
+from diffugen.records import Instances, Prompt
+from diffugen.run.ledger import LEDGER_NAME
+from diffugen.run.store import RunStore
+
+RGB = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """An image to start from; `RunStore.source` gives its pixels.
+
+    Attributes:
+        id: What its children call their parent.
+        name: Its name without an ending: an image's id, or a file's stem.
+        place: Where it lies, for a reader.
+        size_wh: Width and height in pixels.
+        family: What it goes back to; see `diffugen.records.ImageRecord.family`.
+        prompt: The prompt it was made from; None for a photo.
+        instances: The objects in it; None where nobody labelled it.
+    """
+
+    id: str
+    name: str
+    place: str
+    size_wh: tuple[int, int]
+    family: str
+    prompt: Prompt | None
+    instances: Instances | None
+
+
+def images_of_task(store: RunStore, step: str, round: int, method: str) -> Iterator[SourceImage]:
+    """Yield the images that a task of this round made, in the order of their making.
+
+    Args:
+        store: The run.
+        step: Name of the task.
+        round: The round.
+        method: Provenance of the attention labels that say what is in them. What a person decided does not count: it comes
+            later, and would make other images of the same sources when an interrupted task goes on.
+    """
+    for record in list(store.records(round)):
+        if (record.step or record.task) == step:
+            labels = _labels(store, record.id, method)
+            yield SourceImage(
+                record.id, record.id, str(store.folder), record.size_wh, record.family, record.prompt, labels
+            )
+
+
+def check_source(source: str, tasks: Collection[str] = ()) -> Path:
+    """Return where a source from outside the run lies.
+
+    Args:
+        source: As in `sources_outside`.
+        tasks: Names of tasks, which could have been meant.
+
+    Raises:
+        DiffugenError: There is no such place.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        names = f" ({', '.join(tasks)})" if tasks else ""
+        raise DiffugenError(
+            f"no source {source!r} here (looked in {path.parent.absolute()}): give a folder of photos, a labelled set (a "
+            f"YOLO-seg folder or a COCO .json), the folder of a run, or the name of an earlier task{names}"
+        )
+    return path
+
+
+def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator[SourceImage]:
+    """Yield images from outside the run, in the order of their names, and copy their pixels into it.
+
+    Args:
+        store: The run, open for writing.
+        source: The folder of another run, a YOLO-seg folder or its ``data.yaml``, a COCO ``.json``, or a folder of photos.
+        count: At most so many.
+
+    Raises:
+        DiffugenError: There is no such place, it holds no image, or an image or label in it cannot be read.
+    """
+    path = check_source(source)
+    found: set[str] = set()
+    for one, rgb in _read(path):
+        if one.id in found:  # the same photo twice
+            continue
+        if len(found) == count:
+            break
+        store.put_source(one.id, rgb)
+        found.add(one.id)
+        yield one
+    if not found:
+        raise DiffugenError(f"the source {path} holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+
+
+def _read(path: Path) -> Iterator[tuple[SourceImage, RGB]]:
+    if (path / LEDGER_NAME).is_file():
+        yield from _from_run(path)
+    elif path.suffix.lower() == ".json":
+        yield from (_labelled(path, item) for item in read_coco(path))
+    elif path.suffix.lower() in (".yaml", ".yml") or (path / "data.yaml").is_file():
+        yield from (_labelled(path, item) for item in read_yolo(path))
+    elif path.is_dir():
+        for file in list_images(path):
+            rgb = read_image(file)
+            photo = _photo_id(rgb)
+            yield SourceImage(photo, file.stem, str(file), _size_wh(rgb), photo, None, None), rgb
+    elif path.suffix.lower() in IMAGE_SUFFIXES:
+        rgb = read_image(path)
+        photo = _photo_id(rgb)
+        yield SourceImage(photo, path.stem, str(path), _size_wh(rgb), photo, None, None), rgb
+    else:
+        raise DiffugenError(f"the source {path} is neither a folder, a labelled set nor an image")
+
+
+def _from_run(folder: Path) -> Iterator[tuple[SourceImage, RGB]]:
+    with RunStore.open(folder, readonly=True) as other:
+        decided = {one.image_id: one for one in other.decisions()}
+        for record in list(other.records()):
+            decision = decided.get(record.id)
+            if decision is not None and decision.instances is None:
+                continue
+            labels = decision.instances if decision else _labels(other, record.id, None)
+            place = str(folder)
+            yield (
+                SourceImage(record.id, record.id, place, record.size_wh, record.family, record.prompt, labels),
+                other.image(record.id),
+            )
+
+
+def _labelled(path: Path, item: Item) -> tuple[SourceImage, RGB]:
+    name, rgb, instances = item
+    photo = _photo_id(rgb)
+    return SourceImage(photo, Path(name).stem, f"{path}: {name}", _size_wh(rgb), photo, None, instances), rgb
+
+
+def _labels(store: RunStore, image_id: str, method: str | None) -> Instances | None:
+    newest: Sequence[Instances] = [one.instances for one in store.labels("attention", method, image_id=image_id)]
+    return newest[-1] if newest else None
+
+
+def _photo_id(rgb: RGB) -> str:
+    return f"photo-{hashlib.sha256(f'{rgb.shape}'.encode() + rgb.tobytes()).hexdigest()[:16]}"
+
+
+def _size_wh(rgb: RGB) -> tuple[int, int]:
+    return rgb.shape[1], rgb.shape[0]

@@ -1,0 +1,1 @@
+"""The search for better label settings and score weights. The only home of Optuna."""

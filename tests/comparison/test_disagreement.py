@@ -1,0 +1,179 @@
+"""Disagreements: each kind where it belongs, severities that move the right way, a queue that depends on nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from diffugen.comparison.disagreement import KINDS, Disagreement, compare, rank, severity
+from diffugen.comparison.matching import Match
+from diffugen.errors import DiffugenError
+from diffugen.labels import shapes
+from diffugen.records import Instances
+
+WIDTH, HEIGHT = 40, 24
+Box = tuple[int, int, int, int]
+
+
+def instances(*objects: tuple[str, Box, float]) -> Instances:
+    rles = []
+    for _, (x0, y0, x1, y1), _ in objects:
+        mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+        mask[y0:y1, x0:x1] = True
+        rles.append(shapes.encode(mask))
+    return Instances((WIDTH, HEIGHT), tuple(o[0] for o in objects), tuple(rles), np.array([o[2] for o in objects]))
+
+
+LEFT, UPPER_LEFT, RIGHT = (2, 3, 12, 13), (2, 3, 12, 7), (26, 8, 38, 22)
+
+# attention, model, number of agreements, disagreements as (kind, severity, attention, model, iou)
+CASES = {
+    "nothing anywhere": (instances(), instances(), 0, []),
+    "agreement": (instances(("car", LEFT, 0.4)), instances(("car", LEFT, 0.7)), 1, []),
+    "overlooked": (instances(), instances(("car", RIGHT, 0.8)), 0, [("overlooked", 0.8, None, 0, 0.0)]),
+    "spurious": (instances(("car", RIGHT, 0.7)), instances(), 0, [("spurious", 0.3, 0, None, 0.0)]),
+    "swapped": (instances(("car", LEFT, 0.6)), instances(("piano", LEFT, 0.9)), 0, [("swapped", 0.65, 0, 0, 1.0)]),
+    "badly located": (
+        instances(("car", LEFT, 0.6)),
+        instances(("car", UPPER_LEFT, 0.9)),
+        0,
+        [("badly_located", 0.65 * 0.6, 0, 0, 0.4)],
+    ),
+    "two classes on a weak overlap": (
+        instances(("car", LEFT, 0.6)),
+        instances(("piano", UPPER_LEFT, 0.9)),
+        0,
+        [("spurious", 0.4, 0, None, 0.4), ("overlooked", 0.9 * 0.6, None, 0, 0.4)],
+    ),
+    "a second name for a labelled object is hardly overlooked": (
+        instances(("car", LEFT, 0.6)),
+        instances(("truck", LEFT, 0.9), ("car", LEFT, 0.5)),
+        1,
+        [("overlooked", 0.0, None, 0, 1.0)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("attention", "model", "agreements", "expected"), CASES.values(), ids=CASES.keys())
+def test_compare(
+    attention: Instances,
+    model: Instances,
+    agreements: int,
+    expected: list[tuple[str, float, int | None, int | None, float]],
+) -> None:
+    found = compare("image", attention, model)
+    assert len(found.agreements) == agreements
+    assert [(d.kind, d.severity, d.attention, d.model, d.iou) for d in found.disagreements] == [
+        (kind, pytest.approx(worst), first, second, pytest.approx(iou)) for kind, worst, first, second, iou in expected
+    ]
+
+
+def test_every_instance_is_accounted_for_once() -> None:
+    attention = instances(("car", LEFT, 0.6), ("piano", RIGHT, 0.5), ("car", (14, 2, 22, 10), 0.4))
+    model = instances(("car", RIGHT, 0.3), ("car", UPPER_LEFT, 0.9), ("cone", (14, 14, 20, 20), 0.8))
+    found = compare("image", attention, model)
+    assert sorted(d.attention for d in found.disagreements if d.attention is not None) == [0, 1, 2]
+    assert sorted(d.model for d in found.disagreements if d.model is not None) == [0, 1, 2]
+    assert {d.kind for d in found.disagreements} == set(KINDS)
+    assert json.loads(json.dumps([asdict(d) for d in found.disagreements]))[0]["image_id"] == "image"
+
+
+def test_good_iou_is_where_agreement_begins() -> None:
+    attention, model = instances(("car", LEFT, 0.6)), instances(("car", UPPER_LEFT, 0.9))
+    assert compare("image", attention, model, good_iou=0.4).agreements == (Match(0, 0, pytest.approx(0.4)),)
+    assert [d.kind for d in compare("image", attention, model, min_iou=0.41).disagreements] == [
+        "spurious",
+        "overlooked",
+    ]
+
+
+STEPS = np.linspace(0, 1, 6).tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_severity_is_in_range_and_monotone_in_each_score(kind: str) -> None:
+    scores = [None] if kind == "overlooked" else STEPS
+    confidences = [None] if kind == "spurious" else STEPS
+    for iou in (0.0, 0.3, 1.0):
+        table = np.array([[severity(kind, score, confidence, iou) for confidence in confidences] for score in scores])
+        assert table.min() >= 0 and table.max() <= 1
+        assert (np.diff(table, axis=0) <= 0).all(), "a surer attention label must not look worse"
+        assert (np.diff(table, axis=1) >= 0).all(), "a surer model must not look better"
+        if iou == 0:
+            assert all(np.ptp(table, axis=axis).all() for axis in (0, 1) if table.shape[axis] > 1), (
+                "each score must count"
+            )
+    middle = [
+        severity(kind, None if kind == "overlooked" else 0.5, None if kind == "spurious" else 0.5, iou) for iou in STEPS
+    ]
+    assert (np.diff(middle) <= 0).all()
+
+
+def flagged(image_id: str, worst: float, kind: str = "overlooked", index: int = 0) -> Disagreement:
+    attention, model = None if kind == "overlooked" else index, None if kind == "spurious" else index
+    return Disagreement(image_id, kind, worst, attention, model, 0.0)
+
+
+def test_the_queue_is_by_severity_and_does_not_depend_on_the_order_of_arrival() -> None:
+    expected = [
+        flagged("b", 0.9),
+        flagged("a", 0.5, "overlooked", 1),
+        flagged("a", 0.5, "overlooked", 2),
+        flagged("a", 0.5, "spurious", 0),
+        flagged("b", 0.5, "overlooked", 0),
+        flagged("a", 0.1),
+    ]
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(expected, len(expected))
+        assert rank(iter(shuffled)) == expected
+    assert rank([]) == []
+
+
+def test_one_prompt_does_not_fill_the_queue() -> None:
+    bad = [flagged(f"bad{number}", 0.9) for number in range(50)]
+    others = [flagged(f"other{number}", 0.4) for number in range(5)]
+    prompt_ids = {item.image_id: "p" if item in bad else item.image_id for item in [*bad, *others]}
+    assert [item.image_id[:3] for item in rank([*bad, *others])[:10]] == ["bad"] * 10
+    head = rank([*bad, *others], prompt_ids=prompt_ids)[:10]
+    # .9, .45 (the second of its prompt), five times .4, then .3, .225, .18.
+    assert [item.image_id[:3] for item in head] == ["bad"] * 2 + ["oth"] * 5 + ["bad"] * 3
+    assert len(rank(bad, prompt_ids=prompt_ids)) == 50
+
+
+def test_kinds_take_turns_until_they_run_out() -> None:
+    loud = [flagged(f"a{number}", 0.9 - number / 10) for number in range(4)]
+    quiet = [flagged("b", 0.05, "swapped"), flagged("c", 0.02, "swapped")]
+    queue = rank([*quiet, *loud], balance_kinds=True)
+    assert [item.image_id for item in queue] == ["a0", "b", "a1", "c", "a2", "a3"]
+
+
+def test_balanced_queues_hold_the_same_items_in_an_order_of_their_own() -> None:
+    items = [
+        flagged(f"{number:03}", severity_, kind, index)
+        for number, (severity_, kind, index) in enumerate(itertools.product((0.2, 0.5, 0.5, 0.7), KINDS, range(3)))
+    ]
+    prompt_ids = {item.image_id: str(int(item.image_id) % 5) for item in items}
+    expected = rank(items, prompt_ids=prompt_ids, balance_kinds=True)
+    assert sorted(item.image_id for item in expected) == [item.image_id for item in items]
+    assert {item.kind for item in expected[:4]} == set(KINDS)
+    assert rank(reversed(items), prompt_ids=prompt_ids, balance_kinds=True) == expected
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(DiffugenError, match=r"min_iou \(0\.6\) is above good_iou \(0\.5\)"):
+        compare("image", instances(), instances(), min_iou=0.6)
+    with pytest.raises(DiffugenError, match="good_iou is 2"):
+        compare("image", instances(), instances(), good_iou=2)
+    with pytest.raises(DiffugenError, match="1 of the images to rank have no prompt id, the first of them b"):
+        rank([flagged("a", 0.5), flagged("b", 0.5)], prompt_ids={"a": "p"})
+    with pytest.raises(ValueError, match="unknown kind"):
+        Disagreement("a", "missed", 0.5, None, 0, 0.0)
+    with pytest.raises(ValueError, match="must lie in"):
+        Disagreement("a", "overlooked", 1.5, None, 0, 0.0)
+    with pytest.raises(ValueError, match="cannot have attention=0"):
+        Disagreement("a", "overlooked", 0.5, 0, 0, 0.0)

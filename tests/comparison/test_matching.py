@@ -1,0 +1,170 @@
+"""Pairs of instances: optimal, one to one, classes preferred in ties, nothing lost."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from diffugen.comparison.matching import Match, match
+from diffugen.errors import DiffugenError
+from diffugen.labels import shapes
+from diffugen.records import Instances
+
+WIDTH, HEIGHT = 40, 24
+Box = tuple[int, int, int, int]
+
+
+def box_mask(*boxes: Box, holes: tuple[Box, ...] = ()) -> NDArray[np.bool_]:
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    for x0, y0, x1, y1 in boxes:
+        mask[y0:y1, x0:x1] = True
+    for x0, y0, x1, y1 in holes:
+        mask[y0:y1, x0:x1] = False
+    return mask
+
+
+def instances(*objects: tuple[str, Box | NDArray[np.bool_]] | tuple[str, Box | NDArray[np.bool_], float]) -> Instances:
+    masks = [item[1] if isinstance(item[1], np.ndarray) else box_mask(item[1]) for item in objects]
+    scores = np.array([item[2] if len(item) == 3 else 0.5 for item in objects])
+    return Instances((WIDTH, HEIGHT), tuple(item[0] for item in objects), tuple(map(shapes.encode, masks)), scores)
+
+
+LEFT, RIGHT = (2, 3, 12, 13), (26, 8, 38, 22)
+
+CASES = {
+    "both empty": (instances(), instances(), []),
+    "second empty": (instances(("car", LEFT)), instances(), [Match(0, None, 0.0)]),
+    "first empty": (instances(), instances(("car", LEFT)), [Match(None, 0, 0.0)]),
+    "order does not matter": (
+        instances(("car", LEFT), ("car", RIGHT)),
+        instances(("car", RIGHT), ("car", LEFT)),
+        [Match(0, 1, 1.0), Match(1, 0, 1.0)],
+    ),
+    "apart": (instances(("car", LEFT)), instances(("car", RIGHT)), [Match(0, None, 0.0), Match(None, 0, 0.0)]),
+    "other class, same place: one pair": (instances(("car", LEFT)), instances(("piano", LEFT)), [Match(0, 0, 1.0)]),
+    # 10 x 10 against its upper 4 rows: .4 is no good overlap for two classes, but one for the same class.
+    "other class, weak overlap: two objects": (
+        instances(("car", LEFT)),
+        instances(("piano", (2, 3, 12, 7))),
+        [Match(0, None, 0.4), Match(None, 0, 0.4)],
+    ),
+    "same class, weak overlap: one pair": (
+        instances(("car", LEFT)),
+        instances(("car", (2, 3, 12, 7))),
+        [Match(0, 0, 0.4)],
+    ),
+    "same class, next to nothing shared": (
+        instances(("car", LEFT)),
+        instances(("car", (2, 3, 7, 4))),
+        [Match(0, None, 0.05), Match(None, 0, 0.05)],
+    ),
+    "a tie goes to the same class": (
+        instances(("car", LEFT)),
+        instances(("truck", LEFT, 0.9), ("car", LEFT, 0.2)),
+        [Match(0, 1, 1.0), Match(None, 0, 1.0)],
+    ),
+    "nearly a tie too": (
+        instances(("car", LEFT)),
+        instances(("truck", LEFT), ("car", box_mask(LEFT, holes=((2, 3, 6, 4),)))),
+        [Match(0, 1, 0.96), Match(None, 0, 1.0)],
+    ),
+    "a clearly better overlap wins over the class": (
+        instances(("car", LEFT)),
+        instances(("truck", LEFT), ("car", (2, 3, 12, 12))),
+        [Match(0, 0, 1.0), Match(None, 1, 0.9)],
+    ),
+    "a tie among other classes goes to the higher score": (
+        instances(("bus", LEFT)),
+        instances(("truck", LEFT, 0.4), ("car", LEFT, 0.9)),
+        [Match(0, 1, 1.0), Match(None, 0, 1.0)],
+    ),
+    # Filled, the two squares would be equal; the masks are not.
+    "a hole counts": (
+        instances(("car", box_mask(LEFT, holes=((4, 5, 10, 11),)))),
+        instances(("car", LEFT)),
+        [Match(0, 0, 0.64)],
+    ),
+    "what lies in the hole is not the ring": (
+        instances(("car", box_mask(LEFT, holes=((4, 5, 10, 11),)))),
+        instances(("car", (4, 5, 10, 11))),
+        [Match(0, None, 0.0), Match(None, 0, 0.0)],
+    ),
+    "an empty mask pairs with nothing": (
+        instances(("car", box_mask())),
+        instances(("car", box_mask())),
+        [Match(0, None, 0.0), Match(None, 0, 0.0)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), CASES.values(), ids=CASES.keys())
+def test_match(first: Instances, second: Instances, expected: list[Match]) -> None:
+    assert match(first, second) == [Match(m.first, m.second, pytest.approx(m.iou)) for m in expected]
+
+
+def test_the_best_sum_is_found_where_taking_the_best_pair_first_would_fail() -> None:
+    # IoUs: a-x .8, a-y .625, b-x .6, b-y .1. Greedy takes a-x, and b-y is what is left: .9 in all instead of 1.225.
+    first = instances(("car", (0, 0, 8, 10)), ("car", (4, 0, 10, 10)))
+    second = instances(("car", (0, 0, 10, 10)), ("car", (0, 0, 5, 10)))
+    assert [(m.first, m.second) for m in match(first, second)] == [(0, 1), (1, 0)]
+
+
+def test_none_keeps_classes_apart_and_zero_takes_any_overlap() -> None:
+    first, second = instances(("car", LEFT)), instances(("truck", LEFT), ("car", (2, 3, 7, 4)))
+    pairs = match(first, second, min_iou=0.0, min_iou_swapped=None)
+    assert [(m.first, m.second) for m in pairs] == [(0, 1), (None, 0)]
+
+
+def test_masks_that_share_no_pixel_are_never_paired() -> None:
+    pairs = match(instances(("car", LEFT)), instances(("car", RIGHT)), min_iou=0.0, min_iou_swapped=0.0)
+    assert [(m.first, m.second) for m in pairs] == [(0, None), (None, 0)]
+
+
+def random_instances(rng: np.random.Generator) -> Instances:
+    corners = rng.integers((0, 0), (WIDTH // 3, HEIGHT // 3), (rng.integers(0, 4), 2)).tolist()
+    sizes = rng.integers(4, 16, (len(corners), 2)).tolist()
+    boxes = [(x, y, x + w, y + h) for (x, y), (w, h) in zip(corners, sizes, strict=True)]
+    return instances(*((str(rng.choice(["car", "piano"])), box, float(rng.random())) for box in boxes))
+
+
+def best_sum(ious: NDArray[np.float64]) -> float:
+    """By trying every assignment of a padded square."""
+    side = max(ious.shape)
+    padded = np.zeros((side, side))
+    padded[: ious.shape[0], : ious.shape[1]] = ious
+    return max(padded[range(side), list(order)].sum() for order in itertools.permutations(range(side)))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_optimal_complete_and_symmetric(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = random_instances(rng), random_instances(rng)
+    matches = match(first, second)
+    assert sorted(m.first for m in matches if m.first is not None) == list(range(len(first)))
+    assert sorted(m.second for m in matches if m.second is not None) == list(range(len(second)))
+    pairs = [m for m in matches if m.first is not None and m.second is not None]
+    same = np.equal.outer(np.array(first.class_names, object), np.array(second.class_names, object)).astype(bool)
+    ious = shapes.iou_matrix(first.rles, second.rles)
+    gains = np.where(ious >= np.where(same, 0.1, 0.5), ious + 0.05 * same, 0)
+    assert (
+        sum(gains[m.first, m.second] for m in pairs) == pytest.approx(best_sum(gains), abs=1e-4)
+        if gains.size
+        else not pairs
+    )
+    mirrored = {(m.second, m.first, m.iou) for m in match(second, first)}
+    assert mirrored == {(m.first, m.second, m.iou) for m in matches}
+
+
+def test_mistakes_are_named() -> None:
+    turned = Instances((HEIGHT, WIDTH), (), (), np.zeros(0))
+    with pytest.raises(DiffugenError, match="40 x 24 and 24 x 40"):
+        match(instances(("car", LEFT)), turned)
+    with pytest.raises(DiffugenError, match=r"min_iou is 1\.5"):
+        match(instances(), instances(), min_iou=1.5)
+    with pytest.raises(DiffugenError, match="min_iou_swapped is nan"):
+        match(instances(), instances(), min_iou_swapped=float("nan"))
+    with pytest.raises(ValueError, match="at least one side"):
+        Match(None, None, 0.0)

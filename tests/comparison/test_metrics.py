@@ -1,0 +1,219 @@
+"""Measures against values computed by hand, on images that are not square."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from diffugen.comparison.metrics import (
+    AveragePrecision,
+    ClassQuality,
+    average_precision,
+    label_quality,
+    reliability,
+    spearman,
+)
+from diffugen.errors import DiffugenError
+from diffugen.labels import shapes
+from diffugen.records import Instances
+
+WIDTH, HEIGHT = 40, 24
+Box = tuple[int, int, int, int]
+
+
+def box_mask(*boxes: Box, holes: tuple[Box, ...] = ()) -> NDArray[np.bool_]:
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    for x0, y0, x1, y1 in boxes:
+        mask[y0:y1, x0:x1] = True
+    for x0, y0, x1, y1 in holes:
+        mask[y0:y1, x0:x1] = False
+    return mask
+
+
+def instances(*objects: tuple[str, Box | NDArray[np.bool_], float]) -> Instances:
+    masks = [mask if isinstance(mask, np.ndarray) else box_mask(mask) for _, mask, _ in objects]
+    scores = np.array([score for _, _, score in objects])
+    return Instances((WIDTH, HEIGHT), tuple(name for name, _, _ in objects), tuple(map(shapes.encode, masks)), scores)
+
+
+# Near the right edge: lost if width and height were swapped.
+EIGHT, FIVE_OF_EIGHT = (30, 10, 38, 20), (30, 10, 35, 20)
+SMALL, AWAY = (2, 2, 6, 6), (12, 3, 18, 9)
+
+
+def test_average_precision_computed_by_hand() -> None:
+    pairs = [
+        (instances(("car", SMALL, 1), ("car", EIGHT, 1)), instances(("car", SMALL, 0.9), ("car", FIVE_OF_EIGHT, 0.7))),
+        (instances(("car", EIGHT, 1)), instances(("car", AWAY, 0.8))),
+    ]
+    # In the order of confidence: right, wrong, IoU .625. Recall 1/3 at precision 1 (recalls 0 to .33 of the 101), and up to
+    # IoU .60 recall 2/3 at precision 2/3 (.34 to .66); the third object is never found.
+    upto60, above = (34 + 33 * 2 / 3) / 101, 34 / 101
+    for of in ("mask", "box"):
+        result = average_precision(pairs, of=of)
+        assert result.ap50 == pytest.approx(upto60)
+        assert result.ap50_95 == pytest.approx((3 * upto60 + 7 * above) / 10)
+        assert result.ap50_by_class == {"car": result.ap50}
+
+
+def test_holes_count_for_masks_and_not_for_boxes() -> None:
+    ring = box_mask((20, 4, 34, 18), holes=((21, 5, 33, 17),))
+    pairs = [(instances(("car", ring, 1)), instances(("car", (20, 4, 34, 18), 0.9)))]
+    assert average_precision(pairs).ap50 == 0
+    assert average_precision(pairs, of="box").ap50_95 == pytest.approx(1)
+    assert average_precision([(pairs[0][0], instances(("car", ring, 0.2)))]).ap50_95 == pytest.approx(1)
+
+
+def test_classes_are_kept_apart_and_absent_ones_are_none() -> None:
+    truth = instances(("car", EIGHT, 1), ("piano", SMALL, 1))
+    predicted = instances(("car", EIGHT, 0.9), ("cone", SMALL, 0.8))
+    result = average_precision([(truth, predicted)])
+    assert result.ap50_by_class == {"car": pytest.approx(1), "cone": None, "piano": 0}
+    assert result.ap50_95_by_class == {"car": pytest.approx(1), "cone": None, "piano": 0}
+    assert result.ap50 == pytest.approx(0.5)
+
+
+NOTHING = AveragePrecision(None, None, {}, {})
+EMPTY_CASES = {
+    "no images": ([], NOTHING),
+    "nothing on either side": ([(instances(), instances())], NOTHING),
+    "no truth": (
+        [(instances(), instances(("car", SMALL, 1)))],
+        AveragePrecision(None, None, {"car": None}, {"car": None}),
+    ),
+    "no predictions": ([(instances(("car", SMALL, 1)), instances())], AveragePrecision(0, 0, {"car": 0}, {"car": 0})),
+}
+
+
+@pytest.mark.parametrize(("pairs", "expected"), EMPTY_CASES.values(), ids=EMPTY_CASES.keys())
+@pytest.mark.parametrize("of", ["mask", "box"])
+def test_empty_sides(pairs: list[tuple[Instances, Instances]], expected: AveragePrecision, of: str) -> None:
+    assert average_precision(pairs, of=of) == expected  # type: ignore[arg-type]
+
+
+def test_false_finds_in_images_without_objects_cost_precision() -> None:
+    good = (instances(("car", EIGHT, 1)), instances(("car", EIGHT, 0.5)))
+    background = (instances(), instances(("car", SMALL, 0.9)))
+    assert average_precision([good]).ap50 == pytest.approx(1)
+    assert average_precision([good, background]).ap50 == pytest.approx(0.5)
+
+
+def test_one_object_is_found_once() -> None:
+    truth, twice = instances(("car", EIGHT, 1), ("car", SMALL, 1)), instances(("car", EIGHT, 0.9), ("car", EIGHT, 0.8))
+    # Recall 1/2 at precision 1: recalls 0 to .50. A second find of the same object is a false one.
+    assert average_precision([(truth, twice)]).ap50 == pytest.approx(51 / 101)
+
+
+def test_it_is_quiet_and_leaves_its_input_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    truth, predicted = instances(("car", EIGHT, 1)), instances(("car", EIGHT, 0.9))
+    before = json.dumps([truth.rles, predicted.rles])
+    average_precision([(truth, predicted)])
+    assert capsys.readouterr() == ("", "")
+    assert json.dumps([truth.rles, predicted.rles]) == before
+
+
+def test_label_quality_computed_by_hand() -> None:
+    pairs = [
+        (
+            instances(("car", EIGHT, 1), ("car", SMALL, 1), ("piano", AWAY, 1)),
+            instances(("car", FIVE_OF_EIGHT, 0.9), ("piano", AWAY, 0.8), ("cone", SMALL, 0.7)),
+        ),
+        (instances(), instances(("piano", (20, 2, 26, 14), 0.6))),
+    ]
+    quality = label_quality(iter(pairs))
+    assert quality.by_class == {
+        # 50 of the 80 + 16 pixels that truth or labels cover.
+        "car": ClassQuality(2, 1, pytest.approx(50 / 96), pytest.approx(0.625), pytest.approx(0.3125)),
+        "cone": ClassQuality(0, 1, None, None, None),
+        "piano": ClassQuality(1, 2, pytest.approx(36 / (36 + 72)), 0.5, 1.0),
+    }
+    assert quality.pixel_iou == pytest.approx((50 / 96 + 36 / 108) / 2)
+    assert quality.label_iou == pytest.approx((0.625 + 0.5) / 2)
+    assert quality.object_iou == pytest.approx((0.3125 + 1) / 2)
+
+
+def test_label_quality_knows_holes_and_does_not_count_overlapping_labels_twice() -> None:
+    ring = box_mask((20, 4, 30, 14), holes=((22, 6, 28, 12),))
+    truth = instances(("car", ring, 1))
+    filled = label_quality([(truth, instances(("car", (20, 4, 30, 14), 1)))]).by_class["car"]
+    assert (filled.pixel_iou, filled.object_iou) == (pytest.approx(0.64), pytest.approx(0.64))
+    twice = label_quality([(truth, instances(("car", ring, 1), ("car", ring, 1)))]).by_class["car"]
+    assert (twice.pixel_iou, twice.label_iou, twice.object_iou) == (1.0, 0.5, 1.0)
+
+
+def test_a_label_is_measured_on_its_own_class_even_if_another_fits_better() -> None:
+    truth = instances(("car", FIVE_OF_EIGHT, 1), ("truck", EIGHT, 1))
+    quality = label_quality([(truth, instances(("car", EIGHT, 1)))]).by_class
+    assert quality["car"].label_iou == pytest.approx(0.625)
+    assert quality["truck"] == ClassQuality(1, 0, 0.0, None, 0.0)
+
+
+def test_empty_masks_give_no_nan() -> None:
+    nothing = instances(("car", box_mask(), 0.5))
+    assert label_quality([(nothing, nothing)]).by_class["car"] == ClassQuality(1, 1, None, 0.0, 0.0)
+    assert label_quality([]).pixel_iou is None
+    assert average_precision([(nothing, nothing)]).ap50 == 0
+
+
+def test_reliability_computed_by_hand() -> None:
+    truth = instances(("car", EIGHT, 1), ("piano", SMALL, 1))
+    pairs = [
+        (truth, instances(("car", EIGHT, 1.0), ("piano", SMALL, 0.8))),  # IoU 1, 1
+        (truth, instances(("car", FIVE_OF_EIGHT, 0.5), ("piano", AWAY, 0.1))),  # IoU .625, 0
+        (instances(), instances(("car", AWAY, 0.3))),  # 0
+    ]
+    result = reliability(iter(pairs), bins=4)
+    assert [(b.low, b.high, b.count) for b in result.bins] == [
+        (0, 0.25, 1),
+        (0.25, 0.5, 1),
+        (0.5, 0.75, 1),
+        (0.75, 1, 2),
+    ]
+    assert [b.mean_score for b in result.bins] == pytest.approx([0.1, 0.3, 0.5, 0.9])
+    assert [b.mean_iou for b in result.bins] == pytest.approx([0, 0, 0.625, 1])
+    assert result.count == 5
+    assert result.calibration_error == pytest.approx((0.1 + 0.3 + 0.125 + 2 * 0.1) / 5)
+    assert result.spearman == pytest.approx(stats.spearmanr([1, 0.8, 0.5, 0.1, 0.3], [1, 1, 0.625, 0, 0]).statistic)
+
+
+def test_reliability_of_nothing() -> None:
+    result = reliability([(instances(("car", EIGHT, 1)), instances())], bins=2)
+    assert (result.count, result.calibration_error, result.spearman) == (0, None, None)
+    assert [(b.count, b.mean_score, b.mean_iou) for b in result.bins] == [(0, None, None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([], [], None),
+        ([0.5], [0.5], None),
+        ([0.2, 0.2], [0.1, 0.9], None),
+        ([0.1, 0.2, 0.9], [0.3, 0.4, 0.41], 1.0),
+        ([0.1, 0.2, 0.9], [3, 2, 1], -1.0),
+        ([1, 2, 2, 3], [1, 1, 2, 2], stats.spearmanr([1, 2, 2, 3], [1, 1, 2, 2]).statistic),
+    ],
+)
+def test_spearman(first: list[float], second: list[float], expected: float | None) -> None:
+    assert spearman(np.array(first), np.array(second)) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_results_are_plain_json_without_nan() -> None:
+    pairs = [(instances(("car", EIGHT, 1)), instances(("cone", SMALL, 0.8), ("car", FIVE_OF_EIGHT, 0.25)))]
+    for result in (average_precision(pairs), label_quality(pairs), reliability(pairs)):
+        plain = asdict(result)
+        assert json.loads(json.dumps(plain, allow_nan=False)) == json.loads(json.dumps(plain))
+
+
+def test_mistakes_are_named() -> None:
+    turned = Instances((HEIGHT, WIDTH), (), (), np.zeros(0))
+    pairs = [(instances(("car", EIGHT, 1)), turned)]
+    for measure in (average_precision, label_quality, reliability):
+        with pytest.raises(DiffugenError, match="40 x 24 and 24 x 40"):
+            measure(pairs)
+    with pytest.raises(DiffugenError, match="at least one bin, got 0"):
+        reliability([], bins=0)

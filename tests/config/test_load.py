@@ -1,0 +1,404 @@
+"""Configurations: the shipped ones are valid, and every mistake of a file is named at once."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from diffugen.config.files import config_path, list_configs
+from diffugen.config.load import load_config
+from diffugen.errors import ConfigError
+from diffugen.prompts.tasks import plan_tasks, task_prompts
+
+ROOT = Path(__file__).parents[2]
+NEEDS_TOML = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
+
+GOOD = """# line 1
+name: test
+prompts:
+  attributes:
+    colour: [red, blue]
+  classes:
+    car: [car]
+  templates: ["a {colour} car", "a {car}"]
+diffusion:
+  size_wh: [96, 64]
+"""
+
+
+def write(folder: Path, text: str, name: str = "test.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def mistakes(source: Any, *overrides: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(source, overrides)
+    return caught.value.mistakes
+
+
+@pytest.mark.parametrize("name", list_configs())
+def test_shipped_configs_are_valid_and_give_prompts(name: str) -> None:
+    config = load_config(name)
+    tasks = plan_tasks(config.dump()["tasks"])
+    noise = [task for task in tasks if task.task == "txt2img"]
+    made = [prompt for task in noise for prompt in task_prompts(task, tasks, dict(config.prompts), config.seed)]
+    assert config.name == name
+    assert len(made) == (config.prompts.count or 0) * len(noise)
+    named = {phrase.class_name for prompt in made for phrase in prompt.phrases}
+    assert named >= set(config.prompts.classes) or len(tasks) > len(noise)
+
+
+def test_shipped_configs_have_the_command_and_the_sources_of_weights_in_their_header() -> None:
+    for name in list_configs():
+        header = config_path(name).read_text(encoding="utf-8").split("\n\n")[0]
+        assert re.search(
+            rf"Command:  diffugen (bootstrap|improve|generate) {name} |Command:  diffugen bootstrap\n", header
+        )
+        assert name == "miniature" or f" {name} " in header
+        assert "Time:" in header
+        assert "Weights:" in header
+
+
+def test_the_default_is_the_miniature_and_spells_out_every_knob() -> None:
+    config = load_config()
+    assert config == load_config("miniature") == load_config(config_path("miniature"))
+    written = yaml.safe_load(config_path("miniature").read_text(encoding="utf-8"))
+    assert config.diffusion.model == "miniature"
+    for name, section in config.dump().items():
+        if isinstance(section, dict):
+            assert set(written[name]) == set(section), f"the example of all knobs lacks some of {name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", GOOD),
+        ("a.yml", GOOD),
+        ("a.json", json.dumps(yaml.safe_load(GOOD))),
+        pytest.param(
+            "a.toml",
+            'name = "test"\n[prompts]\nattributes.colour = ["red", "blue"]\nclasses.car = ["car"]\n'
+            'templates = ["a {colour} car", "a {car}"]\n[diffusion]\nsize_wh = [96, 64]\n',
+            marks=NEEDS_TOML,
+        ),
+    ],
+)
+def test_formats_agree(tmp_path: Path, name: str, text: str) -> None:
+    config = load_config(write(tmp_path, text, name))
+    assert config == load_config(write(tmp_path, GOOD))
+    assert config.diffusion.size_wh == (96, 64)
+    assert config.labels.step_weights == (1.0, 1.0, 1.0)
+
+
+def test_a_dump_reads_back_as_the_same_config(tmp_path: Path) -> None:
+    config = load_config(None, ["labels.threshold=0.4", "score.margin=2", "seed=5"])
+    again = load_config(write(tmp_path, json.dumps(config.dump()), "dump.json"))
+    assert again == config
+    assert again.digest == config.digest
+
+
+def test_the_digest_depends_on_values_and_on_the_order_of_classes(tmp_path: Path) -> None:
+    first = load_config(write(tmp_path, GOOD + "  guidance_scale: 3"))
+    same = load_config(write(tmp_path, GOOD))
+    assert len(first.digest) == 16
+    assert first.digest == same.digest
+    assert first.digest != load_config(write(tmp_path, GOOD), ["diffusion.guidance_scale=3.5"]).digest
+    orders = [f"prompts.classes={{{names}}}" for names in ("car: [car], dog: [dog]", "dog: [dog], car: [car]")]
+    one, other = (load_config(write(tmp_path, GOOD), [order]) for order in orders)
+    assert one.digest != other.digest
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().diffusion.model = "other"
+
+
+def test_overrides_win_and_values_are_yaml(tmp_path: Path) -> None:
+    config = load_config(
+        write(tmp_path, GOOD),
+        [
+            "diffusion.size_wh=[128, 64]",
+            "diffusion.scheduler=DDIMScheduler",
+            "labels.groups={up-*: 1, mid-*: 0.5}",
+            "labels.erode_frac=1e-3",
+            "prompts.attributes.colour=[no, 12:30]",
+            "prompts.count=3",
+            "prompts.count=4",
+            "prompts.negative=a=b",
+        ],
+    )
+    assert config.diffusion.size_wh == (128, 64)
+    assert config.diffusion.scheduler == "DDIMScheduler"
+    assert config.labels.groups == {"up-*": 1.0, "mid-*": 0.5}
+    assert config.labels.erode_frac == 0.001
+    assert config.prompts.attributes["colour"] == ("no", "12:30")
+    assert config.prompts.count == 4
+    assert config.prompts.negative == "a=b"
+
+
+def test_an_override_can_make_another_value_wrong(tmp_path: Path) -> None:
+    [line] = mistakes(write(tmp_path, GOOD), "labels.min_area_frac=0.97")
+    assert "labels.max_area_frac = 0.95: expected more than labels.min_area_frac, which is 0.97" in line
+
+
+def test_empty_sections_keep_their_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD + "labels:\nscore:\n  # margin: 2\nseed:\n"), ["score.margin=2"])
+    assert config.labels.threshold == "otsu"
+    assert config.score.margin == 2
+    assert config.seed == 0
+
+
+def test_anchors_may_be_merged_and_overridden(tmp_path: Path) -> None:
+    text = GOOD + "labels: &labels {accept: 0.5, threshold: 0.4}\n"
+    path = write(tmp_path, text.replace("labels: &labels", "labels:\n  <<: &base") + "  threshold: 0.6\n")
+    labels = load_config(path).labels
+    assert (labels.accept, labels.threshold) == (0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        # unknown keys
+        ("diffusion.num_inference_step=5", "diffusion.num_inference_step = 5: unknown key, did you mean 'num_inf"),
+        ("diffusio.model=x", "diffusio: unknown key, did you mean 'diffusion'?"),
+        ("guidance_scale=2", "guidance_scale = 2: unknown key, did you mean 'diffusion.guidance_scale'?"),
+        ("score.zzz=2", "score.zzz = 2: unknown key; the keys here are box_size, heat_intensity,"),
+        ("labels.groups=up", 'labels.groups = "up": expected a section of'),
+        # types
+        ("seed=one", 'seed = "one": expected a whole number'),
+        ("seed=1.5", "seed = 1.5: expected a whole number"),
+        ("seed=true", "seed = true: expected a whole number"),
+        ("seed='1'", 'seed = "1": expected a whole number'),
+        ("seed=100000000000000000000", "seed = 100000000000000000000: expected a number below 9.22337e+18"),
+        ("diffusion=5", "diffusion = 5: expected a section of 'key: value' lines"),
+        ("diffusion.guidance_scale=true", "diffusion.guidance_scale = true: expected a number"),
+        ("diffusion.trust_remote_pickle=1", "diffusion.trust_remote_pickle = 1: expected true or false"),
+        ("diffusion.model=", "diffusion.model = null: expected text"),
+        ("prompts.attributes.colour=red", 'prompts.attributes.colour = "red": expected a list'),
+        (
+            "prompts.attributes.colour=[red, true]",
+            "prompts.attributes.colour[1] = true: expected text; put it in quotes",
+        ),
+        ("prompts.negative=3", "prompts.negative = 3: expected text; put it in quotes"),
+        # ranges
+        ("diffusion.num_inference_steps=0", "diffusion.num_inference_steps = 0: expected a number of at least 1"),
+        ("diffusion.guidance_scale=-1", "diffusion.guidance_scale = -1: expected a number of at least 0"),
+        ("diffusion.size_wh=[96]", "diffusion.size_wh[1]: expected a value; there is none"),
+        ("diffusion.size_wh=[96, 64, 3]", "diffusion.size_wh = [96, 64, 3]: expected at most 2 values, not 3"),
+        ("diffusion.size_wh=[96, 0]", "diffusion.size_wh[1] = 0: expected a number of at least 1"),
+        ("diffusion.size_wh=64", "diffusion.size_wh = 64: expected a list"),
+        ("labels.erode_frac=0.2", "labels.erode_frac = 0.2: expected a number below 0.2"),
+        ("labels.accept=1.1", "labels.accept = 1.1: expected a number of at most 1"),
+        ("labels.max_area_frac=0.001", "= 0.001: expected more than labels.min_area_frac, which is 0.002"),
+        ("labels.step_weights=[0, 0, 0]", "labels.step_weights = [0, 0, 0]: expected at least one weight above 0"),
+        ("labels.step_weights=[1, 1]", "labels.step_weights[2]: expected a value"),
+        ("labels.groups={}", "labels.groups: expected at least one weight above 0"),
+        ("labels.groups={up-*: -1}", "labels.groups.up-* = -1: expected a number of at least 0"),
+        (
+            "score={box_size: 0, heat_intensity: 0, contrast: 0, compactness: 0, margin: 0}",
+            "score: expected at least one weight above 0",
+        ),
+        ("prompts.templates=[]", "prompts.templates = []: expected at least one value"),
+        ("prompts.classes={}", "prompts.classes: expected at least one value"),
+        ("prompts.classes.car=[]", "prompts.classes.car = []: expected at least one value"),
+        ("prompts.attributes.colour=['  ']", 'prompts.attributes.colour[0] = "  ": expected some text'),
+        ("prompts.count=0", "prompts.count = 0: expected a number of at least 1"),
+        # choices
+        ("labels.method=papr", "labels.method = \"papr\": expected 'paper' or 'compete', did you mean 'paper'?"),
+        ("prompts.sampling=ballanced", "did you mean 'balanced'?"),
+        ("diffusion.dtype=float61", "did you mean 'float16'?"),
+        ("labels.threshold=ots", "labels.threshold = \"ots\": expected 'otsu' or a number, did you mean 'otsu'?"),
+        ("labels.threshold=1.5", "labels.threshold = 1.5: expected 'otsu' or a number below 1"),
+        ("diffusion.device=cude:0", "expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu', did you mean 'cuda"),
+        ("name=a/b", "name = \"a/b\": expected letters, digits, '.', '_' and '-' only"),
+        # templates
+        (
+            "prompts.templates=[a car, 'a {color} car']",
+            'prompts.templates[1] = "a {color} car": expected fields that are attributes or classes, not {color}, '
+            "did you mean 'colour'?",
+        ),
+        # overrides themselves
+        ("diffusion.model", "expected key.sub=value"),
+        ("=5", "expected key.sub=value"),
+        ("diffusion..model=x", "expected key.sub=value"),
+        ("name.first=x", "name is not a section"),
+        ("prompts.templates.0=x", "prompts.templates is a list; set it as a whole"),
+        ("prompts.templates=[a", "the value is not YAML in line 1"),
+        ("labels.groups={up: 1, up: 2}", "the key 'up' is given in line 1 already"),
+    ],
+)
+def test_a_wrong_override_is_named(tmp_path: Path, override: str, expected: str) -> None:
+    [line] = mistakes(write(tmp_path, GOOD), override)
+    assert line.startswith(f"--set {override}: ")
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.yaml", "", "expected lines of 'key: value', found nothing"),
+        ("a.yaml", "- a\n- b\n", "expected lines of 'key: value', found a list"),
+        ("a.yaml", GOOD + "labels: [1\nx: 2", "not YAML in line 12"),
+        ("a.yaml", GOOD + "\tlabels: 1", "not YAML in line 11"),
+        ("a.yaml", GOOD + "labels: !!python/object:os.system {}", "not YAML in line 11"),
+        ("a.yaml", GOOD + "seed: 1\nseed: 2\n", "line 12: the key 'seed' is given in line 11 already"),
+        ("a.yaml", GOOD + "  model: a\n  model: b\n", "line 12: the key 'model' is given in line 11 already"),
+        ("a.yaml", GOOD.replace("car: [car]", "1: [car]"), "line 7: the key 1 is not text"),
+        (
+            "a.yaml",
+            GOOD.replace("  classes:\n    car: [car]\n", ""),
+            "prompts.classes: expected a value; there is none",
+        ),
+        ("a.json", '{"name": "x",}', "not JSON in line 1"),
+        ("a.json", '{"diffusion": {"model": "a", "model": "b"}}', "the key 'model' is given twice"),
+        (
+            "a.json",
+            '{"diffusion": {"guidance_scale": NaN}}',
+            "diffusion.guidance_scale = NaN: expected a finite number",
+        ),
+        pytest.param("a.toml", "name = test\n", "not understood: ", marks=NEEDS_TOML),
+        pytest.param("a.toml", 'name = "a"\nname = "b"\n', "line 2", marks=NEEDS_TOML),
+        pytest.param(
+            "a.toml", "name = 2024-01-01T10:00:00\n", 'name = "2024-01-01 10:00:00": expected letters', marks=NEEDS_TOML
+        ),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, name: str, text: str, expected: str) -> None:
+    path = write(tmp_path, text, name)
+    lines = mistakes(path)
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    assert any(expected in line for line in lines), lines
+
+
+def test_every_mistake_is_in_one_list(tmp_path: Path) -> None:
+    text = """
+seeed: 1
+prompts:
+  classes: {car: [car]}
+  templates: ["a {car}", "a {vehicle}", "a {cat}"]
+  count: 0
+diffusion:
+  dtype: float
+  dtype: half
+labels: {threshold: 2.0, min_area_frac: 0.99, colour: 1}
+"""
+    path = write(tmp_path, text)
+    lines = mistakes(path, "score.margin=-1", "oops")
+    starts = [
+        f"{path}: line 9: the key 'dtype'",
+        "--set oops: expected key.sub=value",
+        f"{path}: prompts.templates[1]",
+        f"{path}: prompts.templates[2]",
+        f"{path}: prompts.count",
+        f"{path}: diffusion.dtype",
+        f"{path}: labels.threshold",
+        f"{path}: labels.max_area_frac",
+        f"{path}: labels.colour",
+        "--set score.margin=-1: score.margin",
+        f"{path}: seeed",
+    ]
+    assert len(lines) == len(starts)
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(start)
+    with pytest.raises(ConfigError, match="11 mistakes in the configuration"):
+        load_config(path, ["score.margin=-1", "oops"])
+
+
+def test_a_broken_file_does_not_hide_a_broken_override(tmp_path: Path) -> None:
+    lines = mistakes(write(tmp_path, "a: [", "a.yaml"), "oops")
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("miniatur", "no shipped configuration has this name, did you mean 'miniature'?"),
+        ("zzz", "there are car-accident, cars, miniature, miniature-tasks, piano-on-own-photos, piano-on-road"),
+        ("no/such/folder/cars.yaml", "no such file, did you mean 'cars'?"),
+        ("miniature.yml", "no such file, did you mean 'miniature'?"),
+        (str(ROOT / "diffugen"), "expected a file whose name ends in .yaml"),
+        (str(ROOT / "diffugen" / "config.py"), "expected a file whose name ends in .yaml"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_nearest(source: str, expected: str) -> None:
+    [line] = mistakes(source)
+    assert source in line
+    assert expected in line
+
+
+def test_the_nearest_file_of_the_same_folder_comes_first(tmp_path: Path) -> None:
+    write(tmp_path, GOOD, "pianos.yaml")
+    [line] = mistakes(tmp_path / "piano.yaml")
+    assert "did you mean 'pianos.yaml'?" in line
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
+    [line] = mistakes(tmp_path / "latin.yaml")
+    assert "not UTF-8 text (byte 6)" in line
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "bom.yaml"
+    path.write_text(GOOD, encoding="utf-8-sig")
+    assert load_config(path).name == "test"
+
+
+def test_list_configs_names_the_files_of_the_folder() -> None:
+    assert list_configs() == [
+        "car-accident",
+        "cars",
+        "miniature",
+        "miniature-tasks",
+        "piano-on-own-photos",
+        "piano-on-road",
+    ]
+    assert config_path("cars").name == "cars.yaml"
+
+
+def test_importing_the_package_and_its_prompts_does_not_import_pydantic() -> None:
+    code = "import sys, diffugen, diffugen.prompts.make, diffugen.config.files; sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_every_knob_is_documented() -> None:
+    config = load_config()
+    for section in (config, config.prompts, config.diffusion, config.labels, config.score):
+        for key in type(section).model_fields:
+            assert f"\n        {key}: " in str(section.__doc__), f"{type(section).__name__} does not explain {key}"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        ("{task: img2img, attributes: {weathr: [rainy]}}", "not 'weathr', did you mean 'weather'?"),
+        ("{task: img2img}, {task: img2img, name: b, attributes: {light: [dim]}}", "of the task 'b' .* not 'light'"),
+        ("{task: img2img, templates: ['a {piano}'], attributes: {weather: [rainy]}}", "not 'weather'.*'a {piano}'"),
+        ("{task: img2img, templates: ['a {sofa}']}", "fields that are attributes or classes, not {sofa}"),
+        ("{task: img2img, source: img2img}", "a source that comes before the task 'img2img'"),
+        ("{task: img2img, region: {part: middle}}", "no region for img2img"),
+        ("{task: inpaint}", "a region for inpaint"),
+        ("{task: inpaint, region: {polygon: [[0, 0], [1, 1]]}}", "at least three corners"),
+        ("{task: inpaint, region: {polygon: [[0, 0], [1, 1], [2, 0]]}}", "at most 1"),
+        ("{task: inpaint, region: {detector: best.pt}}", "detector and find together"),
+        ("{task: txt2img, name: more, strength: 0.5}", "neither source nor strength for txt2img"),
+        ("{task: txt2img}", "two 'txt2img'"),
+    ],
+)
+def test_mistakes_in_tasks(tasks: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_config("miniature", [f"tasks=[{{task: txt2img}}, {tasks}]"])
+
+
+def test_a_source_from_outside_may_have_templates_of_its_own() -> None:
+    config = load_config("miniature", ["tasks=[{task: img2img, source: runs/streets, attributes: {light: [dim]}}]"])
+    assert config.tasks[0].attributes == {"light": ("dim",)}

@@ -1,0 +1,300 @@
+"""Whole loops at small size, for real: diffusion, attention labels, training, relabelling, tuning, promotion, report."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diffugen.dataset.yolo import read_yolo, write_yolo
+from diffugen.miniature.scenes import exact_instances, scene_set
+from diffugen.run.rounds import round_seed
+from diffugen.run.store import RunStore
+from diffugen.stages.review import review_stage
+from tests.support.command_line import run
+
+ROUND_0 = ("generate", "label", "dataset", "train", "promote", "evaluate")
+ROUND_1 = ("generate", "label", "relabel", "compare", "review", "tune", "dataset", "train", "promote", "evaluate")
+
+
+def settings(truth: Path, **changes: object) -> list[str]:
+    """A loop that is small enough for a test; believing attention keeps it going however little its detector has learned."""
+    values: dict[str, object] = {
+        "prompts.count": 12,
+        "diffusion.num_inference_steps": 6,
+        "detector.epochs": 2,
+        "detector.image_size": 64,
+        "detector.confidence": 0.01,
+        "dataset.trust": "attention",
+        "tune.trials": 6,
+        "loop.rounds": 2,
+        "loop.truth": str(truth),
+        **changes,
+    }
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+def write_scenes(folder: Path, name: str, count: int, classes: list[str]) -> Path:
+    items = [
+        (f"scene-{number}", drawn.rgb, exact_instances(drawn).of_classes(classes))
+        for number, drawn in enumerate(scene_set(name, count, (96, 64), start=500))
+    ]
+    write_yolo(folder, {"train": items}, classes)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("truth") / "pianos", "piano-on-road", 8, ["piano"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, truth: Path) -> Iterator[Path]:
+    """A run of two rounds."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        assert run(patch, "bootstrap", "--run", str(folder), *settings(truth)) == 0
+    yield folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.slow
+def test_bootstrap_does_every_stage_of_every_round(finished: Path) -> None:
+    with RunStore.open(finished, readonly=True) as store:
+        rounds = store.summary()["rounds"]
+        assert {*ROUND_0, "evaluate-base"} == set(rounds[0]["stages"])
+        assert set(ROUND_1) == set(rounds[1]["stages"])
+        assert [rounds[number]["images"] for number in (0, 1)] == [12, 12]
+        first, second = ({record.id for record in store.records(number)} for number in (0, 1))
+        assert not first & second
+        assert store.config is not None and round_seed(store.config["seed"], 1) != store.config["seed"]
+        for number in (0, 1):
+            made = store.stage_done(number, "dataset")
+            assert made and made["train"] > 0 and made["val"] > 0
+            names = {
+                split: {name for name, _, _ in read_yolo(finished / made["folder"], split)}
+                for split in ("train", "val")
+            }
+            assert (len(names["train"]), len(names["val"])) == (made["train"], made["val"])
+            prompts = {split: {store.record(name).prompt.id for name in found} for split, found in names.items()}
+            assert not prompts["train"] & prompts["val"], "a prompt leaks"
+        measured = store.stage_done(1, "evaluate")
+        assert measured and measured["images"] == 8 and measured["mask"]["ap50"] is not None
+    assert (finished / "report" / "index.html").stat().st_size > 20_000
+    assert (finished / "report" / "report.md").is_file()
+    assert (finished / "tune.sqlite").is_file()
+
+
+@pytest.mark.slow
+def test_relabelling_is_out_of_sample(finished: Path) -> None:
+    trained = {path.stem for path in (finished / "datasets" / "round-0" / "images" / "train").iterdir()}
+    with RunStore.open(finished, readonly=True) as store:
+        relabelled = {labels.image_id for labels in store.labels("model")}
+        new = set(store.image_ids(1))
+    assert new <= relabelled
+    assert relabelled - new, "held-out images of the first round were not relabelled"
+    assert not relabelled & trained
+
+
+@pytest.mark.slow
+def test_the_truth_decides_nothing(finished: Path) -> None:
+    with RunStore.open(finished, readonly=True) as store:
+        for number in (0, 1):
+            vote = store.stage_done(number, "promote")
+            assert vote and vote["evidence"] == "agreed"
+            assert vote["promoted"] == (vote["candidate"]["ap50_95"] > vote["incumbent"]["ap50_95"])
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so_and_offers_more(
+    copied: Path, truth: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    before = contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images")
+    assert run(monkeypatch, "bootstrap", "--run", str(copied), *settings(truth)) == 0
+    said = capsys.readouterr().out
+    assert "2 rounds of run" in said and "--rounds 4" in said
+    assert contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
+    lost = next((copied / "images").iterdir())
+    lost.unlink()
+    assert run(monkeypatch, "bootstrap", "--run", str(copied), *settings(truth)) == 0
+    capsys.readouterr()
+    assert contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
+    assert run(monkeypatch, "status", str(copied)) == 0
+    assert re.search(r"^1 +12 ", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_a_run_that_stopped_says_what_makes_it_go_on(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with RunStore.open(copied) as store:
+        vote = store.stage_done(1, "promote")
+        assert vote is not None
+        store.finish_stage(1, "promote", {**vote, "promoted": False}, 1.0)
+    assert run(monkeypatch, "bootstrap", "--run", str(copied), "--rounds", "3", "--set", "loop.patience=1") == 0
+    said = capsys.readouterr().out
+    assert "stopped: no better detector for 1 rounds" in said and "--set loop.patience=3 --rounds 4" in said
+
+
+@pytest.mark.slow
+def test_a_decisions_file_is_taken_in_and_put_away(copied: Path, truth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunStore.open(copied) as store:
+        image_id = next(iter(store.image_ids(1)))
+        decisions = {"run": copied.name, "decisions": [{"image_id": image_id, "verdict": "reject"}]}
+        (copied / "review").mkdir(exist_ok=True)
+        file = copied / "review" / "decisions.json"
+        file.write_text(json.dumps(decisions))
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "rename", lambda self, target: 1 / 0)  # as if killed while the file is put away
+            with pytest.raises(ZeroDivisionError):
+                review_stage(store, round=2, mode="static")
+        assert [(one.image_id, one.verdict) for one in store.decisions()] == [(image_id, "reject")]
+        assert review_stage(store, round=2, mode="static")["decisions"] == {}, "nothing twice"
+        assert not file.exists() and (copied / "review" / "decisions-round-2.json").is_file()
+
+
+@pytest.mark.slow
+def test_every_stage_runs_alone_and_again(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    there = ("--run", str(copied))
+    for _ in range(2):
+        for command in ("relabel", "compare", "tune", "train", "evaluate", "report"):
+            assert run(monkeypatch, command, *there) == 0, command
+        assert run(monkeypatch, "review", "--static", *there) == 0
+    said = capsys.readouterr().out
+    assert "mask AP50" in said and "objects agreed on" in said
+
+    with RunStore.open(copied, readonly=True) as store:
+        image_id, other = list(store.image_ids(1))[:2]
+    decisions = {
+        "decisions": [{"image_id": image_id, "verdict": "attention"}, {"image_id": other, "verdict": "reject"}]
+    }
+    (tmp_path / "mine.json").write_text(json.dumps({"run": copied.name, **decisions}))
+    assert run(monkeypatch, "review", *there, "--decisions", str(tmp_path / "mine.json"), "--reviewer", "ann") == 0
+    assert "1 attention, 1 reject" in capsys.readouterr().out
+    for format, folder in (("yolo-seg", "yolo"), ("coco", "coco")):
+        assert run(monkeypatch, "export", str(copied), "--out", str(tmp_path / folder), "--format", format) == 0
+    exported = {
+        name: instances for split in ("train", "val") for name, _, instances in read_yolo(tmp_path / "yolo", split)
+    }
+    assert image_id in exported and other not in exported
+    with RunStore.open(copied, readonly=True) as store:
+        human = next(store.labels("human", image_id=image_id)).instances
+        assert exported[image_id].rles == human.rles
+
+
+@pytest.mark.slow
+def test_improve_starts_from_a_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = write_scenes(tmp_path / "known", "piano-on-road", 10, ["piano"])
+    folder = tmp_path / "run"
+    small = settings(known, **{"prompts.count": 6, "loop.rounds": 1})
+    assert run(monkeypatch, "improve", "--run", str(folder), "--known", str(known), *small) == 0
+    with RunStore.open(folder, readonly=True) as store:
+        started, made = store.stage_done(0, "train-known"), store.stage_done(0, "dataset")
+        assert started and made and made["known"] == 10
+        trained = store.stage_done(0, "train")
+        assert trained and trained["start"] == started["checkpoint"]
+        assert len(list(store.labels("model"))) == 6
+    assert run(monkeypatch, "improve", "--run", str(tmp_path / "other"), *small) == 2
+    assert re.search(r"knows none of the classes piano.*--known", capsys.readouterr().err)
+
+
+MOMENTS = (  # (round, stage): a random moment after that stage
+    (0, "generate"), (0, "dataset"), (0, "train"), (1, "generate"), (1, "relabel"), (1, "tune"), (1, "train"),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_bootstrap_goes_on_after_kill(tmp_path: Path, truth: Path) -> None:
+    small = settings(truth, **{"prompts.count": 8, "detector.epochs": 1, "diffusion.num_inference_steps": 4})
+    command = [sys.executable, "-m", "diffugen.cli", "bootstrap", *small, "--run"]
+    # On one thread the arithmetic is the same in every process, to the bit.
+    environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    whole, broken = tmp_path / "whole" / "run", tmp_path / "broken" / "run"
+    subprocess.run([*command, str(whole)], check=True, capture_output=True, env=environment)
+
+    moments = random.Random(3)
+    for round, stage in MOMENTS:
+        process = subprocess.Popen(
+            [*command, str(broken)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and not stage_is_done(broken, round, stage):
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 1.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert stage_is_done(broken, round, stage)
+    subprocess.run([*command, str(broken)], check=True, capture_output=True, env=environment)
+
+    with RunStore.open(whole, readonly=True) as expected, RunStore.open(broken, readonly=True) as found:
+        assert list(found.image_ids()) == list(expected.image_ids())
+        assert found.summary()["rounds"][1]["label_sets"] == expected.summary()["rounds"][1]["label_sets"]
+        assert found.stage_done(1, "tune") == expected.stage_done(1, "tune")
+    assert contents(broken / "images") == contents(whole / "images")
+    assert contents(broken / "datasets") == contents(whole / "datasets")
+    assert not [path for path in broken.rglob("*") if ".partial" in path.name or path.suffix == ".tmp"]
+
+
+def stage_is_done(folder: Path, round: int, stage: str) -> bool:
+    if not (folder / "ledger.sqlite").is_file():
+        return False
+    try:
+        with RunStore.open(folder, readonly=True) as store:
+            return store.stage_done(round, stage) is not None
+    except Exception:  # the ledger is being made
+        return False
+
+
+@pytest.mark.slow
+def test_review_in_fiftyone_decides_what_trains(
+    copied: Path, truth: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffugen.review.database import database
+    from diffugen.review.session import push
+    from diffugen.stages.review import review_folder
+
+    monkeypatch.delenv("FIFTYONE_DATABASE_URI", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, "review", "--no-wait", "--run", str(copied)) == 0
+    assert "decisions on 0 images" in capsys.readouterr().out
+    with RunStore.open(copied) as store, database(review_folder(store)):
+        dataset = push(store)
+        sample, other = dataset.load_saved_view("queue").limit(2)
+        for one, tag in ((sample, "accept_attention"), (other, "reject")):
+            one.tags.append(tag)
+            one.save()
+        accepted, rejected = sample.image_id, other.image_id
+    more = settings(truth, **{"loop.rounds": 3})
+    assert run(monkeypatch, "bootstrap", "--review", "fiftyone", "--run", str(copied), *more) == 0
+    with RunStore.open(copied, readonly=True) as store:
+        reviewed, made = store.stage_done(2, "review"), store.stage_done(2, "dataset")
+        assert reviewed and reviewed["decisions"] == {"attention": 1, "reject": 1}
+        assert made and made["by_origin"]["human"] == 1 and made["left_out"]["rejected"] == 1
+        tuned = store.stage_done(2, "tune")
+        assert tuned and tuned["evidence"] == "agreement", "one verdict is too little evidence"
+        names = {name for split in ("train", "val") for name, _, _ in read_yolo(copied / made["folder"], split)}
+    assert accepted in names and rejected not in names

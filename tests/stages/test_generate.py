@@ -1,0 +1,344 @@
+"""The generation as a whole, on the miniature at a few steps: tasks that build on one another, sources, ancestry, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffugen.dataset.yolo import write_yolo
+from diffugen.diffusion.generate import grouped
+from diffugen.errors import DiffugenError
+from diffugen.labels.label import LabelSettings
+from diffugen.labels.score import ScoreWeights
+from diffugen.labels.shapes import areas, decode, encode
+from diffugen.miniature.scenes import exact_instances, scene_set
+from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
+from diffugen.records import Instances
+from diffugen.run.store import RunStore
+from diffugen.stages.generate import file_digest, generate_stage
+from diffugen.stages.label import label_method, label_stage
+from diffugen.stages.train import held_out_families
+
+PROMPTS: dict[str, Any] = {
+    "templates": ["a photo of a {car} on a road, {weather}"],
+    "attributes": {"weather": ["sunny", "cloudy", "foggy"]},
+    "classes": {"car": ["car"], "piano": ["grand piano"]},
+    "background": ["road"],
+    "negative": "",
+    "count": 3,
+    "sampling": "balanced",
+}
+CARS = {**PROMPTS, "classes": {"car": ["car"]}}
+STREETS = {"task": "txt2img", "name": "streets"}
+RAIN = {"task": "img2img", "name": "rain", "attributes": {"weather": ["rainy", "snowy"]}}
+PIANOS = {"task": "inpaint", "name": "pianos", "templates": ["a {piano} on a road, {weather}"]}
+LOWER = {"part": "lower half", "spare": False}
+LABELS, WEIGHTS = LabelSettings(method="paper", instances="largest"), ScoreWeights()
+DIFFUSION: dict[str, Any] = {
+    "model": "miniature", "device": "cpu", "dtype": "auto", "size_wh": None, "num_inference_steps": 3, "guidance_scale": 3.0,
+    "scheduler": None, "batch_size": 2, "attention_backend": "native", "offload": "none", "vae_slicing": False,
+    "vae_tiling": False, "compile": False, "loras": {}, "embeddings": (), "trust_remote_pickle": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RunStore]:
+    with RunStore.create_or_open(tmp_path / "run", config=None) as made:
+        yield made
+
+
+def generate(store: RunStore, *tasks: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        **DIFFUSION, "prompts": PROMPTS, "tasks": tasks, "labels": LABELS, "weights": WEIGHTS, "detector_device": "cpu",
+        "images_per_prompt": 1, "seed": 3,
+    }  # fmt: skip
+    return generate_stage(store, **{**values, **changes})
+
+
+def photos(folder: Path, count: int = 2, size_wh: tuple[int, int] = (101, 67)) -> Path:
+    """Scenes without pianos at a size that the model cannot divide."""
+    folder.mkdir(exist_ok=True)
+    for number, drawn in enumerate(scene_set("known", count, size_wh)):
+        Image.fromarray(drawn.rgb).save(folder / f"street-{number}.png")
+    return folder
+
+
+def pixels_of(store: RunStore) -> dict[str, Any]:
+    return {image_id: store.image(image_id) for image_id in store.image_ids()}
+
+
+def test_a_chain_knows_its_ancestry_and_carries_objects_on(store: RunStore) -> None:
+    made = generate(store, STREETS, RAIN, {**PIANOS, "source": "rain", "region": LOWER})
+    assert made == {
+        "images": 9, "dropped": 0, "skipped": 0,
+        "tasks": {name: {"images": 3, "dropped": 0, "skipped": 0} for name in ("streets", "rain", "pianos")},
+    }  # fmt: skip
+    records = {record.id: record for record in store.records()}
+    label_stage(store, LABELS, WEIGHTS)
+    labels = {one.image_id: one.instances for one in store.labels("attention", label_method(LABELS, WEIGHTS))}
+    for piano in (record for record in records.values() if record.step == "pianos"):
+        rain = records[str(piano.parent)]
+        street = records[str(rain.parent)]
+        assert (street.task, rain.task, piano.task) == ("txt2img", "img2img", "inpaint")
+        assert street.parent is None and street.family == rain.family == piano.family == street.prompt.id
+        before, after = street.prompt.attributes["weather"], rain.prompt.attributes["weather"]
+        assert after in ("rainy", "snowy") and after != before
+        assert rain.prompt.template == street.prompt.template
+        assert piano.prompt.attributes["weather"] == after, "what is not changed is taken over from the source"
+        region = decode(piano.region)  # type: ignore[arg-type]
+        assert np.array_equal(store.image(piano.id)[~region], store.image(rain.id)[~region])
+        assert not np.array_equal(store.image(piano.id), store.image(rain.id))
+        for name, rle in zip(labels[piano.id].class_names, labels[piano.id].rles, strict=True):
+            assert not (decode(rle) & (~region if name == "piano" else region)).any()
+    assert len(held_out_families(store, 0.5, 0)) < 3, "families, not images, are held out"
+
+
+def test_the_same_call_again_makes_nothing_new(store: RunStore, tmp_path: Path) -> None:
+    tasks = (STREETS, {**PIANOS, "region": LOWER})
+    seen: list[tuple[int, int]] = []
+    generate(store, *tasks)
+    first = pixels_of(store)
+    for image_id in list(first)[1::3]:
+        store.image_path(image_id).unlink()
+    again = generate(store, *tasks)
+    assert again["images"] == len(first)
+    assert {image_id: pixels.tobytes() for image_id, pixels in pixels_of(store).items()} == {
+        image_id: pixels.tobytes() for image_id, pixels in first.items()
+    }
+    with RunStore.create_or_open(tmp_path / "other", config=None) as other:
+        generate_stage(
+            other, lambda done, total: seen.append((done, total)), **DIFFUSION, prompts=PROMPTS, tasks=tasks, labels=LABELS,
+            weights=WEIGHTS, detector_device="cpu", images_per_prompt=1, seed=3,
+        )  # fmt: skip
+        assert list(other.image_ids()) == list(first)
+        assert {image_id: pixels.tobytes() for image_id, pixels in pixels_of(other).items()} == {
+            image_id: pixels.tobytes() for image_id, pixels in first.items()
+        }
+    assert seen[-1] == (6, 6) and seen == sorted(seen)
+
+
+def test_one_task_of_several(store: RunStore) -> None:
+    tasks = (STREETS, {**PIANOS, "region": LOWER})
+    with pytest.raises(DiffugenError, match="'streets' has made no images yet; run it first, without --task"):
+        generate(store, *tasks, only="inpaint")
+    assert generate(store, *tasks, only="txt2img")["images"] == 3
+    assert {record.step for record in store.records()} == {"streets"}
+    assert generate(store, *tasks, only="pianos")["images"] == 3
+    assert len(list(store.image_ids())) == 6
+
+
+def test_own_photos_keep_every_pixel_outside_the_region(store: RunStore, tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    task = {**PIANOS, "source": str(folder), "region": LOWER, "images_per_source": 2}
+    assert generate(store, task)["images"] == 4
+    records = list(store.records())
+    assert len({record.id for record in records}) == 4 and len({record.family for record in records}) == 2
+    for record in records:
+        assert (record.size_wh, record.task, record.family) == ((101, 67), "inpaint", record.parent)
+        given = np.array(Image.open(record.source))
+        assert np.array_equal(store.source(str(record.parent)), given)
+        region = decode(record.region)  # type: ignore[arg-type]
+        image = store.image(record.id)
+        assert np.array_equal(image[~region], given[~region])
+        assert np.abs(image[region].astype(int) - given[region]).mean() > 4
+        assert store.heat_maps(record.id).region == record.region
+
+
+def test_photos_are_described_by_the_common_templates(store: RunStore, tmp_path: Path) -> None:
+    generate(store, {"task": "img2img", "source": str(photos(tmp_path / "photos")), "strength": 0.5})
+    assert {record.prompt.template for record in store.records()} == set(PROMPTS["templates"])
+    assert {record.size_wh for record in store.records()} == {(80, 56)}, "as many pixels as the model was made for"
+
+
+def test_photos_may_be_gone_when_the_run_goes_on(store: RunStore, tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 1)
+    generate(store, {**PIANOS, "source": str(folder), "region": LOWER})
+    [record] = store.records()
+    (folder / "street-0.png").unlink()
+    assert store.source(str(record.parent)).shape == (67, 101, 3)
+
+
+def test_labelled_cars_stay_and_the_piano_takes_the_place_of_one(store: RunStore, tmp_path: Path) -> None:
+    """A labelled street; the largest car is painted over, the other one and the cone are kept."""
+    drawn = next(one for one in scene_set("known", 40, (96, 64)) if "car" in exact_instances(one).class_names)
+    exact = exact_instances(drawn)
+    second = np.zeros((64, 96), dtype=bool)
+    second[2:8, 80:95] = True
+    objects = Instances(
+        (96, 64), (*exact.class_names, "car"), (*exact.rles, encode(second)), np.full(len(exact) + 1, 0.9)
+    )
+    write_yolo(tmp_path / "set", {"train": [("street", drawn.rgb, objects)]}, sorted(set(objects.class_names)))
+    made = generate(store, {**PIANOS, "source": str(tmp_path / "set"), "region": {"label": "car"}})
+    assert made["images"] == 1
+    [record] = store.records()
+    label_stage(store, LABELS, WEIGHTS)
+    [labels] = store.labels("attention")
+    cars = labels.instances.of_classes(["car"])
+    before = objects.of_classes(["car"])
+    biggest = int(np.argmax(areas(before.rles)))
+    region = decode(record.region)  # type: ignore[arg-type]
+    assert (decode(before.rles[biggest]) <= region).all()
+    assert encode(second) in list(cars.rles) and len(cars) == len(before) - 1
+    assert set(labels.instances.class_names) <= {"car", "piano"}, "classes of the run only"
+    assert cars.scores.tolist() == [0.9] * len(cars)
+
+
+def test_a_detector_finds_the_region_and_names_what_stays(store: RunStore, tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 12, (64, 64))
+    region = {"detector": "miniature", "find": "car"}
+    made = generate(store, {**PIANOS, "source": str(folder), "region": region})
+    assert 0 < made["images"] < 12 and made["images"] + made["skipped"] == 12
+    assert sum(len(labels.instances.of_classes(["truck"])) for labels in store.labels("carried")) == 0
+    with pytest.raises(DiffugenError, match=r"does not know 'zebra'; it knows .*car"):
+        generate(store, {**PIANOS, "source": str(folder), "region": {**region, "find": "zebra"}})
+
+
+def test_another_run_is_a_source(store: RunStore, tmp_path: Path) -> None:
+    with RunStore.create_or_open(tmp_path / "streets", config=None) as streets:
+        generate(streets, STREETS, prompts=CARS)
+        label_stage(streets, LABELS, WEIGHTS)
+    made = generate(store, {**RAIN, "source": str(tmp_path / "streets"), "count": 2, "strength": 0.4})
+    assert made["images"] == 2
+    assert {record.settings["strength"] for record in store.records()} == {0.4}
+    assert all(record.prompt.template == PROMPTS["templates"][0] for record in store.records())
+
+
+def test_a_blackened_image_is_dropped_counted_and_not_made_again(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real safety checker at tiny size, whose threshold makes it object to everything."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    from diffugen.diffusion import pipelines
+
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    checker = StableDiffusionSafetyChecker(
+        CLIPConfig(vision_config={**tiny, "image_size": 32, "patch_size": 16}, projection_dim=8)
+    )
+    checker.concept_embeds_weights.data.fill_(-2.0)
+    calls = []
+    load = pipelines.load_pipeline
+
+    def load_with_checker(*args: Any, **options: Any) -> Any:
+        pipeline = load(*args, **options)
+        pipeline.register_modules(
+            safety_checker=checker.eval(),
+            feature_extractor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        )
+        calls.append(pipeline)
+        return pipeline
+
+    monkeypatch.setattr(pipelines, "load_pipeline", load_with_checker)
+    made = generate(store, STREETS, prompts=CARS)
+    assert (made["images"], made["dropped"]) == (3, 3)
+    assert list(store.image_ids()) == [] and store.summary()["rounds"][0]["dropped"] == 3
+    steps = []
+    generate_stage(
+        store, lambda done, total: steps.append(done), **DIFFUSION, prompts=CARS, tasks=[STREETS], labels=LABELS,
+        weights=WEIGHTS, detector_device="cpu", images_per_prompt=1, seed=3,
+    )  # fmt: skip
+    assert steps[:2] == [0, 3], "nothing was left to do"
+
+
+def test_an_embedding_is_part_of_an_images_identity(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"one")
+    before = file_digest(str(tmp_path / "a.safetensors"))
+    (tmp_path / "a.safetensors").write_bytes(b"two")
+    assert before != file_digest(str(tmp_path / "a.safetensors"))
+    assert file_digest("owner/name") == "owner/name"
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({**PIANOS, "source": "stretes", "region": LOWER}, "no source 'stretes' .*name of an earlier task .*streets"),
+        ({**PIANOS, "region": {"mask": "nowhere.png"}}, "no mask image at nowhere.png"),
+        ({**PIANOS, "region": {"detector": "nowhere.pt", "find": "car"}}, "nowhere.pt"),
+        ({**PIANOS, "region": {"label": "zebra"}}, "none of the 3 sources of 'streets' has a region"),
+        ({**PIANOS, "region": LOWER, "templates": ["a {sofa} on a road"]}, "sofa"),
+        ({**RAIN, "attributes": {"light": ["dim"]}}, "light"),
+        ({**PIANOS, "region": LOWER, "model": "./no-such-model"}, "no-such-model"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(store: RunStore, task: dict[str, Any], message: str) -> None:
+    with pytest.raises(DiffugenError, match=message):
+        generate(store, STREETS, task)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "changes", "message"),
+    [
+        (lambda folder: None, {"region": LOWER}, "holds no image"),
+        (lambda folder: (folder / "a.png").write_bytes(b"no"), {"region": LOWER}, "cannot read the image .*a.png"),
+        (photos, {"region": {"label": "car"}}, "have no labels"),
+        (
+            lambda folder: Image.new("L", (5, 5), 255).save(photos(folder).parent / "mask.png"),
+            {"region": {"mask": "mask.png"}},
+            "has 5x5 pixels, the image 101x67",
+        ),
+    ],
+)
+def test_mistakes_with_photos_leave_nothing_behind(
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepare: Any, changes: Any, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    prepare(tmp_path / "photos")
+    with pytest.raises(DiffugenError, match=message):
+        generate(store, {**PIANOS, "source": "photos", **changes})
+    assert list(store.image_ids()) == []
+
+
+def test_plans() -> None:
+    assert [(task.name, task.source) for task in plan_tasks([])] == [("txt2img", None)]
+    tasks = plan_tasks([STREETS, RAIN, {**PIANOS, "region": LOWER}])
+    assert [task.source for task in tasks] == [None, "streets", "rain"]
+    assert choose_tasks(tasks, "img2img") == choose_tasks(tasks, "rain") == tasks[1:2]
+    with pytest.raises(DiffugenError, match="no task 'sun'; the configuration has streets, rain, pianos"):
+        choose_tasks(tasks, "sun")
+
+
+def test_a_task_of_prompts_has_templates_attributes_and_count_of_its_own() -> None:
+    prompts = {**PROMPTS, "attributes": {**PROMPTS["attributes"], "time": ["night"]}}
+    prompts["templates"] = [*PROMPTS["templates"], "a {car}, {time}"]
+    other = {"task": "txt2img", "name": "more", "templates": ["a {piano} by a road, {mood}"], "count": 2,
+             "attributes": {"mood": ["sad", "gay"]}}  # fmt: skip
+    tasks = plan_tasks([STREETS, other])
+    assert {prompt.text for prompt in task_prompts(tasks[1], tasks, prompts, 0)} == {
+        "a grand piano by a road, sad", "a grand piano by a road, gay"
+    }  # fmt: skip
+    assert all("car" in prompt.text for prompt in task_prompts(tasks[0], tasks, prompts, 0))
+    alone = plan_tasks([other])
+    assert {prompt.text for prompt in task_prompts(alone[0], alone, prompts, 0)} == {
+        "a grand piano by a road, sad", "a grand piano by a road, gay"
+    }  # fmt: skip
+    with pytest.raises(DiffugenError, match="season"):
+        task_prompts(tasks[0], tasks, {**prompts, "attributes": {**prompts["attributes"], "season": ["may"]}}, 0)
+
+
+def test_small_regions_of_large_photos_share_batches(store: RunStore, tmp_path: Path) -> None:
+    """Different windows, one working size: what is worked on has the model's number of pixels."""
+    folder = photos(tmp_path / "photos", 3, (320, 200))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number, (left, width) in enumerate(((10, 40), (150, 60), (200, 30))):
+        mask = np.zeros((200, 320), dtype=np.uint8)
+        mask[90:130, left : left + width] = 255
+        Image.fromarray(mask).save(masks / f"street-{number}.png")
+    generate(store, {**PIANOS, "source": str(folder), "region": {"mask": str(masks), "grow_frac": 0.0}}, batch_size=3)
+    records = list(store.records())
+    assert len({tuple(record.settings["window_xyxy"]) for record in records}) == 3
+    assert {tuple(record.settings["working_wh"]) for record in records} == {(64, 64)}
+    assert len(grouped(records)) == 1
+    for record in records:
+        region = decode(record.region)  # type: ignore[arg-type]
+        given = np.array(Image.open(record.source))
+        assert np.array_equal(store.image(record.id)[~region], given[~region])
+        heat_maps = store.heat_maps(record.id)
+        assert heat_maps.window_xyxy == tuple(record.settings["window_xyxy"])

@@ -1,0 +1,141 @@
+"""Sample records for the store's tests, and the child processes that those tests kill.
+
+store_child.py write FOLDER           make the sample run, or continue it; print a line for each image
+store_child.py hold FOLDER            open the run for writing and wait
+store_child.py limit FOLDER BYTES     make the sample run where no file may grow beyond BYTES; print the error
+store_child.py lines FOLDER STEP      for n = 1, 1 + STEP, ...: make a sample run in FOLDER/n, killed before its n-th line
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from diffugen.errors import StoreError
+from diffugen.records import HeatMaps, ImageRecord, Instances, LabelSet, Phrase, Prompt
+from diffugen.run.store import RunStore
+
+CONFIG = {"prompts": {"seed": 3}, "generate": {"batch_size": 4, "steps": 20}}
+SIZE_WH = (40, 24)
+
+
+def make_record(number: int, **changes: Any) -> ImageRecord:
+    prompt = Prompt(
+        f"a grand piano on a wet road, {number}",
+        (Phrase("grand piano", "piano"), Phrase("road", None)),
+        negative="blurry",
+        attributes={"weather": "Regen, völlig nass"},
+    )
+    fields: dict[str, Any] = {"seed": number, "size_wh": SIZE_WH, "model": "miniature", "round": number % 3, **changes}
+    return ImageRecord(prompt, settings={"num_inference_steps": 20, "guidance_scale": 7.5, "scheduler": None}, **fields)
+
+
+def make_rgb(record: ImageRecord) -> np.ndarray:
+    width, height = record.size_wh
+    return np.random.default_rng(record.seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def make_heat_maps(record: ImageRecord) -> HeatMaps:
+    random = np.random.default_rng(record.seed)
+    shapes = {"up-3x5": (2, 3, 3, 5), "mid-2x3": (2, 3, 2, 3)}
+    maps = {group: random.random(shape).astype(np.float16) for group, shape in shapes.items()}
+    return HeatMaps(record.id, record.size_wh, record.prompt.phrases, maps)
+
+
+def make_labels(record: ImageRecord, source: str = "attention", method: str = "otsu", objects: int = 2) -> LabelSet:
+    width, height = record.size_wh
+    instances = Instances(
+        record.size_wh,
+        ("piano", "car", "car")[:objects],
+        tuple({"size": [height, width], "counts": f"0{n}Xé" + "m" * n} for n in range(objects)),
+        np.array([1 / 3, 0.0, 1.0])[:objects],
+        tuple({"size": 0.1 + n / 7, "contrast": 1.0} for n in range(objects)),
+    )
+    return LabelSet(record.id, source, instances, method, record.round)
+
+
+def write_run(folder: Path, count: int, after_image: Callable[[], None] = lambda: None) -> None:
+    """Make the sample run of ``count`` images, or do what is left of it."""
+    with RunStore.create_or_open(folder, config=CONFIG) as store:
+        for record in map(make_record, range(count)):
+            if not store.has_image(record.id):
+                store.add_image(record, make_rgb(record), make_heat_maps(record), seconds=1.5)
+                after_image()
+        missing = set(store.label_ids_missing("attention", "otsu"))
+        store.put_labels(make_labels(record) for record in store.records() if record.id in missing)
+        if store.stage_done(0, "label") is None:
+            store.finish_stage(0, "label", {"images": count}, seconds=0.5)
+
+
+def hold(folder: Path) -> None:
+    with RunStore.create_or_open(folder, config=CONFIG):
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
+def limit(folder: Path, size_bytes: int) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
+    try:
+        write_run(folder, 100)
+    except StoreError as error:
+        print(error)
+
+
+def lines(folder: Path, step: int) -> None:
+    """Fork once a kill, because to start Python and import the rest a hundred times would take minutes."""
+    write_run(folder / "warm-up", 1)
+    shutil.rmtree(folder)
+    number = 1
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            sys.settrace(killer(number))
+            write_run(folder / str(number), 2)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        if not os.WIFSIGNALED(status):
+            return
+        number += step
+
+
+def killer(number: int) -> Any:
+    """Return a trace function that kills this process before the ``number``-th line run in the store's own files."""
+    own = tuple(str(Path(sys.modules[f"diffugen.run.{name}"].__file__ or "")) for name in ("store", "files", "ledger"))
+    left = number
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename not in own:
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return trace
+
+
+def main(job: str, folder: Path, *numbers: str) -> None:
+    if job == "write":
+        write_run(folder, 30, lambda: print("image", flush=True))
+    elif job == "hold":
+        hold(folder)
+    elif job == "limit":
+        limit(folder, int(numbers[0]))
+    else:
+        lines(folder, int(numbers[0]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

@@ -1,6 +1,7 @@
 """Plain validated records that pass between stages.
 
-Knows numpy and nothing else of the package's dependencies: no record holds a tensor, a PIL image or a library's result object.
+Knows numpy and nothing else of the package's dependencies: no record holds a tensor, a PIL image or a
+library's result object.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ STEP_THIRDS = 3
 """Heat maps are kept apart for the first, middle and last third of the denoising steps."""
 
 SOURCES = ("attention", "model", "human", "carried")
-"""Where a label set can come from; ``carried``: from the image that this one was made of, where nothing was painted over."""
+"""Where a label set can come from; ``carried``: from the image that this one was made of, where nothing was
+painted over."""
 
 TASKS = ("txt2img", "img2img", "inpaint")
 """How an image can be made: from a prompt alone, from another image, or in a region of another image."""
@@ -43,7 +45,9 @@ def one_line(text: str) -> str:
 
 
 def content_id(*parts: Any) -> str:
-    """Return 16 hex digits that depend on the JSON form of ``parts`` alone (stable over processes and machines)."""
+    """Return 16 hex digits that depend on the JSON form of ``parts`` alone (stable over processes and
+    machines).
+    """
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -95,9 +99,11 @@ class ImageRecord:
         size_wh: Width and height in pixels.
         model: Name or folder of the diffusion model, as configured.
         task: ``txt2img``, ``img2img`` or ``inpaint``.
-        settings: What else decides its pixels (``num_inference_steps``, ``guidance_scale``, ``scheduler`` ...); JSON values.
+        settings: What else decides its pixels (``num_inference_steps``, ``guidance_scale``, ``scheduler``
+            ...); JSON values.
         round: The round of the loop that generated it.
-        parent: The image it was made of: an image's id, or ``photo-`` and a hash of the pixels; None for ``txt2img``.
+        parent: The image it was made of: an image's id, or ``photo-`` and a hash of the pixels; None for
+            ``txt2img``.
         region: What was painted over, as RLE of its own size; None unless ``inpaint``.
         origin: The `family` of its parent; empty for ``txt2img``.
         source: Where the parent lies, for a reader: a file, or a run's folder.
@@ -120,8 +126,13 @@ class ImageRecord:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"unknown task {self.task!r}; one of {', '.join(TASKS)}")
-        if (self.parent is not None, self.region is not None) != (self.task != "txt2img", self.task == "inpaint"):
-            raise ValueError(f"an image of task {self.task} cannot have parent={self.parent}, region={self.region}")
+        if (self.parent is not None, self.region is not None) != (
+            self.task != "txt2img",
+            self.task == "inpaint",
+        ):
+            raise ValueError(
+                f"an image of task {self.task} cannot have parent={self.parent}, region={self.region}"
+            )
         if self.region is not None and list(self.region["size"]) != [self.size_wh[1], self.size_wh[0]]:
             raise ValueError(f"a region of size (h, w) = {self.region['size']} in an image of {self.size_wh}")
 
@@ -130,7 +141,13 @@ class ImageRecord:
         """Hash of everything that decides the pixels; the round is not part of it."""
         made_of = [] if self.parent is None else [self.parent, self.region]
         return content_id(
-            self.prompt.id, self.seed, list(self.size_wh), self.model, self.task, dict(self.settings), *made_of
+            self.prompt.id,
+            self.seed,
+            list(self.size_wh),
+            self.model,
+            self.task,
+            dict(self.settings),
+            *made_of,
         )
 
     @property
@@ -150,11 +167,13 @@ class HeatMaps:
         image_id: The image they belong to.
         size_wh: Width and height of that image in pixels.
         phrases: The P traced phrases, in the order of the arrays' first axis.
-        maps: From a layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``, ``up`` or ``joint``, to a float16 array
-            (P, 3, h, w): attention probability in [0, 1], averaged over heads, layers of the group, steps of the third,
-            and the tokens of the phrase.
-        region: What was painted over, as RLE of the image's size: only there can they tell objects. None: everywhere.
-        window_xyxy: Left, upper, right and lower edge, in pixels, of the part of the image that they cover; None: all of it.
+        maps: From a layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``, ``up`` or ``joint``, to
+            a float16 array (P, 3, h, w): attention probability in [0, 1], averaged over heads, layers of the
+            group, steps of the third, and the tokens of the phrase.
+        region: What was painted over, as RLE of the image's size: only there can they tell objects. None:
+            everywhere.
+        window_xyxy: Left, upper, right and lower edge, in pixels, of the part of the image that they cover;
+            None: all of it.
     """
 
     image_id: str
@@ -180,7 +199,8 @@ class Instances:
     Attributes:
         size_wh: Width and height of the image in pixels.
         class_names: N class names.
-        rles: N masks as COCO RLE of size (height, width): lossless, so holes and several pieces stay one instance.
+        rles: N masks as COCO RLE of size (height, width): lossless, so holes and several pieces stay one
+            instance.
         scores: float64 (N,), label score (attention, human) or detector confidence (model), in [0, 1].
         terms: N mappings from score term to its value in [0, 1]; empty mappings where a source has none.
     """
@@ -198,7 +218,8 @@ class Instances:
         counts = {len(self.class_names), len(self.rles), len(self.scores), len(self.terms)}
         if len(counts) != 1:
             raise ValueError(
-                f"an Instances needs as many class names ({len(self.class_names)}), masks ({len(self.rles)}), "
+                f"an Instances needs as many class names ({len(self.class_names)}), masks "
+                f"({len(self.rles)}), "
                 f"scores ({len(self.scores)}) and terms ({len(self.terms)})"
             )
         size_hw = [self.size_wh[1], self.size_wh[0]]
@@ -265,12 +286,13 @@ class Disagreement:
 
     Attributes:
         image_id: The image.
-        kind: ``overlooked`` (the model sees it, attention missed it), ``spurious`` (the reverse), ``swapped`` (one place,
-            two classes) or ``badly_located`` (one class, low IoU).
+        kind: ``overlooked`` (the model sees it, attention missed it), ``spurious`` (the reverse), ``swapped``
+            (one place, two classes) or ``badly_located`` (one class, low IoU).
         severity: In [0, 1]; higher is worse. See `diffugen.comparison.disagreement`.
         attention: Index in the attention labels; None if overlooked.
         model: Index in the model labels; None if spurious.
-        iou: Mask IoU of the two; of an instance alone, its highest IoU with anything on the other side. In [0, 1].
+        iou: Mask IoU of the two; of an instance alone, its highest IoU with anything on the other side. In
+            [0, 1].
     """
 
     image_id: str
@@ -285,8 +307,13 @@ class Disagreement:
             raise ValueError(f"unknown kind of disagreement {self.kind!r}; one of {', '.join(KINDS)}")
         if not 0 <= self.severity <= 1:
             raise ValueError(f"the severity of a disagreement must lie in [0, 1], got {self.severity}")
-        if (self.attention is None, self.model is None) != (self.kind == "overlooked", self.kind == "spurious"):
-            raise ValueError(f"a disagreement {self.kind!r} cannot have attention={self.attention}, model={self.model}")
+        if (self.attention is None, self.model is None) != (
+            self.kind == "overlooked",
+            self.kind == "spurious",
+        ):
+            raise ValueError(
+                f"a disagreement {self.kind!r} cannot have attention={self.attention}, model={self.model}"
+            )
 
 
 @dataclass(frozen=True)
@@ -312,6 +339,8 @@ class Decision:
         if self.verdict not in VERDICTS:
             raise ValueError(f"unknown verdict {self.verdict!r}; one of {', '.join(VERDICTS)}")
         if (self.instances is None) != (self.verdict == "reject"):
-            raise ValueError(f"a decision {self.verdict!r} {'needs' if self.instances is None else 'has no'} labels")
+            raise ValueError(
+                f"a decision {self.verdict!r} {'needs' if self.instances is None else 'has no'} labels"
+            )
         if self.verdict == "empty" and self.instances:
             raise ValueError("a decision 'empty' has no objects")

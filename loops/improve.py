@@ -1,10 +1,13 @@
-"""A better detector from one that exists, or from a dataset that exists: generated images show it what it lacks.
+"""A better detector from one that exists, or from a dataset that exists: generated images show it what it
+lacks.
 
-    diffugen improve [CONFIG] --known DATASET [--checkpoint best.pt] [--rounds 3] [--review none|static|fiftyone]
+    diffugen improve [CONFIG] --known DATASET [--checkpoint best.pt] [--rounds 3] [--review
+    none|static|fiftyone]
 
-The detector that the loop begins with is the given checkpoint; if that knows none of the classes, it is first trained on
-the known dataset alone. Every round, from the first on, labels its new images by attention and by the detector, and trains on
-what both agree on, on what a person decided, and on the known dataset, so that nothing is unlearned.
+The detector that the loop begins with is the given checkpoint; if that knows none of the classes, it is first
+trained on the known dataset alone. Every round, from the first on, labels its new images by attention and by
+the detector, and trains on what both agree on, on what a person decided, and on the known dataset, so that
+nothing is unlearned.
 
 Only the order of work is here, as in bootstrap.py.
 """
@@ -46,8 +49,13 @@ def main(
     names = {"class_names": classes, "class_map": fit.pop("class_map")}
     trusted = {name: policy[name] for name in ("trust", "min_score", "val_frac")}
     look = {name: fit[name] for name in ("device", "image_size")}
-    generation = {"prompts": dict(config.prompts), "tasks": config.dump()["tasks"], "detector_device": look["device"],
-                  "images_per_prompt": config.loop.images_per_prompt, **dict(config.diffusion)}  # fmt: skip
+    generation = {
+        "prompts": dict(config.prompts),
+        "tasks": config.dump()["tasks"],
+        "detector_device": look["device"],
+        "images_per_prompt": config.loop.images_per_prompt,
+        **dict(config.diffusion),
+    }
     truth = find_truth(config.loop.truth, classes)
     validation = find_truth(config.loop.validation, classes)
     known = find_truth(known_at, classes)
@@ -55,14 +63,19 @@ def main(
     if not knows_any(store, base, classes, fit["device"], names["class_map"]):
         if not known:
             raise DiffugenError(
-                f"the detector {base} knows none of the classes {', '.join(classes)}, and there is no dataset to teach it: give "
-                "--known (a YOLO-seg folder or a COCO .json), another --checkpoint, or begin with diffugen bootstrap"
+                f"the detector {base} knows none of the classes {', '.join(classes)}, and there is no "
+                "dataset to teach it: give "
+                "--known (a YOLO-seg folder or a COCO .json), another --checkpoint, or begin with diffugen "
+                "bootstrap"
             )
         stage = partial(run_stage, store, 0, watch=watch)
         made = stage(
-            "known", partial(known_stage, store, known, class_names=classes, val_frac=policy["val_frac"], seed=seed)
+            "known",
+            partial(known_stage, store, known, class_names=classes, val_frac=policy["val_frac"], seed=seed),
         )
-        taught = stage("train-known", partial(train_stage, store, made["folder"], base, **fit, seed=seed, name="known"))
+        taught = stage(
+            "train-known", partial(train_stage, store, made["folder"], base, **fit, seed=seed, name="known")
+        )
         base = taught["checkpoint"]
 
     for round in range(rounds):
@@ -73,23 +86,70 @@ def main(
             stage("evaluate-base", partial(evaluate_stage, base, truth, store=store, **look))
 
         labels, weights = label_settings(store, round, dict(config.labels), dict(config.score))
-        stage("generate", partial(generate_stage, store, **generation, labels=labels, weights=weights, seed=now, round=round),
-              again=files_missing(store, round))  # fmt: skip
+        stage(
+            "generate",
+            partial(
+                generate_stage, store, **generation, labels=labels, weights=weights, seed=now, round=round
+            ),
+            again=files_missing(store, round),
+        )
         method = stage("label", partial(label_stage, store, labels, weights, round=round))["method"]
-        stage("relabel", partial(relabel_stage, store, detector, **look, confidence=confidence, **names,
-                                 refine=config.labels.refine, round=round))  # fmt: skip
+        stage(
+            "relabel",
+            partial(
+                relabel_stage,
+                store,
+                detector,
+                **look,
+                confidence=confidence,
+                **names,
+                refine=config.labels.refine,
+                round=round,
+            ),
+        )
         stage("compare", partial(compare_stage, store, method, class_names=classes, **agree))
         stage("review", partial(review_stage, store, round=round, **review))
-        stage("tune", partial(tune_stage, store, method, labels, weights, class_names=classes, seed=now,
-                              **dict(config.tune)))  # fmt: skip
-
-        made = stage("dataset", partial(dataset_stage, store, method, class_names=classes, **policy, **agree, seed=seed,
-                                        round=round, known=known))  # fmt: skip
-        trained = stage(
-            "train", partial(train_stage, store, made["folder"], detector, **fit, seed=now, name=f"round-{round}")
+        stage(
+            "tune",
+            partial(
+                tune_stage, store, method, labels, weights, class_names=classes, seed=now, **dict(config.tune)
+            ),
         )
-        best = stage("promote", partial(promote_stage, store, trained["checkpoint"], detector, method, **look, **agree, **trusted,
-                                        validation=validation, class_names=classes, seed=seed))  # fmt: skip
+
+        made = stage(
+            "dataset",
+            partial(
+                dataset_stage,
+                store,
+                method,
+                class_names=classes,
+                **policy,
+                **agree,
+                seed=seed,
+                round=round,
+                known=known,
+            ),
+        )
+        trained = stage(
+            "train",
+            partial(train_stage, store, made["folder"], detector, **fit, seed=now, name=f"round-{round}"),
+        )
+        best = stage(
+            "promote",
+            partial(
+                promote_stage,
+                store,
+                trained["checkpoint"],
+                detector,
+                method,
+                **look,
+                **agree,
+                **trusted,
+                validation=validation,
+                class_names=classes,
+                seed=seed,
+            ),
+        )
         if truth:
             stage("evaluate", partial(evaluate_stage, best["checkpoint"], truth, store=store, **look))
         tell(round)

@@ -1,4 +1,5 @@
-"""A review session on a run that exists: relabel by its best detector, compare, look, learn from the decisions.
+"""A review session on a run that exists: relabel by its best detector, compare, look, learn from the
+decisions.
 
     diffugen loops run review --run runs/pianos --review fiftyone --wait
 
@@ -28,15 +29,24 @@ def main(
     watch: Watch,
     tell: Callable[[int], None],
 ) -> Path:
-    """Hold the session; the arguments are those of bootstrap.py, of which ``rounds`` and ``tell`` are not needed."""
+    """Hold the session; the arguments are those of bootstrap.py, of which ``rounds`` and ``tell`` are not
+    needed.
+    """
     last = max(store.summary()["rounds"], default=0)
     detector = promoted(store, last + 1, config.detector.checkpoint)
     with watch("relabel", "image") as on_progress:
         relabel_stage(
-            store, detector, on_progress, device=config.detector.device, image_size=config.detector.image_size,
-            confidence=config.detector.confidence, refine=config.labels.refine, round=last,
-            class_names=list(config.prompts.classes), class_map=config.detector.class_map,
-        )  # fmt: skip
+            store,
+            detector,
+            on_progress,
+            device=config.detector.device,
+            image_size=config.detector.image_size,
+            confidence=config.detector.confidence,
+            refine=config.labels.refine,
+            round=last,
+            class_names=list(config.prompts.classes),
+            class_map=config.detector.class_map,
+        )
     with watch("compare", "image") as on_progress:
         compare_stage(
             store,

@@ -17,9 +17,23 @@ PACKAGE = ROOT / "diffugen"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "errors", "records", "config", "run", "prompts", "diffusion", "labels", "comparison", "dataset", "detectors", "tune",
-    "review", "report", "miniature", "stages", "cli",
-)  # fmt: skip
+    "errors",
+    "records",
+    "config",
+    "run",
+    "prompts",
+    "diffusion",
+    "labels",
+    "comparison",
+    "dataset",
+    "detectors",
+    "tune",
+    "review",
+    "report",
+    "miniature",
+    "stages",
+    "cli",
+)
 
 HOMES = {
     "diffusers": ("diffusion/", "miniature/"),
@@ -33,9 +47,18 @@ HOMES = {
 }
 
 HEAVY = (
-    "torch", "diffusers", "transformers", "ultralytics", "fiftyone", "optuna", "cv2", "numpy", "matplotlib", "scipy",
+    "torch",
+    "diffusers",
+    "transformers",
+    "ultralytics",
+    "fiftyone",
+    "optuna",
+    "cv2",
+    "numpy",
+    "matplotlib",
+    "scipy",
     "pydantic",
-)  # fmt: skip
+)
 
 
 def layer_of(relative: str) -> str | None:
@@ -45,7 +68,8 @@ def layer_of(relative: str) -> str | None:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Every absolute module name that a file imports anywhere, inside functions and under TYPE_CHECKING too."""
+    """Every absolute module name that a file imports anywhere, inside functions and under TYPE_CHECKING
+    too."""
     package = ["diffugen", *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -68,16 +92,24 @@ def test_file_keeps_the_structure(path: Path) -> None:
         )
         homes = HOMES.get(root)
         if homes is not None:
-            assert relative.startswith(homes), f"diffugen/{relative} imports {root}, whose home is {', '.join(homes)}"
+            assert relative.startswith(homes), (
+                f"diffugen/{relative} imports {root}, whose home is {', '.join(homes)}"
+            )
         target = layer_of(rest.split(".")[0]) if root == "diffugen" and rest else None
         if layer is not None and target in ORDER:
-            assert ORDER.index(target) <= ORDER.index(layer), f"diffugen/{relative} imports {name}, which lies below it"
+            assert ORDER.index(target) <= ORDER.index(layer), (
+                f"diffugen/{relative} imports {name}, which lies below it"
+            )
 
 
 def modules_after(*arguments: str) -> set[str]:
     """The modules loaded by a fresh interpreter that runs ``arguments``."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-X", "importtime", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
@@ -111,7 +143,11 @@ def test_the_rules_can_fail(tmp_path: Path) -> None:
 
 
 def test_the_top_level_stays_small() -> None:
-    names = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()} - {"__init__", "__pycache__", "py.typed"}
+    names = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()} - {
+        "__init__",
+        "__pycache__",
+        "py.typed",
+    }
     assert names - {"_loops", "_configs"} <= set(ORDER)
     assert len(ORDER) <= 16
 

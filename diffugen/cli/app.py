@@ -1,4 +1,5 @@
-"""The command line: parses, imports what a command needs when it runs, and turns errors into one clear message.
+"""The command line: parses, imports what a command needs when it runs, and turns errors into one clear
+message.
 
 Knows no method: every command body calls a stage, a loop or a module and shows what came of it.
 """
@@ -41,7 +42,8 @@ from diffugen.cli.shared import (
 from diffugen.errors import DiffugenError
 
 app = typer.Typer(
-    help="Labelled images of rare classes from text-to-image models: generate, label by attention, look, repeat.",
+    help="Labelled images of rare classes from text-to-image models: generate, label by attention, look, "
+    "repeat.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -79,15 +81,20 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Work on one run at a time; every command may be interrupted and given again, and goes on where it stopped."""
+    """Work on one run at a time; every command may be interrupted and given again, and goes on where it
+    stopped.
+    """
 
 
 @app.command(
-    epilog="Examples:  diffugen label   |   diffugen label --run runs/pianos --set labels.method=compete   |   "
+    epilog="Examples:  diffugen label   |   diffugen label --run runs/pianos --set labels.method=compete   | "
+    "  "
     "diffugen label --set labels.threshold=0.4 --set score.margin=2"
 )
 def label(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:
-    """Label a run's images by attention. Reads the heat maps on disk, needs no GPU, and draws a contact sheet."""
+    """Label a run's images by attention. Reads the heat maps on disk, needs no GPU, and draws a contact
+    sheet.
+    """
     from diffugen.labels.label import LabelSettings
     from diffugen.labels.score import ScoreWeights
     from diffugen.labels.sheets import attention_sheet
@@ -100,7 +107,9 @@ def label(config: ConfigArgument = None, set_: SetOption = None, run: RunOption 
         with progress("labelling", "image") as on_progress:
             made = label_stage(store, labels, ScoreWeights(**settings.score.model_dump()), on_progress)
         sheet = attention_sheet(store, made["method"], labels, store.folder / "contact-sheet.png")
-    console().print(f"{made['objects']} labels on {made['images']} images\ncontact sheet: {sheet}", soft_wrap=True)
+    console().print(
+        f"{made['objects']} labels on {made['images']} images\ncontact sheet: {sheet}", soft_wrap=True
+    )
 
 
 @configs_app.command("list")
@@ -116,7 +125,9 @@ def configs_list() -> None:
 
 
 @configs_app.command("show", epilog="Example:  diffugen configs show miniature")
-def configs_show(name: Annotated[str, typer.Argument(help="A name from: diffugen configs list")] = "miniature") -> None:
+def configs_show(
+    name: Annotated[str, typer.Argument(help="A name from: diffugen configs list")] = "miniature",
+) -> None:
     """Print a configuration with its comments."""
     from diffugen.config.files import config_path
 
@@ -142,7 +153,9 @@ def configs_convert(
     file: Annotated[Path, typer.Argument(help="A JSON file in the paper's format.")],
     to: Annotated[Path | None, typer.Argument(help="The new file; ./<name>.yaml if not given.")] = None,
 ) -> None:
-    """Convert a configuration of the paper's format to YAML with notes. All commands also read such a file as it is."""
+    """Convert a configuration of the paper's format to YAML with notes. All commands also read such a file as
+    it is.
+    """
     from diffugen.config.files import read_settings
     from diffugen.config.load import load_config
     from diffugen.config.paper import from_paper, is_paper_format, to_yaml
@@ -167,14 +180,20 @@ def configs_convert(
     "diffugen miniature render known --count 6 --photos photos",
 )
 def miniature_render(
-    scenes: Annotated[str, typer.Argument(help="known, piano-on-road, piano-photos, training or uniform")] = "training",
+    scenes: Annotated[
+        str, typer.Argument(help="known, piano-on-road, piano-photos, training or uniform")
+    ] = "training",
     count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 12,
     size: Annotated[int, typer.Option(min=16, help="Height in pixels.")] = 64,
-    width: Annotated[int | None, typer.Option(min=16, help="Width in pixels; the height if not given.")] = None,
+    width: Annotated[
+        int | None, typer.Option(min=16, help="Width in pixels; the height if not given.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("runs/scenes.png"),
     photos: Annotated[
         Path | None,
-        typer.Option(help="A folder to write each scene into as an image of its own, as photos to try things on."),
+        typer.Option(
+            help="A folder to write each scene into as an image of its own, as photos to try things on."
+        ),
     ] = None,
 ) -> None:
     """Draw scenes of the miniature's world with their exact masks."""
@@ -190,9 +209,9 @@ def miniature_render(
 
 @miniature_app.command("train", epilog="Example:  diffugen miniature train --out runs/weights --recipe cpu")
 def miniature_train(
-    out: Annotated[Path, typer.Option(help="Folder to write; give it again to go on after an interruption.")] = Path(
-        "runs/weights"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder to write; give it again to go on after an interruption.")
+    ] = Path("runs/weights"),
     recipe: Annotated[str, typer.Option(help="cpu, gpu, or smoke (seconds; useless weights).")] = "cpu",
     stage: Annotated[list[str] | None, typer.Option(help="Only this stage; may be repeated.")] = None,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
@@ -205,7 +224,9 @@ def miniature_train(
 
 @miniature_app.command("measure", epilog="Example:  diffugen miniature measure --out reports/miniature")
 def miniature_measure(
-    weights: Annotated[Path | None, typer.Option(help="Weights to measure; the embedded ones if not given.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights to measure; the embedded ones if not given.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report and its pictures.")] = Path("runs/measure"),
     images: Annotated[int, typer.Option(min=1, help="Generated images a class.")] = 40,
 ) -> None:
@@ -219,7 +240,9 @@ def miniature_measure(
 
 @app.command()
 def doctor() -> None:
-    """Show what is installed and what is missing. Names the device that will be used, and what each missing piece costs."""
+    """Show what is installed and what is missing. Names the device that will be used, and what each missing
+    piece costs.
+    """
     from diffugen.cli.doctor import examine
 
     shown = table("piece", "state", "what it is for, or how to get it")

@@ -60,7 +60,9 @@ def examine() -> Iterator[Piece]:
             purpose if size else f"{purpose}; {remedy}",
         )
     free = shutil.disk_usage(Path.cwd()).free
-    yield Piece("disk here", f"{free / 1e9:.0f} GB free", "a 512x512 image with its heat maps takes about 1 MB")
+    yield Piece(
+        "disk here", f"{free / 1e9:.0f} GB free", "a 512x512 image with its heat maps takes about 1 MB"
+    )
 
 
 def _device() -> Piece:
@@ -73,4 +75,6 @@ def _device() -> Piece:
         return Piece("device", "cuda", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     if torch.backends.mps.is_available():
         return Piece("device", "mps", "Apple GPU")
-    return Piece("device", "cpu", f"{torch.get_num_threads()} threads; real models want a GPU, the miniature does not")
+    return Piece(
+        "device", "cpu", f"{torch.get_num_threads()} threads; real models want a GPU, the miniature does not"
+    )

@@ -20,8 +20,10 @@ SAMPLE_PROMPTS = ("a photo of a {}", "a photo of a {} on a road")
 SAMPLE_SEEDS = 4
 SAMPLE_STEPS = 20
 NEUTRAL_HINT = (
-    "the captions said nothing but {token}, so it also means what all images share, such as their background: it may show "
-    "up in images, and heat maps of {token} may point at it. To keep it out, name it: --template 'a photo of a {{}} in a room'"
+    "the captions said nothing but {token}, so it also means what all images share, such as their "
+    "background: it may show "
+    "up in images, and heat maps of {token} may point at it. To keep it out, name it: --template 'a photo of "
+    "a {{}} in a room'"
 )
 
 
@@ -36,23 +38,30 @@ def register(app: typer.Typer) -> None:
 
 def invert(
     token: Annotated[str, typer.Option("--token", help="The new word, e.g. '<grand-piano>'.")],
-    images: Annotated[Path, typer.Option("--images", help="Folder with 3 to 8 images of what it shall mean.")],
+    images: Annotated[
+        Path, typer.Option("--images", help="Folder with 3 to 8 images of what it shall mean.")
+    ],
     init: Annotated[str, typer.Option("--init", help="A word that the model knows, where learning starts.")],
     vectors: Annotated[
         int, typer.Option(help="Vectors of the token: more hold more detail and obey prompts less.")
     ] = 1,
-    model: Annotated[str, typer.Option(help="The miniature, or a Stable Diffusion 1.x or 2.x model.")] = "miniature",
+    model: Annotated[
+        str, typer.Option(help="The miniature, or a Stable Diffusion 1.x or 2.x model.")
+    ] = "miniature",
     template: Annotated[
         list[str] | None,
         typer.Option(
-            help="A caption with {} for the token; may be repeated. Say what all images share and the token shall not "
+            help="A caption with {} for the token; may be repeated. Say what all images share and the token "
+            "shall not "
             "mean, such as the room they were taken in. Neutral captions if not given."
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps in all; give more to learn on.")] = 500,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     batch_size: Annotated[int, typer.Option(help="Images a step; fewer need less memory.")] = 4,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the images; not where left and right matter.")] = True,
+    flip: Annotated[
+        bool, typer.Option(help="Mirror half of the images; not where left and right matter.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Decides all that is random.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; embeddings/<token>.safetensors if not given.")
@@ -64,7 +73,9 @@ def invert(
     device: Annotated[str, typer.Option(help="Torch device; auto takes the fastest there is.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16: half the memory.")] = "float32",
 ) -> None:
-    """Learn a new word from a few images (textual inversion). Given again after an interruption, it goes on."""
+    """Learn a new word from a few images (textual inversion). Given again after an interruption, it goes
+    on.
+    """
     from diffugen.diffusion.inversion import load_embeddings
     from diffugen.diffusion.inversion_train import TEMPLATES, train_inversion
     from diffugen.diffusion.pipelines import load_pipeline
@@ -78,9 +89,20 @@ def invert(
     pipeline = load_pipeline(model, device=device, dtype=dtype)
     with progress("learning", "step") as on_progress:
         train_inversion(
-            pipeline, photos, token=token, init=init, out=target, vectors=vectors, steps=steps, batch_size=batch_size,
-            learning_rate=lr, seed=seed, templates=template or TEMPLATES, flip=flip, on_progress=on_progress,
-        )  # fmt: skip
+            pipeline,
+            photos,
+            token=token,
+            init=init,
+            out=target,
+            vectors=vectors,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=lr,
+            seed=seed,
+            templates=template or TEMPLATES,
+            flip=flip,
+            on_progress=on_progress,
+        )
     with progress("drawing", "picture") as on_progress:
         before = _samples(pipeline, prompts, init, guidance_scale, on_progress, 0)
         load_embeddings(pipeline, [target])
@@ -88,12 +110,15 @@ def invert(
     sheet = _draw(target.with_suffix(".png"), prompts, {init: before, token: after})
     shown = console()
     shown.print(
-        f"learned {token} from {len(photos)} images: {target}\nbefore and after: {sheet}", soft_wrap=True, markup=False
+        f"learned {token} from {len(photos)} images: {target}\nbefore and after: {sheet}",
+        soft_wrap=True,
+        markup=False,
     )
     if not template:
         shown.print(NEUTRAL_HINT.format(token=token), soft_wrap=True, markup=False)
     shown.print(
-        f"use it: put {token} into a class's phrases (prompts.classes), and the file into the configuration:\n"
+        f"use it: put {token} into a class's phrases (prompts.classes), and the file into the "
+        "configuration:\n"
         f"  diffusion:\n    embeddings: [{target}]",
         soft_wrap=True,
         markup=False,
@@ -101,7 +126,8 @@ def invert(
 
 
 def read_images(folder: Path) -> list[NDArray[np.uint8]]:
-    """Return the images of a folder in the order of their names, uint8 RGB (H, W, 3), turned as they are meant to be seen.
+    """Return the images of a folder in the order of their names, uint8 RGB (H, W, 3), turned as they are
+    meant to be seen.
 
     Raises:
         DiffugenError: The folder is missing or has no images, or one cannot be read.
@@ -112,7 +138,9 @@ def read_images(folder: Path) -> list[NDArray[np.uint8]]:
         raise DiffugenError(f"no folder {folder}: put 3 to 8 images of the thing into one folder and name it")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise DiffugenError(f"{folder} holds no images; put 3 to 8 of the thing there ({', '.join(IMAGE_SUFFIXES)})")
+        raise DiffugenError(
+            f"{folder} holds no images; put 3 to 8 of the thing there ({', '.join(IMAGE_SUFFIXES)})"
+        )
     return [read_image(path) for path in files]
 
 
@@ -132,9 +160,12 @@ def _samples(
     for prompt in prompts:
         on_progress(SAMPLE_SEEDS * (rows_before + len(rows)), SAMPLE_SEEDS * 2 * len(prompts))
         images = pipeline(
-            [prompt.replace("{}", word)] * SAMPLE_SEEDS, num_inference_steps=SAMPLE_STEPS, guidance_scale=guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in range(SAMPLE_SEEDS)], output_type="np",
-        ).images  # fmt: skip
+            [prompt.replace("{}", word)] * SAMPLE_SEEDS,
+            num_inference_steps=SAMPLE_STEPS,
+            guidance_scale=guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for seed in range(SAMPLE_SEEDS)],
+            output_type="np",
+        ).images
         rows.append([(image * 255).round().astype(np.uint8) for image in images])
     on_progress(SAMPLE_SEEDS * (rows_before + len(rows)), SAMPLE_SEEDS * 2 * len(prompts))
     return rows
@@ -149,4 +180,6 @@ def _draw(path: Path, prompts: Sequence[str], made: dict[str, list[list[NDArray[
         for word, rows in made.items()
     ]
     before, after = made
-    return contact_sheet(panels, path, columns=2, height=128, title=f"left {before}, right {after}; the same seeds")
+    return contact_sheet(
+        panels, path, columns=2, height=128, title=f"left {before}, right {after}; the same seeds"
+    )

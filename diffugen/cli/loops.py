@@ -34,7 +34,8 @@ RoundsOption = Annotated[
     int | None, typer.Option("--rounds", min=1, help="At most so many rounds; loop.rounds if not given.")
 ]
 ReviewOption = Annotated[
-    str, typer.Option("--review", help="How a person looks at disagreements: none, static (a page) or fiftyone.")
+    str,
+    typer.Option("--review", help="How a person looks at disagreements: none, static (a page) or fiftyone."),
 ]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait in each round until the person is done.")]
 ReviewerOption = Annotated[str, typer.Option("--reviewer", help="Who decides; kept with each decision.")]
@@ -43,8 +44,12 @@ PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    examples = "Examples:  diffugen bootstrap   |   diffugen bootstrap piano-on-road --review fiftyone --wait   |   "
-    app.command(epilog=examples + "diffugen bootstrap --rounds 2 --set prompts.count=40 --run runs/small")(bootstrap)
+    examples = (
+        "Examples:  diffugen bootstrap   |   diffugen bootstrap piano-on-road --review fiftyone --wait   |   "
+    )
+    app.command(epilog=examples + "diffugen bootstrap --rounds 2 --set prompts.count=40 --run runs/small")(
+        bootstrap
+    )
     app.command(
         epilog="Examples:  diffugen improve cars --known datasets/cars   |   "
         "diffugen improve --known datasets/known --checkpoint best.pt --run runs/better"
@@ -52,7 +57,9 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Examples:  diffugen status   |   diffugen status runs/pianos")(status)
     loops_app.command("list")(loops_list)
     loops_app.command("copy", epilog="Example:  diffugen loops copy bootstrap my-loop.py")(loops_copy)
-    loops_app.command("run", epilog="Example:  diffugen loops run my-loop.py miniature --run runs/mine")(loops_run)
+    loops_app.command("run", epilog="Example:  diffugen loops run my-loop.py miniature --run runs/mine")(
+        loops_run
+    )
     app.add_typer(loops_app, name="loops")
 
 
@@ -66,7 +73,9 @@ def bootstrap(
     reviewer: ReviewerOption = "reviewer",
     port: PortOption = 5151,
 ) -> None:
-    """Make a detector for a rare class from prompts alone. Interrupted, the same command goes on where it stopped."""
+    """Make a detector for a rare class from prompts alone. Interrupted, the same command goes on where it
+    stopped.
+    """
     _run_loop("bootstrap", config, set_, run, rounds, mode=review, wait=wait, reviewer=reviewer, port=port)
 
 
@@ -77,14 +86,18 @@ def improve(
     known: Annotated[
         str | None, typer.Option(help="Labelled images that you have: a YOLO-seg folder or a COCO .json.")
     ] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="The detector that you have; trained further.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The detector that you have; trained further.")
+    ] = None,
     rounds: RoundsOption = None,
     review: ReviewOption = "none",
     wait: WaitOption = False,
     reviewer: ReviewerOption = "reviewer",
     port: PortOption = 5151,
 ) -> None:
-    """Make a detector better that exists, or one from a dataset that exists. Generated images show it what it lacks."""
+    """Make a detector better that exists, or one from a dataset that exists. Generated images show it what it
+    lacks.
+    """
     given = {"dataset.known": known, "detector.checkpoint": checkpoint}
     overrides = [*(set_ or ()), *(f"{key}={value}" for key, value in given.items() if value is not None)]
     _run_loop("improve", config, overrides, run, rounds, mode=review, wait=wait, reviewer=reviewer, port=port)
@@ -99,7 +112,8 @@ def status(run: Annotated[Path, typer.Argument(help="The run's folder.")] = Path
         summary = store.summary()
         out.print(
             f"run {summary['folder']}: {summary['images']} images, {summary['bytes'] / 1e6:.1f} MB, "
-            f"made by diffugen {summary['diffugen_version']}, last activity {summary['last_activity'] or 'never'}",
+            f"made by diffugen {summary['diffugen_version']}, last activity "
+            f"{summary['last_activity'] or 'never'}",
             soft_wrap=True,
         )
         shown = table("round", "images", "s/image", "labelled (objects)", "decisions", "last stage")
@@ -199,16 +213,18 @@ def _run_loop(
         if before:
             _say_how_far(before, most, settings, folder)
         report = module.main(
-            settings, store, rounds=most, watch=progress, tell=lambda round: out.print(rounds_table(store)),
+            settings,
+            store,
+            rounds=most,
+            watch=progress,
+            tell=lambda round: out.print(rounds_table(store)),
             review={"mode": mode, "tell": out.print, **review},
-        )  # fmt: skip
+        )
         done = finished_rounds(store)
         out.print(rounds_table(store))
         _say_result(store, done)
     out.print(f"report: {report}", soft_wrap=True)
-    command = (
-        f"diffugen {loop if loop in ('bootstrap', 'improve') else f'loops run {loop}'} {again(config, run)}".rstrip()
-    )
+    command = f"diffugen {loop if loop in ('bootstrap', 'improve') else f'loops run {loop}'} {again(config, run)}".rstrip()
     if done < most:
         out.print(f"stopped: no better detector for {settings.loop.patience} rounds", soft_wrap=True)
         command += f" --set loop.patience={settings.loop.patience + 2}"
@@ -217,7 +233,9 @@ def _run_loop(
 
 def _say_how_far(before: int, most: int, settings: Config, folder: Path) -> None:
     if before >= most:
-        console().print(f"the {before} rounds of run {folder} are done; nothing is done twice", soft_wrap=True)
+        console().print(
+            f"the {before} rounds of run {folder} are done; nothing is done twice", soft_wrap=True
+        )
     else:
         console().print(f"run {folder} goes on after {before} rounds", soft_wrap=True)
 
@@ -238,7 +256,9 @@ def _say_result(store: RunStore, done: int) -> None:
         found = results[name]
         if found:
             values = f"mask AP50 {_value(found['mask']['ap50'])}, AP50-95 {_value(found['mask']['ap50_95'])}"
-            out.print(f"{what + ':':17}{values} on {found['images']} images of {found['truth']}", soft_wrap=True)
+            out.print(
+                f"{what + ':':17}{values} on {found['images']} images of {found['truth']}", soft_wrap=True
+            )
 
 
 def finished_rounds(store: RunStore) -> int:

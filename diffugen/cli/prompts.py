@@ -1,4 +1,6 @@
-"""The command that shows prompts before any image is made: their words, and how evenly their values are covered."""
+"""The command that shows prompts before any image is made: their words, and how evenly their values are
+covered.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
-        epilog="Examples:  diffugen prompts   |   diffugen prompts cars --set prompts.count=5 --set seed=3   |   "
+        epilog="Examples:  diffugen prompts   |   diffugen prompts cars --set prompts.count=5 --set seed=3   "
+        "|   "
         "diffugen prompts piano-on-road --limit 0   |   diffugen prompts --json > prompts.json"
     )(prompts)
 
@@ -38,7 +41,9 @@ def prompts(
         bool, typer.Option("--json", help="Write everything, all prompts included, as one JSON document.")
     ] = False,
 ) -> None:
-    """Show a configuration's prompts. Names the words that are traced, and how evenly values and their pairs are covered."""
+    """Show a configuration's prompts. Names the words that are traced, and how evenly values and their pairs
+    are covered.
+    """
     from diffugen.config.load import load_config
     from diffugen.prompts.tasks import plan_tasks, task_prompts
 
@@ -79,7 +84,9 @@ def _show_prompts(out: Console, made: Sequence[Prompt], limit: int) -> None:
 
     shown = made[: limit or None]
     for prompt in shown:
-        traced = ", ".join(f"{phrase.text} -> {phrase.class_name or 'background'}" for phrase in prompt.phrases)
+        traced = ", ".join(
+            f"{phrase.text} -> {phrase.class_name or 'background'}" for phrase in prompt.phrases
+        )
         out.print(f"{escape(prompt.text)}  [dim]\\[{escape(traced)}][/dim]", soft_wrap=True)
     if len(shown) < len(made):
         out.print(f"... and {len(made) - len(shown)} more; --limit 0 or --json shows all")
@@ -92,7 +99,9 @@ def _show_coverage(out: Console, made: Sequence[Prompt], values: Mapping[str, Va
 
     singles = table("attribute", "values and how often")
     for name, counts in coverage(made).items():
-        singles.add_row(escape(name), escape(", ".join(_count(value, counts, values[name]) for value in values[name])))
+        singles.add_row(
+            escape(name), escape(", ".join(_count(value, counts, values[name]) for value in values[name]))
+        )
     pairs = table("attributes", "pairs used", "least", "most")
     for pair in pair_coverage(made, values):
         names = escape(" x ".join(pair.attributes))
@@ -105,13 +114,18 @@ def _show_coverage(out: Console, made: Sequence[Prompt], values: Mapping[str, Va
 
 
 def _count(value: str, counts: Mapping[str, int], values: Values) -> str:
-    return f"{value} {counts.get(value, 0)}" + (f" (weight {values[value]:g})" if isinstance(values, Mapping) else "")
+    return f"{value} {counts.get(value, 0)}" + (
+        f" (weight {values[value]:g})" if isinstance(values, Mapping) else ""
+    )
 
 
 def _show_dependent(out: Console, task: Task) -> None:
     from rich.markup import escape
 
-    lines = [f"{task.task} of the images of {task.source}: the prompts depend on them, and are made with the images"]
+    lines = [
+        f"{task.task} of the images of {task.source}: the prompts depend on them, and are made with the "
+        "images"
+    ]
     lines += [f"template: {one}" for one in task.templates or ("each image's own",)]
     for name, values in task.attributes.items():
         weights = values if isinstance(values, Mapping) else {}
@@ -120,7 +134,9 @@ def _show_dependent(out: Console, task: Task) -> None:
     out.print(escape("\n".join(lines)), soft_wrap=True)
 
 
-def _document(settings: Config, tasks: Sequence[Task], made: Mapping[str, Sequence[Prompt]]) -> dict[str, Any]:
+def _document(
+    settings: Config, tasks: Sequence[Task], made: Mapping[str, Sequence[Prompt]]
+) -> dict[str, Any]:
     """Return everything as JSON values; coverage is that of all prompts together."""
     from diffugen.prompts.coverage import coverage, pair_coverage
 
@@ -133,20 +149,30 @@ def _document(settings: Config, tasks: Sequence[Task], made: Mapping[str, Sequen
         "count": len(every),
         "prompts": [
             {
-                "task": name, "id": prompt.id, "text": prompt.text, "negative": prompt.negative,
-                "phrases": [asdict(phrase) for phrase in prompt.phrases], "attributes": dict(prompt.attributes),
+                "task": name,
+                "id": prompt.id,
+                "text": prompt.text,
+                "negative": prompt.negative,
+                "phrases": [asdict(phrase) for phrase in prompt.phrases],
+                "attributes": dict(prompt.attributes),
                 "template": prompt.template,
             }
             for name, prompt in every
         ],
-        "values": {name: dict(given) if isinstance(given, Mapping) else list(given) for name, given in values.items()},
+        "values": {
+            name: dict(given) if isinstance(given, Mapping) else list(given) for name, given in values.items()
+        },
         "coverage": coverage(together),
         "pair_coverage": [asdict(pair) for pair in pair_coverage(together, values)],
         "tasks": [
             {
-                "name": task.name, "task": task.task, "source": task.source, "templates": list(task.templates),
-                "attributes": dict(task.attributes), "prompts": len(made[task.name]) if task.name in made else None,
+                "name": task.name,
+                "task": task.task,
+                "source": task.source,
+                "templates": list(task.templates),
+                "attributes": dict(task.attributes),
+                "prompts": len(made[task.name]) if task.name in made else None,
             }
             for task in tasks
         ],
-    }  # fmt: skip
+    }

@@ -26,18 +26,35 @@ ConfigArgument = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. --set prompts.count=8. May be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override one value, e.g. --set prompts.count=8. May be repeated."
+    ),
 ]
 RunOption = Annotated[
-    Path | None, typer.Option("--run", help="The run's folder; runs/<name of the configuration> if not given.")
+    Path | None,
+    typer.Option("--run", help="The run's folder; runs/<name of the configuration> if not given."),
 ]
 
 HARMLESS_KEYS = (
-    "diffusion.batch_size", "diffusion.compile", "diffusion.device", "diffusion.offload", "diffusion.vae_slicing", "tasks",
-    "labels", "score", "detector", "disagreement", "dataset.mask", "dataset.trust", "dataset.min_score", "dataset.known",
-    "tune", "loop",
-)  # fmt: skip
-"""Keys that may change between two calls on the same run: they alter no image, and no prompt changes sides."""
+    "diffusion.batch_size",
+    "diffusion.compile",
+    "diffusion.device",
+    "diffusion.offload",
+    "diffusion.vae_slicing",
+    "tasks",
+    "labels",
+    "score",
+    "detector",
+    "disagreement",
+    "dataset.mask",
+    "dataset.trust",
+    "dataset.min_score",
+    "dataset.known",
+    "tune",
+    "loop",
+)
+"""Keys that may change between two calls on the same run: they alter no image, and no prompt changes
+sides."""
 
 
 def settle(config: str | None, overrides: list[str] | None, run: Path | None) -> tuple[Config, Path]:
@@ -113,7 +130,9 @@ def write_new(target: Path, text: str, command: str) -> None:
     except FileExistsError:
         raise DiffugenError(f"{target} exists already; name another file: {command}") from None
     except OSError as error:
-        raise DiffugenError(f"cannot write {target}: {error.strerror}; name a file in a folder that exists") from error
+        raise DiffugenError(
+            f"cannot write {target}: {error.strerror}; name a file in a folder that exists"
+        ) from error
 
 
 def console() -> Console:
@@ -146,9 +165,14 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     )
 
     columns = (
-        TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console()) as bar:
         task = bar.add_task(what, total=None, rate="")
         start: int | None = None
@@ -158,7 +182,9 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             start = done if start is None else start
             elapsed = bar.tasks[0].elapsed or 0.0
             speed = (done - start) / elapsed if elapsed > 0 else 0.0
-            rate = f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}" if speed > 0 else ""
+            rate = (
+                f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}" if speed > 0 else ""
+            )
             bar.update(task, completed=done, total=total, rate=rate)
 
         yield on_progress

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from diffugen.labels.score import ScoreWeights
     from diffugen.run.store import RunStore
 
-RoundOption = Annotated[int | None, typer.Option("--round", min=0, help="The round; the newest if not given.")]
+RoundOption = Annotated[
+    int | None, typer.Option("--round", min=0, help="The round; the newest if not given.")
+]
 CheckpointOption = Annotated[
-    str | None, typer.Option("--checkpoint", help="A detector; the one that the run promoted last if not given.")
+    str | None,
+    typer.Option("--checkpoint", help="A detector; the one that the run promoted last if not given."),
 ]
 FORMATS = ("yolo-seg", "coco", "fiftyone")
 
@@ -33,21 +36,25 @@ FORMATS = ("yolo-seg", "coco", "fiftyone")
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(
-        epilog="Examples:  diffugen relabel --run runs/pianos   |   diffugen relabel --run runs/pianos --checkpoint best.pt"
+        epilog="Examples:  diffugen relabel --run runs/pianos   |   diffugen relabel --run runs/pianos "
+        "--checkpoint best.pt"
     )(relabel)
     app.command(
         epilog="Examples:  diffugen compare --run runs/pianos   |   "
         "diffugen compare --run runs/pianos --set disagreement.good_iou=0.7"
     )(compare)
     app.command(
-        epilog="Examples:  diffugen review --run runs/pianos   |   diffugen review --run runs/pianos --static   |   "
+        epilog="Examples:  diffugen review --run runs/pianos   |   diffugen review --run runs/pianos "
+        "--static   |   "
         "diffugen review --run runs/pianos --decisions decisions.json --reviewer ann"
     )(review)
     app.command(
-        epilog="Examples:  diffugen tune --run runs/pianos   |   diffugen tune --run runs/pianos --set tune.trials=200"
+        epilog="Examples:  diffugen tune --run runs/pianos   |   diffugen tune --run runs/pianos --set "
+        "tune.trials=200"
     )(tune)
     app.command(
-        epilog="Examples:  diffugen train --run runs/pianos   |   diffugen train --run runs/pianos --set detector.epochs=50"
+        epilog="Examples:  diffugen train --run runs/pianos   |   diffugen train --run runs/pianos --set "
+        "detector.epochs=50"
     )(train)
     app.command(
         epilog="Examples:  diffugen evaluate --run runs/pianos --truth datasets/pianos   |   "
@@ -55,7 +62,8 @@ def register(app: typer.Typer) -> None:
     )(evaluate)
     app.command(epilog="Example:  diffugen report --run runs/pianos")(report)
     app.command(
-        epilog="Examples:  diffugen export runs/pianos   |   diffugen export runs/pianos --format coco --out pianos-coco   |   "
+        epilog="Examples:  diffugen export runs/pianos   |   diffugen export runs/pianos --format coco --out "
+        "pianos-coco   |   "
         "diffugen export runs/pianos --format fiftyone --set dataset.min_score=0.5"
     )(export)
 
@@ -75,11 +83,20 @@ def relabel(
         detector = _detector(store, settings, checkpoint)
         with progress("relabelling", "image") as on_progress:
             made = relabel_stage(
-                store, detector, on_progress, device=settings.detector.device, image_size=settings.detector.image_size,
-                confidence=settings.detector.confidence, refine=settings.labels.refine, round=round,
-                class_names=list(settings.prompts.classes), class_map=settings.detector.class_map,
-            )  # fmt: skip
-    console().print(f"{made['objects']} labels on {made['images']} images by {made['checkpoint']}", soft_wrap=True)
+                store,
+                detector,
+                on_progress,
+                device=settings.detector.device,
+                image_size=settings.detector.image_size,
+                confidence=settings.detector.confidence,
+                refine=settings.labels.refine,
+                round=round,
+                class_names=list(settings.prompts.classes),
+                class_map=settings.detector.class_map,
+            )
+    console().print(
+        f"{made['objects']} labels on {made['images']} images by {made['checkpoint']}", soft_wrap=True
+    )
 
 
 def compare(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:
@@ -91,9 +108,15 @@ def compare(config: ConfigArgument = None, set_: SetOption = None, run: RunOptio
         method = attention_method(store)
         with progress("comparing", "image") as on_progress:
             made = compare_stage(
-                store, method, on_progress, class_names=list(settings.prompts.classes), **dict(settings.disagreement)
+                store,
+                method,
+                on_progress,
+                class_names=list(settings.prompts.classes),
+                **dict(settings.disagreement),
             )
-    kinds = ", ".join(f"{count} {kind}" for kind, count in made["kinds"].items() if count) or "no disagreement"
+    kinds = (
+        ", ".join(f"{count} {kind}" for kind, count in made["kinds"].items() if count) or "no disagreement"
+    )
     console().print(f"{made['images']} images: {made['agreements']} objects agreed on, {kinds}")
 
 
@@ -101,7 +124,9 @@ def review(
     config: ConfigArgument = None,
     set_: SetOption = None,
     run: RunOption = None,
-    static: Annotated[bool, typer.Option("--static", help="Write a page instead of opening FiftyOne.")] = False,
+    static: Annotated[
+        bool, typer.Option("--static", help="Write a page instead of opening FiftyOne.")
+    ] = False,
     decisions: Annotated[
         Path | None, typer.Option("--decisions", help="Take in a decisions file and do nothing else.")
     ] = None,
@@ -109,7 +134,9 @@ def review(
     reviewer: ReviewerOption = "reviewer",
     port: PortOption = 5151,
 ) -> None:
-    """Look at disagreements and decide. Opens the queue in FiftyOne, or writes it as a page; decisions train the next round."""
+    """Look at disagreements and decide. Opens the queue in FiftyOne, or writes it as a page; decisions train
+    the next round.
+    """
     from diffugen.stages.review import import_decisions, review_stage
 
     _, folder = settle(config, set_, run)
@@ -120,9 +147,14 @@ def review(
             made = import_decisions(store, decisions, reviewer=reviewer, round=round)
         else:
             made = review_stage(
-                store, round=round, mode="static" if static else "fiftyone", wait=wait and not static, reviewer=reviewer,
-                port=port, tell=partial(out.print, soft_wrap=True),
-            )  # fmt: skip
+                store,
+                round=round,
+                mode="static" if static else "fiftyone",
+                wait=wait and not static,
+                reviewer=reviewer,
+                port=port,
+                tell=partial(out.print, soft_wrap=True),
+            )
         kept = sum(1 for _ in store.decisions())
     new = ", ".join(f"{count} {verdict}" for verdict, count in made["decisions"].items()) or "none"
     out.print(f"new decisions: {new}; the run has decisions on {kept} images")
@@ -140,9 +172,15 @@ def tune(
         number = _newest_round(store) if round is None else round
         labels, weights = _label_settings(store, settings, number)
         work = partial(
-            tune_stage, store, attention_method(store), labels, weights, class_names=list(settings.prompts.classes),
-            seed=round_seed(settings.seed, number), **dict(settings.tune),
-        )  # fmt: skip
+            tune_stage,
+            store,
+            attention_method(store),
+            labels,
+            weights,
+            class_names=list(settings.prompts.classes),
+            seed=round_seed(settings.seed, number),
+            **dict(settings.tune),
+        )
         made = run_stage(store, number, "tune", work, progress)
     out = console()
     out.print(f"round {number}: {'adopted' if made['adopted'] else 'kept what was there'}: {made['reason']}")
@@ -166,24 +204,61 @@ def train(
     settings, folder = settle(config, set_, run)
     classes, agree = list(settings.prompts.classes), dict(settings.disagreement)
     fit, policy = dict(settings.detector), dict(settings.dataset)
-    base, _, _, known = fit.pop("checkpoint"), fit.pop("confidence"), fit.pop("class_map"), policy.pop("known")
+    base, _, _, known = (
+        fit.pop("checkpoint"),
+        fit.pop("confidence"),
+        fit.pop("class_map"),
+        policy.pop("known"),
+    )
     validation = find_truth(settings.loop.validation, classes)
     with _open(folder) as store:
         number = _newest_round(store) if round is None else round
         method, detector = attention_method(store), promoted(store, number, base)
         stage = partial(run_stage, store, number, watch=progress)
-        made = stage("dataset", partial(
-            dataset_stage, store, method, class_names=classes, **policy, **agree, seed=settings.seed, round=number,
-            known=find_truth(known, classes),
-        ))  # fmt: skip
-        trained = stage("train", partial(
-            train_stage, store, made["folder"], detector, **fit, seed=round_seed(settings.seed, number), name=f"round-{number}"
-        ))  # fmt: skip
+        made = stage(
+            "dataset",
+            partial(
+                dataset_stage,
+                store,
+                method,
+                class_names=classes,
+                **policy,
+                **agree,
+                seed=settings.seed,
+                round=number,
+                known=find_truth(known, classes),
+            ),
+        )
+        trained = stage(
+            "train",
+            partial(
+                train_stage,
+                store,
+                made["folder"],
+                detector,
+                **fit,
+                seed=round_seed(settings.seed, number),
+                name=f"round-{number}",
+            ),
+        )
         trusted = {name: policy[name] for name in ("trust", "min_score", "val_frac")}
-        stage("promote", partial(
-            promote_stage, store, trained["checkpoint"], detector, method, validation=validation, class_names=classes,
-            device=fit["device"], image_size=fit["image_size"], **trusted, **agree, seed=settings.seed,
-        ))  # fmt: skip
+        stage(
+            "promote",
+            partial(
+                promote_stage,
+                store,
+                trained["checkpoint"],
+                detector,
+                method,
+                validation=validation,
+                class_names=classes,
+                device=fit["device"],
+                image_size=fit["image_size"],
+                **trusted,
+                **agree,
+                seed=settings.seed,
+            ),
+        )
         console().print(rounds_table(store))
 
 
@@ -193,7 +268,8 @@ def evaluate(
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
     truth: Annotated[
-        str | None, typer.Option("--truth", help="Labelled images; loop.truth of the configuration if not given.")
+        str | None,
+        typer.Option("--truth", help="Labelled images; loop.truth of the configuration if not given."),
     ] = None,
 ) -> None:
     """Measure a detector on labelled images: average precision of its masks and boxes."""
@@ -204,21 +280,28 @@ def evaluate(
     images = find_truth(truth or settings.loop.truth, list(settings.prompts.classes))
     if images is None:
         raise DiffugenError(
-            "no truth to measure on: give --truth (a YOLO-seg folder, a COCO .json, or a scene set of the miniature), "
+            "no truth to measure on: give --truth (a YOLO-seg folder, a COCO .json, or a scene set of the "
+            "miniature), "
             "or set loop.truth"
         )
     with _open(folder, readonly=True) as store:
         detector = _detector(store, settings, checkpoint)
         with progress("measuring", "image") as on_progress:
             made = evaluate_stage(
-                detector, images, on_progress, store=store, device=settings.detector.device,
+                detector,
+                images,
+                on_progress,
+                store=store,
+                device=settings.detector.device,
                 image_size=settings.detector.image_size,
-            )  # fmt: skip
+            )
     sides = (
-        f"{side} AP50 {_value(made[side]['ap50'])}, AP50-95 {_value(made[side]['ap50_95'])}" for side in ("mask", "box")
+        f"{side} AP50 {_value(made[side]['ap50'])}, AP50-95 {_value(made[side]['ap50_95'])}"
+        for side in ("mask", "box")
     )
     console().print(
-        f"{made['checkpoint']} on {made['images']} images of {made['truth']}: {'; '.join(sides)}", soft_wrap=True
+        f"{made['checkpoint']} on {made['images']} images of {made['truth']}: {'; '.join(sides)}",
+        soft_wrap=True,
     )
 
 
@@ -237,7 +320,8 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="The folder to write, new or empty; datasets/<name of the run>-<format> if not given."
+            "--out",
+            help="The folder to write, new or empty; datasets/<name of the run>-<format> if not given.",
         ),
     ] = None,
     set_: SetOption = None,
@@ -257,7 +341,9 @@ def export(
     with _open(folder, readonly=True) as store:
         held_out = held_out_families(store, val_frac, settings.seed)
         chosen = dict(
-            chosen_labels(store, attention_method(store), class_names=classes, **policy, **dict(settings.disagreement))
+            chosen_labels(
+                store, attention_method(store), class_names=classes, **policy, **dict(settings.disagreement)
+            )
         )
         ids: dict[str, list[str]] = {"train": [], "val": []}
         for record in store.records():
@@ -284,7 +370,8 @@ def _writer(format: str, run: Path) -> Iterator[Callable[..., Path]]:
                 session.enter_context(database(run / "review"))
             except DiffugenError as error:
                 raise DiffugenError(
-                    f"the formats yolo-seg and coco need nothing more, but fiftyone needs its database: {error}"
+                    "the formats yolo-seg and coco need nothing more, but fiftyone needs its database: "
+                    f"{error}"
                 ) from error
             yield write_fiftyone
     elif format == "coco":
@@ -315,7 +402,9 @@ def _detector(store: RunStore, settings: Config, checkpoint: str | None) -> str:
     from diffugen.run.rounds import promoted
     from diffugen.stages.relabel import find
 
-    return checkpoint or str(find(store, promoted(store, _newest_round(store) + 1, settings.detector.checkpoint)))
+    return checkpoint or str(
+        find(store, promoted(store, _newest_round(store) + 1, settings.detector.checkpoint))
+    )
 
 
 def _label_settings(store: RunStore, settings: Config, round: int) -> tuple[LabelSettings, ScoreWeights]:

@@ -1,23 +1,25 @@
 """Say where attention labels and model labels disagree, how badly, and in which order a person should look.
 
-Knows matches, classes and scores; not images, heat maps, decisions or files. Compares one image at a time, so that a run
-is never in memory; the queue holds one small record for each disagreement.
+Knows matches, classes and scores; not images, heat maps, decisions or files. Compares one image at a time, so
+that a run is never in memory; the queue holds one small record for each disagreement.
 
-Severity estimates how likely the *attention* label, or its absence, is wrong. Each side gives what speaks against the
-attention label: the model its confidence m in what it sees instead, the attention label its own doubt 1 - a, with a its
-score. A side that has no instance gives nothing; where both have one, the mean of the two counts:
+Severity estimates how likely the *attention* label, or its absence, is wrong. Each side gives what speaks
+against the attention label: the model its confidence m in what it sees instead, the attention label its own
+doubt 1 - a, with a its score. A side that has no instance gives nothing; where both have one, the mean of the
+two counts:
 
 =================  ===================================  ==================================================================
 kind               severity                             why the factor
 =================  ===================================  ==================================================================
-``overlooked``     ``m * (1 - iou)``                    what lies on an attention label is a second name for that object
-``spurious``       ``1 - a``
+``overlooked``     ``m * (1 - iou)``                    what lies on an attention label is a second name for
+that object ``spurious``       ``1 - a``
 ``swapped``        ``(m + 1 - a) / 2``
 ``badly_located``  ``(m + 1 - a) / 2 * (1 - iou)``      the farther apart, the worse
 =================  ===================================  ==================================================================
 
-So severity never falls as the model grows surer and never rises as the attention label grows surer. The kinds are those of
-ObjectLab (Tkachenko et al. 2023) with ``spurious`` added; unlike there, masks are compared, and both sides' scores count.
+So severity never falls as the model grows surer and never rises as the attention label grows surer. The kinds
+are those of ObjectLab (Tkachenko et al. 2023) with ``spurious`` added; unlike there, masks are compared, and
+both sides' scores count.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class Comparison:
     Attributes:
         image_id: The image.
         agreements: Pairs of one class with a good IoU.
-        disagreements: Everything else; each instance of either side is in exactly one agreement or disagreement.
+        disagreements: Everything else; each instance of either side is in exactly one agreement or
+            disagreement.
     """
 
     image_id: str
@@ -56,16 +59,19 @@ def compare(
         attention: Attention labels, with their scores.
         model: Model labels, with the detector's confidence as scores.
         min_iou: Below this IoU two instances are not the same object.
-        good_iou: From this IoU on they agree on where it is; below it, pairs of one class are ``badly_located``, and
-            instances of two classes are two objects: one overlooked, one spurious.
+        good_iou: From this IoU on they agree on where it is; below it, pairs of one class are
+            ``badly_located``, and instances of two classes are two objects: one overlooked, one spurious.
 
     Raises:
-        DiffugenError: If the images differ in size, or the thresholds are not ``0 <= min_iou <= good_iou <= 1``.
+        DiffugenError: If the images differ in size, or the thresholds are not ``0 <= min_iou <= good_iou <=
+            1``.
     """
     check_iou("min_iou", min_iou)
     check_iou("good_iou", good_iou)
     if min_iou > good_iou:
-        raise DiffugenError(f"min_iou ({min_iou}) is above good_iou ({good_iou}); lower min_iou or raise good_iou")
+        raise DiffugenError(
+            f"min_iou ({min_iou}) is above good_iou ({good_iou}); lower min_iou or raise good_iou"
+        )
     agreements: list[Match] = []
     disagreements: list[Disagreement] = []
     for pair in match(attention, model, min_iou=min_iou, min_iou_swapped=good_iou):
@@ -81,7 +87,8 @@ def compare(
 
 
 def severity(kind: str, score: float | None, confidence: float | None, iou: float) -> float:
-    """Return how likely the attention label or its absence is wrong, in [0, 1]; the module's text has the formulas.
+    """Return how likely the attention label or its absence is wrong, in [0, 1]; the module's text has the
+    formulas.
 
     Args:
         kind: One of `KINDS`.
@@ -102,14 +109,15 @@ def rank(
 ) -> list[Disagreement]:
     """Return the review queue of a run, what to look at first in front.
 
-    The order depends on the disagreements alone, not on the order they come in: severity, then image id, kind and indices.
+    The order depends on the disagreements alone, not on the order they come in: severity, then image id, kind
+    and indices.
 
     Args:
         disagreements: Of any number of images; an iterator is read once.
-        prompt_ids: From image id to prompt id. If given, the n-th of a prompt counts with severity / n, so that one prompt
-            that goes wrong everywhere does not fill the queue.
-        balance_kinds: Take the kinds in turn, each in its own order, until they run out: a kind whose severities are
-            small is seen too.
+        prompt_ids: From image id to prompt id. If given, the n-th of a prompt counts with severity / n, so
+            that one prompt that goes wrong everywhere does not fill the queue.
+        balance_kinds: Take the kinds in turn, each in its own order, until they run out: a kind whose
+            severities are small is seen too.
 
     Raises:
         DiffugenError: If ``prompt_ids`` lacks an image.

@@ -1,6 +1,7 @@
 """Pair the instances of two label sets of one image, one to one, by the IoU of their masks.
 
-Knows classes and masks; not which side is right, what a pair means for a review, or where the labels come from.
+Knows classes and masks; not which side is right, what a pair means for a review, or where the labels come
+from.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from diffugen.labels.shapes import iou_matrix
 from diffugen.records import Instances
 
 SAME_CLASS_BONUS = 0.05
-"""IoUs closer than this count as a tie, which a pair of one class wins: about what two good masks of one object differ by."""
+"""IoUs closer than this count as a tie, which a pair of one class wins: about what two good masks of one
+object differ by."""
 
 _TIE_BREAK = 1e-6
 
@@ -27,7 +29,8 @@ class Match:
     Attributes:
         first: Index in the first label set; None for an instance that only the second has.
         second: Index in the second label set; None for an instance that only the first has.
-        iou: Mask IoU of the pair, in (0, 1]; of an instance alone, its highest IoU with anything on the other side, in [0, 1].
+        iou: Mask IoU of the pair, in (0, 1]; of an instance alone, its highest IoU with anything on the other
+            side, in [0, 1].
     """
 
     first: int | None
@@ -42,22 +45,23 @@ class Match:
 def match(
     first: Instances, second: Instances, *, min_iou: float = 0.1, min_iou_swapped: float | None = 0.5
 ) -> list[Match]:
-    """Pair instances so that the sum of the pairs' IoU is as large as it can be (Hungarian method, Kuhn 1955).
+    """Pair instances so that the sum of the pairs' IoU is as large as it can be (Hungarian method, Kuhn
+    1955).
 
-    Classes do not have to agree, so that a swapped class shows as one pair instead of as two instances alone; but where two
-    ways to pair differ by less than `SAME_CLASS_BONUS` a pair, the one with equal classes is taken, and of equal masks the
-    one with the higher score.
+    Classes do not have to agree, so that a swapped class shows as one pair instead of as two instances alone;
+    but where two ways to pair differ by less than `SAME_CLASS_BONUS` a pair, the one with equal classes is
+    taken, and of equal masks the one with the higher score.
 
     Args:
         first: N instances.
         second: M instances of the same image.
         min_iou: Least IoU of a pair of one class, in [0, 1]. Masks that share no pixel are never paired.
-        min_iou_swapped: Least IoU of a pair of different classes, in [0, 1]; None: classes never mix. A weak overlap of
-            different classes is two objects side by side rather than one with two names.
+        min_iou_swapped: Least IoU of a pair of different classes, in [0, 1]; None: classes never mix. A weak
+            overlap of different classes is two objects side by side rather than one with two names.
 
     Returns:
-        The pairs and the instances alone: those of ``first`` in their order, then the rest of ``second`` in theirs. Every
-        instance occurs exactly once.
+        The pairs and the instances alone: those of ``first`` in their order, then the rest of ``second`` in
+        theirs. Every instance occurs exactly once.
 
     Raises:
         DiffugenError: If the images differ in size or a threshold lies outside [0, 1].
@@ -78,7 +82,9 @@ def match(
     allowed = (ious > 0) & (ious >= np.where(same, min_iou, across))
     gains = ious + SAME_CLASS_BONUS * same + _TIE_BREAK * np.add.outer(first.scores, second.scores)
     rows, columns = linear_sum_assignment(np.where(allowed, gains, 0.0), maximize=True)
-    partner = {int(row): int(column) for row, column in zip(rows, columns, strict=True) if allowed[row, column]}
+    partner = {
+        int(row): int(column) for row, column in zip(rows, columns, strict=True) if allowed[row, column]
+    }
     taken = set(partner.values())
     matches = [
         Match(row, partner[row], float(ious[row, partner[row]]))
@@ -93,7 +99,8 @@ def check_same_size(first: Instances, second: Instances) -> None:
     """Raise DiffugenError unless both label sets are of one image size; an empty one has a size too."""
     if tuple(first.size_wh) != tuple(second.size_wh):
         raise DiffugenError(
-            f"label sets of images of {_size(first)} and {_size(second)} px (width x height) cannot be compared; "
+            f"label sets of images of {_size(first)} and {_size(second)} px (width x height) cannot be "
+            "compared; "
             "use two label sets of the same image, or rescale the masks of one to the size of the other"
         )
 

@@ -1,7 +1,9 @@
-"""Measure labels and predictions against the truth: average precision, IoU, and whether a score can be trusted.
+"""Measure labels and predictions against the truth: average precision, IoU, and whether a score can be
+trusted.
 
-Knows pairs of ``(truth, predicted)`` instances of one image each; not where either comes from. All results are frozen
-records of plain values: ``json.dumps(dataclasses.asdict(result))`` works, and what cannot be measured is None, never NaN.
+Knows pairs of ``(truth, predicted)`` instances of one image each; not where either comes from. All results
+are frozen records of plain values: ``json.dumps(dataclasses.asdict(result))`` works, and what cannot be
+measured is None, never NaN.
 """
 
 from __future__ import annotations
@@ -52,11 +54,12 @@ class ClassQuality:
     Attributes:
         objects: Objects of the class in the truth.
         labels: Labels of the class.
-        pixel_iou: Shared pixels over covered pixels, both summed over all images, instances of a class taken together:
-            the per-class IoU behind "mIoU" in the literature on attention masks.
-        label_iou: Mean over the labels of the IoU with the object they match, 0 for none: falls with what is made up.
-            None without labels.
-        object_iou: Mean over the objects of the IoU with the label they match, 0 for none: falls with what is missed.
+        pixel_iou: Shared pixels over covered pixels, both summed over all images, instances of a class taken
+            together: the per-class IoU behind "mIoU" in the literature on attention masks.
+        label_iou: Mean over the labels of the IoU with the object they match, 0 for none: falls with what is
+            made up. None without labels.
+        object_iou: Mean over the objects of the IoU with the label they match, 0 for none: falls with what is
+            missed.
     """
 
     objects: int
@@ -78,7 +81,9 @@ class LabelQuality:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Labels whose score lies in [low, high), the last bin with its upper end; means are None in an empty bin."""
+    """Labels whose score lies in [low, high), the last bin with its upper end; means are None in an empty
+    bin.
+    """
 
     low: float
     high: float
@@ -94,10 +99,11 @@ class Reliability:
     Attributes:
         count: Number of labels.
         bins: The reliability diagram.
-        calibration_error: Expected calibration error (Naeini et al. 2015) with the IoU in the place of the hit rate: mean
-            over the labels of ``|mean score - mean IoU|`` of their bin, in [0, 1]; None without labels.
-        spearman: Rank correlation of score and IoU in [-1, 1]: whether the order is right, whatever the scale; None for
-            fewer than two labels, or if all scores or all IoUs are equal.
+        calibration_error: Expected calibration error (Naeini et al. 2015) with the IoU in the place of the
+            hit rate: mean over the labels of ``|mean score - mean IoU|`` of their bin, in [0, 1]; None
+            without labels.
+        spearman: Rank correlation of score and IoU in [-1, 1]: whether the order is right, whatever the
+            scale; None for fewer than two labels, or if all scores or all IoUs are equal.
     """
 
     count: int
@@ -107,12 +113,15 @@ class Reliability:
 
 
 def average_precision(pairs: Sequence[Pair], *, of: Literal["mask", "box"] = "mask") -> AveragePrecision:
-    """Return COCO average precision (Lin et al. 2014, by pycocotools) of predictions, objects of any size together.
+    """Return COCO average precision (Lin et al. 2014, by pycocotools) of predictions, objects of any size
+    together.
 
-    As in COCO, a class that the truth does not have takes no part in the means; its false finds go unpunished there.
+    As in COCO, a class that the truth does not have takes no part in the means; its false finds go unpunished
+    there.
 
     Args:
-        pairs: Truth and predictions of each image; images without objects count, for what is falsely found in them.
+        pairs: Truth and predictions of each image; images without objects count, for what is falsely found in
+            them.
         of: Compare masks, or the boxes around them.
 
     Raises:
@@ -121,18 +130,27 @@ def average_precision(pairs: Sequence[Pair], *, of: Literal["mask", "box"] = "ma
     names = sorted({name for pair in pairs for side in pair for name in side.class_names})
     if not any(len(truth) for truth, _ in pairs):
         return AveragePrecision(None, None, dict.fromkeys(names), dict.fromkeys(names))
-    # Axes: 10 IoU thresholds, 101 recalls, classes, area ranges (one), numbers of detections (one). -1 is "no truth".
+    # Axes: 10 IoU thresholds, 101 recalls, classes, area ranges (one), numbers of detections (one). -1 is "no
+    # truth".
     precision = _coco_precision(pairs, names, "segm" if of == "mask" else "bbox")[:, :, :, 0, 0]
     known = {name: bool((precision[:, :, index] > -1).any()) for index, name in enumerate(names)}
-    ap50 = {name: float(precision[0, :, index].mean()) if known[name] else None for index, name in enumerate(names)}
-    ap = {name: float(precision[:, :, index].mean()) if known[name] else None for index, name in enumerate(names)}
+    ap50 = {
+        name: float(precision[0, :, index].mean()) if known[name] else None
+        for index, name in enumerate(names)
+    }
+    ap = {
+        name: float(precision[:, :, index].mean()) if known[name] else None
+        for index, name in enumerate(names)
+    }
     return AveragePrecision(_mean(ap50.values()), _mean(ap.values()), ap50, ap)
 
 
 def label_quality(pairs: Iterable[Pair]) -> LabelQuality:
-    """Compare labels with the truth by IoU, class by class; an image at a time, so ``pairs`` may be an iterator.
+    """Compare labels with the truth by IoU, class by class; an image at a time, so ``pairs`` may be an
+    iterator.
 
-    A label is matched only to an object of its own class, one to one, with any overlap; see `diffugen.comparison.matching.match`.
+    A label is matched only to an object of its own class, one to one, with any overlap; see
+    `diffugen.comparison.matching.match`.
 
     Raises:
         DiffugenError: If truth and labels of a pair differ in size.
@@ -260,19 +278,22 @@ def _coco_dataset(images: Sequence[Instances], names: Sequence[str]) -> dict[str
         xywh = np.hstack([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]]).tolist()
         areas = shapes.areas(instances.rles).tolist()
         for index, name in enumerate(instances.class_names):
-            annotations.append({
-                "id": 1 + len(annotations),  # COCOeval takes the id 0 for "no match"
-                "image_id": image_number,
-                "category_id": numbers[name],
-                "segmentation": dict(instances.rles[index]),
-                "bbox": xywh[index],
-                "area": areas[index],
-                "iscrowd": 0,
-                "score": float(instances.scores[index]),
-            })  # fmt: skip
+            annotations.append(
+                {
+                    "id": 1 + len(annotations),  # COCOeval takes the id 0 for "no match"
+                    "image_id": image_number,
+                    "category_id": numbers[name],
+                    "segmentation": dict(instances.rles[index]),
+                    "bbox": xywh[index],
+                    "area": areas[index],
+                    "iscrowd": 0,
+                    "score": float(instances.scores[index]),
+                }
+            )
     return {
         "images": [
-            {"id": number, "width": image.size_wh[0], "height": image.size_wh[1]} for number, image in enumerate(images)
+            {"id": number, "width": image.size_wh[0], "height": image.size_wh[1]}
+            for number, image in enumerate(images)
         ],
         "categories": [{"id": number, "name": name} for name, number in numbers.items()],
         "annotations": annotations,

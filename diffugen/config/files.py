@@ -74,8 +74,8 @@ def read_settings(path: Path, mistakes: list[str]) -> dict[str, Any] | None:
         mistakes: Gets a line for each mistake: what cannot be read, syntax with its line, keys given twice.
 
     Returns:
-        The settings without empty top-level keys, so that an empty section keeps its defaults; None where the file
-        cannot be understood at all.
+        The settings without empty top-level keys, so that an empty section keeps its defaults; None where the
+        file cannot be understood at all.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -103,7 +103,8 @@ def apply_overrides(
 
     Args:
         settings: Changed in place; sections that are missing are made.
-        overrides: E.g. ``["diffusion.num_inference_steps=5"]``; a list is given as a whole, ``"size_wh=[96, 64]"``.
+        overrides: E.g. ``["diffusion.num_inference_steps=5"]``; a list is given as a whole, ``"size_wh=[96,
+            64]"``.
         mistakes: Gets a line for each override that cannot be read or placed.
 
     Returns:
@@ -136,7 +137,9 @@ def apply_overrides(
 
 
 def _folder() -> Path:
-    """Return the folder of shipped configurations: package data in a wheel, ``configs/`` in the repository."""
+    """Return the folder of shipped configurations: package data in a wheel, ``configs/`` in the
+    repository.
+    """
     packaged = Path(__file__).parents[1] / "_configs"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
 
@@ -173,7 +176,8 @@ def _syntax(error: Exception) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML with the plain values of its version 1.2 and a complaint about keys given twice.
 
-    In version 1.1, PyYAML's, ``no`` is false, ``12:30`` is 750 and ``1e-3`` is a text: traps for attribute values.
+    In version 1.1, PyYAML's, ``no`` is false, ``12:30`` is 750 and ``1e-3`` is a text: traps for attribute
+    values.
     """
 
     origin: str
@@ -189,7 +193,9 @@ class _Loader(yaml.SafeLoader):
             if key.tag != "tag:yaml.org,2002:str":
                 self.mistakes.append(f"{place}: the key {name} is not text; put it in quotes")
             elif name in lines:
-                self.mistakes.append(f"{place}: the key {name!r} is given in line {lines[name]} already; drop one")
+                self.mistakes.append(
+                    f"{place}: the key {name!r} is given in line {lines[name]} already; drop one"
+                )
             else:
                 lines[name] = key.start_mark.line + 1
         return node

@@ -1,4 +1,6 @@
-"""The sections that say what is generated: prompts, and the tasks that make images of them or of other images."""
+"""The sections that say what is generated: prompts, and the tasks that make images of them or of other
+images.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,19 @@ from diffugen.config.values import Name, Point, Radius, Section, Text, Texts, Va
 from diffugen.records import FIELD, TASKS
 
 PARTS = (
-    "all", "upper half", "lower half", "left half", "right half", "upper third", "lower third", "left third",
-    "right third", "upper two thirds", "lower two thirds", "middle",
-)  # fmt: skip
+    "all",
+    "upper half",
+    "lower half",
+    "left half",
+    "right half",
+    "upper third",
+    "lower third",
+    "left third",
+    "right third",
+    "upper two thirds",
+    "lower two thirds",
+    "middle",
+)
 
 
 def _own_fields(template: str, info: ValidationInfo) -> str:
@@ -37,16 +49,22 @@ def _a_polygon(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, fl
 
 
 def check_chain(tasks: tuple[TaskSection, ...], info: ValidationInfo) -> tuple[TaskSection, ...]:
-    """Check names, that a source is not itself or a later task, and that the fields of templates can be filled."""
+    """Check names, that a source is not itself or a later task, and that the fields of templates can be
+    filled.
+    """
     names = [task.name or task.task for task in tasks]
     prompts: PromptsSection | None = info.data.get("prompts")
     for place, task in enumerate(tasks):
         if names[place] in names[:place]:
             raise ValueError(f"tasks of different names; there are two {names[place]!r}: give one a name")
         if task.source in names[place:]:
-            raise ValueError(f"a source that comes before the task {names[place]!r}; {task.source!r} does not")
+            raise ValueError(
+                f"a source that comes before the task {names[place]!r}; {task.source!r} does not"
+            )
         if place == 0 and task.task != "txt2img" and task.source is None:
-            raise ValueError(f"a source for the first task, {task.task}: a folder of photos, a labelled set or a run")
+            raise ValueError(
+                f"a source for the first task, {task.task}: a folder of photos, a labelled set or a run"
+            )
         if prompts is not None:
             for template in task.templates:
                 _known_fields(template, [*prompts.attributes, *prompts.classes, *task.attributes])
@@ -71,7 +89,8 @@ def _check_used(attributes: Mapping[str, Any], name: str, templates: Sequence[st
     for attribute in attributes if templates else ():
         if attribute not in fields:
             raise ValueError(
-                f"attributes of the task {name!r} that its templates use, not {attribute!r}{hint(attribute, fields)}; the "
+                f"attributes of the task {name!r} that its templates use, not "
+                f"{attribute!r}{hint(attribute, fields)}; the "
                 f"templates are {', '.join(map(repr, templates[:2]))}{' ...' if len(templates) > 2 else ''}"
             )
 
@@ -106,11 +125,13 @@ class RegionSection(Section):
         detector: A checkpoint; the largest object of class ``find`` that it finds.
         polygon: Corners as parts of width and height, in [0, 1].
         part: A part of the image, such as ``lower half`` or ``middle``.
-        mask: A mask image of the source's size (white is painted over), or a folder of masks with the sources' names.
+        mask: A mask image of the source's size (white is painted over), or a folder of masks with the
+            sources' names.
         find: The class that the detector looks for.
         grow_frac: Grown by this radius, relative to the square root of the image area.
         spare: Whether labelled objects of the source are left out of a ``polygon``, ``part`` or ``mask``.
-        context_frac: Part of the image around it that the model sees, on each side, relative to its own width and height.
+        context_frac: Part of the image around it that the model sees, on each side, relative to its own width
+            and height.
     """
 
     label: Text | None = None
@@ -138,18 +159,23 @@ class TaskSection(Section):
     """One step of the generation: what is made, and of what.
 
     Attributes:
-        task: ``txt2img`` makes images of prompts, ``img2img`` of other images, ``inpaint`` paints over a part of them.
+        task: ``txt2img`` makes images of prompts, ``img2img`` of other images, ``inpaint`` paints over a part
+            of them.
         name: What later tasks call it; the task if not given.
-        source: Images to start from: the name of an earlier task, a folder of photos, a labelled set (a YOLO-seg folder or
-            COCO file), or the folder of another run; None for the task before.
-        templates: Texts with fields, as in ``prompts``; empty: each source's own, or those of ``prompts`` where there is none.
-        attributes: Values for fields that differ from those of ``prompts``. A source's child gets another value than it has;
-            all fields that are not named here keep the source's values.
-        count: How many prompts (``txt2img``) or at most how many sources; None for as ``prompts`` says, or all.
-        images_per_source: Images that are made of each source, with different prompts where there are several.
+        source: Images to start from: the name of an earlier task, a folder of photos, a labelled set (a
+            YOLO-seg folder or COCO file), or the folder of another run; None for the task before.
+        templates: Texts with fields, as in ``prompts``; empty: each source's own, or those of ``prompts``
+            where there is none.
+        attributes: Values for fields that differ from those of ``prompts``. A source's child gets another
+            value than it has; all fields that are not named here keep the source's values.
+        count: How many prompts (``txt2img``) or at most how many sources; None for as ``prompts`` says, or
+            all.
+        images_per_source: Images that are made of each source, with different prompts where there are
+            several.
         strength: How much a source is changed, in (0, 1]; None for 0.6, or 1 for ``inpaint``.
         region: What is painted over; for ``inpaint`` only.
-        model: Another diffusion model for this task, such as one that was made for inpainting; None for the configured one.
+        model: Another diffusion model for this task, such as one that was made for inpainting; None for the
+            configured one.
     """
 
     task: Literal[TASKS]  # type: ignore[valid-type]

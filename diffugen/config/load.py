@@ -20,15 +20,17 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
     """Read a configuration.
 
     Args:
-        source: A YAML, JSON or TOML file, the name of a shipped configuration, or None for ``miniature``. A file in the
-            paper's format is translated first; see `diffugen.config.paper`.
-        overrides: ``key.sub=value`` texts that win over the file; values are parsed as YAML. Keys are always DiffuGen's own.
+        source: A YAML, JSON or TOML file, the name of a shipped configuration, or None for ``miniature``. A
+            file in the paper's format is translated first; see `diffugen.config.paper`.
+        overrides: ``key.sub=value`` texts that win over the file; values are parsed as YAML. Keys are always
+            DiffuGen's own.
 
     Returns:
         The configuration with defaults for what the file leaves out. Nothing is taken over from other files.
 
     Raises:
-        ConfigError: Every mistake in file and overrides, each with its origin, key, given value and what is expected.
+        ConfigError: Every mistake in file and overrides, each with its origin, key, given value and what is
+            expected.
 
     Example:
         >>> load_config("miniature", ["diffusion.num_inference_steps=5"]).diffusion.num_inference_steps
@@ -60,13 +62,16 @@ def kept_config(settings: Mapping[str, Any], origin: str, overrides: Sequence[st
     return _checked(json.loads(json.dumps(settings)), origin, overrides, [])
 
 
-def _checked(settings: dict[str, Any] | None, origin: str, overrides: Sequence[str], mistakes: list[str]) -> Config:
+def _checked(
+    settings: dict[str, Any] | None, origin: str, overrides: Sequence[str], mistakes: list[str]
+) -> Config:
     understood = settings is not None
     settings = settings or {}
     origins = apply_overrides(settings, overrides, mistakes)
     if understood:
         try:
-            # As JSON, because strict checking takes lists for tuples there, and whole numbers for floats, but no more.
+            # As JSON, because strict checking takes lists for tuples there, and whole numbers for floats, but
+            # no more.
             config = Config.model_validate_json(json.dumps(settings, default=str))
         except ValidationError as error:
             mistakes += describe(error.errors(include_url=False), Config, settings, origin, origins)

@@ -1,6 +1,8 @@
-"""A validator's errors in DiffuGen's words: origin, key, given value, what is expected, and the nearest valid name.
+"""A validator's errors in DiffuGen's words: origin, key, given value, what is expected, and the nearest valid
+name.
 
-Knows the shape of pydantic's error list and of its models, yet does not import it: `diffugen.config.sections` is its home.
+Knows the shape of pydantic's error list and of its models, yet does not import it: `diffugen.config.sections`
+is its home.
 """
 
 from __future__ import annotations
@@ -61,7 +63,11 @@ def describe(
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
         first = alternatives[0]
         # A section's value is every line of it: too long to repeat, and no line of it is the wrong one.
-        value = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" = {shown(first['input'])}"
+        value = (
+            ""
+            if first["type"] == "missing" or isinstance(first["input"], dict)
+            else f" = {shown(first['input'])}"
+        )
         if first["type"] == "extra_forbidden":
             what = f"unknown key{_key_hint([str(part) for part in path], model)}"
         else:
@@ -71,7 +77,9 @@ def describe(
 
 
 def _path_in(settings: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Drop from pydantic's location what names an alternative of a union instead of a place in the settings."""
+    """Drop from pydantic's location what names an alternative of a union instead of a place in the
+    settings.
+    """
     path: list[str | int] = []
     for part in loc:
         if str(part).startswith("<"):
@@ -113,11 +121,15 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def _key_hint(path: Sequence[str], model: type[Any]) -> str:
-    """Name the nearest key of the same section, else the same key of another section, else all keys there are."""
+    """Name the nearest key of the same section, else the same key of another section, else all keys there
+    are.
+    """
     section = model
     for part in path[:-1]:
         section = _fields(section).get(part) or section  # a number is a place in a list
-    homes = {key: f"{name}.{key}" for name, inner in _fields(model).items() if inner for key in _fields(inner)}
+    homes = {
+        key: f"{name}.{key}" for name, inner in _fields(model).items() if inner for key in _fields(inner)
+    }
     nearest = hint(path[-1], _fields(section))
     if not nearest and path[-1] in homes:
         nearest = f", did you mean {homes[path[-1]]!r}?"

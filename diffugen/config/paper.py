@@ -1,7 +1,7 @@
 """The paper's JSON format, as it is: recognised, translated into DiffuGen's keys, and written as YAML.
 
-Knows both vocabularies and says, in notes, what has no counterpart. Which files are valid, `diffugen.config.paper_format` and
-`diffugen.config.sections` know.
+Knows both vocabularies and says, in notes, what has no counterpart. Which files are valid,
+`diffugen.config.paper_format` and `diffugen.config.sections` know.
 """
 
 from __future__ import annotations
@@ -37,7 +37,14 @@ PAPER_STRENGTH = 0.8
 INPAINT_TEMPLATE = "a {view_point} view of {new_object}"
 
 _OWN_KEYS = frozenset(
-    {"dataset_name", "dataset_classes", "dataset_to_model_class_map", "label_model", "dataset_root", *SECTIONS}
+    {
+        "dataset_name",
+        "dataset_classes",
+        "dataset_to_model_class_map",
+        "label_model",
+        "dataset_root",
+        *SECTIONS,
+    }
 )
 _NOT_NEEDED = {
     ("dataset_root",): "a run lies in runs/<name>; give --run for another folder",
@@ -51,7 +58,9 @@ _WEIGHTING = re.compile(r"[\w<>{}]+(?:\++|--+)(?![\w+-])|\([^()]*\)(?:\++|--+)|\
 
 
 def is_paper_format(settings: Mapping[str, Any]) -> bool:
-    """Return whether these are settings in the paper's format, by their top-level keys; mistakes may be in them."""
+    """Return whether these are settings in the paper's format, by their top-level keys; mistakes may be in
+    them.
+    """
     return "prompts" not in settings and not _OWN_KEYS.isdisjoint(settings)
 
 
@@ -63,7 +72,8 @@ def from_paper(settings: Mapping[str, Any], file: str) -> tuple[dict[str, Any], 
         file: What to call it in messages.
 
     Returns:
-        Settings for `diffugen.config.load.load_config`, and a note for all that is done in another way, left out or not needed.
+        Settings for `diffugen.config.load.load_config`, and a note for all that is done in another way, left
+        out or not needed.
 
     Raises:
         ConfigError: Every unknown key, wrong value and missing key.
@@ -91,7 +101,8 @@ def from_paper(settings: Mapping[str, Any], file: str) -> tuple[dict[str, Any], 
 
 
 def to_yaml(config: Mapping[str, Any], notes: Sequence[str]) -> str:
-    """Return settings as a YAML file that says the same, with the notes above them as comments; same input, same text.
+    """Return settings as a YAML file that says the same, with the notes above them as comments; same input,
+    same text.
 
     Args:
         config: What `from_paper` returned.
@@ -99,7 +110,9 @@ def to_yaml(config: Mapping[str, Any], notes: Sequence[str]) -> str:
     """
     lines = [f"# {config['name']}: converted from the paper's JSON format.", "#"]
     for note in notes:
-        lines += textwrap.wrap(note, 120, initial_indent="# - ", subsequent_indent="#   ", break_long_words=False)
+        lines += textwrap.wrap(
+            note, 120, initial_indent="# - ", subsequent_indent="#   ", break_long_words=False
+        )
     lines += ["#", "# Knobs that are not named here keep the values that configs/miniature.yaml explains."]
     names = {key: value for key, value in config.items() if not isinstance(value, (dict, list))}
     parts = [names, *({key: value} for key, value in config.items() if key not in names)]
@@ -122,7 +135,9 @@ def _prompts(settings: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
             attributes[field] = _once(txt2img[key], f"txt2img.{key}", notes)
         elif key in txt2img and key != "object_names":
             notes.append(f"txt2img.{key}: left out, because no prompt uses {{{field}}}")
-    total = sum(math.prod(len(attributes[field]) for field in fields_of([template])) for template in templates)
+    total = sum(
+        math.prod(len(attributes[field]) for field in fields_of([template])) for template in templates
+    )
     count = txt2img.get("image_count", total)
     return {
         "attributes": attributes,
@@ -137,12 +152,16 @@ def _once(texts: Sequence[str], key: str, notes: list[str]) -> list[str]:
     """Drop texts that were there before, which the paper's program makes again with other seeds."""
     once = list({one_line(text): text for text in reversed(texts)}.values())[::-1]
     if len(once) < len(texts):
-        notes.append(f"{key}: of {len(texts)} texts {len(texts) - len(once)} stand there twice, and are taken once")
+        notes.append(
+            f"{key}: of {len(texts)} texts {len(texts) - len(once)} stand there twice, and are taken once"
+        )
     return once
 
 
 def _classes(settings: Mapping[str, Any], templates: Sequence[str], notes: list[str]) -> dict[str, list[str]]:
-    """Return the phrases of each class: the object's name, next to a learned word, and the words it is in-painted with."""
+    """Return the phrases of each class: the object's name, next to a learned word, and the words it is
+    in-painted with.
+    """
     objects, named = texts_at(settings, "txt2img", "object_names"), texts_at(settings, "dataset_classes")
     left_out = [name for name in named if name not in objects]
     added = [name for name in objects if name not in named]
@@ -161,24 +180,31 @@ def _classes(settings: Mapping[str, Any], templates: Sequence[str], notes: list[
             if owner is None:
                 classes[name].append(phrase)
             elif owner != name:
-                notes.append(f"inpaint.{name}: {phrase!r} is labelled as {owner}, which has these words already")
+                notes.append(
+                    f"inpaint.{name}: {phrase!r} is labelled as {owner}, which has these words already"
+                )
     return classes
 
 
 def _learned_phrases(
     keyword: str, templates: Sequence[str], objects: Sequence[str], notes: list[str]
 ) -> dict[str, list[str]]:
-    """Return the phrases in which a textual-inversion word names an object: with the object's name next to it, or alone."""
+    """Return the phrases in which a textual-inversion word names an object: with the object's name next to
+    it, or alone.
+    """
     word, name = re.escape(keyword), re.escape("{object_name}")
     next_to = re.compile(rf"{name}\S* +{word}|{word}\S* +{name}")
     there = [template for template in templates if keyword in template]
     patterns = dict.fromkeys(match[0] for template in there for match in next_to.finditer(one_line(template)))
     alone = len(objects) == 1 and any("{object_name}" not in template for template in there)
     if not there:
-        notes.append(f"txt2img.textual_inversion.keyword = {keyword}: stands in no prompt, and so has no effect")
+        notes.append(
+            f"txt2img.textual_inversion.keyword = {keyword}: stands in no prompt, and so has no effect"
+        )
     elif not patterns and not alone:
         notes.append(
-            f"txt2img.textual_inversion.keyword = {keyword}: not traced, because it does not stand next to {{object_name}}"
+            f"txt2img.textual_inversion.keyword = {keyword}: not traced, because it does not stand next to "
+            f"{{object_name}}"
         )
     return {
         one: [*(pattern.replace("{object_name}", one) for pattern in patterns), *([keyword] if alone else [])]
@@ -187,7 +213,9 @@ def _learned_phrases(
     }
 
 
-def _img2img(settings: Mapping[str, Any], prompts: Mapping[str, Any], notes: list[str]) -> Iterator[dict[str, Any]]:
+def _img2img(
+    settings: Mapping[str, Any], prompts: Mapping[str, Any], notes: list[str]
+) -> Iterator[dict[str, Any]]:
     section = settings.get("img2img")
     if section is None:
         return
@@ -195,19 +223,24 @@ def _img2img(settings: Mapping[str, Any], prompts: Mapping[str, Any], notes: lis
     attributes = _changes(settings, "img2img", templates, prompts, notes)
     for field, values in attributes.items():
         if set(values) & set(prompts["attributes"].get(field, ())):
-            notes.append(f"img2img: a source whose {field} is among the new ones gets the others only, as in the paper")
+            notes.append(
+                f"img2img: a source whose {field} is among the new ones gets the others only, as in the paper"
+            )
     yield {
         "task": "img2img",
         "source": _source(settings, "img2img", notes),
         **({"templates": templates} if templates else {}),
         **({"attributes": attributes} if attributes else {}),
-        "images_per_source": math.prod(len(values) for values in attributes.values()) * max(1, len(templates)),
+        "images_per_source": math.prod(len(values) for values in attributes.values())
+        * max(1, len(templates)),
         "strength": section.get("strength", PAPER_STRENGTH),
         **_model(settings, "img2img"),
     }
 
 
-def _inpaint(settings: Mapping[str, Any], prompts: Mapping[str, Any], notes: list[str]) -> Iterator[dict[str, Any]]:
+def _inpaint(
+    settings: Mapping[str, Any], prompts: Mapping[str, Any], notes: list[str]
+) -> Iterator[dict[str, Any]]:
     section = settings.get("inpaint", {})
     names: list[str] = []
     for key, given in section.items():
@@ -232,7 +265,11 @@ def _inpaint(settings: Mapping[str, Any], prompts: Mapping[str, Any], notes: lis
 
 
 def _changes(
-    settings: Mapping[str, Any], section: str, templates: list[str], prompts: Mapping[str, Any], notes: list[str]
+    settings: Mapping[str, Any],
+    section: str,
+    templates: list[str],
+    prompts: Mapping[str, Any],
+    notes: list[str],
 ) -> dict[str, list[str]]:
     """Return the values of a task: those of its own lists, and of lists that only its own templates use."""
     used, changes = fields_of(templates or prompts["templates"]), {}
@@ -249,7 +286,8 @@ def _source(settings: Mapping[str, Any], section: str, notes: list[str]) -> str:
     source, place = source_section(settings, section), str(settings[section]["source_dataset"])
     if source is None:
         notes.append(
-            f"{section}.source_dataset = {shown(place)}: no task of this file, so it stays a path: of photos, of a labelled "
+            f"{section}.source_dataset = {shown(place)}: no task of this file, so it stays a path: of "
+            "photos, of a labelled "
             "set, or of a run"
         )
     return source or place
@@ -264,7 +302,9 @@ def _diffusion(settings: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     txt2img = settings["txt2img"]
     learned = txt2img.get("textual_inversion", {}).get("weights")
     if "stable_diffusion_model" not in txt2img:
-        notes.append(f"txt2img.stable_diffusion_model: not given, so diffusion.model is the paper's, {PAPER_MODEL}")
+        notes.append(
+            f"txt2img.stable_diffusion_model: not given, so diffusion.model is the paper's, {PAPER_MODEL}"
+        )
     return {
         "model": txt2img.get("stable_diffusion_model", PAPER_MODEL),
         "dtype": "auto",
@@ -279,12 +319,18 @@ def _labelling(settings: Mapping[str, Any], classes: Mapping[str, Any], notes: l
     """Return how labels are made: by attention, or, where the file says so, by the detector."""
     mapped = settings.get("dataset_to_model_class_map", {})
     class_map = {name: theirs for name, theirs in mapped.items() if name in classes and theirs != name}
-    detector = {"checkpoint": settings["label_model"]["weights"], **({"class_map": class_map} if class_map else {})}
+    detector = {
+        "checkpoint": settings["label_model"]["weights"],
+        **({"class_map": class_map} if class_map else {}),
+    }
     if settings.get("unsupervised", True):
-        notes.append("unsupervised = true: labels come from attention (diffugen label), by the paper's method")
+        notes.append(
+            "unsupervised = true: labels come from attention (diffugen label), by the paper's method"
+        )
         return {"labels": {"method": "paper"}, "detector": detector}
     notes.append(
-        "unsupervised = false: the paper labels with its label model; here diffugen relabel does, after diffugen label, and "
+        "unsupervised = false: the paper labels with its label model; here diffugen relabel does, after "
+        "diffugen label, and "
         "dataset.trust: model believes it where attention says otherwise"
     )
     return {"detector": detector, "dataset": {"trust": "model"}}
@@ -314,7 +360,9 @@ def _negative(settings: Mapping[str, Any], section: str) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML in the shape of the shipped files: short lists on one line, long ones with a line a value, no aliases."""
+    """YAML in the shape of the shipped files: short lists on one line, long ones with a line a value, no
+    aliases.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -73,7 +73,11 @@ def _templates(value: Any) -> Wrong:
         for field in dict.fromkeys(FIELD.findall(text)):
             if field not in LISTS.values():
                 known = ", ".join(LISTS.values())
-                yield f"[{place}]", text, f"fields among {known}, not {{{field}}}{hint(field, LISTS.values())}"
+                yield (
+                    f"[{place}]",
+                    text,
+                    f"fields among {known}, not {{{field}}}{hint(field, LISTS.values())}",
+                )
         if set("{}") & set(FIELD.sub("", text)):
             yield f"[{place}]", text, "no brace without its partner; fields are written as {object_name}"
 
@@ -88,7 +92,11 @@ def _class_map(value: Any) -> Wrong:
 
 def _yolo(value: Any) -> Wrong:
     if value != "YOLOSeg":
-        yield "", value, "'YOLOSeg': other detectors are not there; name the weights of a YOLO segmentation model"
+        yield (
+            "",
+            value,
+            "'YOLOSeg': other detectors are not there; name the weights of a YOLO segmentation model",
+        )
 
 
 _CHECKS: dict[str, Callable[[Any], Wrong]] = {
@@ -125,11 +133,25 @@ _CHECKS: dict[str, Callable[[Any], Wrong]] = {
 }
 
 _REQUIRED = (
-    "dataset_name", "image_size", "image_size.width", "image_size.height", "steps", "dataset_classes", "label_model",
-    "label_model.type", "label_model.weights", "txt2img", "txt2img.seed_range.min",
-    "txt2img.textual_inversion.weights", "txt2img.textual_inversion.keyword", "txt2img.object_names", "txt2img.prompts",
-    "img2img.stable_diffusion_model", "img2img.source_dataset", *(f"inpaint.{name}" for name in INPAINT_KEYS),
-)  # fmt: skip
+    "dataset_name",
+    "image_size",
+    "image_size.width",
+    "image_size.height",
+    "steps",
+    "dataset_classes",
+    "label_model",
+    "label_model.type",
+    "label_model.weights",
+    "txt2img",
+    "txt2img.seed_range.min",
+    "txt2img.textual_inversion.weights",
+    "txt2img.textual_inversion.keyword",
+    "txt2img.object_names",
+    "txt2img.prompts",
+    "img2img.stable_diffusion_model",
+    "img2img.source_dataset",
+    *(f"inpaint.{name}" for name in INPAINT_KEYS),
+)
 """What must be there, of optional sections those that are there."""
 
 
@@ -158,7 +180,11 @@ def texts_at(settings: Mapping[str, Any], *path: str) -> list[str]:
     value: Any = settings
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
-    return list(dict.fromkeys(item for item in value if isinstance(item, str))) if isinstance(value, list) else []
+    return (
+        list(dict.fromkeys(item for item in value if isinstance(item, str)))
+        if isinstance(value, list)
+        else []
+    )
 
 
 def fields_of(templates: list[str]) -> set[str]:
@@ -167,7 +193,9 @@ def fields_of(templates: list[str]) -> set[str]:
 
 
 def source_section(settings: Mapping[str, Any], section: str) -> str | None:
-    """Return the section of the file whose images another section starts from; None if its source lies elsewhere."""
+    """Return the section of the file whose images another section starts from; None if its source lies
+    elsewhere.
+    """
     source = str(settings[section]["source_dataset"])
     *parents, last = [part for part in source.replace("\\", "/").split("/") if part] or [""]
     own = not parents or parents[-1] == settings.get("dataset_name")
@@ -175,7 +203,9 @@ def source_section(settings: Mapping[str, Any], section: str) -> str | None:
 
 
 def _section_mistakes(section: Mapping[str, Any], prefix: str, objects: list[str]) -> Iterator[str]:
-    known = list(dict.fromkeys(path[len(prefix) :].split(".")[0] for path in _CHECKS if path.startswith(prefix)))
+    known = list(
+        dict.fromkeys(path[len(prefix) :].split(".")[0] for path in _CHECKS if path.startswith(prefix))
+    )
     known += objects if prefix == "inpaint." else []
     for key, value in section.items():
         path = f"{prefix}{key}"
@@ -195,7 +225,9 @@ def _section_mistakes(section: Mapping[str, Any], prefix: str, objects: list[str
 
 
 def _key_hint(key: str, known: list[str]) -> str:
-    """Name the section that has this very key, else the nearest key of the same section, else all keys there are."""
+    """Name the section that has this very key, else the nearest key of the same section, else all keys there
+    are.
+    """
     home = next((path for path in _CHECKS if path.split(".")[-1] == key), None)
     nearest = f", did you mean {home!r}?" if home else hint(key, known)
     return nearest or f"; the keys here are {', '.join(known)}"
@@ -240,6 +272,7 @@ def _source_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:
         if source is not None and SECTIONS.index(source) >= SECTIONS.index(section):
             order = ", then ".join(SECTIONS)
             yield (
-                f"{section}.source_dataset = {shown(given['source_dataset'])}: expected images that are made before; "
+                f"{section}.source_dataset = {shown(given['source_dataset'])}: expected images that are made "
+                "before; "
                 f"the order is {order}"
             )

@@ -1,7 +1,7 @@
 """The configuration: frozen sections named after modules, with every mistake of a file in one list.
 
-The files whose names begin with ``config`` are the only home of pydantic. They know which values are allowed, not what they do:
-loops pass them on as flat arguments. A new section is a class here and a field of `Config`.
+The files whose names begin with ``config`` are the only home of pydantic. They know which values are allowed,
+not what they do: loops pass them on as flat arguments. A new section is a class here and a field of `Config`.
 """
 
 from __future__ import annotations
@@ -61,15 +61,16 @@ class LabelsSection(Section):
     """From heat maps to instances.
 
     Attributes:
-        method: ``paper`` thresholds each phrase's map by itself; ``compete`` lets phrases compete for pixels first.
+        method: ``paper`` thresholds each phrase's map by itself; ``compete`` lets phrases compete for pixels
+            first.
         threshold: ``otsu``, or a part of the way from a map's minimum to its maximum, in (0, 1).
         refine: ``crf`` moves the edges of masks to where the image's colours change.
         erode_frac: Radius of the erosion, relative to the square root of the image area, in [0, 0.2).
         dilate_frac: Radius of the dilation after it, likewise.
         min_area_frac: Smaller masks, relative to the image area, are dropped.
         max_area_frac: Larger masks are dropped.
-        instances: ``pieces`` makes each connected component an instance, ``one`` all of a class's mask, ``largest`` its
-            largest component.
+        instances: ``pieces`` makes each connected component an instance, ``one`` all of a class's mask,
+            ``largest`` its largest component.
         groups: From a pattern for layer groups (``"up@*"``) to the weight of their maps.
         step_weights: Weights of the first, middle and last third of the denoising steps.
         accept: Labels with a lower score, in [0, 1], are dropped.
@@ -83,7 +84,9 @@ class LabelsSection(Section):
     min_area_frac: Annotated[float, Field(ge=0, lt=1)] = 0.002
     max_area_frac: Annotated[float, Field(gt=0, le=1)] = 0.95
     instances: Literal["pieces", "one", "largest"] = "pieces"
-    groups: Annotated[dict[str, Weight], AfterValidator(some_weight)] = Field(default_factory=lambda: {"*": 1.0})
+    groups: Annotated[dict[str, Weight], AfterValidator(some_weight)] = Field(
+        default_factory=lambda: {"*": 1.0}
+    )
     step_weights: Annotated[tuple[Weight, Weight, Weight], AfterValidator(some_weight)] = (1.0, 1.0, 1.0)
     accept: Annotated[float, Field(ge=0, le=1)] = 0.0
 
@@ -122,7 +125,8 @@ class DetectorSection(Section):
     """The detector and its training.
 
     Attributes:
-        checkpoint: What the first round starts from: ``miniature`` (embedded), a file, or a folder with ``model.safetensors``.
+        checkpoint: What the first round starts from: ``miniature`` (embedded), a file, or a folder with
+            ``model.safetensors``.
         device: ``auto`` takes the fastest there is.
         image_size: Longer side in pixels that images are scaled to.
         epochs: Passes over the training images in each round.
@@ -130,8 +134,8 @@ class DetectorSection(Section):
         lr0: Initial learning rate; None lets the detector choose.
         freeze: How many layers, counted from the input, keep their weights; None for none.
         confidence: Instances that the detector is less sure of, in [0, 1], are no model labels.
-        class_map: From a class of the run to the class that a detector knows it as, for detectors that do not know the run's
-            own, e.g. ``{sedan: car}``.
+        class_map: From a class of the run to the class that a detector knows it as, for detectors that do not
+            know the run's own, e.g. ``{sedan: car}``.
         extra: Further training arguments of the detector's library, by their own names.
     """
 
@@ -172,7 +176,8 @@ class DatasetSection(Section):
     Attributes:
         mask: Whose mask an object gets that both sources agree on.
         trust: Whose labels an image gets on which they disagree; ``none``: it waits for a person.
-        min_score: Images with an attention label that scores lower, in [0, 1], are not trained on unless a person says so.
+        min_score: Images with an attention label that scores lower, in [0, 1], are not trained on unless a
+            person says so.
         val_frac: Part of the prompts whose images are held out.
         known: Labelled images to train on as well (a YOLO-seg folder or COCO file); None for none.
     """
@@ -205,12 +210,12 @@ class LoopSection(Section):
         rounds: At most so many rounds.
         images_per_prompt: Images of each prompt in each round.
         patience: Stop after so many rounds without a better detector.
-        validation: Labelled images (a YOLO-seg folder or COCO file) that decide which detector is better; None: reviewed
-            images, or else images on which attention and detector agree.
-        truth: Labelled images that the report quotes and nothing is decided on: a YOLO-seg folder, a COCO file, or the name of
-            one of the miniature's scene sets; None for no such measurement.
-        reference: Whether to train, at the end, the same detector on as many exact labels, to compare with; where the truth is
-            one of the miniature's scene sets.
+        validation: Labelled images (a YOLO-seg folder or COCO file) that decide which detector is better;
+            None: reviewed images, or else images on which attention and detector agree.
+        truth: Labelled images that the report quotes and nothing is decided on: a YOLO-seg folder, a COCO
+            file, or the name of one of the miniature's scene sets; None for no such measurement.
+        reference: Whether to train, at the end, the same detector on as many exact labels, to compare with;
+            where the truth is one of the miniature's scene sets.
     """
 
     rounds: Annotated[int, Field(ge=1)] = 3
@@ -263,7 +268,9 @@ class Config(Section):
         return value
 
     def dump(self) -> dict[str, Any]:
-        """Return all settings, defaults included, as JSON values; `load_config` reads them back from a JSON file."""
+        """Return all settings, defaults included, as JSON values; `load_config` reads them back from a JSON
+        file.
+        """
         return self.model_dump(mode="json")
 
     @property

@@ -45,7 +45,8 @@ Point = tuple[Share, Share]
 SideWH = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Radius = Annotated[float, Field(ge=0, lt=0.2)]
 Values = Annotated[
-    Annotated[Texts, Tag("<values>")] | Annotated[dict[str, Weight], AfterValidator(some_weight), Tag("<weights>")],
+    Annotated[Texts, Tag("<values>")]
+    | Annotated[dict[str, Weight], AfterValidator(some_weight), Tag("<weights>")],
     Discriminator(lambda given: "<weights>" if isinstance(given, dict) else "<values>"),
 ]
 
@@ -53,4 +54,6 @@ Values = Annotated[
 class Section(BaseModel):
     """What all sections have in common: frozen, no unknown keys, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
+    )

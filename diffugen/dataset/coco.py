@@ -27,9 +27,10 @@ from diffugen.run.codec import to_json
 def write_coco(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: Sequence[str]) -> Path:
     """Write a set in COCO's form: ``images/<split>/<name>.png`` and ``annotations/instances_<split>.json``.
 
-    The set appears as a whole or not at all; equal items give equal bytes; one image is in memory at a time. Masks are
-    compressed RLE, so that `diffugen.dataset.coco.read_coco` gives back the very same objects; ``score`` and, if there are
-    any, ``terms`` are extra keys of an annotation. Masks without a pixel are left out.
+    The set appears as a whole or not at all; equal items give equal bytes; one image is in memory at a time.
+    Masks are compressed RLE, so that `diffugen.dataset.coco.read_coco` gives back the very same objects;
+    ``score`` and, if there are any, ``terms`` are extra keys of an annotation. Masks without a pixel are left
+    out.
 
     Args:
         folder: The set's folder; must not exist yet, or be empty.
@@ -55,7 +56,9 @@ def write_coco(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: 
 
 
 def _write_split(folder: Path, split: str, items: Iterable[Item], numbers: Mapping[str, int]) -> None:
-    """Write images and JSON of one split; the annotations wait in a second file, as they come after all images."""
+    """Write images and JSON of one split; the annotations wait in a second file, as they come after all
+    images.
+    """
     path = folder / "annotations" / f"instances_{split}.json"
     categories = [{"id": number + 1, "name": name} for name, number in numbers.items()]
     with ExitStack() as files:
@@ -108,7 +111,8 @@ _PLAIN = (str, int, float)
 
 
 def read_coco(annotations: Path, images: Path | None = None) -> Iterator[Item]:
-    """Yield the images of a COCO instances JSON with their objects; `CocoSet.open` also tells the classes and the crowds.
+    """Yield the images of a COCO instances JSON with their objects; `CocoSet.open` also tells the classes and
+    the crowds.
 
     Args:
         annotations: The JSON file.
@@ -148,12 +152,13 @@ class CocoSet:
 
         Args:
             annotations: The JSON file.
-            images: The images' folder; None looks beside the JSON and in the usual places: ``images``, ``<split>`` and
-                ``<split>2017``, there and one folder up, where the file is called ``instances_<split>.json``.
+            images: The images' folder; None looks beside the JSON and in the usual places: ``images``,
+                ``<split>`` and ``<split>2017``, there and one folder up, where the file is called
+                ``instances_<split>.json``.
 
         Raises:
-            DiffugenError: If the file is no such JSON, an annotation is of an unknown image or category, or the images
-                are not there.
+            DiffugenError: If the file is no such JSON, an annotation is of an unknown image or category, or
+                the images are not there.
         """
         annotations = Path(annotations)
         about = _read_json(annotations)
@@ -166,9 +171,13 @@ class CocoSet:
             raise DiffugenError(f"{annotations} has {counts}; nothing to read")
         objects: dict[Any, list[tuple[int, Mapping[str, Any]]]] = {entry["id"]: [] for entry in entries}
         if len(objects) < len(entries):
-            raise DiffugenError(f"{annotations}: {len(entries)} images share {len(objects)} ids; give each its own")
+            raise DiffugenError(
+                f"{annotations}: {len(entries)} images share {len(objects)} ids; give each its own"
+            )
         crowds = 0
-        for number, item in enumerate(_entries(annotations, about, "annotations", "image_id", "category_id"), 1):
+        for number, item in enumerate(
+            _entries(annotations, about, "annotations", "image_id", "category_id"), 1
+        ):
             _check_known(_where(annotations, number, item), item, objects, categories)
             if item.get("iscrowd"):
                 crowds += 1
@@ -181,17 +190,19 @@ class CocoSet:
     def items(self) -> Iterator[Item]:
         """Yield the images in the file's order, with their objects.
 
-        An object without a segmentation is the filled rectangle of its ``bbox``; one without a ``score`` has score 1. The
-        name of an image in a sub-folder has the folders in front of it.
+        An object without a segmentation is the filled rectangle of its ``bbox``; one without a ``score`` has
+        score 1. The name of an image in a sub-folder has the folders in front of it.
 
         Raises:
-            DiffugenError: For an image that is missing, unreadable or of another size than the file says, and for an
-                annotation that is no mask.
+            DiffugenError: For an image that is missing, unreadable or of another size than the file says, and
+                for an annotation that is no mask.
         """
         for entry in self.images:
             path = self.folder / str(entry["file_name"])
             if not path.is_file():
-                raise DiffugenError(f"{self.file} names the image {entry['file_name']}, which is not in {self.folder}")
+                raise DiffugenError(
+                    f"{self.file} names the image {entry['file_name']}, which is not in {self.folder}"
+                )
             rgb = read_image(path)
             size_wh = (rgb.shape[1], rgb.shape[0])
             said = (entry.get("width", size_wh[0]), entry.get("height", size_wh[1]))
@@ -201,7 +212,9 @@ class CocoSet:
                     "use the images that were annotated"
                 )
             name = "-".join(
-                part for part in Path(str(entry["file_name"])).with_suffix("").parts if part not in ("/", "..")
+                part
+                for part in Path(str(entry["file_name"])).with_suffix("").parts
+                if part not in ("/", "..")
             )
             yield name, rgb, self._instances(entry["id"], size_wh)
 
@@ -241,7 +254,9 @@ class CocoSet:
 def _terms(item: Mapping[str, Any]) -> Mapping[str, float]:
     """Our score terms; a key of this name in the file of others means something else."""
     terms = item.get("terms")
-    return terms if isinstance(terms, dict) and all(isinstance(value, float) for value in terms.values()) else {}
+    return (
+        terms if isinstance(terms, dict) and all(isinstance(value, float) for value in terms.values()) else {}
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -251,14 +266,20 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise DiffugenError(f"cannot read {file} as a COCO JSON ({error})") from error
     missing = [key for key in _LISTS if not isinstance(about, dict) or not isinstance(about.get(key), list)]
     if missing:
-        raise DiffugenError(f"{file} is no COCO instances JSON: it has no list {', '.join(map(repr, missing))}")
+        raise DiffugenError(
+            f"{file} is no COCO instances JSON: it has no list {', '.join(map(repr, missing))}"
+        )
     return about
 
 
 def _entries(file: Path, about: Mapping[str, Any], key: str, *needed: str) -> list[Mapping[str, Any]]:
-    """The entries of one of the file's lists, each of which has a number or a text under the keys that are needed."""
+    """The entries of one of the file's lists, each of which has a number or a text under the keys that are
+    needed.
+    """
     for number, item in enumerate(about[key], 1):
-        missing = [name for name in needed if not isinstance(item, dict) or not isinstance(item.get(name), _PLAIN)]
+        missing = [
+            name for name in needed if not isinstance(item, dict) or not isinstance(item.get(name), _PLAIN)
+        ]
         if missing:
             raise DiffugenError(f"{file}: number {number} of {key!r} lacks {', '.join(map(repr, missing))}")
     return about[key]
@@ -271,7 +292,8 @@ def _check_known(
         if item[key] not in known:
             place = "images" if key == "image_id" else "categories"
             raise DiffugenError(
-                f"{where} has the {key} {item[key]!r}, which is not in {place!r}; add it or remove the annotation"
+                f"{where} has the {key} {item[key]!r}, which is not in {place!r}; add it or remove the "
+                "annotation"
             )
 
 
@@ -292,4 +314,6 @@ def _images_folder(annotations: Path, first: str, images: Path | None) -> Path:
         if (place / first).is_file():
             return place
     tried = ", ".join(map(str, dict.fromkeys(places)))
-    raise DiffugenError(f"no image {first} of {annotations} in {tried}; put the images there, or name their folder")
+    raise DiffugenError(
+        f"no image {first} of {annotations} in {tried}; put the images there, or name their folder"
+    )

@@ -54,7 +54,9 @@ def check_plan(splits: Mapping[str, Iterable[Item]], class_names: Sequence[str])
     """
     unknown = sorted(set(splits) - set(SPLITS))
     if unknown or not splits:
-        raise DiffugenError(f"splits are {', '.join(SPLITS)}, at least one; got {', '.join(splits) or 'none'}")
+        raise DiffugenError(
+            f"splits are {', '.join(SPLITS)}, at least one; got {', '.join(splits) or 'none'}"
+        )
     if not class_names or len(set(class_names)) < len(class_names):
         raise DiffugenError(f"a dataset needs class names, each once; got {list(class_names)}")
     return {name: number for number, name in enumerate(class_names)}
@@ -69,13 +71,15 @@ def checked(items: Iterable[Item], numbers: Mapping[str, int], names: set[str]) 
         names: The names used so far, in all splits; grows.
 
     Raises:
-        DiffugenError: If a name cannot be a file's or occurs twice, an image is not uint8 RGB of its labels' size, or a
-            class is unknown.
+        DiffugenError: If a name cannot be a file's or occurs twice, an image is not uint8 RGB of its labels'
+            size, or a class is unknown.
     """
     for name, image, instances in items:
         _check_item(name, image, instances, numbers)
         if name in names:
-            raise DiffugenError(f"image {name!r} occurs twice in the dataset; give each image to one split, once")
+            raise DiffugenError(
+                f"image {name!r} occurs twice in the dataset; give each image to one split, once"
+            )
         names.add(name)
         yield name, image, instances.take(np.flatnonzero(shapes.areas(instances.rles)).tolist())
 
@@ -123,17 +127,21 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(f"cannot write {path}: {reason}; free space or choose another folder") from error
 
 
-def _check_item(name: str, image: NDArray[np.uint8], instances: Instances, numbers: Mapping[str, int]) -> None:
+def _check_item(
+    name: str, image: NDArray[np.uint8], instances: Instances, numbers: Mapping[str, int]
+) -> None:
     if not name or Path(name).name != name or name.startswith("."):
         raise DiffugenError(f"{name!r} cannot be the name of an image file; use letters, digits, '-' and '_'")
     width, height = instances.size_wh
     if image.dtype != np.uint8 or image.shape != (height, width, 3):
         raise DiffugenError(
-            f"image {name!r} is {image.dtype} {image.shape}; its labels need uint8 (H, W, 3) = {(height, width, 3)}"
+            f"image {name!r} is {image.dtype} {image.shape}; its labels need uint8 (H, W, 3) = "
+            f"{(height, width, 3)}"
         )
     unknown = sorted(set(instances.class_names) - set(numbers))
     if unknown:
         raise DiffugenError(
-            f"image {name!r} has labels of {', '.join(map(repr, unknown))}, not among the classes {', '.join(numbers)}; "
+            f"image {name!r} has labels of {', '.join(map(repr, unknown))}, not among the classes "
+            f"{', '.join(numbers)}; "
             "add the class or leave the labels out"
         )

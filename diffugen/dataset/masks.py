@@ -1,7 +1,9 @@
-"""Masks in label files: taken from polygons, boxes and run lengths that others wrote, and drawn as the one ring of a YOLO row.
+"""Masks in label files: taken from polygons, boxes and run lengths that others wrote, and drawn as the one
+ring of a YOLO row.
 
-Knows points and run lengths; no classes, images or files. Whatever is wrong is a ValueError that says what; the reader of the
-file adds where. A pixel belongs to a polygon if its centre lies inside (even-odd), as in COCO's own rasteriser.
+Knows points and run lengths; no classes, images or files. Whatever is wrong is a ValueError that says what;
+the reader of the file adds where. A pixel belongs to a polygon if its centre lies inside (even-odd), as in
+COCO's own rasteriser.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from diffugen.records import RLE
 
 
 def rle_from_rings(rings: Sequence[NDArray[np.float64]], size_wh: tuple[int, int]) -> RLE:
-    """Return the mask that rings, each (P, 2) px with P >= 3, fill together; what lies outside the image is cut off.
+    """Return the mask that rings, each (P, 2) px with P >= 3, fill together; what lies outside the image is
+    cut off.
 
     Rings too thin to hold a pixel's centre give the pixels that they run through.
 
@@ -51,7 +54,8 @@ def rle_from_box(xyxy: Sequence[float], size_wh: tuple[int, int]) -> RLE:
 
 
 def rle_from_coco(value: Any, size_wh: tuple[int, int]) -> RLE:
-    """Return COCO's RLE, compressed or not, in the compressed form, after checking that it fills the image exactly.
+    """Return COCO's RLE, compressed or not, in the compressed form, after checking that it fills the image
+    exactly.
 
     Raises:
         ValueError: If it is damaged, or of another size than the image.
@@ -91,7 +95,9 @@ def rings_from_lists(lists: Sequence[Sequence[float]]) -> list[NDArray[np.float6
 
 
 def _run_lengths(counts: str) -> list[int]:
-    """The run lengths in COCO's text: 5 bits a letter, the 6th says that more follow; from the 4th run on, differences."""
+    """The run lengths in COCO's text: 5 bits a letter, the 6th says that more follow; from the 4th run on,
+    differences.
+    """
     runs: list[int] = []
     value = shift = 0
     for letter in counts:
@@ -116,19 +122,23 @@ def _text_form(rle: dict[str, Any]) -> RLE:
 
 
 def yolo_polygon(rle: RLE) -> NDArray[np.float64]:
-    """Return one ring, (P, 2) px, that stands for a mask with all its pieces and holes; empty for an empty mask.
+    """Return one ring, (P, 2) px, that stands for a mask with all its pieces and holes; empty for an empty
+    mask.
 
-    Each hole and each further piece is reached by a bridge of no width, there and back, from the nearest point of what is
-    joined already; filled by the even-odd rule, as YOLO's rasteriser does it, holes stay open. A bridge between pieces draws
-    a line one pixel wide. The ring runs close to the outer edge of the border pixels instead of through their centres, so
-    that small objects keep their size when the image is scaled.
+    Each hole and each further piece is reached by a bridge of no width, there and back, from the nearest
+    point of what is joined already; filled by the even-odd rule, as YOLO's rasteriser does it, holes stay
+    open. A bridge between pieces draws a line one pixel wide. The ring runs close to the outer edge of the
+    border pixels instead of through their centres, so that small objects keep their size when the image is
+    scaled.
     """
     height, width = rle["size"]
     fine = max(2, min(4, 1024 // max(height, width, 1)))
     pieces = shapes.outlines(shapes.rescale(rle, (width * fine, height * fine)))
     if not pieces:
         return np.zeros((0, 2))
-    rings = [_join([piece.outer, *piece.holes]) for piece in sorted(pieces, key=lambda piece: -len(piece.outer))]
+    rings = [
+        _join([piece.outer, *piece.holes]) for piece in sorted(pieces, key=lambda piece: -len(piece.outer))
+    ]
     return _join(rings).astype(np.float64) / fine
 
 

@@ -1,21 +1,21 @@
 """Decide what an image trains with, and whether it trains or validates.
 
-Knows labels, decisions and prompt ids; no files, images or rounds. Every function is pure: the same arguments give the same
-answer on any machine.
+Knows labels, decisions and prompt ids; no files, images or rounds. Every function is pure: the same arguments
+give the same answer on any machine.
 
 What an image trains with, the first row that fits:
 
 =====================================  =====================================================================================
 a person decided                       origin ``human``: her labels; ``reject``: left out (``rejected``)
 an attention score is below the least  left out (``low_score``)
-no detector has looked                 origin ``attention``: the attention labels; left out (``unlabelled``) if there are none
-neither side sees anything             origin ``negative``: background
-both sides agree on everything         origin ``agreed``: one mask of each pair, with the attention label's score
-they disagree anywhere                 left out (``disagreement``), or the trusted side's labels: origin ``attention``/``model``
+no detector has looked                 origin ``attention``: the attention labels; left out (``unlabelled``)
+if there are none neither side sees anything             origin ``negative``: background
+both sides agree on everything         origin ``agreed``: one mask of each pair, with the attention label's
+score they disagree anywhere                 left out (``disagreement``), or the trusted side's labels: origin ``attention``/``model``
 =====================================  =====================================================================================
 
-An image is never half-labelled: what it trains with is a whole label set of one side, or all pairs, or nothing. A missing
-label would teach the detector that the object is background.
+An image is never half-labelled: what it trains with is a whole label set of one side, or all pairs, or
+nothing. A missing label would teach the detector that the object is background.
 """
 
 from __future__ import annotations
@@ -61,14 +61,17 @@ class TrainingLabels:
         trains = self.origin in ORIGINS and self.instances is not None and self.reason is None
         left_out = self.origin is None and self.instances is None and self.reason in LEFT_OUT
         if not trains and not left_out:
-            raise ValueError(f"an image trains or is left out; got origin {self.origin!r} and reason {self.reason!r}")
+            raise ValueError(
+                f"an image trains or is left out; got origin {self.origin!r} and reason {self.reason!r}"
+            )
 
 
 def in_validation(family: str, val_frac: float, seed: int) -> bool:
     """Return whether a family's images validate, by its hash alone: the answer never depends on others.
 
     Args:
-        family: The family; all its images go the same way, or the validation images would be known from training.
+        family: The family; all its images go the same way, or the validation images would be known from
+            training.
         val_frac: Part of the families that validate, in [0, 1).
         seed: Another seed draws others.
 
@@ -83,13 +86,13 @@ def in_validation(family: str, val_frac: float, seed: int) -> bool:
 def split_by_family(families: Iterable[str], val_frac: float, seed: int) -> set[str]:
     """Return the families of images (`diffugen.records.ImageRecord.family`) that validate.
 
-    The first family that came trains, the second validates, and `in_validation` decides each later one. So, from two families
-    on, neither side is empty; and as later families change nothing about earlier ones, a family that validates in one round
-    never trains in another, nor the reverse.
+    The first family that came trains, the second validates, and `in_validation` decides each later one. So,
+    from two families on, neither side is empty; and as later families change nothing about earlier ones, a
+    family that validates in one round never trains in another, nor the reverse.
 
     Args:
-        families: In the order in which they came to the run, which must not change when families are added; repeated
-            ones count once.
+        families: In the order in which they came to the run, which must not change when families are added;
+            repeated ones count once.
         val_frac: Part of the families that validate, in [0, 1); 0 for none at all.
         seed: Another seed draws others.
 
@@ -130,7 +133,8 @@ def training_labels(
         confidence: Least confidence of a model label, in [0, 1]; less sure ones do not count.
 
     Raises:
-        DiffugenError: If an option is unknown, a threshold lies outside [0, 1], or the labels are of different sizes.
+        DiffugenError: If an option is unknown, a threshold lies outside [0, 1], or the labels are of
+            different sizes.
     """
     _check_options(mask=mask, trust=trust, min_score=min_score, confidence=confidence)
     if decision is not None:
@@ -140,12 +144,18 @@ def training_labels(
     if (attention.scores < min_score).any():
         return TrainingLabels(None, None, "low_score")
     if model is None:
-        return TrainingLabels("attention", attention) if len(attention) else TrainingLabels(None, None, "unlabelled")
+        return (
+            TrainingLabels("attention", attention)
+            if len(attention)
+            else TrainingLabels(None, None, "unlabelled")
+        )
     sure = model.take(np.flatnonzero(model.scores >= confidence).tolist())
     comparison = compare(image_id, attention, sure, min_iou=min_iou, good_iou=good_iou)
     if comparison.disagreements:
         trusted = {"none": None, "attention": attention, "model": sure}[trust]
-        return TrainingLabels(None, None, "disagreement") if trusted is None else TrainingLabels(trust, trusted)
+        return (
+            TrainingLabels(None, None, "disagreement") if trusted is None else TrainingLabels(trust, trusted)
+        )
     if not comparison.agreements:
         return TrainingLabels("negative", attention)
     return TrainingLabels("agreed", _agreed(attention, sure, comparison.agreements, mask))

@@ -1,7 +1,7 @@
 """Read truth, or any labelled set, in the classes of a run: the one door to the readers of each format.
 
-Knows which classes of a set are which of the run; not the formats (`diffugen.dataset.yolo`, `diffugen.dataset.coco`),
-or what is measured with it.
+Knows which classes of a set are which of the run; not the formats (`diffugen.dataset.yolo`,
+`diffugen.dataset.coco`), or what is measured with it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Truth:
 
     Attributes:
         name: What to call it: its folder or file, and the split.
-        class_names: The run's classes that the set labels, in the run's order. What a detector says of other classes can be
-            neither right nor wrong here.
+        class_names: The run's classes that the set labels, in the run's order. What a detector says of other
+            classes can be neither right nor wrong here.
         unlabelled: The run's classes that the set does not label.
         images: How many images it has.
         source: Called for each pass over the items.
@@ -45,7 +45,8 @@ class Truth:
     crowds: int = 0
 
     def items(self) -> Iterator[Item]:
-        """Yield the images with the objects of the run's classes, under the run's names, one image in memory at a time.
+        """Yield the images with the objects of the run's classes, under the run's names, one image in memory
+        at a time.
 
         Raises:
             DiffugenError: For a broken image or label, when it is reached.
@@ -72,7 +73,8 @@ def read_truth(source: str | Path, classes: Sequence[str], *, split: str | None 
     path = Path(source)
     if not path.exists():
         raise DiffugenError(
-            f"no truth at {path}: expected a folder with data.yaml (YOLO-seg), that file, or a .json of COCO instances"
+            f"no truth at {path}: expected a folder with data.yaml (YOLO-seg), that file, or a .json of COCO "
+            "instances"
         )
     if path.suffix.lower() == ".json":
         coco = CocoSet.open(path)
@@ -85,7 +87,8 @@ def read_truth(source: str | Path, classes: Sequence[str], *, split: str | None 
 
 
 def matching_classes(theirs: Sequence[str], ours: Sequence[str], where: str) -> dict[str, str]:
-    """Return which of a set's classes is which of the run's: the same name, or the same but for case, space, ``_`` and ``-``.
+    """Return which of a set's classes is which of the run's: the same name, or the same but for case, space,
+    ``_`` and ``-``.
 
     Args:
         theirs: The set's classes.

@@ -1,7 +1,9 @@
-"""The YOLO-seg layout: write labelled images as a training set, find such a set again, and read one, whoever wrote it.
+"""The YOLO-seg layout: write labelled images as a training set, find such a set again, and read one, whoever
+wrote it.
 
-A set of ours comes back exactly. Knows files and label rows; not where the labels come from, which of them deserve to be trained
-on (`diffugen.dataset.policy`), or where `data.yaml` points (`diffugen.dataset.yolo_layout`).
+A set of ours comes back exactly. Knows files and label rows; not where the labels come from, which of them
+deserve to be trained on (`diffugen.dataset.policy`), or where `data.yaml` points
+(`diffugen.dataset.yolo_layout`).
 """
 
 from __future__ import annotations
@@ -25,7 +27,15 @@ from diffugen.dataset.files import (
     write_text,
 )
 from diffugen.dataset.masks import rle_from_box, rle_from_coco, rle_from_rings, yolo_polygon
-from diffugen.dataset.yolo_layout import as_list, candidates, exact_of, label_of, list_images, read_about, read_layout
+from diffugen.dataset.yolo_layout import (
+    as_list,
+    candidates,
+    exact_of,
+    label_of,
+    list_images,
+    read_about,
+    read_layout,
+)
 from diffugen.errors import DiffugenError
 from diffugen.records import RLE, Instances, content_id
 from diffugen.run.codec import to_json
@@ -34,12 +44,13 @@ from diffugen.run.codec import to_json
 def write_yolo(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: Sequence[str]) -> Path:
     """Write a training set: ``images/<split>``, ``labels/<split>``, ``instances/<split>`` and ``data.yaml``.
 
-    The set appears as a whole or not at all; equal items give equal bytes; one image is in memory at a time. An image
-    without objects gets an empty label file, so that it is trained on as background. YOLO text holds neither holes nor
-    several pieces nor scores: `yolo_polygon` bridges the first two, and ``instances/<split>/<name>.json`` keeps everything
-    for `diffugen.dataset.yolo.read_yolo`, a list with ``row`` (digest of the label row), ``segmentation`` (COCO RLE),
-    ``score`` and, if there are any, ``terms`` of each object. Masks without a pixel are left out. Without a ``val`` split,
-    training validates on its own images.
+    The set appears as a whole or not at all; equal items give equal bytes; one image is in memory at a time.
+    An image without objects gets an empty label file, so that it is trained on as background. YOLO text holds
+    neither holes nor several pieces nor scores: `yolo_polygon` bridges the first two, and
+    ``instances/<split>/<name>.json`` keeps everything for `diffugen.dataset.yolo.read_yolo`, a list with
+    ``row`` (digest of the label row), ``segmentation`` (COCO RLE), ``score`` and, if there are any, ``terms``
+    of each object. Masks without a pixel are left out. Without a ``val`` split, training validates on its own
+    images.
 
     Args:
         folder: The set's folder; must not exist yet, or be empty.
@@ -65,20 +76,24 @@ def write_yolo(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: 
         }
         if not counts.get("train"):
             raise DiffugenError("a training set needs at least one image in its split 'train'; got none")
-        paths = {"train": "images/train", "val": "images/train"} | {split: f"images/{split}" for split in splits}
+        paths = {"train": "images/train", "val": "images/train"} | {
+            split: f"images/{split}" for split in splits
+        }
         about = {**paths, "names": dict(enumerate(class_names))}
         write_text(partial / "data.yaml", yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
     return folder / "data.yaml"
 
 
 def find_yolo(dataset: Path) -> Path:
-    """Return the ``data.yaml`` of a training set in the YOLO-seg layout after checking that it can be trained on.
+    """Return the ``data.yaml`` of a training set in the YOLO-seg layout after checking that it can be trained
+    on.
 
     Args:
         dataset: The set's folder, or its ``data.yaml``; not necessarily one that `write_yolo` made.
 
     Raises:
-        DiffugenError: If there is no such set, an image folder is missing, or no training image has a labelled object.
+        DiffugenError: If there is no such set, an image folder is missing, or no training image has a
+            labelled object.
     """
     file, about = read_about(dataset)
     missing_keys = [key for key in ("train", "val", "names") if not about.get(key)]
@@ -86,7 +101,9 @@ def find_yolo(dataset: Path) -> Path:
         raise DiffugenError(f"{file} is no training set: it lacks {', '.join(map(repr, missing_keys))}")
     # What trains takes a relative path from the working folder, so this does too.
     root = Path(about.get("path") or file.parent)
-    entries = {split: [_entry(root, str(part)) for part in as_list(about[split])] for split in ("train", "val")}
+    entries = {
+        split: [_entry(root, str(part)) for part in as_list(about[split])] for split in ("train", "val")
+    }
     missing = [str(path) for paths in entries.values() for path in paths if not path.exists()]
     if missing:
         raise DiffugenError(f"{file} names image folders that do not exist: {', '.join(missing)}")
@@ -146,28 +163,30 @@ def _exact(rows: Sequence[str], instances: Instances) -> str:
 
 
 _ROUNDING = 0.01
-"""Coordinates may lie outside [0, 1] by this much: what YOLO's own reader lets pass. They are cut to the image."""
+"""Coordinates may lie outside [0, 1] by this much: what YOLO's own reader lets pass. They are cut to the
+image."""
 
 Kept = tuple[RLE | None, float, Mapping[str, float]]
 """Mask (None if it is of another image size), score and score terms of an object."""
 
 
 def read_yolo(dataset: Path, split: str | None = None) -> Iterator[Item]:
-    """Yield the images of a set in the YOLO-seg layout with their objects, one in memory at a time, in the order of paths.
+    """Yield the images of a set in the YOLO-seg layout with their objects, one in memory at a time, in the
+    order of paths.
 
-    Each row of a label file is an object: a class number and a polygon in parts of the image's width and height. A row of
-    four numbers after the class number is a box (centre, width, height): **its object is the filled rectangle**. An image
-    without a label file has no objects. Where `diffugen.dataset.yolo.write_yolo` made the set, rows that nobody has edited since
-    give back the very masks (holes, pieces), scores and score terms; for an edited or added row its text counts, with
-    score 1.
+    Each row of a label file is an object: a class number and a polygon in parts of the image's width and
+    height. A row of four numbers after the class number is a box (centre, width, height): **its object is the
+    filled rectangle**. An image without a label file has no objects. Where `diffugen.dataset.yolo.write_yolo`
+    made the set, rows that nobody has edited since give back the very masks (holes, pieces), scores and score
+    terms; for an edited or added row its text counts, with score 1.
 
     Args:
         dataset: The set's folder, or its ``data.yaml``.
         split: ``train``, ``val`` or ``test``; None for every image of all of them, once.
 
     Raises:
-        DiffugenError: If the set or the split is not there, when called; for an unreadable image or a broken label row,
-            with file and line, when it is reached.
+        DiffugenError: If the set or the split is not there, when called; for an unreadable image or a broken
+            label row, with file and line, when it is reached.
     """
     layout = read_layout(Path(dataset))
     return _items(layout.images(split), layout.class_names)
@@ -221,7 +240,9 @@ def _parsed(row: str, names: Mapping[int, str]) -> tuple[str, NDArray[np.float64
         raise ValueError(f"class number {number:g}; data.yaml names {min(names)} to {max(names)}")
     outside = values[~((values >= -_ROUNDING) & (values <= 1 + _ROUNDING))]
     if len(outside):
-        raise ValueError(f"coordinate {outside[0]:g}; expected parts of the image's width and height, in [0, 1]")
+        raise ValueError(
+            f"coordinate {outside[0]:g}; expected parts of the image's width and height, in [0, 1]"
+        )
     return names[int(number)], values
 
 
@@ -247,7 +268,8 @@ def _read_kept(file: Path | None, size_wh: tuple[int, int]) -> dict[str, list[Ke
             kept.setdefault(entry["row"], []).append(_kept(entry, size_wh))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DiffugenError(
-            f"{file} does not hold the exact objects it should ({error!r}); remove it to read the label text alone"
+            f"{file} does not hold the exact objects it should ({error!r}); remove it to read the label text "
+            "alone"
         ) from error
     return kept
 

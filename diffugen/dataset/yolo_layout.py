@@ -37,13 +37,15 @@ class Layout:
     parts: Mapping[str, tuple[str, ...]]
 
     def images(self, split: str | None = None) -> list[tuple[str, Path]]:
-        """Return name and path of each image of a split, or of all splits, each image once, in the order of the paths.
+        """Return name and path of each image of a split, or of all splits, each image once, in the order of
+        the paths.
 
-        The name is the file's without its ending; of an image in a sub-folder, with the folders in front of it.
+        The name is the file's without its ending; of an image in a sub-folder, with the folders in front of
+        it.
 
         Raises:
-            DiffugenError: If there is no such split, a folder or file that it names is missing, a label file belongs to no
-                image, or there are no images at all.
+            DiffugenError: If there is no such split, a folder or file that it names is missing, a label file
+                belongs to no image, or there are no images at all.
         """
         if split is not None and split not in self.parts:
             raise DiffugenError(f"{self.file} has no split {split!r}; it has {', '.join(self.parts)}")
@@ -53,7 +55,9 @@ class Layout:
                 found.setdefault(image, name)
         if not found:
             where = ", ".join(part for parts in self.parts.values() for part in parts)
-            raise DiffugenError(f"{self.file}: no images in {where}; image files end in {', '.join(IMAGE_SUFFIXES)}")
+            raise DiffugenError(
+                f"{self.file}: no images in {where}; image files end in {', '.join(IMAGE_SUFFIXES)}"
+            )
         return [(name, image) for image, name in sorted(found.items())]
 
     def _resolve(self, part: str) -> Path:
@@ -69,8 +73,9 @@ def read_layout(dataset: Path) -> Layout:
     """Read the ``data.yaml`` of a set.
 
     Args:
-        dataset: The set's folder, or its ``data.yaml``. ``path`` in it may be absolute, relative to the file or to the
-            working folder, or absent; where nothing is found below it, as when the set was moved, the file's folder counts.
+        dataset: The set's folder, or its ``data.yaml``. ``path`` in it may be absolute, relative to the file
+            or to the working folder, or absent; where nothing is found below it, as when the set was moved,
+            the file's folder counts.
 
     Raises:
         DiffugenError: If there is no such file, or it lacks class names or splits.
@@ -98,7 +103,8 @@ def read_about(dataset: Path) -> tuple[Path, dict[str, Any]]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise DiffugenError(
-            f"no dataset at {dataset}: expected a data.yaml with 'train', 'val' and 'names' ({reason}){_nearby(dataset)}"
+            f"no dataset at {dataset}: expected a data.yaml with 'train', 'val' and 'names' "
+            f"({reason}){_nearby(dataset)}"
         ) from error
     if not isinstance(about, dict):
         raise DiffugenError(f"{file} is no dataset: expected a mapping with 'train', 'val' and 'names'")
@@ -106,7 +112,9 @@ def read_about(dataset: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def candidates(root: Path, part: str) -> Iterator[Path]:
-    """Yield where a path of ``data.yaml`` can lie: below the root, and without ``../`` in front, as exporters write it."""
+    """Yield where a path of ``data.yaml`` can lie: below the root, and without ``../`` in front, as exporters
+    write it.
+    """
     yield root / part
     if part.startswith("../"):
         yield root / part[3:]
@@ -134,12 +142,16 @@ def list_images(entry: Path) -> list[Path]:
 
 
 def label_of(image: Path) -> Path:
-    """Return where an image's label file lies: where the last folder ``images`` of its path is ``labels``, or beside it."""
+    """Return where an image's label file lies: where the last folder ``images`` of its path is ``labels``, or
+    beside it.
+    """
     return (_swapped(image, "labels") or image).with_suffix(".txt")
 
 
 def exact_of(image: Path) -> Path | None:
-    """Return where `diffugen.dataset.yolo.write_yolo` keeps the exact objects of an image; None outside such a set."""
+    """Return where `diffugen.dataset.yolo.write_yolo` keeps the exact objects of an image; None outside such
+    a set.
+    """
     swapped = _swapped(image, "instances")
     return swapped.with_suffix(".json") if swapped else None
 
@@ -168,7 +180,9 @@ def _named(entry: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _check_labels(folder: Path, images: Sequence[Path]) -> None:
-    """Check that each label file belongs to an image; where they lie among the images, text files can be anything."""
+    """Check that each label file belongs to an image; where they lie among the images, text files can be
+    anything.
+    """
     labels = label_of(folder / "any").parent
     if labels == folder or not labels.is_dir():
         return

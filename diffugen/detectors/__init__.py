@@ -1,4 +1,5 @@
-"""What a detector is to the rest of DiffuGen: something that is fitted to a dataset folder and then predicts instances.
+"""What a detector is to the rest of DiffuGen: something that is fitted to a dataset folder and then predicts
+instances.
 
 Knows no implementation; each lives in a module of its own and keeps its library to itself.
 """
@@ -19,10 +20,12 @@ OnEpoch = Callable[[int, Mapping[str, float]], None]
 
 
 class Detector(Protocol):
-    """Finds and outlines objects. Starts from a checkpoint; fitting makes another one and leaves the detector as it is.
+    """Finds and outlines objects. Starts from a checkpoint; fitting makes another one and leaves the detector
+    as it is.
 
     Attributes:
-        class_names: The classes that it finds, in the order of their numbers; empty where it has learned nothing yet.
+        class_names: The classes that it finds, in the order of their numbers; empty where it has learned
+            nothing yet.
     """
 
     class_names: tuple[str, ...]
@@ -65,7 +68,8 @@ class Detector(Protocol):
 
         Args:
             images: N arrays uint8 (H, W, 3), RGB; sizes may differ.
-            image_size: Longer side, in pixels, that images are scaled to; masks come back at the original size.
+            image_size: Longer side, in pixels, that images are scaled to; masks come back at the original
+                size.
             confidence: Least confidence of an instance, in [0, 1].
         """
         ...

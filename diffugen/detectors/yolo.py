@@ -1,7 +1,8 @@
 """YOLOv8-seg by Ultralytics (AGPL-3.0): fit and predict, offline and silent.
 
-Knows dataset folders and arrays; nothing of rounds, label sources or truth. Nothing is downloaded, reported or written
-outside the folder it is given: no updates, telemetry, trackers, fonts, plots, or settings in the user's home.
+Knows dataset folders and arrays; nothing of rounds, label sources or truth. Nothing is downloaded, reported
+or written outside the folder it is given: no updates, telemetry, trackers, fonts, plots, or settings in the
+user's home.
 """
 
 from __future__ import annotations
@@ -88,15 +89,16 @@ class YoloDetector:
     ) -> Path:
         """Train from this checkpoint and return the path of the best new one, a ``.pt`` file.
 
-        Weights whose shape fits are kept; where the classes differ, so are those of the classes of the same name. When memory
-        runs out, the batch is halved and the training begins again. On a CPU, the same arguments give the same weights,
-        bit by bit on one thread and to rounding (about 1e-6) on several.
+        Weights whose shape fits are kept; where the classes differ, so are those of the classes of the same
+        name. When memory runs out, the batch is halved and the training begins again. On a CPU, the same
+        arguments give the same weights, bit by bit on one thread and to rounding (about 1e-6) on several.
 
         Args:
             dataset: A folder with ``data.yaml``, or such a file: see `diffugen.dataset.yolo.write_yolo`.
             out_folder: Gets ``weights/best.pt``, ``weights/last.pt``, ``results.csv`` and ``args.yaml``.
             epochs: Passes over the training images.
-            image_size: Longer side in px that images are scaled to, at least 64; rounded up to a multiple of 32.
+            image_size: Longer side in px that images are scaled to, at least 64; rounded up to a multiple of
+                32.
             seed: Decides initial weights, order and augmentation.
             batch_size: Images a step; 16 if None.
             on_epoch: Called after each epoch with its number, from 1, and losses and validation metrics.
@@ -111,7 +113,8 @@ class YoloDetector:
         """
         if epochs < 1 or image_size < SMALLEST_IMAGE:
             raise DiffugenError(
-                f"epochs must be at least 1 and image_size at least {SMALLEST_IMAGE}; got {epochs} and {image_size}"
+                f"epochs must be at least 1 and image_size at least {SMALLEST_IMAGE}; got {epochs} and "
+                f"{image_size}"
             )
         arguments = {
             "model": str(self.checkpoint),
@@ -131,7 +134,9 @@ class YoloDetector:
             **_hardware_arguments(self._device),
         }
         caches = _label_caches(Path(arguments["data"]).parent)
-        arguments |= _checked_extra(extra or {}, {*arguments, "batch", "save_dir"} - {"optimizer", "amp", "workers"})
+        arguments |= _checked_extra(
+            extra or {}, {*arguments, "batch", "save_dir"} - {"optimizer", "amp", "workers"}
+        )
         try:
             return _halving(partial(self._fit_once, arguments, on_epoch), batch_size or 16, "a training step")
         finally:
@@ -148,17 +153,23 @@ class YoloDetector:
             try:
                 fitting = fitting_class(overrides={**arguments, "batch": batch_size})
             except (TypeError, ValueError, SyntaxError, RuntimeError, FileNotFoundError) as error:
-                raise ModelError(f"Ultralytics refuses to train {self.checkpoint}: {first_line(error)}") from error
+                raise ModelError(
+                    f"Ultralytics refuses to train {self.checkpoint}: {first_line(error)}"
+                ) from error
             torch.set_num_threads(threads)
             for path in (fitting.best, fitting.last):
                 path.unlink(missing_ok=True)
-            fitting.model = fitting.get_model(cfg=copy.deepcopy(self._architecture), weights=self._model, verbose=False)
+            fitting.model = fitting.get_model(
+                cfg=copy.deepcopy(self._architecture), weights=self._model, verbose=False
+            )
             if on_epoch is not None:
                 fitting.add_callback("on_fit_epoch_end", partial(_report_epoch, on_epoch=on_epoch))
             fitting.train()
         made = [path for path in (fitting.best, fitting.last) if path.exists()]
         if not made:
-            raise ModelError(f"training {self.checkpoint} left no checkpoint in {fitting.wdir}; see {fitting.csv}")
+            raise ModelError(
+                f"training {self.checkpoint} left no checkpoint in {fitting.wdir}; see {fitting.csv}"
+            )
         return Path(made[0])
 
     def predict(
@@ -184,7 +195,8 @@ class YoloDetector:
 
         Raises:
             DiffugenError: If an image has another type or shape.
-            ModelError: If this detector is an architecture without weights, or memory does not suffice for one image.
+            ModelError: If this detector is an architecture without weights, or memory does not suffice for
+                one image.
         """
         if self._model is None:
             raise ModelError(
@@ -192,11 +204,14 @@ class YoloDetector:
             )
         for number, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise DiffugenError(f"image {number} is {image.dtype} {image.shape}; expected uint8 (H, W, 3), RGB")
+                raise DiffugenError(
+                    f"image {number} is {image.dtype} {image.shape}; expected uint8 (H, W, 3), RGB"
+                )
         found: dict[int, Instances] = {}
         with contained():
             predictor = self._ready_predictor(image_size=image_size, confidence=confidence, iou=iou)
-            # Batches of one shape, or an image's padding, and so its instances, would depend on its neighbours.
+            # Batches of one shape, or an image's padding, and so its instances, would depend on its
+            # neighbours.
             by_shape = sorted(range(len(images)), key=lambda number: images[number].shape)
             for _, group in itertools.groupby(by_shape, key=lambda number: images[number].shape):
                 numbers = list(group)
@@ -214,7 +229,13 @@ class YoloDetector:
         settings = {"imgsz": image_size, "conf": confidence, "iou": iou}
         if self._predictor is None:
             threads = torch.get_num_threads()
-            fixed = {"device": self._device, "rect": True, "retina_masks": True, "save": False, "verbose": False}
+            fixed = {
+                "device": self._device,
+                "rect": True,
+                "retina_masks": True,
+                "save": False,
+                "verbose": False,
+            }
             self._predictor = SegmentationPredictor(overrides={**fixed, **settings})
             self._predictor.setup_model(self._model, verbose=False)
             torch.set_num_threads(threads)
@@ -237,7 +258,9 @@ def _label_caches(dataset: Path) -> set[Path]:
 def _checked_extra(extra: Mapping[str, Any], taken: set[str]) -> Mapping[str, Any]:
     from ultralytics.cfg import DEFAULT_CFG_DICT
 
-    mistakes = [f"detector.extra: {key!r} has an argument of its own; set it there" for key in extra if key in taken]
+    mistakes = [
+        f"detector.extra: {key!r} has an argument of its own; set it there" for key in extra if key in taken
+    ]
     for key in extra:
         if key not in DEFAULT_CFG_DICT:
             near = difflib.get_close_matches(key, DEFAULT_CFG_DICT, n=1)
@@ -322,8 +345,9 @@ def _strip_checkpoints(fitting: Any) -> None:
             strip_optimizer(path)
 
 
-# The class that trains must not have "Trainer" in its name: Ultralytics would add trackers and uploads to it. And it spends no
-# time on what nobody reads: a second validation of the best epoch, and the losses of all epochs in each checkpoint.
+# The class that trains must not have "Trainer" in its name: Ultralytics would add trackers and uploads to it.
+# And it spends no time on what nobody reads: a second validation of the best epoch, and the losses of all
+# epochs in each checkpoint.
 _FITTING_METHODS: dict[str, Any] = {"final_eval": _strip_checkpoints, "read_results_csv": lambda fitting: {}}
 
 

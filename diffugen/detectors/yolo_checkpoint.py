@@ -4,7 +4,8 @@ With `diffugen.detectors.yolo` the only home of ultralytics (AGPL-3.0). Knows no
 
 A checkpoint is one of
 - a folder with ``model.safetensors`` and ``model.json``, as `save_safetensors` makes it,
-- ``miniature``: such a folder that comes with DiffuGen, of a detector of cars, trucks, people and traffic cones,
+- ``miniature``: such a folder that comes with DiffuGen, of a detector of cars, trucks, people and traffic
+  cones,
 - an Ultralytics ``.pt`` file, unpickled with Ultralytics' list of allowed classes only,
 - the name of an architecture, such as ``yolov8n-seg.yaml``: no weights; it can be fitted but cannot predict.
 """
@@ -42,7 +43,8 @@ _SWITCHES = {
 
 
 def save_safetensors(checkpoint: Path | str, folder: Path) -> Path:
-    """Write a checkpoint as ``model.safetensors`` (float16) and ``model.json`` into a folder that `YoloDetector` loads.
+    """Write a checkpoint as ``model.safetensors`` (float16) and ``model.json`` into a folder that
+    `YoloDetector` loads.
 
     Raises:
         ModelError: If the checkpoint cannot be loaded or has no weights.
@@ -70,7 +72,11 @@ def save_safetensors(checkpoint: Path | str, folder: Path) -> Path:
 
 def find_checkpoint(name: Path | str) -> Path:
     """Return the file or folder that a checkpoint's name stands for: ``miniature`` is the embedded one."""
-    return Path(__file__).parents[1] / "miniature" / "weights" / "detector" if str(name) == MINIATURE else Path(name)
+    return (
+        Path(__file__).parents[1] / "miniature" / "weights" / "detector"
+        if str(name) == MINIATURE
+        else Path(name)
+    )
 
 
 def load_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], SegmentationModel | None]:
@@ -82,7 +88,8 @@ def load_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], SegmentationModel
             return _load_architecture(checkpoint), None
         if not checkpoint.is_file():
             raise ModelError(
-                f"no checkpoint at {checkpoint}; give a .pt file, a folder with model.safetensors, or an architecture "
+                f"no checkpoint at {checkpoint}; give a .pt file, a folder with model.safetensors, or an "
+                "architecture "
                 "such as yolov8n-seg.yaml (nothing is downloaded)"
             )
         return _load_pickle(checkpoint)
@@ -101,7 +108,8 @@ def _load_folder(folder: Path) -> tuple[dict[str, Any], SegmentationModel]:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder} is no detector: it needs model.json and model.safetensors that fit each other ({first_line(error)})"
+            f"{folder} is no detector: it needs model.json and model.safetensors that fit each other "
+            f"({first_line(error)})"
         ) from error
     model.names = dict(enumerate(names))
     return about["architecture"], model.float().eval()
@@ -114,7 +122,9 @@ def _load_architecture(name: Path) -> dict[str, Any]:
         architecture = yaml_model_load(name)
         task = guess_model_task(architecture)
     except (OSError, ValueError, KeyError, TypeError, IndexError, yaml.YAMLError) as error:
-        raise ModelError(f"no architecture {name}; for example yolov8n-seg.yaml ({first_line(error)})") from error
+        raise ModelError(
+            f"no architecture {name}; for example yolov8n-seg.yaml ({first_line(error)})"
+        ) from error
     _check_task(name, task)
     return dict(architecture)
 
@@ -126,7 +136,9 @@ def _load_pickle(file: Path) -> tuple[dict[str, Any], SegmentationModel]:
         content = torch_safe_load(file, safe_only=True)[0]
         model = content.get("ema") or content["model"]
     except Exception as error:  # unpickling a file of another kind can raise anything
-        raise ModelError(f"{file} is not an Ultralytics checkpoint, or damaged ({first_line(error)})") from error
+        raise ModelError(
+            f"{file} is not an Ultralytics checkpoint, or damaged ({first_line(error)})"
+        ) from error
     if not isinstance(model, SegmentationModel):
         _check_task(file, guess_model_task(model))
         raise ModelError(f"{file} holds a {type(model).__name__}; DiffuGen needs a YOLO segmentation model")
@@ -136,7 +148,8 @@ def _load_pickle(file: Path) -> tuple[dict[str, Any], SegmentationModel]:
 def _check_task(checkpoint: Path, task: str | None) -> None:
     if task != "segment":
         raise ModelError(
-            f"{checkpoint} is a model for the task {task!r}; DiffuGen needs one for 'segment', such as yolov8n-seg"
+            f"{checkpoint} is a model for the task {task!r}; DiffuGen needs one for 'segment', such as "
+            "yolov8n-seg"
         )
 
 
@@ -154,7 +167,9 @@ def import_ultralytics() -> None:
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     (home / "Ultralytics").mkdir()
     for font in ("Arial.ttf", "Arial.Unicode.ttf"):
-        (home / "Ultralytics" / font).touch()  # never opened, as nothing is plotted; if absent, it is downloaded
+        (
+            home / "Ultralytics" / font
+        ).touch()  # never opened, as nothing is plotted; if absent, it is downloaded
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.update({**_SWITCHES, "YOLO_CONFIG_DIR": str(home)})
     import ultralytics  # noqa: F401

@@ -1,1 +1,3 @@
-"""Generate images and the heat maps of their words. The only home of diffusers and daam; returns no labels."""
+"""Generate images and the heat maps of their words. The only home of diffusers and daam; returns no
+labels.
+"""

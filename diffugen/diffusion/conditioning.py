@@ -1,8 +1,9 @@
-"""Find which rows of a denoiser's batch are made for the traced prompts, and that the prompts reached it as they are.
+"""Find which rows of a denoiser's batch are made for the traced prompts, and that the prompts reached it as
+they are.
 
-With guidance a denoiser also runs for negative prompts: in the other half of its batch, in a pass of its own, or, in
-guidance-distilled models, not at all. Instead of assuming an order, the rows are compared with what the pipeline's
-encode_prompt returned. Does not know attention.
+With guidance a denoiser also runs for negative prompts: in the other half of its batch, in a pass of its own,
+or, in guidance-distilled models, not at all. Instead of assuming an order, the rows are compared with what
+the pipeline's encode_prompt returned. Does not know attention.
 """
 
 from __future__ import annotations
@@ -49,14 +50,16 @@ class PromptRows:
             stack.callback(encoder.register_forward_pre_hook(keep_ids, with_kwargs=True).remove)
 
     def find(self, text: torch.Tensor) -> slice | None:
-        """Return the rows of a denoiser's text input (B, tokens, channels) that hold the traced prompts, image by image.
+        """Return the rows of a denoiser's text input (B, tokens, channels) that hold the traced prompts,
+        image by image.
 
         None if there are none: a pass for the negative prompts alone.
 
         Raises:
             ModelError: The pipeline did not encode its prompts, or was called for another number of images.
         """
-        # Pipelines hand over the same tensor at every step, or two in turn: comparing identity first spares the GPU a wait.
+        # Pipelines hand over the same tensor at every step, or two in turn: comparing identity first spares
+        # the GPU a wait.
         for known, rows in self._known:
             if known is text:
                 return rows
@@ -64,7 +67,8 @@ class PromptRows:
         if self._embeds is None or len(self._embeds) != images:
             given = "none that it encoded" if self._embeds is None else f"{len(self._embeds)}"
             raise ModelError(
-                f"{type(self._pipeline).__name__} cannot be traced: {images} prompts were announced, but it was called with "
+                f"{type(self._pipeline).__name__} cannot be traced: {images} prompts were announced, but it "
+                "was called with "
                 f"{given}. Call it once inside the trace, with the text of one prompt per image."
             )
         candidates = (slice(start, start + images) for start in range(0, len(text) - images + 1, images))
@@ -85,17 +89,22 @@ class PromptRows:
             for name, ids in index.ids.items():
                 # A row that was cut short ends with a closing token that the full prompt has further back.
                 if not any(
-                    all(a == b for a, b in zip(ids, row[:-1], strict=False)) for row in self._received.get(name, [])
+                    all(a == b for a, b in zip(ids, row[:-1], strict=False))
+                    for row in self._received.get(name, [])
                 ):
                     raise ModelError(
-                        f"{type(self._pipeline).__name__} does not give its {name} the plain tokens of prompt "
-                        f"{image + 1} of {len(self._tokens)} (another prompt, or a template around it), so its words "
+                        f"{type(self._pipeline).__name__} does not give its {name} the plain tokens of "
+                        "prompt "
+                        f"{image + 1} of {len(self._tokens)} (another prompt, or a template around it), so "
+                        "its words "
                         f"cannot be traced. {ADVICE}"
                     )
 
 
 def patch(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Replace an attribute by ``wrapper(original, ...)`` until ``stack`` closes, leaving no trace on the owner."""
+    """Replace an attribute by ``wrapper(original, ...)`` until ``stack`` closes, leaving no trace on the
+    owner.
+    """
     original, own = getattr(owner, name), name in vars(owner)
 
     @functools.wraps(original)  # pipelines ask which arguments a scheduler's step takes

@@ -1,9 +1,9 @@
 """Heat maps from the `daam` package itself, as the reference to compare ours with.
 
-daam 0.2.0 traces one square image a call, with guidance, on Stable Diffusion UNets. What it cannot do is refused here
-with the reason, where daam itself would drop layers or mix up halves of the batch without a word. Does not know words
-or labels. Source: Tang et al., 2023, "What the DAAM: Interpreting Stable Diffusion Using Cross Attention"; package daam
-0.2.0.
+daam 0.2.0 traces one square image a call, with guidance, on Stable Diffusion UNets. What it cannot do is
+refused here with the reason, where daam itself would drop layers or mix up halves of the batch without a
+word. Does not know words or labels. Source: Tang et al., 2023, "What the DAAM: Interpreting Stable Diffusion
+Using Cross Attention"; package daam 0.2.0.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ def trace_with_daam(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[Daa
             from daam import trace as daam_trace
     except ImportError as error:
         raise ModelError(
-            f"attention backend daam needs the package of that name ({error}). Install it without its old pins: "
-            "'pip install --no-deps daam==0.2.0' and 'pip install spacy matplotlib'; or use the backend native."
+            f"attention backend daam needs the package of that name ({error}). Install it without its old "
+            "pins: "
+            "'pip install --no-deps daam==0.2.0' and 'pip install spacy matplotlib'; or use the backend "
+            "native."
         ) from error
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -85,13 +87,16 @@ class DaamTrace:
         sample = kwargs.get("sample", args[0] if args else None)
         if sample.shape[-1] != sample.shape[-2]:
             raise ModelError(
-                f"daam traces square images only; this one has a latent of {sample.shape[-1]}x{sample.shape[-2]} "
+                "daam traces square images only; this one has a latent of "
+                f"{sample.shape[-1]}x{sample.shape[-2]} "
                 "(width x height). Generate square images or use the attention backend native."
             )
         if len(sample) != 2:
             raise ModelError(
-                "daam drops the first half of what it sees as the unconditional one, but the UNet got a batch of "
-                f"{len(sample)}, not one image with guidance. Set guidance_scale above 1 and one image a call, or use "
+                "daam drops the first half of what it sees as the unconditional one, but the UNet got a "
+                "batch of "
+                f"{len(sample)}, not one image with guidance. Set guidance_scale above 1 and one image a "
+                "call, or use "
                 "the attention backend native."
             )
         self._shape_hw = tuple(sample.shape[-2:])
@@ -107,7 +112,9 @@ class DaamTrace:
         """
         final = dict(self._hooker.all_heat_maps)
         if not final:
-            raise ModelError("daam collected no attention from this pipeline. Use the attention backend native.")
+            raise ModelError(
+                "daam collected no attention from this pipeline. Use the attention backend native."
+            )
         steps = len(self._sums)
         snapshots = [*self._sums, final]
         sums: dict[str, NDArray[np.float64]] = {}
@@ -118,12 +125,19 @@ class DaamTrace:
             for step in range(steps):
                 before = snapshots[step].get(key)
                 found = (snapshots[step + 1][key] - (0 if before is None else before)).double().cpu().numpy()
-                phrases = np.stack([found[list(positions)].mean(axis=0) for positions in self._tokens.positions])
+                phrases = np.stack(
+                    [found[list(positions)].mean(axis=0) for positions in self._tokens.positions]
+                )
                 total = sums.setdefault(group, np.zeros((len(phrases), STEP_THIRDS, *found.shape[1:])))
                 for third in thirds_of(step, steps):
                     total[:, third] += phrases
                     counts.setdefault(group, np.zeros(STEP_THIRDS))[third] += 1
-        return [{group: (total / counts[group][:, None, None]).astype(np.float16) for group, total in sums.items()}]
+        return [
+            {
+                group: (total / counts[group][:, None, None]).astype(np.float16)
+                for group, total in sums.items()
+            }
+        ]
 
 
 def _check(pipeline: Any, tokens: Sequence[TokenIndex]) -> None:

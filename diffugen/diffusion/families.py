@@ -1,4 +1,6 @@
-"""Which pipelines can be traced, and what every message about the others says. Knows no prompts and no attention."""
+"""Which pipelines can be traced, and what every message about the others says. Knows no prompts and no
+attention.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,11 @@ TRACEABLE = (
 )
 """Text-to-image pipelines of diffusers that are known to be traced: tests/diffusion traces each of them.
 
-No other is refused for its name: whatever hands the prompt's tokens to torch's attention can be traced as well.
+No other is refused for its name: whatever hands the prompt's tokens to torch's attention can be traced as
+well.
 """
 
-ADVICE = (
-    f"Use a model of a family that can be traced ({', '.join(TRACEABLE)}, and their img2img and inpaint pipelines)."
-)
+ADVICE = f"Use a model of a family that can be traced ({', '.join(TRACEABLE)}, and their img2img and inpaint pipelines)."
 """The way out that ends every message about a pipeline that cannot be traced."""
 
 
@@ -46,7 +47,8 @@ def attention_modules(denoiser: Any) -> dict[str, Any]:
 def check_traceable(pipeline: Any) -> None:
     """Make sure, as far as a pipeline's parts tell, that words can be traced in it.
 
-    What only its first step tells, such as attention that is computed in another way, the tracer itself reports then.
+    What only its first step tells, such as attention that is computed in another way, the tracer itself
+    reports then.
 
     Raises:
         ModelError: It is no text-to-image pipeline or lacks what tracing needs.

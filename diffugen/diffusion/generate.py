@@ -1,7 +1,8 @@
 """Turn jobs into a stream of images and heat maps, batched.
 
-A job is an `ImageRecord`: it says everything that decides the pixels, so whoever holds a record can make its image
-again. Resuming is the caller's: leave out the jobs that are done. Does not know files, labels or rounds.
+A job is an `ImageRecord`: it says everything that decides the pixels, so whoever holds a record can make its
+image again. Resuming is the caller's: leave out the jobs that are done. Does not know files, labels or
+rounds.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTENTION_BACKENDS = ("native", "daam")
-"""``native``: our tracer. ``daam``: the package of that name, one image a call; the reference, not the fast one."""
+"""``native``: our tracer. ``daam``: the package of that name, one image a call; the reference, not the fast
+one."""
 
 LOAD_SETTINGS = frozenset({"scheduler", "dtype", "loras", "embeddings", "vae_tiling", WORKING_SIZE, WINDOW})
 """Settings of an image that are no arguments of the call: most are already part of the loaded pipeline."""
@@ -90,10 +92,10 @@ def plan_jobs(
 ) -> list[ImageRecord]:
     """Plan images, each with a seed of its own.
 
-    A seed depends on the run seed, the prompt and the number of the image alone, so a longer plan begins with the
-    images of a shorter one, and equal prompts of two runs start from different noise. All prompts get their first image
-    before any gets its second; a prompt that stands twice in the list gets two different ones. For new images of the
-    same prompts in a later round, give another ``run_seed``.
+    A seed depends on the run seed, the prompt and the number of the image alone, so a longer plan begins with
+    the images of a shorter one, and equal prompts of two runs start from different noise. All prompts get
+    their first image before any gets its second; a prompt that stands twice in the list gets two different
+    ones. For new images of the same prompts in a later round, give another ``run_seed``.
 
     Args:
         prompts: What to show.
@@ -128,32 +130,37 @@ def generate(
 ) -> Iterator[Generated]:
     """Generate the image and heat maps of each job.
 
-    Jobs of equal task, size, settings and need of a negative prompt share a batch. Each image draws its noise from a
-    generator of its own on the CPU, so it starts from the same noise in any batch and on any device; what remains is
-    the rounding of batched arithmetic (float32 on the CPU: at most 1 of 255 grey levels apart, measured in the tests).
-    When memory runs out the batch is halved, and stays so.
+    Jobs of equal task, size, settings and need of a negative prompt share a batch. Each image draws its noise
+    from a generator of its own on the CPU, so it starts from the same noise in any batch and on any device;
+    what remains is the rounding of batched arithmetic (float32 on the CPU: at most 1 of 255 grey levels
+    apart, measured in the tests). When memory runs out the batch is halved, and stays so.
 
     Args:
         pipeline: From `load_pipeline`, of any task.
         jobs: What to make.
         source: Returns what an ``img2img`` or ``inpaint`` job is made of; called once a job, batch by batch.
-        on_drop: Called, in the place of a yield, with an image that the model's safety checker blackened, and why.
+        on_drop: Called, in the place of a yield, with an image that the model's safety checker blackened, and
+            why.
         batch_size: Images per call, >= 1; None begins with 32 on a GPU and 8 elsewhere.
         attention_backend: ``"native"``, or ``"daam"``: square images with guidance, one a call.
 
     Yields:
-        For each job, batch by batch: the record, the image uint8 RGB (H, W, 3), its heat maps, and the seconds it took
-        (its share of the batch).
+        For each job, batch by batch: the record, the image uint8 RGB (H, W, 3), its heat maps, and the
+        seconds it took (its share of the batch).
 
     Raises:
-        PromptError: A phrase is missing from its prompt or beyond the token limit; raised before any image is made.
-        ModelError: The pipeline refuses a setting or size, cannot be traced, or does not fit into memory even singly.
+        PromptError: A phrase is missing from its prompt or beyond the token limit; raised before any image is
+            made.
+        ModelError: The pipeline refuses a setting or size, cannot be traced, or does not fit into memory even
+            singly.
 
     Example:
         >>> for record, image, heat_maps, seconds in generate(pipeline, jobs, batch_size=4): ...
     """
     if attention_backend not in ATTENTION_BACKENDS:
-        raise ModelError(f"unknown attention backend {attention_backend!r}; one of {', '.join(ATTENTION_BACKENDS)}")
+        raise ModelError(
+            f"unknown attention backend {attention_backend!r}; one of {', '.join(ATTENTION_BACKENDS)}"
+        )
     if batch_size is None:
         batch_size = 32 if pipeline.device.type == "cuda" else 8
     if attention_backend == "daam":
@@ -195,9 +202,14 @@ def generate(
 
 def _check_job(pipeline: Any, job: ImageRecord) -> None:
     unet: Any = getattr(pipeline, "unet", None)
-    if job.task != "inpaint" and unet is not None and unet.config.in_channels == 2 * unet.config.out_channels + 1:
+    if (
+        job.task != "inpaint"
+        and unet is not None
+        and unet.config.in_channels == 2 * unet.config.out_channels + 1
+    ):
         raise ModelError(
-            f"the model of this {type(pipeline).__name__} was made for in-painting alone (its UNet also reads a mask); use "
+            f"the model of this {type(pipeline).__name__} was made for in-painting alone (its UNet also "
+            "reads a mask); use "
             f"another model for {job.task}"
         )
     known = set(inspect.signature(type(pipeline).__call__).parameters)
@@ -210,7 +222,8 @@ def _check_job(pipeline: Any, job: ImageRecord) -> None:
         )
     if job.prompt.negative and "negative_prompt" not in known:
         raise ModelError(
-            f"{type(pipeline).__name__} takes no negative prompt; prompt {job.prompt.text!r} has one. Leave it empty."
+            f"{type(pipeline).__name__} takes no negative prompt; prompt {job.prompt.text!r} has one. Leave "
+            "it empty."
         )
 
 
@@ -218,7 +231,8 @@ def grouped(jobs: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
     """Return the jobs that one call could make together, in the order of their first members."""
     groups: dict[str, list[ImageRecord]] = {}
     for job in jobs:
-        # An empty negative prompt is not the same as none to every pipeline (SDXL), so the two are kept apart.
+        # An empty negative prompt is not the same as none to every pipeline (SDXL), so the two are kept
+        # apart.
         settings = {name: value for name, value in job.settings.items() if name != WINDOW}
         size_wh = settings.setdefault(WORKING_SIZE, list(job.size_wh))
         key = json.dumps([job.task, size_wh, settings, bool(job.prompt.negative)], sort_keys=True)
@@ -235,7 +249,9 @@ def _generate_batch(
 ) -> list[Generated | None]:
     """Make the images of a batch; None in the place of one that was blackened."""
     started = time.perf_counter()
-    tracer: AbstractContextManager[Any] = (trace if backend == "native" else trace_with_daam)(pipeline, tokens)
+    tracer: AbstractContextManager[Any] = (trace if backend == "native" else trace_with_daam)(
+        pipeline, tokens
+    )
     with quiet(), many_channels(pipeline, batch[0].task), tracer as traced:
         images, blackened = _call(pipeline, batch, sources)
     maps = traced.maps()
@@ -256,7 +272,9 @@ def _heat_maps(job: ImageRecord, maps: Mapping[str, NDArray[np.float16]]) -> Hea
 def _call(
     pipeline: Any, batch: Sequence[ImageRecord], sources: Sequence[Source]
 ) -> tuple[NDArray[np.uint8], list[bool]]:
-    """Run the pipeline; uint8 RGB (N, h, w, 3) at the working size, and which of them the safety checker blackened."""
+    """Run the pipeline; uint8 RGB (N, h, w, 3) at the working size, and which of them the safety checker
+    blackened.
+    """
     import torch
 
     first = batch[0]
@@ -274,7 +292,8 @@ def _call(
         )
     except ValueError as error:  # how diffusers reports arguments it refuses
         raise ModelError(
-            f"{type(pipeline).__name__} refuses size {width}x{height} or settings {dict(first.settings)}: {error}"
+            f"{type(pipeline).__name__} refuses size {width}x{height} or settings {dict(first.settings)}: "
+            f"{error}"
         ) from error
     images = np.asarray(result.images)
     if images.shape[1:3] != (height, width):
@@ -284,7 +303,8 @@ def _call(
         )
     if not np.isfinite(images).all():
         raise ModelError(
-            f"{type(pipeline).__name__} produced images that are not finite; load it with dtype float32 or bfloat16."
+            f"{type(pipeline).__name__} produced images that are not finite; load it with dtype float32 or "
+            "bfloat16."
         )
     blackened = getattr(result, "nsfw_content_detected", None) or [False] * len(batch)
     return (images * 255).round().astype(np.uint8), [bool(flag) for flag in blackened]
@@ -294,7 +314,11 @@ def _out_of_memory(error: RuntimeError) -> bool:
     import torch
 
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
 
 
 def _halve(pipeline: Any, batch_size: int, size_wh: tuple[int, int]) -> int:
@@ -303,7 +327,8 @@ def _halve(pipeline: Any, batch_size: int, size_wh: tuple[int, int]) -> int:
 
     if batch_size == 1:
         raise ModelError(
-            f"out of memory with a single image of {size_wh[0]}x{size_wh[1]} pixels on {pipeline.device}. Use a "
+            f"out of memory with a single image of {size_wh[0]}x{size_wh[1]} pixels on {pipeline.device}. "
+            "Use a "
             "smaller size, dtype float16, or offload model or sequential."
         )
     gc.collect()

@@ -1,8 +1,9 @@
 """Files of textual-inversion tokens: read, write, and teach to a pipeline.
 
-A token is a new word whose one or more vectors were learned from images. Written is the form that diffusers and others
-read: safetensors, from the token's name to float32 (vectors, width). Older forms in pickle files are read by torch's
-weights-only reader, which runs no code. Does not know how a token is learned (see `inversion_train`).
+A token is a new word whose one or more vectors were learned from images. Written is the form that diffusers
+and others read: safetensors, from the token's name to float32 (vectors, width). Older forms in pickle files
+are read by torch's weights-only reader, which runs no code. Does not know how a token is learned (see
+`inversion_train`).
 """
 
 from __future__ import annotations
@@ -25,19 +26,22 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
 def load_embeddings(pipeline: Any, files: Sequence[str | Path]) -> list[str]:
     """Teach a pipeline the tokens of files; all of them, or none where one file is at fault.
 
-    A token with several vectors is written once in a prompt; the pipeline puts ``<t>``, ``<t>_1``, ... in its place.
+    A token with several vectors is written once in a prompt; the pipeline puts ``<t>``, ``<t>_1``, ... in its
+    place.
 
     Args:
         pipeline: Stable Diffusion 1.x, 2.x or XL, from `pipelines.load_pipeline`.
-        files: ``.safetensors`` (token's name to tensor; ``emb_params`` or ``clip_l`` and ``clip_g``, where the file's own
-            name is the token), or ``.pt`` and ``.bin`` (``{token: tensor}``, or Automatic1111's ``string_to_param``).
+        files: ``.safetensors`` (token's name to tensor; ``emb_params`` or ``clip_l`` and ``clip_g``, where
+            the file's own name is the token), or ``.pt`` and ``.bin`` (``{token: tensor}``, or
+            Automatic1111's ``string_to_param``).
 
     Returns:
-        The tokens in the files' order, as prompts must write them: in lower case where the tokenizer ignores case.
+        The tokens in the files' order, as prompts must write them: in lower case where the tokenizer ignores
+        case.
 
     Raises:
-        ModelError: A file is missing or unreadable, its vectors do not fit the text encoder, a token exists already, or
-            this kind of pipeline takes no tokens.
+        ModelError: A file is missing or unreadable, its vectors do not fit the text encoder, a token exists
+            already, or this kind of pipeline takes no tokens.
 
     Example:
         >>> load_embeddings(pipeline, ["grand-piano.safetensors"])
@@ -51,10 +55,15 @@ def load_embeddings(pipeline: Any, files: Sequence[str | Path]) -> list[str]:
             token = as_read(encoders[0][0], name)
             _check_fit(path, token, tensors, encoders)
             check_free(
-                encoders[0][0], token, f"{path} holds the token {token!r}", "load the file once, or rename its token"
+                encoders[0][0],
+                token,
+                f"{path} holds the token {token!r}",
+                "load the file once, or rename its token",
             )
             if token in tokens:
-                raise ModelError(f"{tokens[token]} and {path} both hold the token {token!r}: load one of them")
+                raise ModelError(
+                    f"{tokens[token]} and {path} both hold the token {token!r}: load one of them"
+                )
             tokens[token] = path
             loaded.append((token, tensors))
     with quiet():
@@ -71,13 +80,16 @@ def read_embeddings(path: Path) -> dict[str, tuple[torch.Tensor, ...]]:
         path: A file in one of the forms of `load_embeddings`.
 
     Returns:
-        From token to its vectors, float32 (vectors, width), one tensor for each text encoder that they are meant for.
+        From token to its vectors, float32 (vectors, width), one tensor for each text encoder that they are
+        meant for.
 
     Raises:
         ModelError: The file is missing, unreadable, or holds something else.
     """
     if not path.is_file():
-        raise ModelError(f"no file of textual-inversion tokens at {path.absolute()}; make one with: diffugen invert")
+        raise ModelError(
+            f"no file of textual-inversion tokens at {path.absolute()}; make one with: diffugen invert"
+        )
     content = _read(path)
     if isinstance(content.get("string_to_param"), Mapping):
         named: dict[str, tuple[Any, ...]] = {
@@ -86,7 +98,9 @@ def read_embeddings(path: Path) -> dict[str, tuple[torch.Tensor, ...]]:
     elif set(content) == {"clip_l", "clip_g"}:
         named = {path.stem: (content["clip_l"], content["clip_g"])}
     else:
-        named = {path.stem if name == "emb_params" else str(name): (value,) for name, value in content.items()}
+        named = {
+            path.stem if name == "emb_params" else str(name): (value,) for name, value in content.items()
+        }
     if not named:
         raise ModelError(f"{path} holds no textual-inversion token: it is empty")
     return {token: tuple(_vectors(path, token, value) for value in values) for token, values in named.items()}
@@ -133,7 +147,8 @@ def text_encoders(pipeline: Any) -> list[tuple[Any, Any]]:
     """
     if getattr(pipeline, "unet", None) is None or not hasattr(pipeline, "load_textual_inversion"):
         raise ModelError(
-            f"{type(pipeline).__name__} takes no textual-inversion tokens: Stable Diffusion 1.x, 2.x and XL do. Use such a "
+            f"{type(pipeline).__name__} takes no textual-inversion tokens: Stable Diffusion 1.x, 2.x and XL "
+            "do. Use such a "
             "model, or leave the embeddings out."
         )
     pairs = [
@@ -175,16 +190,20 @@ def _read(path: Path) -> dict[str, Any]:
 
     if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
         raise ModelError(
-            f"{path} is no file of textual-inversion tokens by its name; these end in .safetensors, {', '.join(PICKLE_SUFFIXES)}"
+            f"{path} is no file of textual-inversion tokens by its name; these end in .safetensors, "
+            f"{', '.join(PICKLE_SUFFIXES)}"
         )
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, zipfile, pickle and torch raise whatever they like on broken files
+    except (
+        Exception
+    ) as error:  # safetensors, zipfile, pickle and torch raise whatever they like on broken files
         reason = str(error).strip().split("\n")[0][:200]
         raise ModelError(
-            f"cannot read {path} as textual-inversion tokens ({type(error).__name__}: {reason}). Damaged files must be fetched "
+            f"cannot read {path} as textual-inversion tokens ({type(error).__name__}: {reason}). Damaged "
+            "files must be fetched "
             "again; of pickled ones only plain tensors are read, never code: ask for a .safetensors file"
         ) from error
     if not isinstance(content, Mapping):
@@ -211,22 +230,32 @@ def _vectors(path: Path, token: str, value: Any) -> torch.Tensor:
         )
         raise ModelError(f"{path} is no file of textual-inversion tokens: {token!r} is {given}; {_EXPECTED}")
     if not value.isfinite().all():
-        raise ModelError(f"{path}: the vectors of {token!r} are not finite; train them again at a lower learning rate")
+        raise ModelError(
+            f"{path}: the vectors of {token!r} are not finite; train them again at a lower learning rate"
+        )
     return value.detach().float().reshape(-1, value.shape[-1])
 
 
-def _check_fit(path: Path, token: str, tensors: Sequence[torch.Tensor], encoders: Sequence[tuple[Any, Any]]) -> None:
+def _check_fit(
+    path: Path, token: str, tensors: Sequence[torch.Tensor], encoders: Sequence[tuple[Any, Any]]
+) -> None:
     if len(tensors) != len(encoders):
         raise ModelError(
-            f"{path}: the token {token!r} has vectors for {len(tensors)} text encoder(s), and the model has {len(encoders)}. "
-            "Tokens of Stable Diffusion 1.x and 2.x do not work in SDXL, nor the reverse: choose one made for this model"
+            f"{path}: the token {token!r} has vectors for {len(tensors)} text encoder(s), and the model has "
+            f"{len(encoders)}. "
+            "Tokens of Stable Diffusion 1.x and 2.x do not work in SDXL, nor the reverse: choose one made "
+            "for this model"
         )
     for vectors, (_, encoder) in zip(tensors, encoders, strict=True):
         width = encoder.get_input_embeddings().weight.shape[-1]
         if vectors.shape[-1] != width:
             raise ModelError(
-                f"{path}: the vectors of {token!r} are {vectors.shape[-1]} wide, and this model's text encoder has width "
-                f"{width}: the token was made for another model. Use a model of that width, or learn the token again"
+                f"{path}: the vectors of {token!r} are {vectors.shape[-1]} wide, and this model's text "
+                "encoder has width "
+                f"{width}: the token was made for another model. Use a model of that width, or learn the "
+                "token again"
             )
         if len({len(one) for one in tensors}) > 1:
-            raise ModelError(f"{path}: the token {token!r} has different numbers of vectors for the two text encoders")
+            raise ModelError(
+                f"{path}: the token {token!r} has different numbers of vectors for the two text encoders"
+            )

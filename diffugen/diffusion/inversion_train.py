@@ -1,9 +1,10 @@
 """Learn a new token from a few images: textual inversion.
 
-Only the token's own vectors are learned; the pipeline is the same before and after, to the bit. Each step draws from its
-own number, so an interrupted training goes on as an uninterrupted one would. Does not know image files or pictures.
-Source: Gal et al., 2022, "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion",
-section 3; loss weights: Hang et al., 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy".
+Only the token's own vectors are learned; the pipeline is the same before and after, to the bit. Each step
+draws from its own number, so an interrupted training goes on as an uninterrupted one would. Does not know
+image files or pictures. Source: Gal et al., 2022, "An Image is Worth One Word: Personalizing Text-to-Image
+Generation using Textual Inversion", section 3; loss weights: Hang et al., 2023, "Efficient Diffusion Training
+via Min-SNR Weighting Strategy".
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     import torch
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "a photo of {}", "a {}", "{}")
-"""Captions that say nothing but the token, in words that every model knows. What all images share and no caption says, such
-as their background, goes into the token."""
+"""Captions that say nothing but the token, in words that every model knows. What all images share and no
+caption says, such as their background, goes into the token."""
 
 CHECKPOINT_SUFFIX = ".checkpoint"
 _NOTES = "diffugen"
@@ -56,12 +57,13 @@ def train_inversion(
     checkpoint_every: int = 20,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Learn a token and write it to a file; an interrupted or shorter training with the same arguments goes on.
+    """Learn a token and write it to a file; an interrupted or shorter training with the same arguments goes
+    on.
 
     Args:
         pipeline: Stable Diffusion 1.x or 2.x, in float32 or bfloat16, wholly on one device.
-        images: What the token shall mean, uint8 RGB (H, W, 3) of any sizes; the middle of each is scaled to the model's own
-            size.
+        images: What the token shall mean, uint8 RGB (H, W, 3) of any sizes; the middle of each is scaled to
+            the model's own size.
         token: The new word, e.g. ``"<grand-piano>"``.
         init: A word the model knows as one token, where the vectors start.
         out: The ``.safetensors`` file to write. Beside it a checkpoint is kept.
@@ -80,8 +82,8 @@ def train_inversion(
         ``out``.
 
     Raises:
-        ModelError: The pipeline cannot be trained so, ``token`` is taken, ``init`` is not one token, memory is short, or the
-            training diverged.
+        ModelError: The pipeline cannot be trained so, ``token`` is taken, ``init`` is not one token, memory
+            is short, or the training diverged.
         DiffugenError: An argument is out of range, or the files there are of another training.
 
     Example:
@@ -92,10 +94,18 @@ def train_inversion(
     _check_token(tokenizer, token)
     start = _initial_vector(tokenizer, encoder, init)
     settings = {
-        "token": token, "init": init, "vectors": vectors, "batch_size": batch_size, "learning_rate": learning_rate,
-        "seed": seed, "templates": list(templates), "flip": flip, "snr_gamma": snr_gamma, "images": _digest(images),
+        "token": token,
+        "init": init,
+        "vectors": vectors,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "templates": list(templates),
+        "flip": flip,
+        "snr_gamma": snr_gamma,
+        "images": _digest(images),
         "model": _digest([start.numpy()]),
-    }  # fmt: skip
+    }
     state = _State.begin(start.repeat(vectors, 1), learning_rate, pipeline.device)
     checkpoint = out.with_name(out.name + CHECKPOINT_SUFFIX)
     state.resume(checkpoint, out, settings, steps)
@@ -112,7 +122,8 @@ def train_inversion(
                     on_progress(state.step, steps)
             except _out_of_memory() as error:
                 raise ModelError(
-                    f"out of memory while learning {token!r} with batch_size {batch_size} on {pipeline.device}: choose a smaller "
+                    f"out of memory while learning {token!r} with batch_size {batch_size} on "
+                    f"{pipeline.device}: choose a smaller "
                     "batch size, or dtype bfloat16"
                 ) from error
     write_embedding(out, token, state.rows, {_NOTES: json.dumps({**settings, "steps": steps})})
@@ -130,29 +141,38 @@ def trainable(pipeline: Any) -> tuple[Any, Any]:
     encoders = text_encoders(pipeline)
     kind, advice = type(pipeline).__name__, "Take a text-to-image model of Stable Diffusion 1.x or 2.x"
     if len(encoders) != 1:
-        raise ModelError(f"{kind} cannot learn a token here: it has {len(encoders)} text encoders, not one. {advice}.")
+        raise ModelError(
+            f"{kind} cannot learn a token here: it has {len(encoders)} text encoders, not one. {advice}."
+        )
     prediction = pipeline.scheduler.config.get("prediction_type")
     if prediction not in ("epsilon", "v_prediction"):
         raise ModelError(
-            f"{kind} cannot learn a token here: its scheduler predicts {prediction!r}, not epsilon or v_prediction. {advice}."
+            f"{kind} cannot learn a token here: its scheduler predicts {prediction!r}, not epsilon or "
+            f"v_prediction. {advice}."
         )
     wanted, given = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
     if wanted != given:
         raise ModelError(
-            f"{kind} cannot learn a token here: its UNet reads {wanted} channels and its latents have {given}. {advice}, not "
+            f"{kind} cannot learn a token here: its UNet reads {wanted} channels and its latents have "
+            f"{given}. {advice}, not "
             "one for inpainting or upscaling."
         )
     if any(hasattr(part, "_hf_hook") for part in (pipeline.unet, encoders[0][1])):
-        raise ModelError(f"{kind} is loaded with offload, which training does not work with; load it with offload none")
+        raise ModelError(
+            f"{kind} is loaded with offload, which training does not work with; load it with offload none"
+        )
     if encoders[0][1].dtype == torch.float16:
         raise ModelError(
-            f"{kind} is loaded in float16, in which small gradients vanish; load it in float32, or bfloat16 where memory is short"
+            f"{kind} is loaded in float16, in which small gradients vanish; load it in float32, or bfloat16 "
+            "where memory is short"
         )
     return encoders[0]
 
 
 def encode_images(pipeline: Any, images: Sequence[NDArray[np.uint8]], flip: bool) -> torch.Tensor:
-    """Return the latents of images at the model's own size, float32 (N, 1 or 2, C, h, w); with ``flip`` the mirrored ones too."""
+    """Return the latents of images at the model's own size, float32 (N, 1 or 2, C, h, w); with ``flip`` the
+    mirrored ones too.
+    """
     import torch
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
     from PIL import Image, ImageOps
@@ -186,7 +206,8 @@ class _State:
     def save(self, path: Path, settings: Mapping[str, Any]) -> None:
         if not self.rows.isfinite().all():
             raise ModelError(
-                f"learning {settings['token']!r} diverged before step {self.step}: its vectors are not finite. Choose a learning "
+                f"learning {settings['token']!r} diverged before step {self.step}: its vectors are not "
+                "finite. Choose a learning "
                 f"rate below {settings['learning_rate']:g}"
             )
         kept = {name: value for name, value in self.optimiser.state[self.rows].items() if name != "step"}
@@ -202,7 +223,8 @@ class _State:
         if not path.exists():
             if out.exists():
                 raise DiffugenError(
-                    f"{out} exists already, and no checkpoint of its training: choose another file, or remove it"
+                    f"{out} exists already, and no checkpoint of its training: choose another file, or "
+                    "remove it"
                 )
             return
         try:
@@ -211,14 +233,19 @@ class _State:
                 kept = {name: file.get_tensor(name).to(self.rows.device) for name in file.keys()}  # noqa: SIM118
             before, step = notes["settings"], int(notes["step"])
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-            raise DiffugenError(f"cannot read the checkpoint {path} ({error}); remove it to begin again") from error
+            raise DiffugenError(
+                f"cannot read the checkpoint {path} ({error}); remove it to begin again"
+            ) from error
         changed = [
-            f"{name} {before.get(name)} -> {value}" for name, value in settings.items() if before.get(name) != value
+            f"{name} {before.get(name)} -> {value}"
+            for name, value in settings.items()
+            if before.get(name) != value
         ]
         if changed or step > steps:
             changed = changed or [f"steps {step} -> {steps}"]
             raise DiffugenError(
-                f"{path} is of another training ({', '.join(changed)}): choose another file to write, or remove this "
+                f"{path} is of another training ({', '.join(changed)}): choose another file to write, or "
+                "remove this "
                 "one to begin again"
             )
         with torch.no_grad():
@@ -246,7 +273,9 @@ def _noise_schedule(pipeline: Any, snr_gamma: float | None) -> _Schedule:
     by_speed = noise.config.prediction_type == "v_prediction"
     if snr_gamma is None:
         return _Schedule(noise, by_speed, torch.ones(len(noise.alphas_cumprod)))
-    ratio = noise.alphas_cumprod / (1 - noise.alphas_cumprod)  # 0 at the end of a schedule with zero terminal SNR
+    ratio = noise.alphas_cumprod / (
+        1 - noise.alphas_cumprod
+    )  # 0 at the end of a schedule with zero terminal SNR
     weights = ratio.clamp(max=snr_gamma) / (ratio + 1) if by_speed else (snr_gamma / ratio).clamp(max=1)
     return _Schedule(noise, by_speed, weights)
 
@@ -321,7 +350,9 @@ def _learning(encoder: Any, rows: torch.nn.Parameter, first_id: int) -> Iterator
 
 
 def _captions(tokenizer: Any, token: str, vectors: int, templates: Sequence[str]) -> tuple[torch.Tensor, int]:
-    """Return the ids of the captions, int64 (templates, tokens), and the first id that stands for a learned vector."""
+    """Return the ids of the captions, int64 (templates, tokens), and the first id that stands for a learned
+    vector.
+    """
     extended = copy.deepcopy(tokenizer)
     names = [token, *(f"{token}_{number}" for number in range(1, vectors))]
     extended.add_tokens(names)
@@ -331,7 +362,8 @@ def _captions(tokenizer: Any, token: str, vectors: int, templates: Sequence[str]
     for template, row in zip(templates, ids.tolist(), strict=True):
         if not set(new) <= set(row):
             raise DiffugenError(
-                f"the caption {template!r} with {vectors} vectors is longer than the {tokenizer.model_max_length} tokens that "
+                f"the caption {template!r} with {vectors} vectors is longer than the "
+                f"{tokenizer.model_max_length} tokens that "
                 "the model reads: shorten it, or take fewer vectors"
             )
     return ids, new[0]
@@ -343,7 +375,8 @@ def _initial_vector(tokenizer: Any, encoder: Any, init: str) -> torch.Tensor:
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
         pieces = ", ".join(repr(piece) for piece in tokenizer.tokenize(init)) or "none"
         raise ModelError(
-            f"init must be a word that the model knows as one token; {init!r} is {len(ids)} to it: {pieces}. Take a shorter "
+            f"init must be a word that the model knows as one token; {init!r} is {len(ids)} to it: {pieces}. "
+            "Take a shorter "
             "or more common word for the same kind of thing"
         )
     return encoder.get_input_embeddings().weight[ids[0]].detach().float().cpu().clone()
@@ -353,7 +386,9 @@ def _check_token(tokenizer: Any, token: str) -> None:
     if not token or any(letter.isspace() for letter in token):
         raise ModelError(f"a token is one word without spaces, such as '<grand-piano>'; got {token!r}")
     if token != as_read(tokenizer, token):
-        raise ModelError(f"the model's tokenizer ignores case: write {token!r} as {as_read(tokenizer, token)!r}")
+        raise ModelError(
+            f"the model's tokenizer ignores case: write {token!r} as {as_read(tokenizer, token)!r}"
+        )
     check_free(
         tokenizer,
         token,
@@ -372,14 +407,21 @@ def _check_arguments(
     checkpoint_every: int,
     out: Path,
 ) -> None:
-    whole = {"vectors": vectors, "steps": steps, "batch_size": batch_size, "checkpoint_every": checkpoint_every}
+    whole = {
+        "vectors": vectors,
+        "steps": steps,
+        "batch_size": batch_size,
+        "checkpoint_every": checkpoint_every,
+    }
     for name, value in whole.items():
         if value < 1:
             raise DiffugenError(f"{name} must be at least 1; got {value}")
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise DiffugenError(f"learning_rate must be a number above 0, such as 0.001; got {learning_rate}")
     if not images:
-        raise DiffugenError("a token is learned from images, and there are none; 3 to 8 of one thing are a good number")
+        raise DiffugenError(
+            "a token is learned from images, and there are none; 3 to 8 of one thing are a good number"
+        )
     if not templates or any("{}" not in template for template in templates):
         raise DiffugenError(
             f"captions need {{}} where the token stands, such as 'a photo of a {{}}'; got {list(templates)}"

@@ -1,4 +1,6 @@
-"""Where attention lies in the image and in time: latent grids, layer shapes, thirds of the steps. Knows no tensors."""
+"""Where attention lies in the image and in time: latent grids, layer shapes, thirds of the steps. Knows no
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ def thirds_of(step: int, steps: int) -> range:
         steps: Number of all steps, >= 1.
 
     Returns:
-        One third in [0, 3); with fewer than 3 steps every third that the step overlaps, so that none stays empty.
+        One third in [0, 3); with fewer than 3 steps every third that the step overlaps, so that none stays
+        empty.
     """
     first = step * STEP_THIRDS // steps
     if steps >= STEP_THIRDS:
@@ -43,8 +46,8 @@ def latent_grid_hw(inputs: Mapping[str, Any], denoiser: str) -> tuple[int, int]:
         rows, columns = inputs["img_ids"].reshape(-1, 3)[:, 1:].amax(dim=0).int().tolist()
         return rows + 1, columns + 1
     raise ModelError(
-        f"{denoiser} cannot be traced: neither a 4-dimensional sample nor img_ids tell its latent's height and width. "
-        + ADVICE
+        f"{denoiser} cannot be traced: neither a 4-dimensional sample nor img_ids tell its latent's height "
+        "and width. " + ADVICE
     )
 
 
@@ -63,6 +66,8 @@ def cells_hw(count: int, grid_hw: tuple[int, int]) -> tuple[int, int]:
         if h * w == count:
             return h, w
     raise ModelError(
-        f"an attention layer has {count} image queries, which fit no reduction of the {grid_hw[0]}x{grid_hw[1]} latent "
-        "grid, so its heat map's shape is unknown. Use sides that the model's patch and downsampling factors divide."
+        f"an attention layer has {count} image queries, which fit no reduction of the "
+        f"{grid_hw[0]}x{grid_hw[1]} latent "
+        "grid, so its heat map's shape is unknown. Use sides that the model's patch and downsampling factors "
+        "divide."
     )

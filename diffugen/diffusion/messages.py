@@ -10,7 +10,9 @@ from contextlib import ExitStack, contextmanager
 
 @contextmanager
 def quiet() -> Iterator[list[str]]:
-    """Keep progress bars and warnings of diffusers and transformers off the terminal; yield the warnings' texts."""
+    """Keep progress bars and warnings of diffusers and transformers off the terminal; yield the warnings'
+    texts.
+    """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

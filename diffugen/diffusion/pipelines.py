@@ -1,7 +1,7 @@
 """Load a diffusers pipeline by hub name, folder or single file.
 
-Any family and task that diffusers knows; nothing here asks which. Reads safetensors only unless told otherwise.
-Does not know prompts, attention or images.
+Any family and task that diffusers knows; nothing here asks which. Reads safetensors only unless told
+otherwise. Does not know prompts, attention or images.
 """
 
 from __future__ import annotations
@@ -43,26 +43,28 @@ def load_pipeline(
     """Load a pipeline of any task, ready to generate and quiet.
 
     Args:
-        model: ``"miniature"``, a folder in diffusers' layout, a single ``.safetensors`` checkpoint, or a hub name such
-            as ``"stabilityai/stable-diffusion-xl-base-1.0"``.
+        model: ``"miniature"``, a folder in diffusers' layout, a single ``.safetensors`` checkpoint, or a hub
+            name such as ``"stabilityai/stable-diffusion-xl-base-1.0"``.
         device: ``"auto"`` (cuda, else mps, else cpu) or a torch device such as ``"cuda:1"``.
         dtype: ``"auto"`` (float16 on cuda, else float32), ``"float32"``, ``"float16"`` or ``"bfloat16"``.
-        scheduler: Name of a scheduler that fits the pipeline, e.g. ``"DDIMScheduler"`` or ``"ddim"``; None keeps the
-            model's own.
-        offload: ``"none"``; ``"model"`` or ``"sequential"`` keep weights in main memory until a GPU needs them
-            (slower).
+        scheduler: Name of a scheduler that fits the pipeline, e.g. ``"DDIMScheduler"`` or ``"ddim"``; None
+            keeps the model's own.
+        offload: ``"none"``; ``"model"`` or ``"sequential"`` keep weights in main memory until a GPU needs
+            them (slower).
         vae_slicing: Decode the images of a batch one by one: less memory.
         vae_tiling: Decode large images in tiles: less memory, sometimes visible seams.
-        compile: Compile what holds no attention: a slow start, then faster on a GPU (on the CPU nothing is gained).
+        compile: Compile what holds no attention: a slow start, then faster on a GPU (on the CPU nothing is
+            gained).
         loras: From a LoRA (a file, a folder or a hub name) to its weight; several work together.
-        trust_remote_pickle: Also read pickled weights (``.bin``, ``.ckpt``), which can run code when they are loaded.
+        trust_remote_pickle: Also read pickled weights (``.bin``, ``.ckpt``), which can run code when they are
+            loaded.
 
     Returns:
         The diffusers pipeline.
 
     Raises:
-        ModelError: The model is missing, unreadable or incomplete, its attention cannot be traced, an option is unknown or
-            cannot be had here, a LoRA does not fit, or a download failed.
+        ModelError: The model is missing, unreadable or incomplete, its attention cannot be traced, an option
+            is unknown or cannot be had here, a LoRA does not fit, or a download failed.
 
     Example:
         >>> pipeline = load_pipeline("miniature", scheduler="ddim")
@@ -109,11 +111,13 @@ def set_scheduler(pipeline: Any, name: str) -> None:
     if _short(name) not in fitting:
         names = sorted(cls.__name__ for cls in fitting.values())
         near = [
-            fitting[key].__name__ for key in difflib.get_close_matches(_short(name), list(fitting), n=3, cutoff=0.3)
+            fitting[key].__name__
+            for key in difflib.get_close_matches(_short(name), list(fitting), n=3, cutoff=0.3)
         ]
         hint = f"Nearest: {', '.join(near)}. " if near else ""
         raise ModelError(
-            f"unknown scheduler {name!r} for {type(pipeline).__name__}. {hint}All that fit: {', '.join(names)}."
+            f"unknown scheduler {name!r} for {type(pipeline).__name__}. {hint}All that fit: "
+            f"{', '.join(names)}."
         )
     try:
         pipeline.scheduler = fitting[_short(name)].from_config(pipeline.scheduler.config)
@@ -144,7 +148,8 @@ def _resolve_device(device: str) -> str:
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if kind in available and not available[kind]():
         raise ModelError(
-            f"device {device!r} is not available to torch {torch.__version__} on this machine; use device auto or cpu"
+            f"device {device!r} is not available to torch {torch.__version__} on this machine; use device "
+            "auto or cpu"
         )
     return device
 
@@ -172,8 +177,10 @@ def _resolve_source(model: str | Path) -> Path | str:
     if re.fullmatch(HUB_NAME, str(model)) and path.suffix not in SINGLE_FILE_SUFFIXES:
         return str(model)
     raise ModelError(
-        f"model {str(model)!r} is neither a folder or file here (looked in {path.parent.absolute()}) nor a hub name "
-        f"like 'owner/name'. Give the folder of a saved pipeline, a .safetensors file, a hub name, or {MINIATURE!r}."
+        f"model {str(model)!r} is neither a folder or file here (looked in {path.parent.absolute()}) nor a "
+        "hub name "
+        "like 'owner/name'. Give the folder of a saved pipeline, a .safetensors file, a hub name, or "
+        f"{MINIATURE!r}."
     )
 
 
@@ -186,10 +193,14 @@ def _read(source: Path | str, dtype: Any, trust_remote_pickle: bool) -> Any:
             pipeline = read(source, dtype, trust_remote_pickle)
         except ModelError:
             raise
-        except Exception as error:  # diffusers, transformers and safetensors raise whatever they like on broken files
+        except (
+            Exception
+        ) as error:  # diffusers, transformers and safetensors raise whatever they like on broken files
             raise ModelError(
-                f"cannot load {source} as a diffusion pipeline: {first_line(error)} Save or download it again. Only "
-                "safetensors are read: weights in .bin or .ckpt need trust_remote_pickle, which lets their author run "
+                f"cannot load {source} as a diffusion pipeline: {first_line(error)} Save or download it "
+                "again. Only "
+                "safetensors are read: weights in .bin or .ckpt need trust_remote_pickle, which lets their "
+                "author run "
                 "code here."
             ) from error
     invented = [
@@ -211,10 +222,14 @@ def _download(name: str, trust_remote_pickle: bool) -> Path:
 
     try:
         return Path(DiffusionPipeline.download(name, use_safetensors=None if trust_remote_pickle else True))
-    except Exception as error:  # network, authorisation, offline mode, unknown name: many types from three packages
+    except (
+        Exception
+    ) as error:  # network, authorisation, offline mode, unknown name: many types from three packages
         raise ModelError(
-            f"{name!r} is no folder here, and the hub does not deliver it: {first_line(error)} Where there is a "
-            f"network, run 'hf download {name}' in advance (gated models: 'hf auth login' first); it is then found "
+            f"{name!r} is no folder here, and the hub does not deliver it: {first_line(error)} Where there "
+            "is a "
+            f"network, run 'hf download {name}' in advance (gated models: 'hf auth login' first); it is then "
+            "found "
             "offline too, with HF_HUB_OFFLINE=1. Or copy the pipeline's folder here and give its path."
         ) from error
 
@@ -225,14 +240,22 @@ def _read_folder(folder: Path, dtype: Any, trust_remote_pickle: bool) -> Any:
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(
-            f"{folder} holds no pipeline: model_index.json is missing. Give the folder that save_pretrained wrote."
+            f"{folder} holds no pipeline: model_index.json is missing. Give the folder that save_pretrained "
+            "wrote."
         )
-    components = {name: value for name, value in json.loads(index.read_text()).items() if isinstance(value, list)}
-    absent = {name for name, (library, _) in components.items() if library is not None and not (folder / name).is_dir()}
+    components = {
+        name: value for name, value in json.loads(index.read_text()).items() if isinstance(value, list)
+    }
+    absent = {
+        name
+        for name, (library, _) in components.items()
+        if library is not None and not (folder / name).is_dir()
+    }
     switched_off = {"safety_checker": None} if "safety_checker" in absent else {}
     if absent - set(switched_off):
         raise ModelError(
-            f"{folder} is incomplete: {', '.join(sorted(absent - set(switched_off)))} missing. Copy or save it again."
+            f"{folder} is incomplete: {', '.join(sorted(absent - set(switched_off)))} missing. Copy or save "
+            "it again."
         )
     return DiffusionPipeline.from_pretrained(
         folder,
@@ -244,21 +267,27 @@ def _read_folder(folder: Path, dtype: Any, trust_remote_pickle: bool) -> Any:
 
 
 def _read_single_file(path: Path, dtype: Any, trust_remote_pickle: bool) -> Any:
-    """Read a checkpoint in its authors' own layout; class and configuration come from the hub or its cache."""
+    """Read a checkpoint in its authors' own layout; class and configuration come from the hub or its
+    cache.
+    """
     import diffusers
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 
     if path.suffix != ".safetensors" and not trust_remote_pickle:
         raise ModelError(
-            f"{path} is not a .safetensors file, and other formats can run code when they are loaded. Convert it, or "
+            f"{path} is not a .safetensors file, and other formats can run code when they are loaded. "
+            "Convert it, or "
             "pass trust_remote_pickle if you trust its author."
         )
-    repository = fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"]
+    repository = fetch_diffusers_config(load_single_file_checkpoint(str(path)))[
+        "pretrained_model_name_or_path"
+    ]
     try:
         name = diffusers.DiffusionPipeline.load_config(repository)["_class_name"]
     except OSError as error:
         raise ModelError(
-            f"{path} needs the configuration files of {repository}: {first_line(error)} Where there is a network, run "
+            f"{path} needs the configuration files of {repository}: {first_line(error)} Where there is a "
+            "network, run "
             f'\'hf download {repository} --include "*.json" "*.txt" "*.model"\' in advance.'
         ) from error
     return getattr(diffusers, name).from_single_file(str(path), dtype=dtype)

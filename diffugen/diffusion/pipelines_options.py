@@ -1,4 +1,5 @@
-"""What a loaded pipeline can be given beside its weights: LoRAs, a thriftier VAE, compiled parts, a place to run.
+"""What a loaded pipeline can be given beside its weights: LoRAs, a thriftier VAE, compiled parts, a place to
+run.
 
 Knows diffusers, peft and torch.compile. Does not know where models come from, prompts or attention.
 """
@@ -34,16 +35,20 @@ def add_loras(pipeline: Any, loras: Mapping[str, float], trust_remote_pickle: bo
 
     Args:
         pipeline: The pipeline, still on the CPU; changed in place.
-        loras: From a file, a folder or a hub name (``owner/name`` or ``owner/name/file.safetensors``) to its weight.
+        loras: From a file, a folder or a hub name (``owner/name`` or ``owner/name/file.safetensors``) to its
+            weight.
         trust_remote_pickle: Also read pickled files.
 
     Raises:
-        ModelError: A LoRA is missing, unreadable or made for another model, the pipeline takes none, or peft is missing.
+        ModelError: A LoRA is missing, unreadable or made for another model, the pipeline takes none, or peft
+            is missing.
     """
     if not loras:
         return
     if importlib.util.find_spec("peft") is None:
-        raise ModelError("LoRAs need the package peft. Install it with 'pip install peft', or leave the LoRAs out.")
+        raise ModelError(
+            "LoRAs need the package peft. Install it with 'pip install peft', or leave the LoRAs out."
+        )
     if not hasattr(pipeline, "load_lora_weights"):
         raise ModelError(f"{type(pipeline).__name__} takes no LoRAs; leave out {', '.join(loras)}.")
     names = [f"lora{number}" for number in range(len(loras))]
@@ -76,9 +81,10 @@ def save_memory(pipeline: Any, *, vae_slicing: bool, vae_tiling: bool) -> None:
 def compile_parts(pipeline: Any, device: str, offload: str) -> None:
     """Compile the parts of denoiser and VAE decoder that hold no attention.
 
-    Compiled attention runs inside the compiler's code, where it cannot be traced; so attention stays as it is, and an
-    image is the same, bit by bit, whether it is traced or not. The first batch takes minutes, and so does the first one
-    of another size. Compiled arithmetic rounds another way: images differ in the last bits from those not compiled.
+    Compiled attention runs inside the compiler's code, where it cannot be traced; so attention stays as it
+    is, and an image is the same, bit by bit, whether it is traced or not. The first batch takes minutes, and
+    so does the first one of another size. Compiled arithmetic rounds another way: images differ in the last
+    bits from those not compiled.
 
     Raises:
         ModelError: Nothing can be compiled on this machine, or not with this offload.
@@ -86,14 +92,20 @@ def compile_parts(pipeline: Any, device: str, offload: str) -> None:
     import torch
 
     if offload == "sequential":
-        raise ModelError("compile does not go with offload sequential; use offload model or none, or leave compile off")
+        raise ModelError(
+            "compile does not go with offload sequential; use offload model or none, or leave compile off"
+        )
     try:
         compiled = torch.compile(lambda x: x.sin() + 1, backend=COMPILE_BACKEND)
         compiled(torch.zeros(4, device=device))
-    except Exception as error:  # a missing C++ compiler, Triton or Python header: each an error type of its own
+    except (
+        Exception
+    ) as error:  # a missing C++ compiler, Triton or Python header: each an error type of its own
         raise ModelError(
-            f"torch.compile does not work on {device} here: {first_line(error)} On the CPU it needs a C++ compiler "
-            "(install g++, or name one in the environment variable CXX), on a GPU Triton and a C compiler. Or leave "
+            f"torch.compile does not work on {device} here: {first_line(error)} On the CPU it needs a C++ "
+            "compiler "
+            "(install g++, or name one in the environment variable CXX), on a GPU Triton and a C compiler. "
+            "Or leave "
             "compile off: it changes the speed alone."
         ) from error
     # Each part with a cache of its own: layers of one class are too many for one.
@@ -112,7 +124,8 @@ def place(pipeline: Any, device: str, offload: str) -> None:
     """
     if offload != "none" and device == "cpu":
         raise ModelError(
-            f"offload {offload!r} moves weights between a GPU and main memory, but the device is cpu; use offload none"
+            f"offload {offload!r} moves weights between a GPU and main memory, but the device is cpu; use "
+            "offload none"
         )
     try:
         if offload == "model":
@@ -135,7 +148,8 @@ def _lora_file(lora: str, trust_remote_pickle: bool) -> Path:
         path = _download(*hub.groups())
     if not path.exists():
         raise ModelError(
-            f"LoRA {lora!r} is neither a file or folder here (looked in {path.parent.absolute()}) nor a hub name like "
+            f"LoRA {lora!r} is neither a file or folder here (looked in {path.parent.absolute()}) nor a hub "
+            "name like "
             "'owner/name' or 'owner/name/file.safetensors'."
         )
     if path.is_dir():
@@ -143,11 +157,14 @@ def _lora_file(lora: str, trust_remote_pickle: bool) -> Path:
         chosen = [file for file in files if file.name == LORA_FILE] or files
         if len(chosen) != 1:
             names = ", ".join(file.name for file in files[:5]) or "none"
-            raise ModelError(f"LoRA {lora!r} should hold one .safetensors file; it holds: {names}. Name the file.")
+            raise ModelError(
+                f"LoRA {lora!r} should hold one .safetensors file; it holds: {names}. Name the file."
+            )
         path = chosen[0]
     if path.suffix != ".safetensors" and not trust_remote_pickle:
         raise ModelError(
-            f"LoRA {lora!r} is not a .safetensors file, and other formats can run code when they are loaded. Convert "
+            f"LoRA {lora!r} is not a .safetensors file, and other formats can run code when they are loaded. "
+            "Convert "
             "it, or pass trust_remote_pickle if you trust its author."
         )
     return path
@@ -159,10 +176,14 @@ def _download(repository: str, file: str | None) -> Path:
     try:
         with quiet():
             folder = Path(snapshot_download(repository, allow_patterns=file or "*.safetensors"))
-    except Exception as error:  # network, authorisation, offline mode, unknown name: many types from three packages
+    except (
+        Exception
+    ) as error:  # network, authorisation, offline mode, unknown name: many types from three packages
         raise ModelError(
-            f"LoRA {repository!r} is no file or folder here, and the hub does not deliver it: {first_line(error)} "
-            f"Where there is a network, run 'hf download {repository}' in advance. Or copy the file here and give its path."
+            f"LoRA {repository!r} is no file or folder here, and the hub does not deliver it: "
+            f"{first_line(error)} "
+            f"Where there is a network, run 'hf download {repository}' in advance. Or copy the file here and "
+            "give its path."
         ) from error
     return folder / file if file else folder
 
@@ -173,17 +194,25 @@ def _add_lora(pipeline: Any, name: str, lora: str, file: Path) -> None:
         parts = _parts_changed_by(file)
         with quiet() as messages:
             pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name, **safe)
-    except Exception as error:  # diffusers, peft and safetensors raise whatever they like on files that do not fit
+    except (
+        Exception
+    ) as error:  # diffusers, peft and safetensors raise whatever they like on files that do not fit
         raise ModelError(
-            f"LoRA {lora!r} cannot be loaded into {type(pipeline).__name__}: {first_line(error)} It is broken or made "
+            f"LoRA {lora!r} cannot be loaded into {type(pipeline).__name__}: {first_line(error)} It is "
+            "broken or made "
             "for another model; use one that was trained on this model's family and size."
         ) from error
     changed = {part for part, names in pipeline.get_list_adapters().items() if name in names}
     unused = sorted(parts - changed) or [text for text in messages if "unexpected keys" in text]
     if unused or not changed:
-        what = f"its weights for {', '.join(unused)[:200]} find no place" if unused else "none of its weights fits"
+        what = (
+            f"its weights for {', '.join(unused)[:200]} find no place"
+            if unused
+            else "none of its weights fits"
+        )
         raise ModelError(
-            f"LoRA {lora!r} was made for another model than this {type(pipeline).__name__}: {what}. Use one that was "
+            f"LoRA {lora!r} was made for another model than this {type(pipeline).__name__}: {what}. Use one "
+            "that was "
             "trained on this model's family and size."
         )
 
@@ -204,7 +233,9 @@ def _without_attention(module: Any) -> Iterator[Any]:
 
     for child in () if module is None else module.children():
         parts = list(child.modules())
-        if any(hasattr(part, "set_processor") for part in parts) or isinstance(child, (ModuleList, ModuleDict)):
+        if any(hasattr(part, "set_processor") for part in parts) or isinstance(
+            child, (ModuleList, ModuleDict)
+        ):
             yield from _without_attention(child)
         elif sum(1 for part in parts if not any(part.children())) > 1:
             yield child

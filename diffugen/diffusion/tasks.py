@@ -1,4 +1,5 @@
-"""The three tasks as one interface: the pipeline of a task, the arguments of its call, and the pixels that come of it.
+"""The three tasks as one interface: the pipeline of a task, the arguments of its call, and the pixels that
+come of it.
 
 Sources (images to start from) come as arrays, regions as masks. Does not know where they lie, nor attention.
 """
@@ -20,13 +21,15 @@ from diffugen.errors import ModelError
 from diffugen.records import TASKS, ImageRecord
 
 DEFAULT_STRENGTH: Mapping[str, float] = {"img2img": 0.6, "inpaint": 1.0}
-"""How much of the noise a source gets where nothing is said: enough for another weather; for another object all of it."""
+"""How much of the noise a source gets where nothing is said: enough for another weather; for another object
+all of it."""
 
 WORKING_SIZE = "working_wh"
 """Setting of an image: the size at which its source is worked on, where that is not the image's own."""
 
 WINDOW = "window_xyxy"
-"""Setting of an in-painted image: the part of its source that is worked on, where that is not all of it; in pixels."""
+"""Setting of an in-painted image: the part of its source that is worked on, where that is not all of it; in
+pixels."""
 
 _EDGE_FRAC = 0.01
 """Width, relative to the image side, of the rim inside a region where it fades into the source."""
@@ -61,17 +64,22 @@ def task_pipeline(pipeline: Any, task: str) -> Any:
 
     makers = dict(
         zip(
-            TASKS, ("AutoPipelineForText2Image", "AutoPipelineForImage2Image", "AutoPipelineForInpainting"), strict=True
+            TASKS,
+            ("AutoPipelineForText2Image", "AutoPipelineForImage2Image", "AutoPipelineForInpainting"),
+            strict=True,
         )
     )
     with quiet():
         try:
             made = getattr(diffusers, makers[task]).from_pipe(pipeline)
         except (ValueError, AttributeError) as error:
-            if task == "txt2img":  # a family of its own, outside diffusers' tables, can still do what it was made for
+            if (
+                task == "txt2img"
+            ):  # a family of its own, outside diffusers' tables, can still do what it was made for
                 return pipeline
             raise ModelError(
-                f"{type(pipeline).__name__} has no pipeline for {task}: {first_line(error)} Use a model of another "
+                f"{type(pipeline).__name__} has no pipeline for {task}: {first_line(error)} Use a model of "
+                "another "
                 "family for this task, such as Stable Diffusion 1.5 or XL."
             ) from error
     made.set_progress_bar_config(disable=True)
@@ -79,7 +87,8 @@ def task_pipeline(pipeline: Any, task: str) -> Any:
 
 
 def working_size(size_wh: tuple[int, int], budget_wh: tuple[int, int], unit: int) -> tuple[int, int]:
-    """Return the size at which a source is worked on: the model's number of pixels in the source's proportions.
+    """Return the size at which a source is worked on: the model's number of pixels in the source's
+    proportions.
 
     Args:
         size_wh: Width and height of the source in pixels.
@@ -119,7 +128,8 @@ def task_arguments(pipeline: Any, batch: Sequence[ImageRecord], sources: Sequenc
         ]
     if first.task == "inpaint":
         arguments["mask_image"] = [
-            _scaled(_white(source.region)[part], (width, height)) for source, part in zip(sources, parts, strict=True)
+            _scaled(_white(source.region)[part], (width, height))
+            for source, part in zip(sources, parts, strict=True)
         ]
     taken = inspect.signature(type(pipeline).__call__).parameters
     return {name: value for name, value in arguments.items() if name in taken}
@@ -153,8 +163,9 @@ def finished(record: ImageRecord, made: RGB, source: Source | None) -> RGB:
 def many_channels(pipeline: Any, task: str) -> Iterator[None]:
     """Let the in-painting pipelines of Stable Diffusion run on latents of other than 4 channels.
 
-    They take a UNet of 4 input channels for a plain one, one of 9 for one made for in-painting, and refuse every other. A
-    UNet that reads what its autoencoder writes is a plain one too; it passes for 4 until the context closes.
+    They take a UNet of 4 input channels for a plain one, one of 9 for one made for in-painting, and refuse
+    every other. A UNet that reads what its autoencoder writes is a plain one too; it passes for 4 until the
+    context closes.
     """
     unet: Any = getattr(pipeline, "unet", None)
     channels = None if unet is None else unet.config.in_channels

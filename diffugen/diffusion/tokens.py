@@ -22,8 +22,9 @@ class TokenIndex:
 
     Attributes:
         positions: For each phrase, the indices of its tokens in the denoiser's text sequence, ascending.
-        ids: From a text encoder's attribute name (``"text_encoder"``) to the token ids that the encoder must receive
-            first, so that a pipeline that wraps the prompt in a template of its own is noticed instead of mistraced.
+        ids: From a text encoder's attribute name (``"text_encoder"``) to the token ids that the encoder must
+            receive first, so that a pipeline that wraps the prompt in a template of its own is noticed
+            instead of mistraced.
     """
 
     positions: tuple[tuple[int, ...], ...]
@@ -33,8 +34,9 @@ class TokenIndex:
 def locate(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[list[int]]:
     """Find the tokens of each phrase in a prompt.
 
-    Words match whole and whatever their case. A phrase that occurs several times is found everywhere, a word that is
-    split into several tokens keeps all of them, and so does a textual-inversion token with several vectors.
+    Words match whole and whatever their case. A phrase that occurs several times is found everywhere, a word
+    that is split into several tokens keeps all of them, and so does a textual-inversion token with several
+    vectors.
 
     Args:
         tokenizer: A transformers tokenizer.
@@ -53,13 +55,16 @@ def locate(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[list[int]]
     """
     expanded = _expand_vectors(tokenizer, text)
     spans, kept = _token_spans(tokenizer, expanded)
-    return [_find(phrase, _expand_vectors(tokenizer, phrase), text, expanded, spans, kept) for phrase in phrases]
+    return [
+        _find(phrase, _expand_vectors(tokenizer, phrase), text, expanded, spans, kept) for phrase in phrases
+    ]
 
 
 def index_tokens(pipeline: Any, text: str, phrases: Sequence[str]) -> TokenIndex:
     """Find the tokens of each phrase in the text sequence of a pipeline's denoiser.
 
-    Stable Diffusion 3 attends to two sequences one after the other (CLIP, then T5); a phrase is traced in both.
+    Stable Diffusion 3 attends to two sequences one after the other (CLIP, then T5); a phrase is traced in
+    both.
 
     Args:
         pipeline: A diffusers text-to-image pipeline.
@@ -90,7 +95,9 @@ def index_tokens(pipeline: Any, text: str, phrases: Sequence[str]) -> TokenIndex
 
 
 def _as_encoded(pipeline: Any, text: str) -> str:
-    """The prompt as it reaches the tokenizer: some pipelines (PixArt) write it in small letters and clean it first."""
+    """The prompt as it reaches the tokenizer: some pipelines (PixArt) write it in small letters and clean it
+    first.
+    """
     prepare = getattr(pipeline, "_text_preprocessing", None)
     cleans = inspect.signature(type(pipeline).__call__).parameters.get("clean_caption")
     if prepare is None or cleans is None:
@@ -100,7 +107,9 @@ def _as_encoded(pipeline: Any, text: str) -> str:
 
 
 def _text_sources(pipeline: Any) -> list[tuple[str, Any, int]]:
-    """Encoder attribute, tokenizer, and offset in the text sequence of every encoder whose tokens are attended to."""
+    """Encoder attribute, tokenizer, and offset in the text sequence of every encoder whose tokens are
+    attended to.
+    """
     if getattr(pipeline, "text_encoder_3", None) is not None:
         return [
             ("text_encoder", pipeline.tokenizer, 0),
@@ -111,7 +120,8 @@ def _text_sources(pipeline: Any) -> list[tuple[str, Any, int]]:
         raise ModelError(
             f"{type(pipeline).__name__} has no text_encoder, so its prompts' words cannot be traced. {ADVICE}"
         )
-    # Flux attends to its second encoder only, and SDXL to both side by side in channels: one width tells which.
+    # Flux attends to its second encoder only, and SDXL to both side by side in channels: one width tells
+    # which.
     config = denoiser_of(pipeline).config
     width = config.get("cross_attention_dim") or config.get("joint_attention_dim")
     fitting = [name for name in names if getattr(pipeline, name).config.hidden_size == width]
@@ -136,18 +146,22 @@ def _encode(tokenizer: Any, text: str, **wanted: bool) -> Any:
 
 
 def _token_spans(tokenizer: Any, text: str) -> tuple[list[tuple[int, int]], int]:
-    """Character span of each token, and how many tokens, closing special ones not counted, survive truncation."""
+    """Character span of each token, and how many tokens, closing special ones not counted, survive
+    truncation.
+    """
     if tokenizer.is_fast:
         encoding = _encode(tokenizer, text, return_offsets_mapping=True)
         special = encoding["special_tokens_mask"]
         spans = [
-            (0, 0) if mark else tuple(span) for mark, span in zip(special, encoding["offset_mapping"], strict=True)
+            (0, 0) if mark else tuple(span)
+            for mark, span in zip(special, encoding["offset_mapping"], strict=True)
         ]
     else:
         special = _encode(tokenizer, text)["special_tokens_mask"]
         spans = [(0, 0)] * len(special)
         lead = special.index(0) if 0 in special else 0
-        # No offsets: a word's tokens are those that the text up to its end has and the text up to its start has not.
+        # No offsets: a word's tokens are those that the text up to its end has and the text up to its start
+        # has not.
         for word in re.finditer(r"\w+|[^\w\s]+", text):
             first, last = (len(tokenizer.tokenize(text[:end].rstrip())) for end in word.span())
             spans[lead + first : lead + last] = [word.span()] * (last - first)
@@ -163,7 +177,8 @@ def _find(
     if not occurrences:
         raise PromptError(
             f"the phrase {phrase!r} is not in the prompt {text!r}. "
-            "Name the words as they stand in the prompt: whole words, in the same order; case does not matter."
+            "Name the words as they stand in the prompt: whole words, in the same order; case does not "
+            "matter."
         )
     found: set[int] = set()
     for occurrence in occurrences:
@@ -173,7 +188,9 @@ def _find(
             found.update(tokens)
     if not found:
         raise PromptError(
-            f"the phrase {phrase!r} lies beyond the token limit of the prompt {text!r}: the text encoder reads the "
-            f"first {kept} of its {len(spans)} tokens. Shorten the prompt or move the phrase towards its start."
+            f"the phrase {phrase!r} lies beyond the token limit of the prompt {text!r}: the text encoder "
+            "reads the "
+            f"first {kept} of its {len(spans)} tokens. Shorten the prompt or move the phrase towards its "
+            "start."
         )
     return sorted(found)

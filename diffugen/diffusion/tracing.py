@@ -1,10 +1,11 @@
 """Trace cross-attention: heat maps of words while a pipeline generates, without changing a bit of its images.
 
 Hooks the mathematics, not the model. While an attention module of the denoiser runs, calls of
-`torch.nn.functional.scaled_dot_product_attention` are passed on as they are; a second call of the same function with
-one-hot values then gives the attention probabilities of the traced tokens alone: ``softmax(q k^T / sqrt(d)) @ onehot``.
-So the same kernel, mask and scale apply, and no full attention matrix is ever held. Which rows are conditional, how the
-latent grid lies and where the text stands in a joint sequence are read from the denoiser's own inputs, never guessed.
+`torch.nn.functional.scaled_dot_product_attention` are passed on as they are; a second call of the same
+function with one-hot values then gives the attention probabilities of the traced tokens alone: ``softmax(q
+k^T / sqrt(d)) @ onehot``. So the same kernel, mask and scale apply, and no full attention matrix is ever
+held. Which rows are conditional, how the latent grid lies and where the text stands in a joint sequence are
+read from the denoiser's own inputs, never guessed.
 
 Knows attention. Does not know words (see `tokens`), labels or thresholds.
 Method: DAAM (Tang et al., 2023, "What the DAAM", section 3), kept per layer group and third of the steps.
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 def trace(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[AttentionTrace]:
     """Trace one call of a pipeline.
 
-    Inside the context call the pipeline once, with one prompt per image in the order of ``tokens``. Afterwards, or when
-    the call raises, every hook and patch is gone again.
+    Inside the context call the pipeline once, with one prompt per image in the order of ``tokens``.
+    Afterwards, or when the call raises, every hook and patch is gone again.
 
     Args:
         pipeline: A diffusers pipeline with a UNet or transformer, of any task.
@@ -48,8 +49,8 @@ def trace(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[AttentionTrac
         The trace; ask it for `AttentionTrace.maps` once the pipeline has returned.
 
     Raises:
-        ModelError: The pipeline computes attention in a way that cannot be traced; the message says which and what to
-            do.
+        ModelError: The pipeline computes attention in a way that cannot be traced; the message says which and
+            what to do.
 
     Example:
         >>> with trace(pipeline, [index_tokens(pipeline, "a red car", ["car"])]) as traced:
@@ -103,18 +104,20 @@ class AttentionTrace:
         """Return the heat maps of each image.
 
         Returns:
-            For each image a mapping from layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``, ``up`` or, in
-            transformers, ``joint``, to a float16 array (P, 3, h, w): attention probability in [0, 1], the mean over
-            heads, layers of the group, steps of the third, and tokens of the phrase. With fewer than 3 steps a step
-            counts in every third that it overlaps.
+            For each image a mapping from layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``,
+            ``up`` or, in transformers, ``joint``, to a float16 array (P, 3, h, w): attention probability in
+            [0, 1], the mean over heads, layers of the group, steps of the third, and tokens of the phrase.
+            With fewer than 3 steps a step counts in every third that it overlaps.
 
         Raises:
             ModelError: No attention was seen: the pipeline was not called, or computes it elsewhere.
         """
         if not self._sums:
             raise ModelError(
-                f"no attention of {type(self._denoiser).__name__} was seen. Call the pipeline once inside the trace, "
-                f"with one prompt per image ({len(self._tokens)} here) and the denoiser not compiled as a whole."
+                f"no attention of {type(self._denoiser).__name__} was seen. Call the pipeline once inside "
+                "the trace, "
+                f"with one prompt per image ({len(self._tokens)} here) and the denoiser not compiled as a "
+                "whole."
             )
         maps: list[dict[str, NDArray[np.float16]]] = [{} for _ in self._tokens]
         for (place, h, w), sums in self._sums.items():
@@ -133,7 +136,9 @@ class AttentionTrace:
         patch(stack, torch.nn.functional, "scaled_dot_product_attention", self._attend)
         patch(stack, self._pipeline.scheduler, "step", self._finish_step)
         self._prompt_rows.install(stack)
-        stack.callback(self._denoiser.register_forward_pre_hook(self._enter_denoiser, with_kwargs=True).remove)
+        stack.callback(
+            self._denoiser.register_forward_pre_hook(self._enter_denoiser, with_kwargs=True).remove
+        )
         stack.callback(self._denoiser.register_forward_hook(self._leave_denoiser).remove)
         for name, module in attention_modules(self._denoiser).items():
             self._install_module(stack, name, module)
@@ -152,10 +157,14 @@ class AttentionTrace:
             running, self._running = self._running, None
             if running is not None and running.reads_text and running.seen_before == self._records:
                 raise ModelError(
-                    f"attention layer {name} of {type(self._denoiser).__name__} cannot be traced: its processor "
-                    f"{type(module.processor).__name__} calls neither torch's scaled_dot_product_attention nor "
-                    "get_attention_scores on the prompt's tokens alone. If another processor or attention backend was "
-                    "set, go back to the default ones (set_attention_backend('native'); no xformers, no compiled "
+                    f"attention layer {name} of {type(self._denoiser).__name__} cannot be traced: its "
+                    "processor "
+                    f"{type(module.processor).__name__} calls neither torch's scaled_dot_product_attention "
+                    "nor "
+                    "get_attention_scores on the prompt's tokens alone. If another processor or attention "
+                    "backend was "
+                    "set, go back to the default ones (set_attention_backend('native'); no xformers, no "
+                    "compiled "
                     f"denoiser). {ADVICE}"
                 )
 
@@ -169,7 +178,8 @@ class AttentionTrace:
         text = given.get("encoder_hidden_states")
         if text is None:
             raise ModelError(
-                f"{type(self._denoiser).__name__} cannot be traced: it gets no encoder_hidden_states. {ADVICE}"
+                f"{type(self._denoiser).__name__} cannot be traced: it gets no encoder_hidden_states. "
+                f"{ADVICE}"
             )
         self._rows = self._prompt_rows.find(text)
         if self._rows is None:
@@ -182,7 +192,8 @@ class AttentionTrace:
         """Say at the first step, not after the last, that nothing can be traced."""
         if self._rows is not None and not self._records:
             raise ModelError(
-                f"{type(self._denoiser).__name__} cannot be traced: none of its attention modules gets the prompt's "
+                f"{type(self._denoiser).__name__} cannot be traced: none of its attention modules gets the "
+                "prompt's "
                 f"tokens as encoder_hidden_states. {ADVICE}"
             )
 
@@ -192,7 +203,9 @@ class AttentionTrace:
         return original(*args, **kwargs)
 
     def _find_text(self, module: Any, args: Any, kwargs: Any) -> None:
-        """Find where a joint sequence holds the text: run one layer on NaN text and see which keys are NaN."""
+        """Find where a joint sequence holds the text: run one layer on NaN text and see which keys are
+        NaN.
+        """
         given = inspect.signature(type(module).forward).bind(None, *args, **kwargs)
         given.arguments["encoder_hidden_states"] = given.arguments["encoder_hidden_states"] * float("nan")
         self._probing = True
@@ -244,8 +257,10 @@ class AttentionTrace:
             return scores
         if len(scores) != self._batch * running.module.heads:
             raise ModelError(
-                f"the attention of {type(self._denoiser).__name__} is computed in slices, which cannot be traced. "
-                "Call disable_attention_slicing() on the pipeline; where memory is short, lower the batch size instead."
+                f"the attention of {type(self._denoiser).__name__} is computed in slices, which cannot be "
+                "traced. "
+                "Call disable_attention_slicing() on the pipeline; where memory is short, lower the batch "
+                "size instead."
             )
         probabilities = scores.view(self._batch, -1, *scores.shape[1:])[self._rows]
         mean = probabilities.mean(dim=1, keepdim=True)
@@ -253,18 +268,28 @@ class AttentionTrace:
         return scores
 
     def _image_queries(self, queries: int, keys: int) -> tuple[slice, int] | None:
-        """Which queries are image cells and where the text keys start; None if the call attends to no prompt tokens."""
+        """Which queries are image cells and where the text keys start; None if the call attends to no prompt
+        tokens.
+        """
         running, text = self._running, self._text_length
         assert running is not None
         if running.reads_text and keys == text:
             return slice(None), 0
-        if queries != keys or not (running.reads_text or keys == self._joint_length) or self._text_start is None:
+        if (
+            queries != keys
+            or not (running.reads_text or keys == self._joint_length)
+            or self._text_start is None
+        ):
             return None
         self._joint_length = keys
         return (slice(text, None) if self._text_start == 0 else slice(0, keys - text)), self._text_start
 
-    def _one_hot(self, like: torch.Tensor, heads: int, keys: int, width: int, text_start: int = 0) -> torch.Tensor:
-        """Values (images, heads, keys, width) that make attention return the phrases' mean probability, phrase by phrase."""
+    def _one_hot(
+        self, like: torch.Tensor, heads: int, keys: int, width: int, text_start: int = 0
+    ) -> torch.Tensor:
+        """Values (images, heads, keys, width) that make attention return the phrases' mean probability,
+        phrase by phrase.
+        """
         shape = (heads, keys, max(width, self._phrases))
         if shape not in self._values:
             values = like.new_zeros((len(self._tokens), 1, *shape[1:]))
@@ -272,16 +297,22 @@ class AttentionTrace:
                 for phrase, positions in enumerate(index.positions):
                     if positions[-1] >= self._text_length:
                         raise PromptError(
-                            f"phrase {phrase + 1} of prompt {image + 1} has token {positions[-1]}, but the denoiser "
-                            f"reads {self._text_length} tokens. Shorten the prompt or move the phrase towards its "
+                            f"phrase {phrase + 1} of prompt {image + 1} has token {positions[-1]}, but the "
+                            "denoiser "
+                            f"reads {self._text_length} tokens. Shorten the prompt or move the phrase "
+                            "towards its "
                             "start."
                         )
-                    values[image, 0, [text_start + position for position in positions], phrase] = 1 / len(positions)
+                    values[image, 0, [text_start + position for position in positions], phrase] = 1 / len(
+                        positions
+                    )
             self._values[shape] = values.expand(-1, heads, -1, -1).contiguous()
         return self._values[shape]
 
     def _add(self, found: torch.Tensor) -> None:
-        """Add what attention returned for the one-hot values (images, heads, cells, width) to the running sums."""
+        """Add what attention returned for the one-hot values (images, heads, cells, width) to the running
+        sums.
+        """
         running, grid = self._running, self._grid_hw
         assert running is not None and grid is not None
         means = found[..., : self._phrases].float().mean(dim=1)

@@ -29,20 +29,20 @@ def combine(
 ) -> NDArray[np.float32]:
     """Average the heat maps of every phrase over steps and layer groups, at image resolution.
 
-    As in DAAM (Tang et al. 2023, section 2.2) each group is enlarged bicubically to the finest group's grid, negative
-    overshoot is cut off, and the maps are averaged as they are: they are probabilities of the same softmax, so groups
-    are comparable without further scaling. The average is then enlarged once, which is also what makes it cheap.
-    Values that are not finite (a half-precision model that overflowed) count as 0.
+    As in DAAM (Tang et al. 2023, section 2.2) each group is enlarged bicubically to the finest group's grid,
+    negative overshoot is cut off, and the maps are averaged as they are: they are probabilities of the same
+    softmax, so groups are comparable without further scaling. The average is then enlarged once, which is
+    also what makes it cheap. Values that are not finite (a half-precision model that overflowed) count as 0.
 
     Args:
         heat_maps: Heat maps of one image.
-        groups: Weight of each layer group, by pattern; see `group_weights`. A group counts once however many layers it
-            holds: to weigh layers equally, give the groups the number of their layers as weights.
+        groups: Weight of each layer group, by pattern; see `group_weights`. A group counts once however many
+            layers it holds: to weigh layers equally, give the groups the number of their layers as weights.
         step_weights: Weights of the first, middle and last third of the denoising steps; >= 0, not all 0.
 
     Returns:
-        float32 (P, height, width), >= 0, in units of attention probability; P phrases as in ``heat_maps.phrases``. Outside
-        the window that the heat maps cover, each phrase has its lowest value.
+        float32 (P, height, width), >= 0, in units of attention probability; P phrases as in
+        ``heat_maps.phrases``. Outside the window that the heat maps cover, each phrase has its lowest value.
 
     Raises:
         ConfigError: A pattern matches no group, or all weights are 0.
@@ -75,14 +75,16 @@ def combine(
 def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str, float]:
     """Return the weight of each layer group that has one.
 
-    A pattern (``*``, ``?``, ``[...]``) is compared with two names of each group: its key, such as ``up-16x24``, and its
-    relative name ``up@1/4``, where ``1/4`` is the group's side relative to the finest group's (``1/1``), a power of
-    two. The relative name means the same layers at every image size and in models of every size. A group's weight is
-    the sum of the weights of all patterns that match it, so the patterns' order does not matter: ``{"*": 1, "up@*": 2}``
-    weighs the up blocks 3 and all others 1. Groups without a pattern, or of weight 0, are left out.
+    A pattern (``*``, ``?``, ``[...]``) is compared with two names of each group: its key, such as
+    ``up-16x24``, and its relative name ``up@1/4``, where ``1/4`` is the group's side relative to the finest
+    group's (``1/1``), a power of two. The relative name means the same layers at every image size and in
+    models of every size. A group's weight is the sum of the weights of all patterns that match it, so the
+    patterns' order does not matter: ``{"*": 1, "up@*": 2}`` weighs the up blocks 3 and all others 1. Groups
+    without a pattern, or of weight 0, are left out.
 
     Raises:
-        ConfigError: A pattern matches no group or has a negative weight, or no group has a weight; lists the groups.
+        ConfigError: A pattern matches no group or has a negative weight, or no group has a weight; lists the
+            groups.
     """
     names = _relative_names(heat_maps)
     known = ", ".join(f"{key} ({relative})" for key, relative in names.items()) or "none"
@@ -91,9 +93,13 @@ def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str,
     for pattern, weight in groups.items():
         if not 0 <= weight < math.inf:
             mistakes.append(f"groups: weight {weight!r} of {pattern!r}; expected a number >= 0")
-        matched = [key for key, name in names.items() if fnmatchcase(key, pattern) or fnmatchcase(name, pattern)]
+        matched = [
+            key for key, name in names.items() if fnmatchcase(key, pattern) or fnmatchcase(name, pattern)
+        ]
         if not matched:
-            mistakes.append(f"groups: {pattern!r} matches no layer group of {heat_maps.image_id}; groups: {known}")
+            mistakes.append(
+                f"groups: {pattern!r} matches no layer group of {heat_maps.image_id}; groups: {known}"
+            )
         for key in matched:
             weights[key] += weight
     if not mistakes and not any(weights.values()):
@@ -108,8 +114,8 @@ def level(heat: NDArray[np.float32], how: Threshold) -> float:
 
     Args:
         heat: float32 (h, w).
-        how: ``"otsu"`` (Otsu 1979, on the map scaled from its minimum and maximum to 8 bits), or a part of the way from
-            the map's minimum to its maximum, in (0, 1).
+        how: ``"otsu"`` (Otsu 1979, on the map scaled from its minimum and maximum to 8 bits), or a part of
+            the way from the map's minimum to its maximum, in (0, 1).
 
     Returns:
         The level in the map's units; infinity for an empty or constant map.
@@ -146,8 +152,9 @@ def morphology(mask: NDArray[np.bool_], erode_frac: float, dilate_frac: float) -
 
     Args:
         mask: bool (h, w).
-        erode_frac: Radius of the erosion relative to ``sqrt(h * w)``, so that it means the same at every image size;
-            rounded to whole pixels. The image's border does not erode: an object cut by it keeps its edge there.
+        erode_frac: Radius of the erosion relative to ``sqrt(h * w)``, so that it means the same at every
+            image size; rounded to whole pixels. The image's border does not erode: an object cut by it keeps
+            its edge there.
         dilate_frac: The same for the dilation. Equal radii are a morphological opening.
 
     Returns:
@@ -170,7 +177,9 @@ def morphology(mask: NDArray[np.bool_], erode_frac: float, dilate_frac: float) -
 
 
 def value_range(heat: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the minimum and maximum of a float32 (h, w) map >= 0; twice the maximum if it is constant (see `FLAT`)."""
+    """Return the minimum and maximum of a float32 (h, w) map >= 0; twice the maximum if it is constant (see
+    `FLAT`).
+    """
     low, high, _, _ = cv2.minMaxLoc(heat)
     return (low, high) if high - low > FLAT * high else (high, high)
 

@@ -1,15 +1,16 @@
 """Label one image from its heat maps: the paper's method, and one in which phrases compete for pixels.
 
-Looks at the pixels of the image only where masks are to be refined; combining with other label sources comes later.
+Looks at the pixels of the image only where masks are to be refined; combining with other label sources comes
+later.
 
-``"paper"``: each class's combined map -> threshold (Otsu) -> erosion, dilation -> each external contour, filled, is an
-instance. Holes are filled and classes may overlap, as in the paper.
+``"paper"``: each class's combined map -> threshold (Otsu) -> erosion, dilation -> each external contour,
+filled, is an instance. Holes are filled and classes may overlap, as in the paper.
 
-``"compete"``: every traced phrase, background words included, *claims* the pixels where its map exceeds its own
-threshold, the more strongly the nearer the map is to its peak: ``(map - level) / (peak - level)``. A pixel goes to
-the strongest claim. With one phrase this is plain thresholding; with several, words that leak onto each other's objects
-(the usual fault of cross-attention) are cut back, and a word whose map is weak everywhere still holds its own peak.
-Masks keep their holes and classes never overlap.
+``"compete"``: every traced phrase, background words included, *claims* the pixels where its map exceeds its
+own threshold, the more strongly the nearer the map is to its peak: ``(map - level) / (peak - level)``. A
+pixel goes to the strongest claim. With one phrase this is plain thresholding; with several, words that leak
+onto each other's objects (the usual fault of cross-attention) are cut back, and a word whose map is weak
+everywhere still holds its own peak. Masks keep their holes and classes never overlap.
 """
 
 from __future__ import annotations
@@ -45,15 +46,17 @@ class LabelSettings:
 
     Attributes:
         method: ``"paper"`` or ``"compete"``; see the module's text.
-        threshold: ``"otsu"``, or a part of the way from a map's minimum to its maximum, in (0, 1): higher is tighter.
+        threshold: ``"otsu"``, or a part of the way from a map's minimum to its maximum, in (0, 1): higher is
+            tighter.
         refine: ``"none"``; or ``"crf"``: the edge of each mask moves to where the image's colours change, see
             `diffugen.labels.refine`.
         erode_frac: Radius of the erosion, relative to the square root of the image's area, in [0, .5].
         dilate_frac: The same for the dilation that follows.
         min_area_frac: Pieces smaller than this part of the image are dropped as specks.
-        max_area_frac: Instances larger than this part of the image are dropped: the map did not single out an object.
-        instances: What the pieces of a class's mask are: ``"pieces"``: an instance each; ``"one"``: one instance
-            together; ``"largest"``: the largest alone, for prompts that name a single object.
+        max_area_frac: Instances larger than this part of the image are dropped: the map did not single out an
+            object.
+        instances: What the pieces of a class's mask are: ``"pieces"``: an instance each; ``"one"``: one
+            instance together; ``"largest"``: the largest alone, for prompts that name a single object.
         groups: Weights of the layer groups by pattern; see `diffugen.labels.heatmaps.group_weights`.
         step_weights: Weights of the first, middle and last third of the denoising steps.
         accept: Labels scored below this are dropped, in [0, 1].
@@ -97,9 +100,9 @@ def label(
         rgb: uint8 (H, W, 3), the image; needed where ``settings.refine`` is ``"crf"``.
 
     Returns:
-        The instances, class by class in the order of the phrases, large before small, with scores and their terms; none
-        if no phrase names a class or no map has a peak. Phrases of the same class are joined by their maximum. Where only a
-        region of the image was painted, none reaches beyond it.
+        The instances, class by class in the order of the phrases, large before small, with scores and their
+        terms; none if no phrase names a class or no map has a peak. Phrases of the same class are joined by
+        their maximum. Where only a region of the image was painted, none reaches beyond it.
 
     Raises:
         ConfigError: ``settings.groups`` does not fit the heat maps.
@@ -120,10 +123,11 @@ def label_combined(
     rgb: NDArray[np.uint8] | None = None,
     region: RLE | None = None,
 ) -> Instances:
-    """Label one image from maps that are already combined: what depends on neither ``groups`` nor ``step_weights``.
+    """Label one image from maps that are already combined: what depends on neither ``groups`` nor
+    ``step_weights``.
 
-    A search over thresholds and score weights combines once and calls this many times; one over score weights alone
-    needs only `diffugen.labels.score.rescore`.
+    A search over thresholds and score weights combines once and calls this many times; one over score weights
+    alone needs only `diffugen.labels.score.rescore`.
 
     Args:
         heats: float32 (P, h, w), >= 0, from `diffugen.labels.heatmaps.combine`.
@@ -173,14 +177,17 @@ def _mistakes(settings: LabelSettings) -> list[str]:
             mistakes.append(f"{name}: {value!r}; expected a number from 0 to {limit}")
     if not mistakes and settings.min_area_frac >= settings.max_area_frac:
         mistakes.append(
-            f"min_area_frac: {settings.min_area_frac!r}; expected less than max_area_frac, {settings.max_area_frac!r}"
+            f"min_area_frac: {settings.min_area_frac!r}; expected less than max_area_frac, "
+            f"{settings.max_area_frac!r}"
         )
     weightings = {"groups": tuple(settings.groups.values()), "step_weights": tuple(settings.step_weights)}
     for name, values in weightings.items():
         if not all(_is_number(value) and 0 <= value < math.inf for value in values) or not any(values):
             mistakes.append(f"{name}: {getattr(settings, name)!r}; expected weights >= 0, not all 0")
     if len(settings.step_weights) != 3:
-        mistakes.append(f"step_weights: {settings.step_weights!r}; expected 3, one for each third of the steps")
+        mistakes.append(
+            f"step_weights: {settings.step_weights!r}; expected 3, one for each third of the steps"
+        )
     return mistakes
 
 
@@ -189,7 +196,9 @@ def _is_number(value: object) -> bool:
 
 
 def _maps_by_name(heats: Heat, phrases: Sequence[Phrase]) -> tuple[list[str | None], list[Heat]]:
-    """Join the maps of each class by their maximum; classes first, then each background phrase (name None)."""
+    """Join the maps of each class by their maximum; classes first, then each background phrase (name
+    None).
+    """
     by_class: dict[str, Heat] = {}
     for heat, phrase in zip(heats, phrases, strict=True):
         if phrase.class_name is not None:
@@ -212,11 +221,15 @@ def _paper_masks(
     return masks
 
 
-def _compete(maps: Sequence[Heat], classes: int, settings: LabelSettings, rgb: NDArray[np.uint8] | None) -> list[Mask]:
+def _compete(
+    maps: Sequence[Heat], classes: int, settings: LabelSettings, rgb: NDArray[np.uint8] | None
+) -> list[Mask]:
     levels = [level(heat, settings.threshold) for heat in maps]
     peaks = [value_range(heat)[1] for heat in maps]
     masks = [_foreground(heat, least, rgb) for heat, least in zip(maps[:classes], levels, strict=False)]
-    masks += [_foreground(heat, least, None) for heat, least in zip(maps[classes:], levels[classes:], strict=True)]
+    masks += [
+        _foreground(heat, least, None) for heat, least in zip(maps[classes:], levels[classes:], strict=True)
+    ]
     _settle(masks, classes, maps, levels, peaks)
     cleaned = [morphology(mask, settings.erode_frac, settings.dilate_frac) for mask in masks[:classes]]
     # Dilation makes neighbours overlap again.
@@ -239,7 +252,10 @@ def _settle(
         if not w:
             continue
         part = np.s_[y : y + h, x : x + w]
-        claims = [(maps[k][part] - np.float32(levels[k])) / np.float32(peaks[k] - levels[k]) for k in (first, second)]
+        claims = [
+            (maps[k][part] - np.float32(levels[k])) / np.float32(peaks[k] - levels[k])
+            for k in (first, second)
+        ]
         stronger = claims[0] >= claims[1]
         masks[first][part] &= ~disputed[part] | stronger
         masks[second][part] &= ~disputed[part] | ~stronger

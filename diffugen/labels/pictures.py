@@ -40,11 +40,15 @@ class Panel:
 
 
 def enlarged(rgb: RGB, height: int) -> RGB:
-    """Return the picture at another height, its aspect ratio kept; small pictures keep their square pixels' edges soft."""
+    """Return the picture at another height, its aspect ratio kept; small pictures keep their square pixels'
+    edges soft.
+    """
     import cv2
 
     width = max(1, round(rgb.shape[1] * height / rgb.shape[0]))
-    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC if height > rgb.shape[0] else cv2.INTER_AREA)
+    return cv2.resize(
+        rgb, (width, height), interpolation=cv2.INTER_CUBIC if height > rgb.shape[0] else cv2.INTER_AREA
+    )
 
 
 def heat_overlay(rgb: RGB, heat: NDArray[np.float32], height: int) -> RGB:
@@ -133,7 +137,9 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def contact_sheet(panels: Iterable[Panel], path: Path, *, columns: int = 3, height: int = 160, title: str = "") -> Path:
+def contact_sheet(
+    panels: Iterable[Panel], path: Path, *, columns: int = 3, height: int = 160, title: str = ""
+) -> Path:
     """Write a sheet of panels as a PNG.
 
     Args:
@@ -151,7 +157,10 @@ def contact_sheet(panels: Iterable[Panel], path: Path, *, columns: int = 3, heig
     """
     from PIL import Image, ImageDraw
 
-    strips = [(np.concatenate([enlarged(one, height) for one in panel.pictures], 1), panel.caption) for panel in panels]
+    strips = [
+        (np.concatenate([enlarged(one, height) for one in panel.pictures], 1), panel.caption)
+        for panel in panels
+    ]
     gap, line = 14, 22
     cell = max((strip.shape[1] for strip, _ in strips), default=1) + gap
     rows = -(-len(strips) // columns)

@@ -1,12 +1,13 @@
-"""Sharpen masks by the image's own colours: attention says roughly where an object is, its pixels say where it ends.
+"""Sharpen masks by the image's own colours: attention says roughly where an object is, its pixels say where
+it ends.
 
 Knows a heat map or mask and the pixels under it; not classes or scores.
 
-Mean-field inference in a conditional random field, as in Krähenbühl and Koltun (2011), section 2, with two simplifications.
-Each pixel is tied not to all others but to those at `DISTANCES` in 8 directions, near and far (the neighbourhood of
-pixel-adaptive refinement; Ru et al. 2022, section 3.3), so that the cost grows with the number of pixels and not with its
-square. And a tie depends on the colours alone: with a factor for the distance as well, masks were worse. Where an image shows
-no edges at all, masks shrink to their hottest part.
+Mean-field inference in a conditional random field, as in Krähenbühl and Koltun (2011), section 2, with two
+simplifications. Each pixel is tied not to all others but to those at `DISTANCES` in 8 directions, near and
+far (the neighbourhood of pixel-adaptive refinement; Ru et al. 2022, section 3.3), so that the cost grows with
+the number of pixels and not with its square. And a tie depends on the colours alone: with a factor for the
+distance as well, masks were worse. Where an image shows no edges at all, masks shrink to their hottest part.
 """
 
 from __future__ import annotations
@@ -28,18 +29,21 @@ COLOUR_SPREAD = 10.0
 """CIELAB distance at which a tie has weakened to exp(-1/2): about four just noticeable differences."""
 
 HEAT_SPREAD = 0.5
-"""How much heat, as a part of the map's range, counts as one unit of evidence: larger trusts the colours more."""
+"""How much heat, as a part of the map's range, counts as one unit of evidence: larger trusts the colours
+more."""
 
 TIE_STRENGTH = 4.0
 """Units of evidence that neighbours of one opinion amount to."""
 
 ITERATIONS = 5
 LARGEST_SIDE = 160
-"""Larger images are refined at this size in pixels: time grows with the area, and heat maps hold no finer detail."""
+"""Larger images are refined at this size in pixels: time grows with the area, and heat maps hold no finer
+detail."""
 
 
 def refine(heat: NDArray[np.float32], level: float, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the mask of an object whose heat exceeds a level, with its edge moved to where the colours change.
+    """Return the mask of an object whose heat exceeds a level, with its edge moved to where the colours
+    change.
 
     Args:
         heat: float32 (H, W), >= 0.
@@ -53,7 +57,9 @@ def refine(heat: NDArray[np.float32], level: float, rgb: NDArray[np.uint8]) -> N
         ValueError: The image has another size than the map.
     """
     if rgb.shape != (*heat.shape, 3):
-        raise ValueError(f"a heat map of shape {heat.shape} needs pixels of shape {(*heat.shape, 3)}, got {rgb.shape}")
+        raise ValueError(
+            f"a heat map of shape {heat.shape} needs pixels of shape {(*heat.shape, 3)}, got {rgb.shape}"
+        )
     low, high = value_range(heat)
     if not low < high or level >= high:
         return np.zeros(heat.shape, dtype=np.bool_)
@@ -67,7 +73,8 @@ def refine(heat: NDArray[np.float32], level: float, rgb: NDArray[np.uint8]) -> N
 
 
 def refined(instances: Instances, rgb: NDArray[np.uint8]) -> Instances:
-    """Return instances whose masks end where the image's colours change; a mask that would vanish stays as it is.
+    """Return instances whose masks end where the image's colours change; a mask that would vanish stays as it
+    is.
 
     Args:
         instances: Objects of the image.
@@ -92,7 +99,8 @@ def _mean_field(evidence: NDArray[np.float32], lab: NDArray[np.float32]) -> NDAr
     colours = np.pad(lab, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     ties = [
         np.exp(
-            ((lab - _shifted(colours, offset, reach, lab.shape)) ** 2).sum(axis=2) / np.float32(-2 * COLOUR_SPREAD**2)
+            ((lab - _shifted(colours, offset, reach, lab.shape)) ** 2).sum(axis=2)
+            / np.float32(-2 * COLOUR_SPREAD**2)
         )
         for offset in offsets
     ]

@@ -3,15 +3,17 @@
 Knows how a mask lies on heat maps; not how the mask was made, nor what its class is.
 
 Terms, of a mask on the heat map of its class:
-- ``box_size``: ``1 - (1 - s)**2`` with s the square root of the box's part of the image (the paper's first term: larger
-  is better). It grows everywhere, most where boxes are small: .19 at 1% of the image, .51 at 9%, .75 at a quarter.
+- ``box_size``: ``1 - (1 - s)**2`` with s the square root of the box's part of the image (the paper's first
+  term: larger is better). It grows everywhere, most where boxes are small: .19 at 1% of the image, .51 at 9%,
+  .75 at a quarter.
 - ``heat_intensity``: mean heat inside, as a part of the map's own peak (the paper's second term).
-- ``contrast``: ``1 - outside / inside``: how far the mean heat of the surroundings, a band around the mask as wide as
-  5% of the image's side, falls below the mean inside. Other instances of the class are no surroundings.
-- ``compactness``: pixels of the mask / pixels of its convex hull: 1 for a solid convex shape; holes, arms and scattered
-  pieces lower it.
-- ``margin``: mean over the mask of ``own / (own + rival)``, each map scaled from its minimum and maximum to [0, 1], and
-  rival the strongest other phrase at the pixel: .5 is a tie; 1 if no other phrase was traced.
+- ``contrast``: ``1 - outside / inside``: how far the mean heat of the surroundings, a band around the mask as
+  wide as 5% of the image's side, falls below the mean inside. Other instances of the class are no
+  surroundings.
+- ``compactness``: pixels of the mask / pixels of its convex hull: 1 for a solid convex shape; holes, arms and
+  scattered pieces lower it.
+- ``margin``: mean over the mask of ``own / (own + rival)``, each map scaled from its minimum and maximum to
+  [0, 1], and rival the strongest other phrase at the pixel: .5 is a tie; 1 if no other phrase was traced.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ SURROUNDINGS_FRAC = 0.05
 
 @dataclass(frozen=True)
 class ScoreWeights:
-    """Weights of the score's terms: each >= 0, not all 0. The paper's score is box size and heat intensity alone.
+    """Weights of the score's terms: each >= 0, not all 0. The paper's score is box size and heat intensity
+    alone.
 
     Raises:
         ConfigError: A weight is negative or not finite, or all are 0; lists every mistake.
@@ -75,14 +78,17 @@ def score(terms: Mapping[str, float], weights: ScoreWeights) -> float:
     weighted = {name: weight for name, weight in dataclasses.asdict(weights).items() if weight > 0}
     missing = weighted.keys() - terms.keys()
     if missing:
-        raise ValueError(f"the score needs the terms {sorted(missing)}; the instance has {sorted(terms) or 'none'}")
+        raise ValueError(
+            f"the score needs the terms {sorted(missing)}; the instance has {sorted(terms) or 'none'}"
+        )
     mean = sum(weight * terms[name] for name, weight in weighted.items()) / sum(weighted.values())
     # Rounding can carry a mean of ones past 1.
     return float(min(mean, 1.0))
 
 
 def rescore(instances: Instances, weights: ScoreWeights, accept: float = 0.0) -> Instances:
-    """Return attention labels with scores by other weights, without those below ``accept``; needs no heat maps.
+    """Return attention labels with scores by other weights, without those below ``accept``; needs no heat
+    maps.
 
     Args:
         instances: Instances that carry their terms.
@@ -135,7 +141,10 @@ def _measure_one(
     # Everything happens in the mask's box and its surroundings.
     part = np.s_[max(y - radius, 0) : y + h + radius, max(x - radius, 0) : x + w + radius]
     inside = np.ascontiguousarray(mask[part])
-    band = cv2.dilate(inside.view(np.uint8), np.ones((2 * radius + 1,) * 2, np.uint8)).view(np.bool_) & ~occupied[part]
+    band = (
+        cv2.dilate(inside.view(np.uint8), np.ones((2 * radius + 1,) * 2, np.uint8)).view(np.bool_)
+        & ~occupied[part]
+    )
     own = heat[part][inside]
     mean, peak = float(own.mean(dtype=np.float64)), own_range[1]
     around = float(heat[part][band].mean(dtype=np.float64)) if band.any() else mean
@@ -150,7 +159,9 @@ def _measure_one(
     return {name: min(max(float(value), 0.0), 1.0) for name, value in terms.items()}
 
 
-def _margin(own: NDArray[np.float32], own_range: Range, rivals: Sequence[tuple[NDArray[np.float32], Range]]) -> float:
+def _margin(
+    own: NDArray[np.float32], own_range: Range, rivals: Sequence[tuple[NDArray[np.float32], Range]]
+) -> float:
     if not rivals:
         return 1.0
     mine = _scaled(own, own_range)

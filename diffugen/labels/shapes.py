@@ -2,10 +2,10 @@
 
 Knows no heat maps, classes or scores. One mask stays one instance, whatever holes and pieces it has.
 
-Coordinates are continuous everywhere: pixel column ``i`` spans ``[i, i + 1)``. A mask that covers the columns 3 to 5
-has the box x0 = 3, x1 = 6. Polygons run through the *centres* of the border pixels (3.5 and 5.5 there): cutting them to
-whole numbers gives the border pixels themselves, which is how rasterisers that fill polygons including their outline,
-cv2's and with it YOLO's, get back the very mask.
+Coordinates are continuous everywhere: pixel column ``i`` spans ``[i, i + 1)``. A mask that covers the columns
+3 to 5 has the box x0 = 3, x1 = 6. Polygons run through the *centres* of the border pixels (3.5 and 5.5
+there): cutting them to whole numbers gives the border pixels themselves, which is how rasterisers that fill
+polygons including their outline, cv2's and with it YOLO's, get back the very mask.
 """
 
 from __future__ import annotations
@@ -23,18 +23,24 @@ from diffugen.records import RLE
 
 
 class Outline(NamedTuple):
-    """One piece of a mask: its outer ring and its holes, each float32 (P, 2) in px; a piece 1 px wide has P < 3."""
+    """One piece of a mask: its outer ring and its holes, each float32 (P, 2) in px; a piece 1 px wide has P <
+    3.
+    """
 
     outer: NDArray[np.float32]
     holes: tuple[NDArray[np.float32], ...] = ()
 
 
 def encode(mask: NDArray[np.bool_]) -> RLE:
-    """Return the compressed COCO RLE of a bool (h, w) mask, with ``counts`` as str so that it is valid JSON."""
+    """Return the compressed COCO RLE of a bool (h, w) mask, with ``counts`` as str so that it is valid
+    JSON.
+    """
     if mask.ndim != 2:
         raise ValueError(f"a mask has two axes (h, w), got shape {mask.shape}")
     # RLE runs down the columns; cv2 transposes several times faster than numpy copies to column order.
-    columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).T if mask.size else np.asfortranarray(mask)
+    columns = (
+        cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).T if mask.size else np.asfortranarray(mask)
+    )
     rle = coco.encode(columns[:, :, None])[0]
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
@@ -65,7 +71,9 @@ def iou_matrix(first: Sequence[RLE], second: Sequence[RLE]) -> NDArray[np.float6
     """
     sizes = {tuple(rle["size"]) for rle in [*first, *second]}
     if len(sizes) > 1:
-        raise ValueError(f"masks of several sizes (h, w) cannot be compared: {sorted(sizes)}; rescale them first")
+        raise ValueError(
+            f"masks of several sizes (h, w) cannot be compared: {sorted(sizes)}; rescale them first"
+        )
     if not first or not second:
         return np.zeros((len(first), len(second)))
     ious = coco.iou(list(first), list(second), [0] * len(second))
@@ -81,7 +89,9 @@ def polygons(rle: RLE) -> list[NDArray[np.float32]]:
 
 
 def outlines(rle: RLE) -> list[Outline]:
-    """Return the pieces of a mask with their holes, lossless; what lies in a hole of another piece is its own piece."""
+    """Return the pieces of a mask with their holes, lossless; what lies in a hole of another piece is its own
+    piece.
+    """
     rings, parents = _rings(rle, cv2.RETR_CCOMP)
     return [
         Outline(ring, tuple(hole for hole, owner in zip(rings, parents, strict=True) if owner == index))
@@ -96,11 +106,15 @@ def mask_from_polygons(rings: Sequence[NDArray[np.floating]], size_wh: tuple[int
 
 
 def mask_from_outlines(pieces: Sequence[Outline], size_wh: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the bool (height, width) union of filled outlines with their holes left out; the reverse of `outlines`."""
+    """Return the bool (height, width) union of filled outlines with their holes left out; the reverse of
+    `outlines`.
+    """
     width, height = size_wh
     pixels = np.zeros((height, width), dtype=np.uint8)
     # From the largest box down, so that a piece inside the hole of another is drawn after that hole.
-    for piece in sorted(pieces, key=lambda piece: -math.prod(np.ptp(piece.outer, axis=0)) if len(piece.outer) else 0):
+    for piece in sorted(
+        pieces, key=lambda piece: -math.prod(np.ptp(piece.outer, axis=0)) if len(piece.outer) else 0
+    ):
         if not len(piece.outer):
             continue
         cv2.fillPoly(pixels, [_pixel_indices(piece.outer)], 1)
@@ -112,7 +126,9 @@ def mask_from_outlines(pieces: Sequence[Outline], size_wh: tuple[int, int]) -> N
 
 
 def rescale(rle: RLE, size_wh: tuple[int, int]) -> RLE:
-    """Return the mask at another image size: nearest pixel when enlarged, covered by at least half when shrunk."""
+    """Return the mask at another image size: nearest pixel when enlarged, covered by at least half when
+    shrunk.
+    """
     mask = decode(rle).view(np.uint8)
     width, height = size_wh
     if width >= mask.shape[1] and height >= mask.shape[0]:
@@ -121,7 +137,9 @@ def rescale(rle: RLE, size_wh: tuple[int, int]) -> RLE:
 
 
 def xyxy_to_xywhn(xyxy: NDArray[np.floating], size_wh: tuple[int, int]) -> NDArray[np.float64]:
-    """Return YOLO's boxes, float64 (N, 4): centre, width and height as parts of the image's, from (N, 4) xyxy in px."""
+    """Return YOLO's boxes, float64 (N, 4): centre, width and height as parts of the image's, from (N, 4) xyxy
+    in px.
+    """
     corners = np.asarray(xyxy, dtype=np.float64).reshape(-1, 2, 2) / np.asarray(size_wh, dtype=np.float64)
     return np.hstack([corners.mean(axis=1), corners[:, 1] - corners[:, 0]])
 

@@ -37,7 +37,8 @@ def attention_panel(
         instances: Its labels.
         settings: Which layer groups and steps the shown map combines.
         caption: Line below.
-        source: uint8 (H, W, 3), the image it was made of, shown with the outline of what was painted over; None for none.
+        source: uint8 (H, W, 3), the image it was made of, shown with the outline of what was painted over;
+            None for none.
         classes: Decides the colours; None for the classes of the phrases.
     """
     from diffugen.labels.heatmaps import combine
@@ -48,13 +49,19 @@ def attention_panel(
     heat = combine(heat_maps, settings.groups, settings.step_weights)[shown]
     before = []
     if source is not None:
-        region = np.ones(source.shape[:2], dtype=np.bool_) if heat_maps.region is None else decode(heat_maps.region)
+        region = (
+            np.ones(source.shape[:2], dtype=np.bool_)
+            if heat_maps.region is None
+            else decode(heat_maps.region)
+        )
         before = [enlarged(source, TILE_HEIGHT) if region.all() else outlined(source, region, TILE_HEIGHT)]
     pictures = (
         *before,
         enlarged(rgb, TILE_HEIGHT),
         heat_overlay(rgb, heat, TILE_HEIGHT),
-        label_overlay(rgb, instances, TILE_HEIGHT, classes or list(dict.fromkeys(name for name in named if name))),
+        label_overlay(
+            rgb, instances, TILE_HEIGHT, classes or list(dict.fromkeys(name for name in named if name))
+        ),
     )
     return Panel(pictures, caption)
 
@@ -67,7 +74,8 @@ def attention_sheet(
     count: int = 12,
     steps: Collection[str] | None = None,
 ) -> Path:
-    """Draw a run's attention labels: image | heat map | masks and boxes, for images spread evenly over the run.
+    """Draw a run's attention labels: image | heat map | masks and boxes, for images spread evenly over the
+    run.
 
     Args:
         store: The run.
@@ -89,10 +97,15 @@ def attention_sheet(
         record = store.record(image_id)
         panels.append(
             attention_panel(
-                store.image(image_id), store.heat_maps(image_id), instances, settings, record.prompt.text,
-                source=None if record.parent is None else store.source(record.parent), classes=classes,
+                store.image(image_id),
+                store.heat_maps(image_id),
+                instances,
+                settings,
+                record.prompt.text,
+                source=None if record.parent is None else store.source(record.parent),
+                classes=classes,
             )
-        )  # fmt: skip
+        )
     before = "what it was made of, " if any(len(panel.pictures) > 3 for panel in panels) else ""
     title = f"{store.folder.name}: {before}image, attention of the class's words, masks with boxes and scores"
     return contact_sheet(panels, path, columns=2, height=TILE_HEIGHT, title=title)

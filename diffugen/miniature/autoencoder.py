@@ -1,8 +1,10 @@
-"""Latents of the miniature: a principal-component encoder and a convolutional decoder, held by diffusers' AutoencoderTiny.
+"""Latents of the miniature: a principal-component encoder and a convolutional decoder, held by diffusers'
+AutoencoderTiny.
 
-The encoder is linear and needs no training: the principal components of 4x4 pixel patches, written into the weights of an
-`AutoencoderTiny` whose encoder has no blocks. Colours therefore survive exactly, and the denoiser can be trained on the
-latents before the decoder exists. The decoder is trained to undo it, noise included, because generated latents are not clean.
+The encoder is linear and needs no training: the principal components of 4x4 pixel patches, written into the
+weights of an `AutoencoderTiny` whose encoder has no blocks. Colours therefore survive exactly, and the
+denoiser can be trained on the latents before the decoder exists. The decoder is trained to undo it, noise
+included, because generated latents are not clean.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ _WIDTH = 48
 def build_autoencoder(rgb: NDArray[np.uint8]) -> AutoencoderTiny:
     """Build the autoencoder with its encoder fitted to images, its decoder untrained.
 
-    The standard deviation of latent channel i is the square root of the component's own, relative to the first, so that fine
-    detail neither drowns in noise nor dominates it.
+    The standard deviation of latent channel i is the square root of the component's own, relative to the
+    first, so that fine detail neither drowns in noise nor dominates it.
 
     Args:
         rgb: uint8 (N, H, W, 3), H and W multiples of 4.
@@ -60,7 +62,9 @@ def build_autoencoder(rgb: NDArray[np.uint8]) -> AutoencoderTiny:
                 4
             ):  # space to depth: taps 1 and 2 of a padded 3x3 stride-2 kernel are rows 2i and 2i + 1
                 for channel in range(channels):
-                    convs[level].weight[offset * channels + channel, channel, 1 + offset // 2, 1 + offset % 2] = 1
+                    convs[level].weight[
+                        offset * channels + channel, channel, 1 + offset // 2, 1 + offset % 2
+                    ] = 1
         convs[3].weight[:, :, 1, 1] = torch.from_numpy(matrix).float()
         convs[3].bias.copy_(torch.from_numpy(-matrix @ mean).float())
     return model.requires_grad_(False).eval()
@@ -144,7 +148,9 @@ def train_decoder(
 
 
 def peak_signal_to_noise(model: AutoencoderTiny, rgb: NDArray[np.uint8]) -> float:
-    """Return the reconstruction's peak signal-to-noise ratio in decibels over all of ``rgb``, uint8 (N, H, W, 3)."""
+    """Return the reconstruction's peak signal-to-noise ratio in decibels over all of ``rgb``, uint8 (N, H, W,
+    3).
+    """
     import torch
 
     with torch.no_grad():

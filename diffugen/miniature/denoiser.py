@@ -1,7 +1,8 @@
 """The miniature's tokenizer, text encoder and UNet, and how the latter two are trained, without any mask.
 
-The text encoder is a CLIPTextModel with *no* layers: token and position embeddings only. A causal layer would move a noun's
-content to the tokens behind it, and attention would no longer point at the object (reports/miniature measures it).
+The text encoder is a CLIPTextModel with *no* layers: token and position embeddings only. A causal layer would
+move a noun's content to the tokens behind it, and attention would no longer point at the object
+(reports/miniature measures it).
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 def build_tokenizer(captions: Sequence[str], folder: Path) -> CLIPTokenizer:
-    """Build a byte-pair tokenizer in which every word of ``captions`` is one token; any other text falls into letters.
+    """Build a byte-pair tokenizer in which every word of ``captions`` is one token; any other text falls into
+    letters.
 
-    Merges already made are applied to each further word before new ones are appended, or words would break apart.
+    Merges already made are applied to each further word before new ones are appended, or words would break
+    apart.
 
     Args:
         captions: Texts whose words count.
@@ -37,7 +40,9 @@ def build_tokenizer(captions: Sequence[str], folder: Path) -> CLIPTokenizer:
     letters = [chr(code) for code in range(33, 127)]
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
-    for word in sorted({word for caption in captions for word in caption.lower().replace(",", " , ").split()}):
+    for word in sorted(
+        {word for caption in captions for word in caption.lower().replace(",", " , ").split()}
+    ):
         pieces = [*word[:-1], word[-1] + "</w>"]
         for merge in merges:
             pieces = _apply(merge, pieces)
@@ -48,7 +53,9 @@ def build_tokenizer(captions: Sequence[str], folder: Path) -> CLIPTokenizer:
     vocabulary.extend(_SPECIAL)
     folder.mkdir(parents=True, exist_ok=True)
     vocab_file, merges_file = folder / "vocab.json", folder / "merges.txt"
-    vocab_file.write_text(json.dumps({piece: number for number, piece in enumerate(dict.fromkeys(vocabulary))}))
+    vocab_file.write_text(
+        json.dumps({piece: number for number, piece in enumerate(dict.fromkeys(vocabulary))})
+    )
     merges_file.write_text("#version: 0.2\n" + "\n".join(" ".join(merge) for merge in merges) + "\n")
     return CLIPTokenizer(str(vocab_file), str(merges_file), model_max_length=MAX_TOKENS)
 
@@ -69,11 +76,17 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=TEXT_WIDTH, num_hidden_layers=0,
-            num_attention_heads=4, max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=TEXT_WIDTH,
+            num_hidden_layers=0,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
 
 
 def build_unet(latent_channels: int, latent_side: int, widths: Sequence[int]) -> UNet2DConditionModel:
@@ -81,21 +94,36 @@ def build_unet(latent_channels: int, latent_side: int, widths: Sequence[int]) ->
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=latent_side, in_channels=latent_channels, out_channels=latent_channels, layers_per_block=1,
-        block_out_channels=tuple(widths), down_block_types=("CrossAttnDownBlock2D",) * len(widths),
-        up_block_types=("CrossAttnUpBlock2D",) * len(widths), cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=tuple(max(1, width // 40) for width in widths), norm_num_groups=16,
-    )  # fmt: skip
+        sample_size=latent_side,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        layers_per_block=1,
+        block_out_channels=tuple(widths),
+        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
+        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=tuple(max(1, width // 40) for width in widths),
+        norm_num_groups=16,
+    )
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Build the noise schedule: v-prediction with zero terminal signal (Lin et al. 2024), trailing spacing."""
+    """Build the noise schedule: v-prediction with zero terminal signal (Lin et al. 2024), trailing
+    spacing.
+    """
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction",
-        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=1,
-    )  # fmt: skip
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
 
 
 @dataclass
@@ -111,7 +139,9 @@ class DenoiserTraining:
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return both networks' parameters by prefixed name."""
         pairs = [("unet", self.unet), ("text", self.text_encoder)]
-        return {f"{prefix}.{name}": value for prefix, module in pairs for name, value in module.named_parameters()}
+        return {
+            f"{prefix}.{name}": value for prefix, module in pairs for name, value in module.named_parameters()
+        }
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs."""
@@ -136,7 +166,9 @@ class DenoiserTraining:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Put the moving average into the networks, the weights to look at and to ship, and take it out again."""
+        """Put the moving average into the networks, the weights to look at and to ship, and take it out
+        again.
+        """
         import torch
 
         parameters = self.parameters()
@@ -152,12 +184,16 @@ class DenoiserTraining:
                     value.copy_(kept[name])
 
 
-def start_training(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, learning_rate: float) -> DenoiserTraining:
+def start_training(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, learning_rate: float
+) -> DenoiserTraining:
     """Gather the networks with a fresh optimiser and moving average."""
     import torch
     from diffusers.models.attention_processor import AttnProcessor
 
-    unet.set_attn_processor(AttnProcessor())  # explicit softmax: the fused kernel's bfloat16 backward is slow on CPUs
+    unet.set_attn_processor(
+        AttnProcessor()
+    )  # explicit softmax: the fused kernel's bfloat16 backward is slow on CPUs
     values = [*unet.parameters(), *text_encoder.parameters()]
     optimiser = torch.optim.AdamW(values, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     training = DenoiserTraining(unet, text_encoder, optimiser, {})
@@ -181,8 +217,9 @@ def train_denoiser(
 ) -> None:
     """Train the UNet and the text encoder in place up to ``steps``, continuing from ``training.step``.
 
-    v-prediction loss with min-SNR weighting (Hang et al. 2023, gamma 5), cosine rate after a short warm-up. Each step draws its
-    batch from its own number, so an interrupted run goes on as an uninterrupted one would.
+    v-prediction loss with min-SNR weighting (Hang et al. 2023, gamma 5), cosine rate after a short warm-up.
+    Each step draws its batch from its own number, so an interrupted run goes on as an uninterrupted one
+    would.
 
     Args:
         training: From `start_training`.
@@ -245,6 +282,12 @@ def assemble_pipeline(vae: Any, tokenizer: Any, text_encoder: Any, unet: Any) ->
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

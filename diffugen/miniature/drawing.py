@@ -1,7 +1,8 @@
 """Anti-aliased drawing with exact instance masks, and the things that stand in a scene.
 
-Knows shapes and colours, not scenes or captions. Everything is painted far to near on a supersampled canvas; each stroke
-of a thing also writes the thing's number into an id map, so that what is left of it at the end is its visible part.
+Knows shapes and colours, not scenes or captions. Everything is painted far to near on a supersampled canvas;
+each stroke of a thing also writes the thing's number into an id map, so that what is left of it at the end is
+its visible part.
 """
 
 from __future__ import annotations
@@ -94,13 +95,17 @@ class Canvas:
         cv2.addWeighted(self.rgb, 1 - share, veil, share, 0, dst=self.rgb)
 
     def downsampled(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Return the image, uint8 (H, W, 3), and the visible masks of the things 1..count, bool (count, H, W)."""
+        """Return the image, uint8 (H, W, 3), and the visible masks of the things 1..count, bool (count, H,
+        W).
+        """
         rgb = cv2.resize(self.rgb, self.size_wh, interpolation=cv2.INTER_AREA)
         width, height = self.size_wh
         masks = np.zeros((count, height, width), bool)
         taken = np.zeros((height, width), bool)
         for k in reversed(range(count)):  # a pixel that two things share in halves belongs to the nearer one
-            cover = cv2.resize((self.ids == k + 1).astype(np.uint8) * 255, self.size_wh, interpolation=cv2.INTER_AREA)
+            cover = cv2.resize(
+                (self.ids == k + 1).astype(np.uint8) * 255, self.size_wh, interpolation=cv2.INTER_AREA
+            )
             masks[k] = (cover >= 128) & ~taken
             taken |= masks[k]
         return rgb, masks
@@ -122,11 +127,16 @@ def _car(canvas: Canvas, place: Place, height: float, colour: Colour, pose: floa
     canvas.polygon([place(u, v) for u, v in cabin], colour)
     canvas.polygon([place(u, v) for u, v in body], colour)
     canvas.polygon(
-        [place(u, v) for u, v in [(-0.99, 0.16), (-1, 0.3), (1, 0.3), (1, 0.16)]], mix(colour, (0, 0, 0), 0.35)
+        [place(u, v) for u, v in [(-0.99, 0.16), (-1, 0.3), (1, 0.3), (1, 0.16)]],
+        mix(colour, (0, 0, 0), 0.35),
     )
     glass = (176, 214, 232)
-    canvas.polygon([place(u, v) for u, v in [(rear + 0.2, 0.62), (-0.42, 0.92), (-0.12, 0.92), (-0.12, 0.62)]], glass)
-    canvas.polygon([place(u, v) for u, v in [(-0.04, 0.62), (-0.04, 0.92), (0.16, 0.92), (0.42, 0.62)]], glass)
+    canvas.polygon(
+        [place(u, v) for u, v in [(rear + 0.2, 0.62), (-0.42, 0.92), (-0.12, 0.92), (-0.12, 0.62)]], glass
+    )
+    canvas.polygon(
+        [place(u, v) for u, v in [(-0.04, 0.62), (-0.04, 0.92), (0.16, 0.92), (0.42, 0.62)]], glass
+    )
     canvas.ellipse(place(0.92, 0.44), (height * 0.07, height * 0.07), (255, 240, 170))
     canvas.ellipse(place(-0.95, 0.46), (height * 0.06, height * 0.06), (190, 20, 20))
     for u in (-0.58, 0.6):
@@ -135,14 +145,21 @@ def _car(canvas: Canvas, place: Place, height: float, colour: Colour, pose: floa
 
 def _truck(canvas: Canvas, place: Place, height: float, colour: Colour, pose: float) -> None:
     cab = mix(colour, (255, 255, 255), 0.45) if pose < 0.5 else mix(colour, (0, 0, 0), 0.3)
-    canvas.polygon([place(u, v) for u, v in [(-0.98, 0.12), (-0.98, 0.22), (0.98, 0.22), (0.98, 0.12)]], (52, 52, 56))
+    canvas.polygon(
+        [place(u, v) for u, v in [(-0.98, 0.12), (-0.98, 0.22), (0.98, 0.22), (0.98, 0.12)]], (52, 52, 56)
+    )
     canvas.polygon([place(u, v) for u, v in [(-1, 0.2), (-1, 1), (0.4, 1), (0.4, 0.2)]], colour)
     for v in (0.45, 0.72):
         canvas.polygon(
-            [place(-1, v), place(-1, v + 0.035), place(0.4, v + 0.035), place(0.4, v)], mix(colour, (0, 0, 0), 0.25)
+            [place(-1, v), place(-1, v + 0.035), place(0.4, v + 0.035), place(0.4, v)],
+            mix(colour, (0, 0, 0), 0.25),
         )
-    canvas.polygon([place(u, v) for u, v in [(0.46, 0.16), (0.46, 0.8), (0.8, 0.8), (0.98, 0.46), (1, 0.16)]], cab)
-    canvas.polygon([place(u, v) for u, v in [(0.58, 0.48), (0.58, 0.73), (0.77, 0.73), (0.9, 0.48)]], (176, 214, 232))
+    canvas.polygon(
+        [place(u, v) for u, v in [(0.46, 0.16), (0.46, 0.8), (0.8, 0.8), (0.98, 0.46), (1, 0.16)]], cab
+    )
+    canvas.polygon(
+        [place(u, v) for u, v in [(0.58, 0.48), (0.58, 0.73), (0.77, 0.73), (0.9, 0.48)]], (176, 214, 232)
+    )
     canvas.ellipse(place(0.95, 0.28), (height * 0.045, height * 0.045), (255, 240, 170))
     for u in (-0.74, -0.36, 0.68):
         _wheel(canvas, place(u, 0.13), height * 0.13)
@@ -154,7 +171,8 @@ def _person(canvas: Canvas, place: Place, height: float, colour: Colour, pose: f
     for side in (-1, 1):
         hip, foot = 0.22 * side, side * (0.2 + stride)
         canvas.polygon(
-            [place(hip - 0.22, 0.48), place(hip + 0.22, 0.48), place(foot + 0.16, 0), place(foot - 0.16, 0)], trousers
+            [place(hip - 0.22, 0.48), place(hip + 0.22, 0.48), place(foot + 0.16, 0), place(foot - 0.16, 0)],
+            trousers,
         )
     for side in (-1, 1):
         canvas.line(
@@ -170,7 +188,9 @@ def _person(canvas: Canvas, place: Place, height: float, colour: Colour, pose: f
 
 def _cone(canvas: Canvas, place: Place, height: float, colour: Colour, pose: float) -> None:
     orange = (246, 110, 28) if pose < 0.7 else (232, 84, 30)
-    canvas.polygon([place(u, v) for u, v in [(-1, 0), (-1, 0.1), (1, 0.1), (1, 0)]], mix(orange, (0, 0, 0), 0.4))
+    canvas.polygon(
+        [place(u, v) for u, v in [(-1, 0), (-1, 0.1), (1, 0.1), (1, 0)]], mix(orange, (0, 0, 0), 0.4)
+    )
     canvas.polygon([place(u, v) for u, v in [(-0.7, 0.1), (-0.12, 1), (0.12, 1), (0.7, 0.1)]], orange)
     for v in (0.34, 0.64):
         half = [0.7 - 0.58 * (w - 0.1) / 0.9 for w in (v, v + 0.14)]
@@ -194,7 +214,9 @@ def _keys(canvas: Canvas, place: Place, corners: Sequence[Point], count: int, wi
 def _piano_side(canvas: Canvas, place: Place, height: float, colour: Colour, lid_open: bool) -> None:
     edge, dark = mix(colour, (255, 255, 255), 0.35), mix(colour, (0, 0, 0), 0.4)
     for u in (-0.8, 0.0, 0.8):
-        canvas.polygon([place(u - 0.06, 0.34), place(u + 0.06, 0.34), place(u + 0.035, 0), place(u - 0.035, 0)], dark)
+        canvas.polygon(
+            [place(u - 0.06, 0.34), place(u + 0.06, 0.34), place(u + 0.035, 0), place(u - 0.035, 0)], dark
+        )
     case = [(-1, 0.3), (-1, 0.44), (-0.6, 0.54), (0.7, 0.54), (0.93, 0.5), (1, 0.42), (0.95, 0.3)]
     canvas.polygon([place(u, v) for u, v in case], colour)
     if lid_open:
@@ -217,7 +239,8 @@ def _piano_side(canvas: Canvas, place: Place, height: float, colour: Colour, lid
         canvas.line(place(0.45, 0.85), place(0.86, 0.66), height * 0.02, edge)
     else:
         canvas.polygon(
-            [place(u, v) for u, v in [(-0.6, 0.54), (-0.42, 0.68), (0.62, 0.66), (0.93, 0.5)]], mix(colour, edge, 0.5)
+            [place(u, v) for u, v in [(-0.6, 0.54), (-0.42, 0.68), (0.62, 0.66), (0.93, 0.5)]],
+            mix(colour, edge, 0.5),
         )
     _keys(canvas, place, [(-1, 0.4), (-0.6, 0.5), (-0.54, 0.6), (-0.92, 0.5)], 7, height * 0.025)
     canvas.line(place(-0.6, 0.53), place(0.9, 0.5), height * 0.02, edge)
@@ -226,7 +249,9 @@ def _piano_side(canvas: Canvas, place: Place, height: float, colour: Colour, lid
 def _piano_front(canvas: Canvas, place: Place, height: float, colour: Colour, lid_open: bool) -> None:
     edge, dark = mix(colour, (255, 255, 255), 0.35), mix(colour, (0, 0, 0), 0.4)
     for u in (-0.84, 0.84):
-        canvas.polygon([place(u - 0.08, 0.34), place(u + 0.08, 0.34), place(u + 0.05, 0), place(u - 0.05, 0)], dark)
+        canvas.polygon(
+            [place(u - 0.08, 0.34), place(u + 0.08, 0.34), place(u + 0.05, 0), place(u - 0.05, 0)], dark
+        )
     canvas.polygon([place(u, v) for u, v in [(-0.05, 0.34), (0.05, 0.34), (0.05, 0.1), (-0.05, 0.1)]], dark)
     if lid_open:
         canvas.polygon(
@@ -238,7 +263,8 @@ def _piano_front(canvas: Canvas, place: Place, height: float, colour: Colour, li
         canvas.line(place(-0.2, 0.99), place(0.5, 0.92), height * 0.02, edge)
     else:
         canvas.polygon(
-            [place(u, v) for u, v in [(-0.94, 0.56), (-0.7, 0.72), (0.5, 0.74), (0.94, 0.56)]], mix(colour, edge, 0.5)
+            [place(u, v) for u, v in [(-0.94, 0.56), (-0.7, 0.72), (0.5, 0.74), (0.94, 0.56)]],
+            mix(colour, edge, 0.5),
         )
     canvas.polygon([place(u, v) for u, v in [(-1, 0.32), (-1, 0.58), (1, 0.58), (1, 0.32)]], colour)
     _keys(canvas, place, [(-0.86, 0.4), (0.86, 0.4), (0.84, 0.53), (-0.84, 0.53)], 14, height * 0.025)

@@ -59,7 +59,9 @@ class Sample:
 
     def found_frac(self) -> float:
         """Share of images in which the oracle finds all prompted classes."""
-        return float(np.mean([all(oracle.found(labels, name) for name in self.classes) for labels in self.maps]))
+        return float(
+            np.mean([all(oracle.found(labels, name) for name in self.classes) for labels in self.maps])
+        )
 
 
 def measure(
@@ -126,7 +128,8 @@ def measure(
 def _kinds(count: int) -> dict[str, tuple[tuple[str, ...], list[Prompt]]]:
     """Return the kinds of prompts, by name: their classes, and as many prompts as images are wanted."""
     templates: dict[str, tuple[tuple[str, ...], str]] = {
-        name: ((name,), f"a photo of a {_described(name)} on a road, {{weather}}, {{time}}") for name in KNOWN_CLASSES
+        name: ((name,), f"a photo of a {_described(name)} on a road, {{weather}}, {{time}}")
+        for name in KNOWN_CLASSES
     }
     for place, name in (("in a room", "piano"), ("on a road", "piano on road")):
         templates[name] = (("piano",), f"a photo of a {{colour}} {{piano}} {place}, {{weather}}, {{time}}")
@@ -134,11 +137,15 @@ def _kinds(count: int) -> dict[str, tuple[tuple[str, ...], list[Prompt]]]:
         place = "in a room" if first == "piano" else "on a road"
         template = f"a photo of a {{{first}}} and a {{{second}}} {place}, {{weather}}, {{time}}"
         templates[f"{first} + {second}"] = ((first, second), template)
-    return {name: (classes, _prompts(template, classes, count)) for name, (classes, template) in templates.items()}
+    return {
+        name: (classes, _prompts(template, classes, count)) for name, (classes, template) in templates.items()
+    }
 
 
 def _described(name: str) -> str:
-    return {"traffic cone": "{traffic cone}", "person": "{person} in {colour}"}.get(name, f"{{colour}} {{{name}}}")
+    return {"traffic cone": "{traffic cone}", "person": "{person} in {colour}"}.get(
+        name, f"{{colour}} {{{name}}}"
+    )
 
 
 def _prompts(template: str, names: Sequence[str], count: int) -> list[Prompt]:
@@ -170,8 +177,12 @@ def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float((one & other).sum() / union) if union else 0.0
 
 
-def _judged(samples: Sequence[Sample]) -> list[tuple[str, str, NDArray[np.uint8], HeatMaps, NDArray[np.bool_]]]:
-    """Return sample name, class, pixels, heat maps and the oracle's mask, wherever the oracle finds the class."""
+def _judged(
+    samples: Sequence[Sample],
+) -> list[tuple[str, str, NDArray[np.uint8], HeatMaps, NDArray[np.bool_]]]:
+    """Return sample name, class, pixels, heat maps and the oracle's mask, wherever the oracle finds the
+    class.
+    """
     return [
         (sample.name, name, rgb, heat_maps, labels == 1 + CLASSES.index(name))
         for sample in samples
@@ -182,10 +193,14 @@ def _judged(samples: Sequence[Sample]) -> list[tuple[str, str, NDArray[np.uint8]
 
 
 def _attention_iou(samples: Sequence[Sample], settings: LabelSettings) -> dict[str, float]:
-    """Return mean IoU of attention labels against the oracle per kind of single-object prompt, and over all of these."""
+    """Return mean IoU of attention labels against the oracle per kind of single-object prompt, and over all
+    of these.
+    """
     weights = ScoreWeights()
     values: dict[str, list[float]] = {}
-    for sample_name, name, rgb, heat_maps, truth in _judged([sample for sample in samples if len(sample.classes) == 1]):
+    for sample_name, name, rgb, heat_maps, truth in _judged(
+        [sample for sample in samples if len(sample.classes) == 1]
+    ):
         instances = label(heat_maps, settings, weights, rgb)
         values.setdefault(sample_name, []).append(_iou(_class_mask(instances, name), truth))
     means = {name: round(float(np.mean(found)), 3) for name, found in values.items()}
@@ -193,7 +208,9 @@ def _attention_iou(samples: Sequence[Sample], settings: LabelSettings) -> dict[s
 
 
 def _iou_by_part(samples: Sequence[Sample]) -> dict[str, list[float]]:
-    """Return, for each layer group, the mean Otsu IoU of each third of the steps, phrases thresholded by themselves."""
+    """Return, for each layer group, the mean Otsu IoU of each third of the steps, phrases thresholded by
+    themselves.
+    """
     judged = _judged([sample for sample in samples if len(sample.classes) == 1])
     table: dict[str, list[float]] = {}
     for group in sorted(judged[0][3].maps):
@@ -202,7 +219,9 @@ def _iou_by_part(samples: Sequence[Sample]) -> dict[str, list[float]]:
             steps = tuple(float(number == third) for number in range(STEP_THIRDS))
             scores = []
             for _, name, _, heat_maps, truth in judged:
-                place = next(number for number, phrase in enumerate(heat_maps.phrases) if phrase.class_name == name)
+                place = next(
+                    number for number, phrase in enumerate(heat_maps.phrases) if phrase.class_name == name
+                )
                 heat = combine(heat_maps, {group: 1.0}, steps)[place]  # type: ignore[arg-type]
                 scores.append(_iou(threshold(heat, "otsu"), truth))
             table[group].append(round(float(np.mean(scores)), 3))
@@ -211,7 +230,9 @@ def _iou_by_part(samples: Sequence[Sample]) -> dict[str, list[float]]:
 
 def _seconds_an_image(pipeline: Any, size_wh: tuple[int, int]) -> float:
     prompts = _prompts("a photo of a {colour} {car} on a road, {weather}, {time}", ["car"], 8)
-    jobs = plan_jobs(prompts, images_per_prompt=1, run_seed=2, size_wh=size_wh, model="miniature", settings=SETTINGS)
+    jobs = plan_jobs(
+        prompts, images_per_prompt=1, run_seed=2, size_wh=size_wh, model="miniature", settings=SETTINGS
+    )
     times = []
     for _ in range(3):
         start = time.perf_counter()
@@ -227,12 +248,16 @@ def _draw(
         samples[6].done[0][0].prompt,
         samples[8].done[0][0].prompt,
     ]
-    jobs = plan_jobs(prompts, images_per_prompt=8, run_seed=3, size_wh=size_wh, model="miniature", settings=SETTINGS)
+    jobs = plan_jobs(
+        prompts, images_per_prompt=8, run_seed=3, size_wh=size_wh, model="miniature", settings=SETTINGS
+    )
     by_prompt: dict[str, list[NDArray[np.uint8]]] = {}
     for record, rgb, _, _ in generate(pipeline, jobs, batch_size=8):
         by_prompt.setdefault(record.prompt.text, []).append(rgb)
     rows = [Panel(tuple(enlarged(rgb, 112) for rgb in found), text) for text, found in by_prompt.items()]
-    contact_sheet(rows, out / "prompts-and-seeds.png", columns=1, height=112, title="eight seeds of each prompt")
+    contact_sheet(
+        rows, out / "prompts-and-seeds.png", columns=1, height=112, title="eight seeds of each prompt"
+    )
     weights = ScoreWeights()
     panels = []
     for sample in samples:

@@ -23,13 +23,21 @@ FOUND_AREA_FRAC = 0.01
 
 
 def build_oracle() -> UNet2DModel:
-    """Build an untrained oracle: a convolutional U-Net whose output channels are background and the classes."""
+    """Build an untrained oracle: a convolutional U-Net whose output channels are background and the
+    classes.
+    """
     from diffusers import UNet2DModel
 
     return UNet2DModel(
-        in_channels=3, out_channels=1 + len(CLASSES), layers_per_block=1, block_out_channels=(16, 32, 64, 96),
-        down_block_types=("DownBlock2D",) * 4, up_block_types=("UpBlock2D",) * 4, norm_num_groups=8, add_attention=False,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=1 + len(CLASSES),
+        layers_per_block=1,
+        block_out_channels=(16, 32, 64, 96),
+        down_block_types=("DownBlock2D",) * 4,
+        up_block_types=("UpBlock2D",) * 4,
+        norm_num_groups=8,
+        add_attention=False,
+    )
 
 
 def class_map(drawn: RenderedScene) -> NDArray[np.int64]:
@@ -109,8 +117,12 @@ def load_oracle(folder: Path) -> UNet2DModel:
     return UNet2DModel.from_pretrained(folder).float().eval()
 
 
-def segment(model: UNet2DModel, images: Sequence[NDArray[np.uint8]], batch_size: int = 32) -> NDArray[np.int64]:
-    """Return class maps as `class_map` gives them, int64 (N, H, W), for uint8 (H, W, 3) images of one size."""
+def segment(
+    model: UNet2DModel, images: Sequence[NDArray[np.uint8]], batch_size: int = 32
+) -> NDArray[np.int64]:
+    """Return class maps as `class_map` gives them, int64 (N, H, W), for uint8 (H, W, 3) images of one
+    size.
+    """
     import torch
 
     from diffugen.miniature.autoencoder import to_unit
@@ -129,9 +141,13 @@ def found(labels: NDArray[np.int64], class_name: str) -> bool:
 
 
 def intersection_over_union(truth: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Return each class's IoU over all pixels of N class maps, int64 (N, H, W); NaN for a class in neither."""
+    """Return each class's IoU over all pixels of N class maps, int64 (N, H, W); NaN for a class in
+    neither.
+    """
     result = {}
     for number, name in enumerate(CLASSES, 1):
         union = ((truth == number) | (labels == number)).sum()
-        result[name] = float(((truth == number) & (labels == number)).sum() / union) if union else float("nan")
+        result[name] = (
+            float(((truth == number) & (labels == number)).sum() / union) if union else float("nan")
+        )
     return result

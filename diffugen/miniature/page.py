@@ -7,7 +7,11 @@ from statistics import fmean
 from typing import Any
 
 AIM_FOUND = {"piano on road": 0.8}
-PICTURES = {"prompts-and-seeds": "Prompts and seeds", "heat-maps": "Heat maps and labels", "scenes": "Training scenes"}
+PICTURES = {
+    "prompts-and-seeds": "Prompts and seeds",
+    "heat-maps": "Heat maps and labels",
+    "scenes": "Training scenes",
+}
 
 
 def measured_page(numbers: dict[str, Any], images: int) -> str:
@@ -27,7 +31,10 @@ def measured_page(numbers: dict[str, Any], images: int) -> str:
             fmean(found[name] for name in pairs),
             0.6,
         ),
-        *((f"oracle IoU on fresh renders: {name}", value, 0.85) for name, value in numbers["oracle_iou"].items()),
+        *(
+            (f"oracle IoU on fresh renders: {name}", value, 0.85)
+            for name, value in numbers["oracle_iou"].items()
+        ),
         *(
             (f"attention labels, method `{name}`: mean IoU", value["mean over kinds"], 0.6)
             for name, value in methods.items()
@@ -36,24 +43,38 @@ def measured_page(numbers: dict[str, Any], images: int) -> str:
     ]
     by_kind = [[name, *(_cell(values.get(name)) for values in methods.values())] for name in singles]
     by_part = [[name, *map(_cell, values)] for name, values in numbers["attention_iou_by_part"].items()]
-    return "\n\n".join([
-        "# The miniature, measured",
-        f"Made by `diffugen miniature measure --out reports/miniature --images {images}`: {images} generated images of each\n"
-        "kind of prompt, 20 DDIM steps, guidance 3. The oracle, a segmenter trained on exact masks, judges them: an object\n"
-        "is *found* where it gives the object's class at least 1% of the image, and attention labels are compared with its\n"
-        "masks. Attention was **not** taught: no mask entered the training of the diffusion model. The oracle itself errs\n"
-        "(its IoU on fresh renders is below), so agreement with it cannot reach 1. Labels are made with the settings of\n"
-        "`configs/miniature.yaml`, whose layers and steps were chosen on the known classes, not on pianos; without `crf`\n"
-        "(masks refined by the image's colours), with the paper's erosion and dilation.",
-        _table(["what", "measured", "aim"], ([name, _cell(value), f"{aim:.2f}"] for name, value, aim in aims)),
-        "## Attention labels by kind of prompt (mean IoU against the oracle)",
-        _table(["kind", *methods], by_kind),
-        "## Which layers and steps point best (Otsu on each alone, mean IoU)",
-        _table(["layer group", "first third of the steps", "middle", "last"], by_part),
-        "## Two objects in one prompt: both found",
-        _table(["pair", "share"], ([name, _cell(found[name])] for name in pairs)),
-        *(f"## {title}\n\n![{title}]({name}.png)" for name, title in PICTURES.items()),
-    ]) + "\n"  # fmt: skip
+    return (
+        "\n\n".join(
+            [
+                "# The miniature, measured",
+                f"Made by `diffugen miniature measure --out reports/miniature --images {images}`: {images} "
+                "generated images of each\n"
+                "kind of prompt, 20 DDIM steps, guidance 3. The oracle, a segmenter trained on exact masks, "
+                "judges them: an object\n"
+                "is *found* where it gives the object's class at least 1% of the image, and attention labels "
+                "are compared with its\n"
+                "masks. Attention was **not** taught: no mask entered the training of the diffusion model. "
+                "The oracle itself errs\n"
+                "(its IoU on fresh renders is below), so agreement with it cannot reach 1. Labels are made "
+                "with the settings of\n"
+                "`configs/miniature.yaml`, whose layers and steps were chosen on the known classes, not on "
+                "pianos; without `crf`\n"
+                "(masks refined by the image's colours), with the paper's erosion and dilation.",
+                _table(
+                    ["what", "measured", "aim"],
+                    ([name, _cell(value), f"{aim:.2f}"] for name, value, aim in aims),
+                ),
+                "## Attention labels by kind of prompt (mean IoU against the oracle)",
+                _table(["kind", *methods], by_kind),
+                "## Which layers and steps point best (Otsu on each alone, mean IoU)",
+                _table(["layer group", "first third of the steps", "middle", "last"], by_part),
+                "## Two objects in one prompt: both found",
+                _table(["pair", "share"], ([name, _cell(found[name])] for name in pairs)),
+                *(f"## {title}\n\n![{title}]({name}.png)" for name, title in PICTURES.items()),
+            ]
+        )
+        + "\n"
+    )
 
 
 def _cell(value: float | None) -> str:

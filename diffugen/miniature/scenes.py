@@ -1,7 +1,7 @@
 """Procedural road scenes with captions and exact instance masks: the miniature's whole world, and its truth.
 
-A `Scene` says what is there in fractions of the image; `render` draws it at any size and aspect ratio. Everything is
-decided by a seed. Knows nothing of models, labels or runs.
+A `Scene` says what is there in fractions of the image; `render` draws it at any size and aspect ratio.
+Everything is decided by a seed. Knows nothing of models, labels or runs.
 """
 
 from __future__ import annotations
@@ -100,8 +100,14 @@ class RenderedScene:
         return tuple(thing.class_name for thing in self.scene.things)
 
 
-def sample_scene(seed: int, *, classes: Sequence[str] | None = None, place: str = "road", weather: str | None = None,
-                 time: str | None = None) -> Scene:  # fmt: skip
+def sample_scene(
+    seed: int,
+    *,
+    classes: Sequence[str] | None = None,
+    place: str = "road",
+    weather: str | None = None,
+    time: str | None = None,
+) -> Scene:
     """Make up one scene.
 
     Args:
@@ -154,9 +160,18 @@ def _caption(rng: np.random.Generator, things: Sequence[Thing], place: str, weat
         joints.append(" in front of ")
     text = str(rng.choice(["a photo of ", "a picture of ", ""])) + str(rng.choice(joints)).join(phrases)
     text += " on a road" if place == "road" else " in a room"
-    looks = {"sunny": ["sunny"], "cloudy": ["cloudy"], "rainy": ["rainy", "in the rain"], "snowy": ["snowy", "in the snow"],
-             "foggy": ["foggy", "in the fog"]}[weather]  # fmt: skip
-    hours = {"day": ["day", "during the day"], "sunset": ["sunset", "at sunset"], "night": ["night", "at night"]}[time]
+    looks = {
+        "sunny": ["sunny"],
+        "cloudy": ["cloudy"],
+        "rainy": ["rainy", "in the rain"],
+        "snowy": ["snowy", "in the snow"],
+        "foggy": ["foggy", "in the fog"],
+    }[weather]
+    hours = {
+        "day": ["day", "during the day"],
+        "sunset": ["sunset", "at sunset"],
+        "night": ["night", "at night"],
+    }[time]
     if rng.random() < 0.88:
         text += ", " + str(rng.choice(looks))
     if rng.random() < 0.88:
@@ -211,14 +226,27 @@ def render(scene: Scene, size_wh: tuple[int, int] = (64, 64)) -> RenderedScene:
     near = _light(scene.time, scene.weather, 1.0)
     unit = min(canvas.width, canvas.height)
     for number, thing in enumerate(scene.things, 1):
-        ground = (thing.x_frac * canvas.width, horizon + (canvas.height * 0.97 - horizon) * (0.3 + 0.7 * thing.depth))
+        ground = (
+            thing.x_frac * canvas.width,
+            horizon + (canvas.height * 0.97 - horizon) * (0.3 + 0.7 * thing.depth),
+        )
         width = thing_width(thing.class_name, thing.height_frac * unit)
         canvas.owner, canvas.light = 0, near
-        shadow = {"snowy": (150, 160, 176)}.get(scene.weather, (46, 46, 50)) if scene.place == "road" else (70, 48, 32)
+        shadow = (
+            {"snowy": (150, 160, 176)}.get(scene.weather, (46, 46, 50))
+            if scene.place == "road"
+            else (70, 48, 32)
+        )
         canvas.ellipse(ground, (width * 0.52, max(2.0, width * 0.06)), shadow)
         canvas.owner = number
         draw_thing(
-            canvas, thing.class_name, ground, width, COLOURS.get(thing.colour, (246, 110, 28)), thing.pose, thing.facing
+            canvas,
+            thing.class_name,
+            ground,
+            width,
+            COLOURS.get(thing.colour, (246, 110, 28)),
+            thing.pose,
+            thing.facing,
         )
     canvas.owner = 0
     if scene.place == "road":
@@ -260,10 +288,14 @@ def _road(canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: float
     _sky(canvas, rng, scene, horizon)
     for side in (0, 1):
         if rng.random() < 0.6:
-            _building(canvas, rng, scene, horizon, (float(rng.uniform(-0.02, 0.22)) + side * 0.68) * width, unit)
+            _building(
+                canvas, rng, scene, horizon, (float(rng.uniform(-0.02, 0.22)) + side * 0.68) * width, unit
+            )
         else:
             for _ in range(2):
-                _tree(canvas, rng, scene, horizon, (float(rng.uniform(0.0, 0.26)) + side * 0.74) * width, unit)
+                _tree(
+                    canvas, rng, scene, horizon, (float(rng.uniform(0.0, 0.26)) + side * 0.74) * width, unit
+                )
     ground = _GROUNDS[scene.weather]
     canvas.gradient(horizon, height, mix(ground, (255, 255, 255), 0.12), ground)
     asphalt = (112, 112, 118) if scene.weather != "snowy" else (172, 178, 188)
@@ -291,10 +323,17 @@ def _road(canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: float
         canvas.ellipse((x, horizon - 0.3 * unit), (unit * 0.045, unit * 0.045), (255, 226, 150))
 
 
-def _building(canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: float, x: float, unit: float) -> None:
+def _building(
+    canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: float, x: float, unit: float
+) -> None:
     wall = ((176, 120, 96), (158, 152, 146), (196, 178, 140), (120, 132, 150))[int(rng.integers(4))]
-    wide, tall = unit * float(rng.uniform(0.2, 0.32)), min(horizon * 0.95, unit * float(rng.uniform(0.22, 0.4)))
-    canvas.polygon([(x, horizon + 2), (x, horizon - tall), (x + wide, horizon - tall), (x + wide, horizon + 2)], wall)
+    wide, tall = (
+        unit * float(rng.uniform(0.2, 0.32)),
+        min(horizon * 0.95, unit * float(rng.uniform(0.22, 0.4))),
+    )
+    canvas.polygon(
+        [(x, horizon + 2), (x, horizon - tall), (x + wide, horizon - tall), (x + wide, horizon + 2)], wall
+    )
     lit, kept = (scene.time == "night"), canvas.light
     if lit:
         canvas.light = lambda colour: colour
@@ -315,7 +354,9 @@ def _building(canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: f
     canvas.light = kept
 
 
-def _tree(canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: float, x: float, unit: float) -> None:
+def _tree(
+    canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: float, x: float, unit: float
+) -> None:
     tall = unit * float(rng.uniform(0.16, 0.28))
     leaf = (58, 122, 56) if scene.weather != "snowy" else (214, 224, 226)
     canvas.line((x, horizon + unit * 0.02), (x, horizon - tall * 0.5), unit * 0.03, (96, 70, 48))
@@ -335,15 +376,29 @@ def _room(canvas: Canvas, rng: np.random.Generator, scene: Scene, horizon: float
         start, end = (width * (0.5 + (share - 0.5) * 0.6), floor_line), (width * share, float(height))
         canvas.line(start, end, unit * 0.008, mix(floor, (0, 0, 0), 0.22))
     canvas.polygon(
-        [(0, floor_line - unit * 0.03), (width, floor_line - unit * 0.03), (width, floor_line), (0, floor_line)],
+        [
+            (0, floor_line - unit * 0.03),
+            (width, floor_line - unit * 0.03),
+            (width, floor_line),
+            (0, floor_line),
+        ],
         (244, 240, 232),
     )
     left, top, side = width * float(rng.uniform(0.08, 0.68)), horizon * 0.16, unit * 0.24
-    canvas.polygon([(left, top), (left + side, top), (left + side, top + side), (left, top + side)], (250, 248, 244))
+    canvas.polygon(
+        [(left, top), (left + side, top), (left + side, top + side), (left, top + side)], (250, 248, 244)
+    )
     kept, canvas.light = canvas.light, _light(scene.time, scene.weather, 0.0)
     inner = side * 0.1
-    canvas.polygon([(left + inner, top + inner), (left + side - inner, top + inner), (left + side - inner, top + side - inner),
-                    (left + inner, top + side - inner)], mix(*_SKIES[scene.weather], 0.5))  # fmt: skip
+    canvas.polygon(
+        [
+            (left + inner, top + inner),
+            (left + side - inner, top + inner),
+            (left + side - inner, top + side - inner),
+            (left + inner, top + side - inner),
+        ],
+        mix(*_SKIES[scene.weather], 0.5),
+    )
     canvas.light = kept
     canvas.line((left + side / 2, top), (left + side / 2, top + side), unit * 0.02, (250, 248, 244))
 
@@ -375,15 +430,22 @@ def exact_instances(drawn: RenderedScene) -> Instances:
 
 
 def training_scene(seed: int) -> Scene:
-    """Make up a scene of the world that the diffusion model sees: roads, rooms with pianos, and very few pianos on roads."""
+    """Make up a scene of the world that the diffusion model sees: roads, rooms with pianos, and very few
+    pianos on roads.
+    """
     rng = np.random.default_rng((seed, 1))
     kind = rng.random()
     if kind < PIANO_ON_ROAD_SHARE:
         return piano_on_road_scene(seed)
     if kind < 0.27:
-        in_room: list[str] = [["piano"], ["piano"], ["piano"], ["piano", "person"], ["person", "piano"], ["person"]][
-            int(rng.integers(6))
-        ]
+        in_room: list[str] = [
+            ["piano"],
+            ["piano"],
+            ["piano"],
+            ["piano", "person"],
+            ["person", "piano"],
+            ["person"],
+        ][int(rng.integers(6))]
         return sample_scene(seed, classes=in_room, place="room")
     return sample_scene(seed)
 
@@ -414,7 +476,8 @@ SCENE_SETS = {
     "training": (training_scene, 40_000_000, 1000),
     "uniform": (uniform_scene, 60_000_000, 1000),
 }
-"""Set name -> (what makes up a scene from a seed, first seed, default number of scenes). The seed ranges do not overlap."""
+"""Set name -> (what makes up a scene from a seed, first seed, default number of scenes). The seed ranges do
+not overlap."""
 
 
 def scene_set(
@@ -423,8 +486,9 @@ def scene_set(
     """Yield the scenes ``start`` .. ``start + count`` of a named set; the same ones every time.
 
     Args:
-        name: ``known`` (no pianos), ``piano-on-road`` (the held-out test), ``piano-photos`` (a handful of examples for
-            concept learning), ``training`` (what the diffusion model sees) or ``uniform`` (every class alike).
+        name: ``known`` (no pianos), ``piano-on-road`` (the held-out test), ``piano-photos`` (a handful of
+            examples for concept learning), ``training`` (what the diffusion model sees) or ``uniform`` (every
+            class alike).
         count: How many; the set's own number by default.
         size_wh: Width and height in pixels.
         start: Number of the first scene, for streams without end.

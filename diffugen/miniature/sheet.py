@@ -19,7 +19,9 @@ def scene_sheet(scenes: Iterable[RenderedScene], path: Path, columns: int = 4) -
         height = max(TILE_HEIGHT, drawn.rgb.shape[0])
         truth = label_overlay(drawn.rgb, exact_instances(drawn), height, CLASSES)
         panels.append(Panel((enlarged(drawn.rgb, height), truth), drawn.scene.caption))
-    return contact_sheet(panels, path, columns=columns, height=TILE_HEIGHT, title="scenes and their exact masks")
+    return contact_sheet(
+        panels, path, columns=columns, height=TILE_HEIGHT, title="scenes and their exact masks"
+    )
 
 
 def scene_photos(scenes: Iterable[RenderedScene], folder: Path) -> None:

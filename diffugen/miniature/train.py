@@ -2,9 +2,9 @@
 
     diffugen miniature train --out weights-new --recipe cpu
 
-Stages: ``data`` (rendered scenes), ``autoencoder``, ``diffusion``, ``detector``, ``oracle``. Each leaves its result in the
-output folder in the layout of ``diffugen/miniature/weights`` and is skipped when that result is there. Working files (scenes,
-checkpoints, log, sample grids) go to ``work/`` inside it.
+Stages: ``data`` (rendered scenes), ``autoencoder``, ``diffusion``, ``detector``, ``oracle``. Each leaves its
+result in the output folder in the layout of ``diffugen/miniature/weights`` and is skipped when that result is
+there. Working files (scenes, checkpoints, log, sample grids) go to ``work/`` inside it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class _Log:
 
     def __call__(self, stage: str, **values: Any) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps({"stage": stage, "seconds": round(time.time() - self.start, 1), **values}) + "\n")
+            file.write(
+                json.dumps({"stage": stage, "seconds": round(time.time() - self.start, 1), **values}) + "\n"
+            )
         self.tell(f"{stage}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
 
 
@@ -85,8 +87,8 @@ def train(
 
     Args:
         out: Folder to write; an interrupted training in it goes on.
-        recipe: ``cpu`` (about 100 minutes on 2 cores), ``gpu`` (one data-centre GPU; not run yet) or ``smoke`` (seconds;
-            useless weights).
+        recipe: ``cpu`` (about 100 minutes on 2 cores), ``gpu`` (one data-centre GPU; not run yet) or
+            ``smoke`` (seconds; useless weights).
         stages: Which of `STAGES` to run.
         device: Torch device.
         tell: Receives progress lines.
@@ -122,7 +124,9 @@ def _make_data(work: Path, recipe: Recipe, log: _Log) -> None:
     if (work / "scenes.npy").exists():
         return
     width, height = recipe.size_wh
-    rgb = np.lib.format.open_memmap(work / "scenes.partial.npy", "w+", np.uint8, (recipe.scenes, height, width, 3))
+    rgb = np.lib.format.open_memmap(
+        work / "scenes.partial.npy", "w+", np.uint8, (recipe.scenes, height, width, 3)
+    )
     captions = []
     for number, drawn in enumerate(scene_set("training", recipe.scenes, recipe.size_wh)):
         rgb[number] = drawn.rgb
@@ -161,7 +165,9 @@ def _train_autoencoder(out: Path, recipe: Recipe, device: str, log: _Log) -> Non
 
 
 def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
-    """Train text encoder and UNet on the encoder's latents, then save the whole pipeline in half precision."""
+    """Train text encoder and UNet on the encoder's latents, then save the whole pipeline in half
+    precision.
+    """
     import torch
     from diffusers import AutoencoderTiny
 
@@ -202,9 +208,16 @@ def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
             training.unet.train()
 
     denoiser.train_denoiser(
-        training, latents, token_ids[1:], token_ids[0], steps=recipe.steps, batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate, device=device, on_step=report,
-    )  # fmt: skip
+        training,
+        latents,
+        token_ids[1:],
+        token_ids[0],
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        device=device,
+        on_step=report,
+    )
     with training.averaged():
         pipeline.to("cpu", torch.float16).save_pretrained(folder.with_suffix(".partial"))
     os.replace(folder.with_suffix(".partial"), folder)
@@ -238,11 +251,15 @@ def _latents(work: Path, device: str) -> torch.Tensor:
     rgb = np.load(work / "scenes.npy", mmap_mode="r")
     encoder = AutoencoderTiny.from_pretrained(work / "encoder").encoder.to(device)
     with torch.no_grad():
-        return torch.cat([encoder(to_unit(rgb[i : i + 500]).to(device)).half().cpu() for i in range(0, len(rgb), 500)])
+        return torch.cat(
+            [encoder(to_unit(rgb[i : i + 500]).to(device)).half().cpu() for i in range(0, len(rgb), 500)]
+        )
 
 
 def _train_detector(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
-    """Train YOLOv8n-seg from nothing on scenes without pianos: what COCO weights are to a user of the real thing."""
+    """Train YOLOv8n-seg from nothing on scenes without pianos: what COCO weights are to a user of the real
+    thing.
+    """
     from diffugen.dataset.yolo import write_yolo
     from diffugen.detectors.yolo import YoloDetector
     from diffugen.detectors.yolo_checkpoint import save_safetensors
@@ -258,13 +275,22 @@ def _train_detector(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
         log(
-            "detector", epoch=epoch, of=recipe.detector_epochs, mask_ap50=round(metrics.get("metrics/mAP50(M)", 0.0), 3)
+            "detector",
+            epoch=epoch,
+            of=recipe.detector_epochs,
+            mask_ap50=round(metrics.get("metrics/mAP50(M)", 0.0), 3),
         )
 
     best = YoloDetector("yolov8n-seg.yaml", device=device).fit(
-        dataset, out / "work" / "detector", epochs=recipe.detector_epochs, image_size=2 * max(recipe.size_wh),
-        seed=0, batch_size=16, on_epoch=report, extra={"mosaic": 0.0, "mask_ratio": 2},
-    )  # fmt: skip
+        dataset,
+        out / "work" / "detector",
+        epochs=recipe.detector_epochs,
+        image_size=2 * max(recipe.size_wh),
+        seed=0,
+        batch_size=16,
+        on_epoch=report,
+        extra={"mosaic": 0.0, "mask_ratio": 2},
+    )
     save_safetensors(best, folder)
 
 
@@ -292,7 +318,9 @@ def _train_oracle(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
         if step % 50 == 0:
             log("oracle", step=step, of=recipe.oracle_steps, loss=round(loss, 4))
 
-    oracle.train_oracle(model, size_wh=recipe.size_wh, steps=recipe.oracle_steps, device=device, on_step=report)
+    oracle.train_oracle(
+        model, size_wh=recipe.size_wh, steps=recipe.oracle_steps, device=device, on_step=report
+    )
     drawn = list(scene_set("uniform", 200, recipe.size_wh))
     labels = oracle.segment(model.cpu(), [one.rgb for one in drawn])
     scores = oracle.intersection_over_union(np.stack([oracle.class_map(one) for one in drawn]), labels)

@@ -19,8 +19,8 @@ def find_truth(source: str | None, classes: Sequence[str]) -> Truth | None:
     """Open the labelled images that a name or path stands for; None stands for none.
 
     Args:
-        source: The name of a set of the miniature's scenes, a folder in the YOLO-seg layout or its ``data.yaml``, or a
-            ``.json`` of COCO instances.
+        source: The name of a set of the miniature's scenes, a folder in the YOLO-seg layout or its
+            ``data.yaml``, or a ``.json`` of COCO instances.
         classes: The run's classes.
 
     Raises:
@@ -31,7 +31,8 @@ def find_truth(source: str | None, classes: Sequence[str]) -> Truth | None:
     if source not in SCENE_SETS:
         if not Path(source).exists():
             raise DiffugenError(
-                f"no truth {source!r}: give a folder in the YOLO-seg layout, a COCO .json, or one of the miniature's scene sets: "
+                f"no truth {source!r}: give a folder in the YOLO-seg layout, a COCO .json, or one of the "
+                "miniature's scene sets: "
                 f"{', '.join(SCENE_SETS)}"
             )
         return read_truth(source, classes)
@@ -39,7 +40,8 @@ def find_truth(source: str | None, classes: Sequence[str]) -> Truth | None:
 
 
 def exact_labels(source: str | None, classes: Sequence[str], count: int) -> Truth | None:
-    """Return exactly labelled images of the same kind as a truth, none of them part of it, to train a reference on.
+    """Return exactly labelled images of the same kind as a truth, none of them part of it, to train a
+    reference on.
 
     Args:
         source: As in `find_truth`.
@@ -56,7 +58,8 @@ def _scenes(name: str, classes: Sequence[str], count: int, start: int) -> Truth:
     known = tuple(one for one in classes if one in CLASSES)
     if not known:
         raise DiffugenError(
-            f"the scenes of {name!r} have none of the classes {', '.join(classes)}; they have {', '.join(CLASSES)}"
+            f"the scenes of {name!r} have none of the classes {', '.join(classes)}; they have "
+            f"{', '.join(CLASSES)}"
         )
     unlabelled = tuple(one for one in classes if one not in CLASSES)
     return Truth(name, known, unlabelled, count, partial(_items, name, known, count, start))

@@ -1,4 +1,5 @@
-"""Balance: values in proportion to their weights, few equal combinations, and pairs of values as even as possible.
+"""Balance: values in proportion to their weights, few equal combinations, and pairs of values as even as
+possible.
 
 Everything is numbers here: `diffugen.prompts.sampling` knows which texts they stand for.
 """
@@ -14,23 +15,29 @@ ABSENT = -1
 """Stands in a row for the value of a field that its template does not have."""
 
 _SWAPS_PER_TWIN = 200
-"""Tries to part combinations that are equal without need; in 8,000 random small spaces none was left with them."""
+"""Tries to part combinations that are equal without need; in 8,000 random small spaces none was left with
+them."""
 
 _PATIENCE = 100
-"""Tries to even out the pairs that may gain nothing, for each value that was dealt, before it is left at that."""
+"""Tries to even out the pairs that may gain nothing, for each value that was dealt, before it is left at
+that."""
 
 _SWAPS = 400_000
-"""Most tries to even out the pairs: 2 to 3 s, which brings 10,000 rows of 6 fields close to the best there is."""
+"""Most tries to even out the pairs: 2 to 3 s, which brings 10,000 rows of 6 fields close to the best there
+is."""
 
 
 def deal(
-    templates: Sequence[Sequence[int]], uses: Sequence[int], shares: Sequence[Sequence[float]], rng: random.Random
+    templates: Sequence[Sequence[int]],
+    uses: Sequence[int],
+    shares: Sequence[Sequence[float]],
+    rng: random.Random,
 ) -> list[list[int]]:
     """Fill templates with values.
 
-    Each value of a field is used as often as its share of the field's uses, rounded up or down. Subject to that, few
-    combinations are used more often than they are due, and each pair of values of two fields of one template is used
-    about as often as the shares of the two make it due.
+    Each value of a field is used as often as its share of the field's uses, rounded up or down. Subject to
+    that, few combinations are used more often than they are due, and each pair of values of two fields of one
+    template is used about as often as the shares of the two make it due.
 
     Args:
         templates: The fields of each template, as indices of ``shares``.
@@ -39,7 +46,8 @@ def deal(
         rng: Source of the choice.
 
     Returns:
-        For each use, the templates in their order, a row: the index of the value of each field, or ``ABSENT``.
+        For each use, the templates in their order, a row: the index of the value of each field, or
+        ``ABSENT``.
     """
     table = _Table(templates, uses, shares, rng)
     table.part_twins()
@@ -48,7 +56,9 @@ def deal(
 
 
 def apportion(count: int, shares: Sequence[float], rng: random.Random) -> list[int]:
-    """Split a count in proportion to shares of 1, each part rounded up or down; chance decides between equal remainders."""
+    """Split a count in proportion to shares of 1, each part rounded up or down; chance decides between equal
+    remainders.
+    """
     exact = [count * share for share in shares]
     parts = [math.floor(part) for part in exact]
     order = sorted(range(len(shares)), key=lambda place: (parts[place] - exact[place], rng.random()))
@@ -85,8 +95,11 @@ class _Table:
         ]
         for field, parts in enumerate(shares):
             times = apportion(len(self._places[field]), parts, rng)
-            # Spread evenly from the first row to the last, so that each template gets its part of every value.
-            spread = sorted(((turn + rng.random()) / n, value) for value, n in enumerate(times) for turn in range(n))
+            # Spread evenly from the first row to the last, so that each template gets its part of every
+            # value.
+            spread = sorted(
+                ((turn + rng.random()) / n, value) for value, n in enumerate(times) for turn in range(n)
+            )
             for place, (_, value) in zip(self._places[field], spread, strict=True):
                 self._rows[place][field] = self._first[field] + value
         self._same = Counter(self._key(place) for place in range(len(self._rows)))
@@ -119,9 +132,17 @@ class _Table:
             twins.append(here)
 
     def even_pairs(self) -> None:
-        """Swap values while that lowers the sum of the squared counts of pairs, each relative to how often it is due."""
+        """Swap values while that lowers the sum of the squared counts of pairs, each relative to how often it
+        is due.
+        """
         fields = sorted(
-            {field for fields in self._templates if len(fields) > 1 for field in fields if self._places[field]}
+            {
+                field
+                for fields in self._templates
+                if len(fields) > 1
+                for field in fields
+                if self._places[field]
+            }
         )
         if not fields:
             return

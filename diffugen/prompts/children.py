@@ -40,15 +40,17 @@ def child_prompts(
 ) -> list[list[Prompt]]:
     """Make prompts for images that are made of other images (``img2img``, ``inpaint``).
 
-    A field that is named in ``changes`` gets another value than the parent has; a parent that has the only value there is
-    has no children by that template. Any other field keeps the parent's value;
-    where the parent has none, it is filled from ``attributes``, or from the phrases of the class of that name. Each choice
-    is the value that was used least so far, relative to its weight, and one parent's prompts are different where there are
-    several. Phrases are found as in ``diffugen.prompts.make.make_prompts``.
+    A field that is named in ``changes`` gets another value than the parent has; a parent that has the only
+    value there is has no children by that template. Any other field keeps the parent's value;
+    where the parent has none, it is filled from ``attributes``, or from the phrases of the class of that
+    name. Each choice is the value that was used least so far, relative to its weight, and one parent's
+    prompts are different where there are several. Phrases are found as in
+    ``diffugen.prompts.make.make_prompts``.
 
     Args:
         parents: The prompts of the images; None for a photo without one.
-        templates: Texts with ``{field}`` places, which take turns; if empty, each child has its parent's own template.
+        templates: Texts with ``{field}`` places, which take turns; if empty, each child has its parent's own
+            template.
         changes: From a field to the values, or their weights, that replace the parent's.
         attributes: From a field to the values, or their weights, for what a parent does not say.
         classes: From a class name to the phrases that name it.
@@ -61,8 +63,9 @@ def child_prompts(
         For each parent its ``images_each`` prompts, or none where nothing can change.
 
     Raises:
-        PromptError: All that is wrong with the arguments in one list, fields that cannot be filled, parents without a
-            template where ``templates`` is empty, parents of which none can change, or the prompts in which no class occurs.
+        PromptError: All that is wrong with the arguments in one list, fields that cannot be filled, parents
+            without a template where ``templates`` is empty, parents of which none can change, or the prompts
+            in which no class occurs.
 
     Example:
         >>> parent = Prompt("a car, sunny", (), attributes={"weather": "sunny"}, template="a car, {weather}")
@@ -120,8 +123,12 @@ class _Balance:
         self._templates: Counter[str] = Counter()
         self._values: Counter[tuple[str, str]] = Counter()
 
-    def choose(self, spaces: Sequence[Space], count: int, kept: set[str]) -> list[tuple[Space, tuple[str, ...]]]:
-        """Choose combinations of one parent: different texts, then all of them again; kept fields are no choice."""
+    def choose(
+        self, spaces: Sequence[Space], count: int, kept: set[str]
+    ) -> list[tuple[Space, tuple[str, ...]]]:
+        """Choose combinations of one parent: different texts, then all of them again; kept fields are no
+        choice.
+        """
         chosen = []
         taken: set[str] = set()
         for _ in range(count):
@@ -148,7 +155,9 @@ class _Balance:
 
     def _least_used_first(self, name: str, shares: Mapping[str, float]) -> list[str]:
         # With half a use added, values come up in proportion to their weights from the first choice on.
-        return sorted(shares, key=lambda value: ((self._values[name, value] + 0.5) / shares[value], self._rng.random()))
+        return sorted(
+            shares, key=lambda value: ((self._values[name, value] + 0.5) / shares[value], self._rng.random())
+        )
 
 
 def _templates_of(parent: Prompt | None, templates: Sequence[str]) -> Sequence[str]:
@@ -192,7 +201,8 @@ def _gap_mistakes(
             for name in dict.fromkeys(FIELD.findall(template)):
                 if name not in known:
                     yield (
-                        f"template {template!r}: no value for {name!r}, which is neither an attribute nor a class and "
+                        f"template {template!r}: no value for {name!r}, which is neither an attribute nor a "
+                        "class and "
                         f"which the source's prompt does not have{hint(name, list(known))}"
                     )
 
@@ -210,5 +220,6 @@ def _stuck_mistakes(
             for name in _stuck(template, _other_values(parent, changes)):
                 yield (
                     f"template {template!r}: {name!r} is to change, but the only value to change to is "
-                    f"{next(iter(weights_of(changes[name])))!r}, which every source's prompt has already; give another"
+                    f"{next(iter(weights_of(changes[name])))!r}, which every source's prompt has already; "
+                    "give another"
                 )

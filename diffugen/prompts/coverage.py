@@ -46,12 +46,15 @@ class PairCoverage:
     most: int
 
 
-def pair_coverage(prompts: Sequence[Prompt], values: Mapping[str, Values] | None = None) -> list[PairCoverage]:
+def pair_coverage(
+    prompts: Sequence[Prompt], values: Mapping[str, Values] | None = None
+) -> list[PairCoverage]:
     """Count how often the values of each two attributes meet in a prompt.
 
     Args:
         prompts: Prompts of one or several calls of ``make_prompts``.
-        values: The values that an attribute or class could have, as given to ``make_prompts``; without them, those that occur.
+        values: The values that an attribute or class could have, as given to ``make_prompts``; without them,
+            those that occur.
 
     Returns:
         One entry for each two attributes that any prompt has together, sorted.

@@ -1,7 +1,7 @@
 """Prompt templates x attribute values -> Prompts with the phrases to trace.
 
-Knows which words of a text name an object. Does not know tokenizers (whether a phrase survives the model's token limit
-is checked where the prompt is encoded), images or seeds of images.
+Knows which words of a text name an object. Does not know tokenizers (whether a phrase survives the model's
+token limit is checked where the prompt is encoded), images or seeds of images.
 """
 
 from __future__ import annotations
@@ -43,36 +43,41 @@ def make_prompts(
 ) -> list[Prompt]:
     """Fill templates with attribute values and find the phrases that name an object.
 
-    A template's ``{field}`` is an attribute or a class; a class is filled from its phrases, and its choice is kept in
-    ``Prompt.attributes`` like any other. A field that stands twice in a template gets the same value in both places.
-    The phrases of a prompt are those that ``diffugen.prompts.phrases.find_phrases`` finds in its text.
+    A template's ``{field}`` is an attribute or a class; a class is filled from its phrases, and its choice is
+    kept in ``Prompt.attributes`` like any other. A field that stands twice in a template gets the same value
+    in both places. The phrases of a prompt are those that ``diffugen.prompts.phrases.find_phrases`` finds in
+    its text.
 
-    The samplings are ``product`` (every combination, in the order of the templates and of the values, the last field
-    changing fastest; cut off after ``count``), ``sample`` (combinations drawn by the weights of their values) and
-    ``balanced``: templates take turns as evenly as their numbers of combinations permit, each value of a field is used
-    in proportion to its weight, rounded up or down, and each pair of values of two fields of one template as close to
-    that as swaps of single values bring it.
+    The samplings are ``product`` (every combination, in the order of the templates and of the values, the
+    last field changing fastest; cut off after ``count``), ``sample`` (combinations drawn by the weights of
+    their values) and ``balanced``: templates take turns as evenly as their numbers of combinations permit,
+    each value of a field is used in proportion to its weight, rounded up or down, and each pair of values of
+    two fields of one template as close to that as swaps of single values bring it.
 
-    Where all weights are equal, each sampling starts again only when every combination was used, but ``balanced`` rather
-    repeats one, rarely, than give up the balance of values. Otherwise a combination is repeated when it is due by weight.
+    Where all weights are equal, each sampling starts again only when every combination was used, but
+    ``balanced`` rather repeats one, rarely, than give up the balance of values. Otherwise a combination is
+    repeated when it is due by weight.
 
     Args:
         templates: Texts with ``{field}`` places, e.g. ``"a photo of a {colour} {piano} on a road"``.
-        attributes: From a field's name to the values it can take, or to their weights (at least 0, one above 0; only their
-            ratios matter): ``{"weather": {"sunny": 3, "rainy": 1}}``. A value of weight 0 is not used.
+        attributes: From a field's name to the values it can take, or to their weights (at least 0, one above
+            0; only their ratios matter): ``{"weather": {"sunny": 3, "rainy": 1}}``. A value of weight 0 is
+            not used.
         classes: From a class name to the phrases that name it, e.g. ``{"piano": ["grand piano", "piano"]}``.
-        background: Words that name no object but compete with the objects for pixels, e.g. ``["road", "sky"]``.
+        background: Words that name no object but compete with the objects for pixels, e.g. ``["road",
+            "sky"]``.
         negative: Negative text of every prompt.
         count: How many prompts, at least 1; None for as many as there are combinations.
         sampling: ``balanced``, ``sample`` or ``product``; the last has no use for weights.
         seed: Seed of the choice and of its order; ``product`` does not use it.
 
     Returns:
-        ``count`` prompts. A repeated prompt is equal to its first, so its image needs another seed to be another image.
+        ``count`` prompts. A repeated prompt is equal to its first, so its image needs another seed to be
+        another image.
 
     Raises:
-        PromptError: All that is wrong with the arguments in one list, or the prompts in which no class occurs, or two
-            ways to fill the templates that give the same text.
+        PromptError: All that is wrong with the arguments in one list, or the prompts in which no class
+            occurs, or two ways to fill the templates that give the same text.
 
     Example:
         >>> [prompt] = make_prompts(["a {colour} {piano}"], {"colour": ["red"]}, {"piano": ["grand piano"]}, ["road"])

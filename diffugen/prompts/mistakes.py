@@ -49,7 +49,9 @@ def list_mistakes(key: str, values: Sequence[str]) -> Iterator[str]:
     else:
         if not all(value.strip() for value in values):
             yield f"{key} holds an empty text; drop it"
-        yield from (f"{key} holds {value!r} {uses} times" for value, uses in Counter(values).items() if uses > 1)
+        yield from (
+            f"{key} holds {value!r} {uses} times" for value, uses in Counter(values).items() if uses > 1
+        )
 
 
 def name_mistakes(
@@ -132,10 +134,13 @@ def twin_mistakes(texts: Sequence[str], choices: Sequence[Choice], templates: Se
 def nameless_mistakes(texts: Sequence[str], traced: Sequence[tuple[Phrase, ...]]) -> Iterator[str]:
     """Yield whether there are texts that name no object."""
     pairs = zip(texts, traced, strict=True)
-    nameless = list(dict.fromkeys(text for text, found in pairs if all(phrase.class_name is None for phrase in found)))
+    nameless = list(
+        dict.fromkeys(text for text, found in pairs if all(phrase.class_name is None for phrase in found))
+    )
     if nameless:
         yield (
-            f"{len(nameless)} of {len(set(texts))} prompts name no object of any class, e.g. {_some(nameless, ', ')}; "
+            f"{len(nameless)} of {len(set(texts))} prompts name no object of any class, e.g. "
+            f"{_some(nameless, ', ')}; "
             f"add the words that name it to a class, or write {{class}} in the template"
         )
 

@@ -16,9 +16,10 @@ def find_phrases(
 ) -> list[tuple[Phrase, ...]]:
     """Find in each text the phrases to trace.
 
-    They are, for each class, the longest of its phrases that occurs in the text as whole words (upper and lower case
-    alike), then the background words that occur. Words that are part of a longer listed phrase do not count by
-    themselves: with the classes ``truck`` and ``fire truck``, "a fire truck" names only the second.
+    They are, for each class, the longest of its phrases that occurs in the text as whole words (upper and
+    lower case alike), then the background words that occur. Words that are part of a longer listed phrase do
+    not count by themselves: with the classes ``truck`` and ``fire truck``, "a fire truck" names only the
+    second.
 
     Args:
         texts: Texts, each on one line.

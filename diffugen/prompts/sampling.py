@@ -29,7 +29,9 @@ _DRAWS = 50
 
 
 def weights_of(values: Values) -> dict[str, float]:
-    """Return the values that can be used, those of a weight above 0, with their weights: 1 each in a plain list."""
+    """Return the values that can be used, those of a weight above 0, with their weights: 1 each in a plain
+    list.
+    """
     weights = values if isinstance(values, Mapping) else dict.fromkeys(values, 1.0)
     return {value: float(weight) for value, weight in weights.items() if weight > 0}
 
@@ -78,7 +80,9 @@ class Space:
         return one_line(FIELD.sub(lambda match: named[match[1]], self.template))
 
     def at(self, index: int) -> tuple[str, ...]:
-        """Return the combination of that number, the last field changing fastest, without listing the others."""
+        """Return the combination of that number, the last field changing fastest, without listing the
+        others.
+        """
         found = []
         for values in reversed(self.values):
             index, place = divmod(index, len(values))
@@ -87,7 +91,8 @@ class Space:
 
 
 def choose(spaces: Sequence[Space], count: int, sampling: str, rng: random.Random) -> list[Choice]:
-    """Choose combinations; where all weights are equal, whole passes over all of them, then as many as are missing.
+    """Choose combinations; where all weights are equal, whole passes over all of them, then as many as are
+    missing.
 
     Args:
         spaces: At least one template; fields of the same name have the same values.
@@ -106,7 +111,9 @@ def choose(spaces: Sequence[Space], count: int, sampling: str, rng: random.Rando
         if sampling == "sample":
             return _by_weight(spaces, count, rng)
         turns = _turns([space.size for space in spaces], missing, rng)
-        choices = _deal(spaces, [passes * space.size + more for space, more in zip(spaces, turns, strict=True)], rng)
+        choices = _deal(
+            spaces, [passes * space.size + more for space, more in zip(spaces, turns, strict=True)], rng
+        )
         rng.shuffle(choices)
         return choices
     indices = [index for _ in range(passes) for index in rng.sample(range(total), total)]
@@ -125,7 +132,9 @@ def _locate(spaces: Sequence[Space], index: int) -> Choice:
 
 
 def _by_weight(spaces: Sequence[Space], count: int, rng: random.Random) -> list[Choice]:
-    """Draw combinations by weight; one that was drawn as often as it is due gives way to others where there are some."""
+    """Draw combinations by weight; one that was drawn as often as it is due gives way to others where there
+    are some.
+    """
     sizes = [space.size for space in spaces]
     uses: Counter[Choice] = Counter()
     choices = []
@@ -144,11 +153,14 @@ def _by_weight(spaces: Sequence[Space], count: int, rng: random.Random) -> list[
 
 
 def _balanced(spaces: Sequence[Space], count: int, rng: random.Random) -> list[Choice]:
-    """Choose different combinations so that templates, values and pairs of values are used as evenly as possible."""
+    """Choose different combinations so that templates, values and pairs of values are used as evenly as
+    possible.
+    """
     used = _turns([space.size for space in spaces], count, rng)
     left = [space.size - uses for space, uses in zip(spaces, used, strict=True)]
     drawn = [uses if rest else 0 for uses, rest in zip(used, left, strict=True)]
-    # All combinations of a template use its values evenly, so leaving out an even few is as good as choosing many.
+    # All combinations of a template use its values evenly, so leaving out an even few is as good as choosing
+    # many.
     if sum(left) < sum(drawn):
         out = set(_deal(spaces, left, rng))
         choices = [choice for choice in _all_of(spaces, range(len(spaces))) if choice not in out][:count]
@@ -172,11 +184,15 @@ def _turns(sizes: Sequence[int], count: int, rng: random.Random) -> list[int]:
 
 
 def _deal(spaces: Sequence[Space], uses: Sequence[int], rng: random.Random) -> list[Choice]:
-    """Use each template so often, with values, combinations and pairs of values as close as possible to what is due."""
+    """Use each template so often, with values, combinations and pairs of values as close as possible to what
+    is due.
+    """
     values = {name: known for space in spaces for name, known in zip(space.fields, space.values, strict=True)}
     shares = {name: parts for space in spaces for name, parts in zip(space.fields, space.shares, strict=True)}
     fields = {name: field for field, name in enumerate(values)}
-    rows = deal([[fields[name] for name in space.fields] for space in spaces], uses, list(shares.values()), rng)
+    rows = deal(
+        [[fields[name] for name in space.fields] for space in spaces], uses, list(shares.values()), rng
+    )
     numbers = [number for number, times in enumerate(uses) for _ in range(times)]
     return [
         (number, tuple(values[name][row[fields[name]]] for name in spaces[number].fields))

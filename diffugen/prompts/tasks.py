@@ -17,18 +17,21 @@ from diffugen.records import FIELD, Prompt
 
 @dataclass(frozen=True)
 class Region:
-    """How to find the part of an image that is painted over: exactly one of the first five, changed by the others.
+    """How to find the part of an image that is painted over: exactly one of the first five, changed by the
+    others.
 
     Attributes:
         label: The largest object of this class among the labels of the image.
         detector: A checkpoint; the largest object of class ``find`` that it finds.
         polygon: Corners (x, y) as parts of width and height, in [0, 1].
         part: A named part, such as ``lower half``.
-        mask: A mask image of the image's size (bright is painted over), or a folder of masks with the images' names.
+        mask: A mask image of the image's size (bright is painted over), or a folder of masks with the images'
+            names.
         find: The class that the detector looks for.
         grow_frac: Grown by this radius, relative to the square root of the image area.
         spare: Whether labelled objects are left out of a ``polygon``, ``part`` or ``mask``.
-        context_frac: Part of the image around it that the model sees, on each side, relative to its own width and height.
+        context_frac: Part of the image around it that the model sees, on each side, relative to its own width
+            and height.
     """
 
     label: str | None = None
@@ -44,7 +47,9 @@ class Region:
 
 @dataclass(frozen=True)
 class Task:
-    """One step of the generation; the fields are those of `diffugen.config.generation.TaskSection`, which explains them."""
+    """One step of the generation; the fields are those of `diffugen.config.generation.TaskSection`, which
+    explains them.
+    """
 
     task: str
     name: str
@@ -83,10 +88,14 @@ def choose_tasks(tasks: Sequence[Task], only: str | None) -> list[Task]:
     Raises:
         DiffugenError: There is no such task.
     """
-    chosen = [task for task in tasks if only in (None, task.name)] or [task for task in tasks if task.task == only]
+    chosen = [task for task in tasks if only in (None, task.name)] or [
+        task for task in tasks if task.task == only
+    ]
     if not chosen:
         names = ", ".join(task.name for task in tasks)
-        raise DiffugenError(f"no task {only!r}; the configuration has {names}: name one of them, or add it under tasks")
+        raise DiffugenError(
+            f"no task {only!r}; the configuration has {names}: name one of them, or add it under tasks"
+        )
     return chosen
 
 
@@ -95,8 +104,8 @@ def task_prompts(task: Task, tasks: Sequence[Task], prompts: Mapping[str, Any], 
 
     Args:
         task: Its templates, attributes and count go before those of ``prompts``.
-        tasks: All tasks. What only others need is no mistake here: attributes of their templates, and, as sources bring
-            objects too, classes that no prompt of this task can name.
+        tasks: All tasks. What only others need is no mistake here: attributes of their templates, and, as
+            sources bring objects too, classes that no prompt of this task can name.
         prompts: Arguments of `diffugen.prompts.make.make_prompts`.
         seed: Seed of the choice.
     """
@@ -107,14 +116,16 @@ def task_prompts(task: Task, tasks: Sequence[Task], prompts: Mapping[str, Any], 
         here = _fields(templates)
         elsewhere = _fields(prompts["templates"]).union(*(_fields(one.templates) for one in tasks))
         attributes = {
-            name: values for name, values in attributes.items()
+            name: values
+            for name, values in attributes.items()
             if name in here or name in task.attributes or name not in elsewhere
-        }  # fmt: skip
+        }
         words = " | ".join([*templates, *itertools.chain.from_iterable(attributes.values())]).casefold()
         classes = {
-            name: phrases for name, phrases in classes.items()
+            name: phrases
+            for name, phrases in classes.items()
             if any(mention.casefold() in words for mention in (f"{{{name}}}", *phrases))
-        }  # fmt: skip
+        }
     changed = {"templates": templates, "attributes": attributes, "classes": classes}
     count = prompts["count"] if task.count is None else task.count
     return make_prompts(**{**prompts, **changed, "count": count}, seed=seed)

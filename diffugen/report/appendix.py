@@ -53,8 +53,10 @@ def coverage(facts: RunFacts, survey: Survey) -> Section:
     blocks.append(
         Paragraph(
             (
-                "Found: images in which attention labels, or the detector, have every class that the prompt names. "
-                "No disagreement: of the images with labels of both kinds. Prompts whose template lacks an attribute are in "
+                "Found: images in which attention labels, or the detector, have every class that the prompt "
+                "names. "
+                "No disagreement: of the images with labels of both kinds. Prompts whose template lacks an "
+                "attribute are in "
                 "none of its rows.",
             ),
             tone="note",
@@ -74,22 +76,35 @@ def times(facts: RunFacts) -> Section:
     totals = {stage: sum(seconds.get((round, stage), 0.0) for round in rounds) for stage in stages}
     rows: list[tuple[Cell, ...]] = [
         (
-            stage, *(as_seconds(seconds.get((round, stage))) for round in rounds), as_seconds(totals[stage]),
+            stage,
+            *(as_seconds(seconds.get((round, stage))) for round in rounds),
+            as_seconds(totals[stage]),
             as_seconds(totals[stage] / images if images else None),
         )
         for stage in stages
-    ]  # fmt: skip
+    ]
     by_round = [sum(seconds.get((round, stage), 0.0) for stage in stages) for round in rounds]
     everything = sum(by_round)
     rows.append(
-        ("all", *map(as_seconds, by_round), as_seconds(everything), as_seconds(everything / images if images else None))
+        (
+            "all",
+            *map(as_seconds, by_round),
+            as_seconds(everything),
+            as_seconds(everything / images if images else None),
+        )
     )
     head = ("stage", *(f"round {round}" for round in rounds), "all rounds", "an image")
     bars = [Bars("all rounds", tuple(totals.values()))]
-    return Section("time", "Time", (
-        bar_chart("Time by stage, all rounds", x_label="seconds", groups=stages, bars=bars, written=as_seconds),
-        Table("Time by stage and round (an image: of all images of the run)", head, tuple(rows)),
-    ))  # fmt: skip
+    return Section(
+        "time",
+        "Time",
+        (
+            bar_chart(
+                "Time by stage, all rounds", x_label="seconds", groups=stages, bars=bars, written=as_seconds
+            ),
+            Table("Time by stage and round (an image: of all images of the run)", head, tuple(rows)),
+        ),
+    )
 
 
 def reproduce(facts: RunFacts) -> Section:
@@ -104,7 +119,9 @@ def reproduce(facts: RunFacts) -> Section:
         _versions(facts),
     ]
     if facts.config is None:
-        blocks.append(Paragraph(("The run was made without a configuration, so it cannot be done anew from here.",)))
+        blocks.append(
+            Paragraph(("The run was made without a configuration, so it cannot be done anew from here.",))
+        )
     else:
         text = json.dumps(facts.config, indent=2, ensure_ascii=False)
         blocks.append(Details("Configuration the run was made with, as JSON", text))
@@ -126,7 +143,15 @@ def _attributes(survey: Survey) -> Table:
         if len(ordered) > _MOST_VALUES:
             rest = sum(cover.images for _, cover in ordered[_MOST_VALUES:])
             rows.append((name, f"{len(ordered) - _MOST_VALUES} more values", as_count(rest), *[NOTHING] * 4))
-    head = ("attribute", "value", "images", "attention found", "mean score", "detector found", "no disagreement")
+    head = (
+        "attribute",
+        "value",
+        "images",
+        "attention found",
+        "mean score",
+        "detector found",
+        "no disagreement",
+    )
     return Table("Images by attribute of their prompt", head, tuple(rows))
 
 
@@ -167,13 +192,18 @@ def _versions(facts: RunFacts) -> Table:
     config = facts.config or {}
     rows: list[tuple[Cell, ...]] = [
         ("seed of the run", str(config.get("seed", NOTHING))),
-        ("seed of this report's samples", f"{SAMPLE_SEED}, at most {MOST_IMAGES:,} images of each kind of evidence"),
+        (
+            "seed of this report's samples",
+            f"{SAMPLE_SEED}, at most {MOST_IMAGES:,} images of each kind of evidence",
+        ),
         ("run made by diffugen", str(facts.summary.get("diffugen_version", NOTHING))),
         ("report written by diffugen", __version__),
         ("python", platform.python_version()),
         *((package, _version(package)) for package in _PACKAGES),
     ]
-    return Table("Seeds, and versions installed where this report was written", ("what", "value"), tuple(rows))
+    return Table(
+        "Seeds, and versions installed where this report was written", ("what", "value"), tuple(rows)
+    )
 
 
 def _version(package: str) -> str:

@@ -38,7 +38,9 @@ Cell = str | Code | Bar
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Words, some of them as code; ``tone`` is ``plain``, ``lead`` (the sentence to read first) or ``note`` (small)."""
+    """Words, some of them as code; ``tone`` is ``plain``, ``lead`` (the sentence to read first) or ``note``
+    (small).
+    """
 
     parts: tuple[Inline, ...]
     tone: str = "plain"
@@ -88,7 +90,9 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a shown image: what it shows, a JPEG (None where a file of the run is missing), and its text alternative."""
+    """One picture of a shown image: what it shows, a JPEG (None where a file of the run is missing), and its
+    text alternative.
+    """
 
     label: str
     jpeg: bytes | None

@@ -1,7 +1,8 @@
 """Charts as inline SVG: lines and bars, drawn by hand and coloured by the page.
 
-Series differ in colour, in marker and in dash, so that no reader depends on one of them. Colours are classes that the
-page's style sheet fills in (``c0``, ``c1`` ...), so that a chart suits a light page, a dark one and paper. Knows no run.
+Series differ in colour, in marker and in dash, so that no reader depends on one of them. Colours are classes
+that the page's style sheet fills in (``c0``, ``c1`` ...), so that a chart suits a light page, a dark one and
+paper. Knows no run.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def line_chart(
 
     def at(x: float, y: float) -> Point:
         width = WIDTH - _LEFT - _RIGHT - 2 * inset_px
-        return _LEFT + inset_px + width * ((x - first) / span + middle), _TOP + _PLOT_HEIGHT * (1 - min(y, top) / top)
+        return _LEFT + inset_px + width * ((x - first) / span + middle), _TOP + _PLOT_HEIGHT * (
+            1 - min(y, top) / top
+        )
 
     floor = _TOP + _PLOT_HEIGHT
     parts = [_grid(tick, at(first, tick)[1]) for tick in ticks if tick <= top]
@@ -84,19 +87,25 @@ def line_chart(
     parts += [_words((WIDTH + _LEFT - _RIGHT) / 2, floor + 35, x_label, "middle", "axis")]
     for index, (name, height) in enumerate(levels):
         y = at(first, height)[1]
-        parts.append(f'<path class="level c{len(lines) + index} d{index}" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(
+            f'<path class="level c{len(lines) + index} d{index}" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>'
+        )
         parts.append(_words(WIDTH - _RIGHT - 2, y - 5, f"{name} {written(height)}", "end", "halo"))
     for index, line in enumerate(lines):
         places = [at(x, y) for x, y in line.points]
         parts.append(_drawn(line, index, places))
         if with_values and index == 0 and len(places) <= _MOST_VALUES_SHOWN:
             pairs = zip(places, line.points, strict=True)
-            parts += [_words(x, y - 10, written(value), "middle", "halo value") for (x, y), (_, value) in pairs]
+            parts += [
+                _words(x, y - 10, written(value), "middle", "halo value") for (x, y), (_, value) in pairs
+            ]
     said = [f"{line.name}: {_listed_points(line, x_ticks, written)}" for line in lines if not line.plain]
     said += [f"{name}: {written(height)}" for name, height in levels]
     legend = [(_line_swatch(index, line.plain), line.name) for index, line in enumerate(lines)]
     legend += [(_level_swatch(len(lines) + index, index), name) for index, (name, _) in enumerate(levels)]
-    return _chart(title, f"{y_label} over {x_label}. {'; '.join(said)}.", y_label, parts, floor + _BOTTOM, legend)
+    return _chart(
+        title, f"{y_label} over {x_label}. {'; '.join(said)}.", y_label, parts, floor + _BOTTOM, legend
+    )
 
 
 def bar_chart(
@@ -119,7 +128,9 @@ def bar_chart(
         written: How to write a value.
     """
     sums = [sum(one.values[row] or 0.0 for one in bars) for row in range(len(groups))]
-    longest = max([*sums, 0.0] if stacked else [value or 0.0 for one in bars for value in one.values], default=0.0)
+    longest = max(
+        [*sums, 0.0] if stacked else [value or 0.0 for one in bars for value in one.values], default=0.0
+    )
     ticks = _ticks(longest or 1.0)
     left = min(150.0, 14 + _CHARACTER_PX * max((len(name) for name in groups), default=0))
     right = 14 + _CHARACTER_PX * max(len(written(longest)), 3)
@@ -150,7 +161,13 @@ def bar_chart(
 
 
 def _stack(
-    row: int, y: float, bars: Sequence[Bars], left: float, scale: float, thick: float, written: Callable[[float], str]
+    row: int,
+    y: float,
+    bars: Sequence[Bars],
+    left: float,
+    scale: float,
+    thick: float,
+    written: Callable[[float], str],
 ) -> list[str]:
     parts, x = [], left
     for index, one in enumerate(bars):
@@ -167,7 +184,13 @@ def _stack(
 
 
 def _beside(
-    row: int, y: float, bars: Sequence[Bars], left: float, scale: float, thick: float, written: Callable[[float], str]
+    row: int,
+    y: float,
+    bars: Sequence[Bars],
+    left: float,
+    scale: float,
+    thick: float,
+    written: Callable[[float], str],
 ) -> list[str]:
     parts = []
     for index, one in enumerate(bars):
@@ -176,14 +199,24 @@ def _beside(
         if value is not None:
             parts.append(_bar(left, below, max(value * scale, 0.5), thick - 2, index))
         parts.append(
-            _words(left + (value or 0.0) * scale + 5, below + thick / 2 + 3, _maybe(value, written), "start", "value")
+            _words(
+                left + (value or 0.0) * scale + 5,
+                below + thick / 2 + 3,
+                _maybe(value, written),
+                "start",
+                "value",
+            )
         )
     return parts
 
 
 def _drawn(line: Line, index: int, places: Sequence[Point]) -> str:
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    parts = [f'<path class="{"plain" if line.plain else f"line c{index} d{index}"}" d="{path}"/>'] if places else []
+    parts = (
+        [f'<path class="{"plain" if line.plain else f"line c{index} d{index}"}" d="{path}"/>']
+        if places
+        else []
+    )
     if not line.plain:
         parts += [_marker(x, y, index) for x, y in places]
     return "".join(parts)
@@ -220,7 +253,11 @@ def _words(x: float, y: float, text: str, anchor: str, style: str = "tick") -> s
 
 
 def _line_swatch(index: int, plain: bool) -> str:
-    drawn = '<path class="plain" d="M1 7H27"/>' if plain else f'<path class="line c{index} d{index}" d="M1 7H27"/>'
+    drawn = (
+        '<path class="plain" d="M1 7H27"/>'
+        if plain
+        else f'<path class="line c{index} d{index}" d="M1 7H27"/>'
+    )
     return _swatch(drawn + ("" if plain else _marker(14, 7, index)))
 
 
@@ -237,7 +274,12 @@ def _swatch(drawn: str) -> str:
 
 
 def _chart(
-    title: str, description: str, y_label: str, parts: Sequence[str], height: float, legend: Sequence[tuple[str, str]]
+    title: str,
+    description: str,
+    y_label: str,
+    parts: Sequence[str],
+    height: float,
+    legend: Sequence[tuple[str, str]],
 ) -> Chart:
     turned = ""
     if y_label:
@@ -247,7 +289,8 @@ def _chart(
             f"{escape(y_label)}</text>"
         )
     svg = (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(f"{title}. {description}")}">'
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
+        f'aria-label="{escape(f"{title}. {description}")}">'
         f"{turned}{''.join(parts)}</svg>"
     )
     return Chart(title, description, svg, tuple(legend))

@@ -1,4 +1,6 @@
-"""A part of a report: where the two label sources contradict each other, what to look at next, and what was decided."""
+"""A part of a report: where the two label sources contradict each other, what to look at next, and what was
+decided.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> Section:
         blocks += _kind_blocks(facts)
         blocks += _queue_blocks(store, facts, survey)
     else:
-        blocks.append(Missing("Attention labels and model labels were not compared yet", facts.command("loop")))
+        blocks.append(
+            Missing("Attention labels and model labels were not compared yet", facts.command("loop"))
+        )
     if survey.verdicts:
         blocks.append(_verdicts(survey))
     else:
@@ -49,27 +53,36 @@ def _kind_blocks(facts: RunFacts) -> list[Block]:
     bars = [Bars(name, tuple(counts[one][index] for one in rounds)) for index, name in enumerate(named)]
     rows = tuple(
         (
-            str(one), *map(as_count, counts[one]), as_count(sum(counts[one])),
-            as_count(facts.value(one, "compare", "agreements")), as_count(facts.value(one, "compare", "images")),
+            str(one),
+            *map(as_count, counts[one]),
+            as_count(sum(counts[one])),
+            as_count(facts.value(one, "compare", "agreements")),
+            as_count(facts.value(one, "compare", "images")),
             _rate(sum(counts[one]), facts.number(one, "compare", "images")),
         )
         for one in rounds
-    )  # fmt: skip
+    )
     head = ("round", *named, "all", "agreements", "images compared", "disagreements per 100 images")
     return [
         bar_chart(
-            "Disagreements found in each round, by kind", x_label="disagreements", bars=bars, stacked=True, written=as_count,
+            "Disagreements found in each round, by kind",
+            x_label="disagreements",
+            bars=bars,
+            stacked=True,
+            written=as_count,
             groups=[f"round {one}" for one in rounds],
         ),
         Paragraph(
             (
-                "Overlooked: the detector sees it, attention missed it. Spurious: the reverse. Swapped: one place, two classes. "
-                "Badly located: one class, low IoU. Each round compares all images that have labels of both kinds by then.",
+                "Overlooked: the detector sees it, attention missed it. Spurious: the reverse. Swapped: one "
+                "place, two classes. "
+                "Badly located: one class, low IoU. Each round compares all images that have labels of both "
+                "kinds by then.",
             ),
             tone="note",
         ),
         Table("Disagreements by kind and round", head, rows),
-    ]  # fmt: skip
+    ]
 
 
 def _rate(count: float, images: float | None) -> str:
@@ -81,19 +94,27 @@ def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey) -> list[Bloc
         return [Paragraph(("No image waits for a decision.",))]
     rows = tuple(
         (
-            str(place), Code(one.image_id), one.kind.replace("_", " "), as_rate(one.severity),
-            _what(store, facts, survey, one), as_rate(one.iou), store.record(one.image_id).prompt.text,
+            str(place),
+            Code(one.image_id),
+            one.kind.replace("_", " "),
+            as_rate(one.severity),
+            _what(store, facts, survey, one),
+            as_rate(one.iou),
+            store.record(one.image_id).prompt.text,
         )
         for place, one in enumerate(survey.queue, start=1)
-    )  # fmt: skip
+    )
     head = ("place", "image", "kind", "severity", "labels", "IoU", "prompt")
     return [
         Table(f"Look at these next: head of round {survey.queue_round}'s queue", head, rows),
-        Paragraph((
-            f"{counted(sum(survey.waiting.values()), 'image')} with a disagreement, of all rounds, and no decision yet. Review: ",
-            Code(facts.command("review")),
-        )),
-    ]  # fmt: skip
+        Paragraph(
+            (
+                f"{counted(sum(survey.waiting.values()), 'image')} with a disagreement, of all rounds, and "
+                "no decision yet. Review: ",
+                Code(facts.command("review")),
+            )
+        ),
+    ]
 
 
 def _what(store: RunStore, facts: RunFacts, survey: Survey, one: Disagreement) -> str:
@@ -113,7 +134,11 @@ def _what(store: RunStore, facts: RunFacts, survey: Survey, one: Disagreement) -
 
 def _verdicts(survey: Survey) -> Table:
     rows = tuple(
-        (str(round), *(as_count(counts.get(verdict, 0)) for verdict in VERDICTS), as_count(sum(counts.values())))
+        (
+            str(round),
+            *(as_count(counts.get(verdict, 0)) for verdict in VERDICTS),
+            as_count(sum(counts.values())),
+        )
         for round, counts in sorted(survey.verdicts.items())
     )
     head = ("round", "attention is right", "model is right", "edited", "empty", "rejected", "all")

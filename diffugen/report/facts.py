@@ -1,4 +1,5 @@
-"""What the ledger says about a run as a whole: stage results by round, and what the truth said of each round's detector.
+"""What the ledger says about a run as a whole: stage results by round, and what the truth said of each
+round's detector.
 
 Reads summary, configuration and stage results, all small; never an image or a label. Any of it may be absent.
 """
@@ -14,7 +15,18 @@ from typing import Any
 from diffugen.report.blocks import number
 from diffugen.run.store import RunStore
 
-STAGES = ("generate", "label", "relabel", "compare", "review", "tune", "dataset", "train", "promote", "evaluate")
+STAGES = (
+    "generate",
+    "label",
+    "relabel",
+    "compare",
+    "review",
+    "tune",
+    "dataset",
+    "train",
+    "promote",
+    "evaluate",
+)
 """Stages of a round, in the order of work."""
 
 RARE_STAGES = ("evaluate-base", "evaluate-reference")
@@ -103,8 +115,12 @@ class RunFacts:
         return number(self.value(round, stage, *keys))
 
     def count(self, round: int, tally: str, key: str) -> float | None:
-        """Return one of a training set's tallies, ``by_origin`` or ``left_out``: 0 for what it did not count."""
-        return number(self.mapping(round, "dataset", tally).get(key, 0)) if self.has(round, "dataset") else None
+        """Return one of a training set's tallies, ``by_origin`` or ``left_out``: 0 for what it did not
+        count.
+        """
+        return (
+            number(self.mapping(round, "dataset", tally).get(key, 0)) if self.has(round, "dataset") else None
+        )
 
     def next_stage(self, round: int) -> str:
         """Return the stage after the last one of a round that has finished."""
@@ -185,13 +201,17 @@ class RunFacts:
 
     @property
     def compared_method(self) -> str | None:
-        """Provenance of the attention labels that the last comparison looked at, and thereby of the disagreements."""
+        """Provenance of the attention labels that the last comparison looked at, and thereby of the
+        disagreements.
+        """
         rounds = [one for one in self.label_rounds if self.has(one, "compare")]
         return str(self.value(rounds[-1], "label", "method")) if rounds else None
 
     @property
     def loop(self) -> str:
-        """Name of the loop that makes, or made, the run: ``improve`` where it began with a dataset, else ``bootstrap``."""
+        """Name of the loop that makes, or made, the run: ``improve`` where it began with a dataset, else
+        ``bootstrap``.
+        """
         return "improve" if self.setting("dataset", "known") else "bootstrap"
 
     def setting(self, section: str, key: str) -> Any:
@@ -200,7 +220,9 @@ class RunFacts:
         return values.get(key) if isinstance(values, Mapping) else None
 
     def command(self, what: str) -> str:
-        """Return the command that makes something in this run: ``generate``, ``label``, ``review`` or ``loop``."""
+        """Return the command that makes something in this run: ``generate``, ``label``, ``review`` or
+        ``loop``.
+        """
         return f"diffugen {self.loop if what == 'loop' else what} --run {self.folder}"
 
 

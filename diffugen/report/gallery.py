@@ -1,6 +1,7 @@
 """Which images a report shows, and their pictures: image, heat map, attention label, model label.
 
-Draws with `diffugen.labels.pictures`; keeps encoded bytes only. A picture whose file is missing is left out, and said to be.
+Draws with `diffugen.labels.pictures`; keeps encoded bytes only. A picture whose file is missing is left out,
+and said to be.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ _CANDIDATES = 200
 
 @dataclass(frozen=True)
 class Choice:
-    """An image to show, with what is said of it; ``flagged`` is its first disagreement, where it is shown for that."""
+    """An image to show, with what is said of it; ``flagged`` is its first disagreement, where it is shown for
+    that.
+    """
 
     image_id: str
     lines: tuple[str, ...]
@@ -116,11 +119,17 @@ def _choose(
     best = heapq.nlargest(_CANDIDATES, good, key=lambda one: (one.value, one.score, one.image_id))
     shown_worst = _apart(store, map(_choice, worst), count)
     names = {choice.image_id for choice in shown_worst}
-    shown_best = _apart(store, (choice for choice in map(_choice, best) if choice.image_id not in names), count)
+    shown_best = _apart(
+        store, (choice for choice in map(_choice, best) if choice.image_id not in names), count
+    )
     what = "agreement" if quality.agreement else "mean score"
     other = " among the images that are not flagged above" if flagged else ""
     return [
-        ("Flagged", "The head of the review queue: images with a disagreement that nobody has decided yet.", flagged),
+        (
+            "Flagged",
+            "The head of the review queue: images with a disagreement that nobody has decided yet.",
+            flagged,
+        ),
         ("Worst", f"Lowest {what}{other}, one image a prompt.", shown_worst),
         ("Best", f"Highest {what}, one image a prompt.", shown_best),
     ]
@@ -172,7 +181,11 @@ def _show(store: RunStore, facts: RunFacts, survey: Survey, choice: Choice) -> S
     drawn = [
         ("image", _image(store, record), f"generated image: {text}"),
         _heat(store, facts, record, method),
-        ("attention label", _labelled(store, record, attention, survey), f"attention label: {_said(attention)}"),
+        (
+            "attention label",
+            _labelled(store, record, attention, survey),
+            f"attention label: {_said(attention)}",
+        ),
         (other[0], _labelled(store, record, other[1], survey), f"{other[0]}: {_said(other[1])}"),
     ]
     lines = (*choice.lines, f"attention: {_said(attention)}; {other[0].split()[0]}: {_said(other[1])}")
@@ -214,7 +227,9 @@ def _heat(
 
 
 def _map_settings(facts: RunFacts, method: str | None) -> tuple[Mapping[str, float], Any]:
-    """Layer groups and step weights of the label settings behind ``method``; the configuration's where it is unknown."""
+    """Layer groups and step weights of the label settings behind ``method``; the configuration's where it is
+    unknown.
+    """
     for round in facts.label_rounds:
         settings = facts.mapping(round, "label", "settings")
         if facts.value(round, "label", "method") == method and "groups" in settings:

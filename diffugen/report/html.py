@@ -1,6 +1,7 @@
 """A report as one HTML file: nothing outside it is loaded, and nothing in it runs.
 
-All text is escaped here, and a content security policy in the page forbids scripts and every address. Knows blocks, no run.
+All text is escaped here, and a content security policy in the page forbids scripts and every address. Knows
+blocks, no run.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def _block(block: Block) -> str:
             return _chart(block)
         case Gallery(title, about, shown):
             items = "".join(map(_shown, shown))
-            return f'<h3>{_text(title)}</h3><p class="note">{_text(about)}</p><div class="gallery">{items}</div>'
+            return (
+                f'<h3>{_text(title)}</h3><p class="note">{_text(about)}</p><div class="gallery">{items}</div>'
+            )
         case Details(summary, text):
             return f"<details><summary>{_text(summary)}</summary><pre>{_text(text)}</pre></details>"
 
@@ -104,10 +107,13 @@ def _tile(label: str, value: str, detail: str) -> str:
 def _table(table: Table) -> str:
     kinds = [_column_kind([row[column] for row in table.rows]) for column in range(len(table.head))]
     head = "".join(
-        f'<th scope="col"{_class(kind)}>{_text(name)}</th>' for name, kind in zip(table.head, kinds, strict=True)
+        f'<th scope="col"{_class(kind)}>{_text(name)}</th>'
+        for name, kind in zip(table.head, kinds, strict=True)
     )
     rows = "".join(
-        "<tr>" + "".join(_cell(cell, kinds[column], column == 0) for column, cell in enumerate(row)) + "</tr>\n"
+        "<tr>"
+        + "".join(_cell(cell, kinds[column], column == 0) for column, cell in enumerate(row))
+        + "</tr>\n"
         for row in table.rows
     )
     title = _text(table.title)
@@ -171,7 +177,9 @@ def _picture(picture: Picture) -> str:
 
 
 def _inline(parts: Sequence[Inline]) -> str:
-    return "".join(f"<code>{_text(part.text)}</code>" if isinstance(part, Code) else _text(part) for part in parts)
+    return "".join(
+        f"<code>{_text(part.text)}</code>" if isinstance(part, Code) else _text(part) for part in parts
+    )
 
 
 def _text(text: str) -> str:

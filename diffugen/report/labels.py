@@ -64,8 +64,13 @@ def _sources(facts: RunFacts) -> Table:
         sets = [as_count(one["label_sets"].get(source, 0)) for source in SOURCES]
         objects = [as_count(one["objects"].get(source, 0)) for source in SOURCES]
         rows.append((str(round), *(cell for pair in zip(sets, objects, strict=True) for cell in pair)))
-    head = ("made in round", *(f"{source} {what}" for source in SOURCES for what in ("label sets", "objects")))
-    return Table("Labels by source (an image labelled by several settings counts each time)", head, tuple(rows))
+    head = (
+        "made in round",
+        *(f"{source} {what}" for source in SOURCES for what in ("label sets", "objects")),
+    )
+    return Table(
+        "Labels by source (an image labelled by several settings counts each time)", head, tuple(rows)
+    )
 
 
 def _quality_blocks(quality: Quality) -> list[Block]:
@@ -73,35 +78,57 @@ def _quality_blocks(quality: Quality) -> list[Block]:
     for one in quality.comparisons:
         by_class = one.quality.by_class
         everything = ClassQuality(
-            sum(each.objects for each in by_class.values()), sum(each.labels for each in by_class.values()),
-            one.quality.pixel_iou, one.quality.label_iou, one.quality.object_iou,
-        )  # fmt: skip
+            sum(each.objects for each in by_class.values()),
+            sum(each.labels for each in by_class.values()),
+            one.quality.pixel_iou,
+            one.quality.label_iou,
+            one.quality.object_iou,
+        )
         named = {"all (mean of the classes)": everything, **by_class} if len(by_class) > 1 else by_class
         for name, each in named.items():
-            rows.append((
-                _EVIDENCE[one.evidence], _WHEN[one.when], as_count(one.images), name, as_count(each.objects),
-                as_count(each.labels), as_rate(each.pixel_iou), as_rate(each.label_iou), as_rate(each.object_iou),
-            ))  # fmt: skip
+            rows.append(
+                (
+                    _EVIDENCE[one.evidence],
+                    _WHEN[one.when],
+                    as_count(one.images),
+                    name,
+                    as_count(each.objects),
+                    as_count(each.labels),
+                    as_rate(each.pixel_iou),
+                    as_rate(each.label_iou),
+                    as_rate(each.object_iou),
+                )
+            )
     head = (
-        "compared with", "attention labels", "images", "class", "objects", "labels", "pixel IoU", "IoU per label",
+        "compared with",
+        "attention labels",
+        "images",
+        "class",
+        "objects",
+        "labels",
+        "pixel IoU",
+        "IoU per label",
         "IoU per object",
-    )  # fmt: skip
+    )
     blocks: list[Block] = [Paragraph((_quality_sentence(quality),))]
     blocks.append(Table("Attention labels against the evidence", head, tuple(rows)))
     said = [
-        "IoU per label: mean over the attention labels, made-up ones counting 0. IoU per object: mean over the objects of the "
+        "IoU per label: mean over the attention labels, made-up ones counting 0. IoU per object: mean over "
+        "the objects of the "
         "evidence, missed ones counting 0. Pixel IoU: all of a class's pixels together."
     ]
     sampled = [one for one in quality.comparisons if one.images < one.available]
     if sampled:
         first = sampled[0]
         said.append(
-            f" Measured on a random sample (seed {SAMPLE_SEED}): {first.images:,} of {first.available:,} images with "
+            f" Measured on a random sample (seed {SAMPLE_SEED}): {first.images:,} of {first.available:,} "
+            "images with "
             f"{_EVIDENCE[first.evidence]}."
         )
     if any(one.evidence == "human" for one in quality.comparisons):
         said.append(
-            " People look at images with disagreements first, so the rows of human labels describe the hard part of the run; "
+            " People look at images with disagreements first, so the rows of human labels describe the hard "
+            "part of the run; "
             "labels accepted as they were count with IoU 1."
         )
     if any(one.evidence == "model" for one in quality.comparisons):
@@ -121,8 +148,12 @@ def _quality_sentence(quality: Quality) -> str:
     ):
         now, first = quality.of(evidence, "now"), quality.of(evidence, "first")
         if now is not None:
-            change = f" ({as_rate(first.quality.object_iou)} with the first settings)" if first is not None else ""
-            said.append(f"{verb.format(as_rate(now.quality.object_iou))}{change} on {counted(now.images, 'image')}")
+            change = (
+                f" ({as_rate(first.quality.object_iou)} with the first settings)" if first is not None else ""
+            )
+            said.append(
+                f"{verb.format(as_rate(now.quality.object_iou))}{change} on {counted(now.images, 'image')}"
+            )
     return f"Attention labels {'; they '.join(said)}."
 
 
@@ -164,13 +195,24 @@ def _reliability_blocks(quality: Quality) -> list[Block]:
         Paragraph((f"Against {_EVIDENCE[judged.evidence]}: {_worth(judged.reliability.spearman)}",)),
         Paragraph(
             (
-                "On the dotted line a score is the IoU to expect; calibration error is the mean distance from it. Rank "
-                "correlation: whether better labels have higher scores, 1 for always, 0 for no more often than by chance.",
+                "On the dotted line a score is the IoU to expect; calibration error is the mean distance "
+                "from it. Rank "
+                "correlation: whether better labels have higher scores, 1 for always, 0 for no more often "
+                "than by chance.",
             ),
             tone="note",
         ),
-        Table("Score against the evidence", (*who, "rank correlation of score and IoU", "calibration error"), summed),
-        Table("Numbers of the curves", (*who[:2], "score", "labels", "mean score", "mean IoU"), curve, folded=True),
+        Table(
+            "Score against the evidence",
+            (*who, "rank correlation of score and IoU", "calibration error"),
+            summed,
+        ),
+        Table(
+            "Numbers of the curves",
+            (*who[:2], "score", "labels", "mean score", "mean IoU"),
+            curve,
+            folded=True,
+        ),
     ]
 
 
@@ -179,7 +221,9 @@ def _reliability_chart(evidence: str, known: Sequence[Comparison]) -> Chart:
         Line(
             _WHEN[one.when],
             tuple(
-                (each.mean_score or 0.0, each.mean_iou or 0.0) for each in one.reliability.bins if each.count >= _FEW
+                (each.mean_score or 0.0, each.mean_iou or 0.0)
+                for each in one.reliability.bins
+                if each.count >= _FEW
             ),
         )
         for one in known
@@ -219,7 +263,15 @@ def _tuning_blocks(facts: RunFacts) -> list[Block]:
         )
         for round in facts.tune_rounds
     )
-    head = ("round", "held-out value before", "held-out value after", "adopted", "evidence", "images", "trials")
+    head = (
+        "round",
+        "held-out value before",
+        "held-out value after",
+        "adopted",
+        "evidence",
+        "images",
+        "trials",
+    )
     adopted = [round for round in facts.tune_rounds if facts.value(round, "tune", "adopted") is True]
     shown = adopted[-1] if adopted else facts.tune_rounds[-1]
     blocks: list[Block] = [Table("Tuning (adopted only if better on images held out from it)", head, rows)]
@@ -229,7 +281,9 @@ def _tuning_blocks(facts: RunFacts) -> list[Block]:
     if changed:
         blocks.append(
             Table(
-                f"Label settings that round {shown}'s tuning changed ({word})", ("setting", "before", "after"), changed
+                f"Label settings that round {shown}'s tuning changed ({word})",
+                ("setting", "before", "after"),
+                changed,
             )
         )
     else:
@@ -263,7 +317,9 @@ def _weight_blocks(facts: RunFacts, round: int, word: str) -> list[Block]:
     named = [term.replace("_", " ") for term in terms]
     return [
         bar_chart(title, x_label="share of all weights, percent", groups=named, bars=bars, written=_percent),
-        Table(title, ("term", "weight before", "weight after", "share before", "share after"), rows, folded=True),
+        Table(
+            title, ("term", "weight before", "weight after", "share before", "share after"), rows, folded=True
+        ),
     ]
 
 

@@ -1,4 +1,6 @@
-"""A report as plain Markdown with pictures beside it: the same numbers as the HTML page, as tables. Knows blocks, no run."""
+"""A report as plain Markdown with pictures beside it: the same numbers as the HTML page, as tables. Knows
+blocks, no run.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def _block(block: Block, pictures: dict[str, bytes]) -> str:
         case Table():
             return _table(block)
         case Gallery(title, about, shown):
-            return "\n\n".join([f"### {_text(title)}", _text(about), *(_shown(one, pictures) for one in shown)])
+            return "\n\n".join(
+                [f"### {_text(title)}", _text(about), *(_shown(one, pictures) for one in shown)]
+            )
         case Details(summary, text):
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
             return f"{_text(summary)}:\n\n{fence}json\n{text}\n{fence}"
@@ -90,7 +94,9 @@ def _code(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape what Markdown or HTML would take for markup; keep spaces at the ends, which join inline parts."""
+    """Escape what Markdown or HTML would take for markup; keep spaces at the ends, which join inline
+    parts.
+    """
     escaped = _SPECIAL.sub(r"\\\1", _BLANK.sub(" ", printable(text)))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

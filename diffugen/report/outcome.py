@@ -55,7 +55,8 @@ def headline(facts: RunFacts, survey: Survey) -> Section:
         blocks.append(
             Paragraph(
                 (
-                    "No truth was measured, so how good the detector is cannot be said: promotions compare, they do not judge.",
+                    "No truth was measured, so how good the detector is cannot be said: promotions compare, "
+                    "they do not judge.",
                 )
             )
         )
@@ -77,9 +78,12 @@ def rounds(facts: RunFacts) -> Section:
         blocks.append(
             Paragraph(
                 (
-                    f"Measured on {known[-1].truth}, after each round, on the detector that is promoted then: a round whose "
-                    "detector is not promoted repeats the value before it. A detector is promoted on its APs on the "
-                    "promotion evidence, columns candidate and incumbent, which are no truth and cannot be compared with it.",
+                    f"Measured on {known[-1].truth}, after each round, on the detector that is promoted "
+                    "then: a round whose "
+                    "detector is not promoted repeats the value before it. A detector is promoted on its APs "
+                    "on the "
+                    "promotion evidence, columns candidate and incumbent, which are no truth and cannot be "
+                    "compared with it.",
                 ),
                 tone="note",
             )
@@ -97,7 +101,9 @@ def _verdict(facts: RunFacts) -> str:
     final, base, reference = facts.final, facts.base, facts.reference
     if final is None or final.ap50 is None:
         if facts.finished_rounds:
-            return f"{counted(len(facts.finished_rounds), 'round')} done. {_promoted(facts)} {_stopped(facts)}"
+            return (
+                f"{counted(len(facts.finished_rounds), 'round')} done. {_promoted(facts)} {_stopped(facts)}"
+            )
         images = facts.summary["images"]
         if not images:
             return "This run is empty."
@@ -109,9 +115,11 @@ def _verdict(facts: RunFacts) -> str:
         gain = final.ap50 - base.ap50
         verb = "rose" if gain > 0 else "fell"
         change = (
-            f"On {final.truth}, mask AP50 did not change: {as_rate(base.ap50)} before, {as_rate(final.ap50)} now"
+            f"On {final.truth}, mask AP50 did not change: {as_rate(base.ap50)} before, {as_rate(final.ap50)} "
+            "now"
             if abs(gain) < SAME
-            else f"On {final.truth}, mask AP50 {verb} from {as_rate(base.ap50)} to {as_rate(final.ap50)} ({gain:+.3f})"
+            else f"On {final.truth}, mask AP50 {verb} from {as_rate(base.ap50)} to {as_rate(final.ap50)} "
+            f"({gain:+.3f})"
         )
     if reference is not None and reference.ap50:
         change += f", {as_percent(final.ap50, reference.ap50)} of what exact labels give"
@@ -156,9 +164,7 @@ def _promotion(facts: RunFacts) -> tuple[Inline, ...]:
     path = facts.value(won[-1], "promote", "checkpoint") if won else None
     rested = f"it rested on {listed(named)}." if named else "what it rested on was not kept."
     if facts.promoted_on_truth:
-        rested = (
-            f"Beware: the validation that promotions rested on is the truth itself, so these numbers flatter; {rested}"
-        )
+        rested = f"Beware: the validation that promotions rested on is the truth itself, so these numbers flatter; {rested}"
     else:
         rested = f"Promotion never looked at the truth: {rested}"
     if not path:
@@ -170,11 +176,18 @@ def _promotion(facts: RunFacts) -> tuple[Inline, ...]:
     return (rested, f" The detector, promoted in round {won[-1]}: ", Code(facts.short(str(path))), ".")
 
 
-def _tiles(final: Measured, base: Measured | None, reference: Measured | None) -> tuple[tuple[str, str, str], ...]:
+def _tiles(
+    final: Measured, base: Measured | None, reference: Measured | None
+) -> tuple[tuple[str, str, str], ...]:
     tiles = []
     for name, now, before, exact in (
         ("mask AP50", final.ap50, base.ap50 if base else None, reference.ap50 if reference else None),
-        ("mask AP50-95", final.ap50_95, base.ap50_95 if base else None, reference.ap50_95 if reference else None),
+        (
+            "mask AP50-95",
+            final.ap50_95,
+            base.ap50_95 if base else None,
+            reference.ap50_95 if reference else None,
+        ),
     ):
         gain = "" if now is None or before is None else f"{now - before:+.3f} over base {before:.3f}"
         tiles.append((name, as_rate(now), gain or "base not measured"))
@@ -190,13 +203,26 @@ def _ap_table(final: Measured, base: Measured | None, reference: Measured | None
         if one is None:
             rows.append((name, "-", "-", "-", "-", "-", "-"))
             continue
-        rows.append((
-            name, as_rate(one.ap50), as_rate(one.ap50_95), as_rate(one.box_ap50),
-            as_percent(one.ap50, reference.ap50 if reference else None),
-            as_percent(one.ap50_95, reference.ap50_95 if reference else None),
-            as_count(one.images),
-        ))  # fmt: skip
-    head = ("detector", "mask AP50", "mask AP50-95", "box AP50", "of exact, AP50", "of exact, AP50-95", "truth images")
+        rows.append(
+            (
+                name,
+                as_rate(one.ap50),
+                as_rate(one.ap50_95),
+                as_rate(one.box_ap50),
+                as_percent(one.ap50, reference.ap50 if reference else None),
+                as_percent(one.ap50_95, reference.ap50_95 if reference else None),
+                as_count(one.images),
+            )
+        )
+    head = (
+        "detector",
+        "mask AP50",
+        "mask AP50-95",
+        "box AP50",
+        "of exact, AP50",
+        "of exact, AP50-95",
+        "truth images",
+    )
     return Table(f"Detectors on {final.truth}", head, tuple(rows))
 
 
@@ -254,9 +280,20 @@ def _ap_chart(facts: RunFacts, known: Sequence[Measured], key: str, name: str) -
 
 def _rounds_table(facts: RunFacts) -> Table:
     head = (
-        "round", "new images", "train", "val", "agreed", "waiting", "AP50", "AP50-95", "box AP50", "evidence", "candidate",
-        "incumbent", "promoted",
-    )  # fmt: skip
+        "round",
+        "new images",
+        "train",
+        "val",
+        "agreed",
+        "waiting",
+        "AP50",
+        "AP50-95",
+        "box AP50",
+        "evidence",
+        "candidate",
+        "incumbent",
+        "promoted",
+    )
     rows: list[tuple[Cell, ...]] = []
     if facts.base is not None:
         base = facts.base
@@ -265,21 +302,23 @@ def _rounds_table(facts: RunFacts) -> Table:
     for one in facts.rounds:
         measured = facts.measured(one)
         promoted = facts.value(one, "promote", "promoted")
-        rows.append((
-            str(one),
-            as_count(facts.summary["rounds"][one]["images"]),
-            as_count(facts.value(one, "dataset", "train")),
-            as_count(facts.value(one, "dataset", "val")),
-            as_count(facts.count(one, "by_origin", "agreed")),
-            as_count(facts.count(one, "left_out", "disagreement")),
-            as_rate(measured and measured.ap50),
-            as_rate(measured and measured.ap50_95),
-            as_rate(measured and measured.box_ap50),
-            str(facts.value(one, "promote", "evidence") or "-"),
-            _two(facts, one, "candidate"),
-            _two(facts, one, "incumbent"),
-            "-" if promoted is None else "yes" if promoted else "no",
-        ))  # fmt: skip
+        rows.append(
+            (
+                str(one),
+                as_count(facts.summary["rounds"][one]["images"]),
+                as_count(facts.value(one, "dataset", "train")),
+                as_count(facts.value(one, "dataset", "val")),
+                as_count(facts.count(one, "by_origin", "agreed")),
+                as_count(facts.count(one, "left_out", "disagreement")),
+                as_rate(measured and measured.ap50),
+                as_rate(measured and measured.ap50_95),
+                as_rate(measured and measured.box_ap50),
+                str(facts.value(one, "promote", "evidence") or "-"),
+                _two(facts, one, "candidate"),
+                _two(facts, one, "incumbent"),
+                "-" if promoted is None else "yes" if promoted else "no",
+            )
+        )
     title = "Rounds (agreed and waiting: training images whose labels agree; images left out until someone decides)"
     return Table(title, head, tuple(rows))
 

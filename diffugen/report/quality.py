@@ -54,8 +54,8 @@ class Quality:
 
     Attributes:
         comparisons: First human, then model; of each, first the old labels, then the new.
-        agreement: Of each compared image that has an object on either side: the evidence, the mean IoU over the objects of
-            both sides, in [0, 1], and the image id.
+        agreement: Of each compared image that has an object on either side: the evidence, the mean IoU over
+            the objects of both sides, in [0, 1], and the image id.
     """
 
     comparisons: list[Comparison] = field(default_factory=list)
@@ -72,8 +72,8 @@ def measure_quality(
 ) -> Quality:
     """Compare attention labels with the evidence there is.
 
-    Where images have labels by the first label settings and newer ones, both are compared on those images alone, so that
-    the two numbers say what the settings changed and nothing else.
+    Where images have labels by the first label settings and newer ones, both are compared on those images
+    alone, so that the two numbers say what the settings changed and nothing else.
     """
     notes = survey.notes
     ids = {
@@ -112,7 +112,9 @@ def measure_quality(
 
 
 def agreement(first: Instances, second: Instances) -> float | None:
-    """Return the mean mask IoU over the objects of both sides, those without a partner counting 0; None without objects."""
+    """Return the mean mask IoU over the objects of both sides, those without a partner counting 0; None
+    without objects.
+    """
     ious = [
         pair.iou if pair.first is not None and pair.second is not None else 0.0
         for pair in match(first, second, min_iou=0.0, min_iou_swapped=None)
@@ -121,7 +123,9 @@ def agreement(first: Instances, second: Instances) -> float | None:
 
 
 def attention_labels(store: RunStore, image_id: str, method: str | None) -> Instances:
-    """Return an image's attention labels of one provenance, the newest for None; none where there are none."""
+    """Return an image's attention labels of one provenance, the newest for None; none where there are
+    none.
+    """
     size_wh = store.record(image_id).size_wh
     found = list(store.labels("attention", method, image_id=image_id))
     return found[-1].instances if found else Instances(size_wh, (), (), np.zeros(0))
@@ -146,7 +150,9 @@ def _only(instances: Instances, classes: Container[str]) -> Instances:
 
 
 def _compared(evidence: str, when: str, pairs: Sequence[Pair], available: int) -> Comparison:
-    return Comparison(evidence, when, len(pairs), available, label_quality(pairs), reliability(pairs, bins=SCORE_BINS))
+    return Comparison(
+        evidence, when, len(pairs), available, label_quality(pairs), reliability(pairs, bins=SCORE_BINS)
+    )
 
 
 def _sample(ids: list[str]) -> list[str]:

@@ -22,7 +22,12 @@ FEWEST = 20
 NOTABLE = 0.05
 """Smaller gaps between an attribute value and the whole run are not spoken of."""
 
-MEASURES = {"agreed_frac": "relabelled", "seen_frac": "relabelled", "score": "scored", "found_frac": "labelled"}
+MEASURES = {
+    "agreed_frac": "relabelled",
+    "seen_frac": "relabelled",
+    "score": "scored",
+    "found_frac": "labelled",
+}
 """Measures of `Cover`, and which count each is a mean over."""
 
 
@@ -110,7 +115,9 @@ class Cover:
 
 @dataclass(frozen=True)
 class Gap:
-    """An attribute value whose images fare worse: its name, their number, their measure, and that of the whole run."""
+    """An attribute value whose images fare worse: its name, their number, their measure, and that of the
+    whole run.
+    """
 
     name: str
     images: int
@@ -181,7 +188,8 @@ def _note_labels(store: RunStore, facts: RunFacts, survey: Survey) -> None:
         note.method = labels.method
         note.score = float(labels.instances.scores.mean()) if len(labels.instances) else None
         note.first |= labels.method == first
-    # The relabel stage labels only images that no detector of the run was trained on, so all of these are out of sample.
+    # The relabel stage labels only images that no detector of the run was trained on, so all of these are out
+    # of sample.
     for labels in store.latest_labels("model"):
         note, found = survey.note(labels.image_id), frozenset(labels.instances.class_names)
         note.model, note.model_method = kinds.setdefault(found, found), labels.method
@@ -203,7 +211,9 @@ def _note_disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> Non
 
 
 def _cover(record: ImageRecord, survey: Survey) -> None:
-    prompted = frozenset(phrase.class_name for phrase in record.prompt.phrases if phrase.class_name is not None)
+    prompted = frozenset(
+        phrase.class_name for phrase in record.prompt.phrases if phrase.class_name is not None
+    )
     for phrase in record.prompt.phrases:
         if phrase.class_name is not None:
             survey.classes.setdefault(phrase.class_name)
@@ -216,11 +226,12 @@ def _cover(record: ImageRecord, survey: Survey) -> None:
 def attribute_gaps(survey: Survey) -> dict[str, Gap]:
     """Return, for each measure of `Cover`, the attribute value that falls farthest below the whole run.
 
-    Shares must fall two standard errors below, so that small groups do not stand out by chance, and all measures by
-    `NOTABLE`.
+    Shares must fall two standard errors below, so that small groups do not stand out by chance, and all
+    measures by `NOTABLE`.
 
     Returns:
-        From those of ``agreed_frac``, ``seen_frac``, ``score`` and ``found_frac`` that have such a value, to it.
+        From those of ``agreed_frac``, ``seen_frac``, ``score`` and ``found_frac`` that have such a value, to
+        it.
     """
     gaps = {}
     for measure, counted in MEASURES.items():

@@ -1,9 +1,11 @@
-"""The report of a run: one page that says whether the detector is good now, what each round gained, and what to look at next.
+"""The report of a run: one page that says whether the detector is good now, what each round gained, and what
+to look at next.
 
-Reads the store and nothing else: no model, no network, no truth. Its parts have files of their own: what the ledger says
-(`report_facts`), one look at every image (`report_survey`), the labels compared (`report_quality`), pictures
-(`report_gallery`), the sections (`report_outcome`, `report_trust`, `report_queue`, `report_run`) and the two forms
-(`report_html`, `report_markdown`). The same state of a run gives the same bytes.
+Reads the store and nothing else: no model, no network, no truth. Its parts have files of their own: what the
+ledger says (`report_facts`), one look at every image (`report_survey`), the labels compared
+(`report_quality`), pictures (`report_gallery`), the sections (`report_outcome`, `report_trust`,
+`report_queue`, `report_run`) and the two forms (`report_html`, `report_markdown`). The same state of a run
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -43,8 +45,11 @@ MARKDOWN_NAME = "report.md"
 OnProgress = Callable[[int, int], None]
 
 
-def write_report(store: RunStore, *, gallery: int = 8, on_progress: OnProgress = lambda done, total: None) -> Path:
-    """Write the report of a run as far as the run has come; what is missing is named with the command that makes it.
+def write_report(
+    store: RunStore, *, gallery: int = 8, on_progress: OnProgress = lambda done, total: None
+) -> Path:
+    """Write the report of a run as far as the run has come; what is missing is named with the command that
+    makes it.
 
     Args:
         store: The run; open for reading is enough.
@@ -52,8 +57,8 @@ def write_report(store: RunStore, *, gallery: int = 8, on_progress: OnProgress =
         on_progress: Called with images done and images to do: those compared, then those drawn.
 
     Returns:
-        ``<run>/report/index.html``, a self-contained page. Beside it lies ``report.md`` with the same numbers and its
-        pictures. A reader sees the old page or the new one, never a half.
+        ``<run>/report/index.html``, a self-contained page. Beside it lies ``report.md`` with the same numbers
+        and its pictures. A reader sees the old page or the new one, never a half.
 
     Raises:
         DiffugenError: ``gallery`` is negative.
@@ -84,7 +89,8 @@ def write_report(store: RunStore, *, gallery: int = 8, on_progress: OnProgress =
 def _subtitle(facts: RunFacts) -> tuple[str, ...]:
     rounds = counted(len(facts.rounds), "round")
     return (
-        f"{counted(facts.summary['images'], 'image')}, {rounds}; state of the run of {facts.last_activity or 'its beginning'}",
+        f"{counted(facts.summary['images'], 'image')}, {rounds}; state of the run of "
+        f"{facts.last_activity or 'its beginning'}",
     )
 
 
@@ -96,13 +102,17 @@ def _pictures(
     if not galleries:
         made = facts.command("label" if facts.summary["images"] else "generate")
         blocks.append(
-            Paragraph(("Not asked for.",)) if survey.notes and not count else Missing("No labels to show", made)
+            Paragraph(("Not asked for.",))
+            if survey.notes and not count
+            else Missing("No labels to show", made)
         )
     elif not survey.overall.relabelled:
         text = "There are no model labels yet, so best and worst go by the score alone. They come with "
         blocks.insert(0, Paragraph((text, Code(facts.command("loop")), "."), tone="note"))
     if left_out:
-        blocks.append(Paragraph((f"{counted(left_out, 'image')} left out to keep this page small.",), tone="note"))
+        blocks.append(
+            Paragraph((f"{counted(left_out, 'image')} left out to keep this page small.",), tone="note")
+        )
     return Section("gallery", "Images with their labels", tuple(blocks))
 
 

@@ -1,12 +1,13 @@
 """Find, or start and stop, the MongoDB server in which FiftyOne keeps its data, and point FiftyOne at it.
 
-Left to itself FiftyOne attaches to whatever server of its own already runs on the machine, in the user's home. So this starts
-one server for each run, with its files in the run's folder, on a free port of 127.0.0.1, and hands FiftyOne its address:
+Left to itself FiftyOne attaches to whatever server of its own already runs on the machine, in the user's
+home. So this starts one server for each run, with its files in the run's folder, on a free port of 127.0.0.1,
+and hands FiftyOne its address:
 
 1. ``FIFTYONE_DATABASE_URI``, where the user has set it: her server is used, never stopped.
 2. Else a server that a killed session has left running on the same files: it is taken over.
-3. Else a new one, from the ``mongod`` of FiftyOne's own database package, of the wheel that the extra ``review`` installs in the
-   same place, or on PATH.
+3. Else a new one, from the ``mongod`` of FiftyOne's own database package, of the wheel that the extra
+   ``review`` installs in the same place, or on PATH.
 
 Knows processes, ports and FiftyOne's settings; nothing of images, labels or decisions.
 """
@@ -32,14 +33,16 @@ from diffugen.errors import DiffugenError
 
 URI_VARIABLE = "FIFTYONE_DATABASE_URI"
 START_SECONDS = 300.0
-"""On a machine busy with training a server can need minutes; one that fails ends long before, and is not waited for."""
+"""On a machine busy with training a server can need minutes; one that fails ends long before, and is not
+waited for."""
 STOP_SECONDS = 30.0
 USER_SECONDS = 5.0
 """How long the user's own server has to answer."""
 
 WAYS_OUT = (
     "pip install 'diffugen[review]', which brings FiftyOne and, on Linux x86_64, a MongoDB server",
-    f"set {URI_VARIABLE} to the address of a MongoDB server of your own, 6.0 or newer, e.g. mongodb://127.0.0.1:27017",
+    f"set {URI_VARIABLE} to the address of a MongoDB server of your own, 6.0 or newer, e.g. "
+    "mongodb://127.0.0.1:27017",
     "review on a page without FiftyOne: --review static",
 )
 
@@ -48,8 +51,8 @@ WAYS_OUT = (
 def database(folder: Path) -> Iterator[str]:
     """Have FiftyOne use a database of this folder, or the user's own, for as long as the context lasts.
 
-    A server that was started or taken over is stopped at the end, after Ctrl-C too. Nothing is written outside the folder.
-    A process that used FiftyOne with another database before is moved over to this one.
+    A server that was started or taken over is stopped at the end, after Ctrl-C too. Nothing is written
+    outside the folder. A process that used FiftyOne with another database before is moved over to this one.
 
     Args:
         folder: Where the server's files and FiftyOne's settings go, e.g. ``<run>/review``; made if needed.
@@ -58,8 +61,8 @@ def database(folder: Path) -> Iterator[str]:
         The server's address.
 
     Raises:
-        DiffugenError: FiftyOne or a usable server is missing, the user's server does not answer, another session is open on
-            the folder, or its files cannot be used.
+        DiffugenError: FiftyOne or a usable server is missing, the user's server does not answer, another
+            session is open on the folder, or its files cannot be used.
     """
     if importlib.util.find_spec("fiftyone") is None:
         raise DiffugenError(_no_review(["FiftyOne is not installed"]))
@@ -109,7 +112,9 @@ def _no_review(conditions: list[str]) -> str:
 
 def _unusable(mongod: Path) -> str | None:
     try:
-        done = subprocess.run([mongod, "--version"], capture_output=True, text=True, errors="replace", timeout=60)
+        done = subprocess.run(
+            [mongod, "--version"], capture_output=True, text=True, errors="replace", timeout=60
+        )
     except OSError as error:
         return f"cannot be run ({error.strerror or error})"
     except subprocess.TimeoutExpired:
@@ -137,7 +142,8 @@ class _Server:
         import psutil  # type: ignore[import-untyped]
 
         try:
-            # Asking a child for its end also reaps it; somebody else's may stay a zombie, which holds no files.
+            # Asking a child for its end also reaps it; somebody else's may stay a zombie, which holds no
+            # files.
             ended = isinstance(self.process, psutil.Popen) and self.process.poll() is not None
             return not ended and self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
@@ -164,7 +170,8 @@ def _start(mongod: Path, folder: Path) -> _Server:
         problem = _wait(server, log)
         if problem is None:
             return server
-        # Somebody was quicker to the port, or a server that a killed session was still starting has the files by now.
+        # Somebody was quicker to the port, or a server that a killed session was still starting has the files
+        # by now.
         running = _take_over(folder)
         if running is not None:
             return running
@@ -178,11 +185,22 @@ def _launch(mongod: Path, data: Path, log: Path) -> _Server:
 
     port = _free_port()
     command = [
-        str(mongod), "--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--quiet",
-        "--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false",
+        str(mongod),
+        "--dbpath",
+        str(data),
+        "--port",
+        str(port),
+        "--bind_ip",
+        "127.0.0.1",
+        "--quiet",
+        "--wiredTigerCacheSizeGB",
+        "0.25",
+        "--setParameter",
+        "diagnosticDataCollectionEnabled=false",
         # As it comes, the journal alone takes 300 MB of disk in every run.
-        "--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=8MB)",
-    ]  # fmt: skip
+        "--wiredTigerEngineConfigString",
+        "log=(prealloc=false,file_max=8MB)",
+    ]
     command += [] if os.name == "nt" else ["--nounixsocket"]
     try:
         data.mkdir(exist_ok=True)
@@ -192,7 +210,9 @@ def _launch(mongod: Path, data: Path, log: Path) -> _Server:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
     except OSError as error:
-        raise DiffugenError(_explained(f"{error.filename or mongod}: {error.strerror or error}", data, log)) from error
+        raise DiffugenError(
+            _explained(f"{error.filename or mongod}: {error.strerror or error}", data, log)
+        ) from error
     return _Server(process, port)
 
 
@@ -213,7 +233,9 @@ def _wait(server: _Server, log: Path) -> str | None:
 
 
 def _last_words(log: Path) -> str:
-    """Return the last error of a server's log: JSON lines, or plain text where it failed before it could write those."""
+    """Return the last error of a server's log: JSON lines, or plain text where it failed before it could
+    write those.
+    """
     words = ""
     for line in log.read_text(errors="replace").splitlines():
         try:
@@ -238,7 +260,8 @@ def _explained(problem: str, data: Path, log: Path) -> str:
     }
     remedies = [remedy for pattern, remedy in causes.items() if re.search(pattern, problem)]
     damaged = (
-        f"If its files are damaged, move {data} away and try again: that loses tags that no session has taken over yet; "
+        f"If its files are damaged, move {data} away and try again: that loses tags that no session has "
+        "taken over yet; "
         "decisions are kept in the run's ledger"
     )
     return (
@@ -248,9 +271,11 @@ def _explained(problem: str, data: Path, log: Path) -> str:
 
 
 def _take_over(folder: Path) -> _Server | None:
-    """Return the server that a killed session left running on the files of the folder; stop it where it does not answer.
+    """Return the server that a killed session left running on the files of the folder; stop it where it does
+    not answer.
 
-    MongoDB notes its process in ``mongod.lock``; the command line tells that it is still that process, and the port.
+    MongoDB notes its process in ``mongod.lock``; the command line tells that it is still that process, and
+    the port.
     """
     import psutil
 
@@ -290,7 +315,8 @@ def _only_session(folder: Path) -> Iterator[None]:
     except Timeout as error:
         holder = pid_file.read_text().strip() if pid_file.is_file() else "unknown"
         raise DiffugenError(
-            f"a review session of {folder.parent} is open already, in process {holder}. Go on there, or end it with Ctrl-C"
+            f"a review session of {folder.parent} is open already, in process {holder}. Go on there, or end "
+            "it with Ctrl-C"
         ) from error
     try:
         pid_file.write_text(str(os.getpid()))
@@ -306,7 +332,8 @@ def _make_folder(folder: Path) -> None:
         (folder / "session.pid").touch()
     except OSError as error:
         raise DiffugenError(
-            f"cannot write the folder of the review, {folder}: {error.strerror or error}. Make it writable, or review on a "
+            f"cannot write the folder of the review, {folder}: {error.strerror or error}. Make it writable, "
+            "or review on a "
             "page in another folder: --review static"
         ) from error
 
@@ -318,7 +345,8 @@ def _check_answers(uri: str) -> None:
     problem = _silence(uri, USER_SECONDS)
     if problem is not None:
         raise DiffugenError(
-            f"the MongoDB server that {URI_VARIABLE} names, {_without_password(uri)}, does not answer: {problem}. Start it, "
+            f"the MongoDB server that {URI_VARIABLE} names, {_without_password(uri)}, does not answer: "
+            f"{problem}. Start it, "
             f"correct the address, or unset {URI_VARIABLE} to let DiffuGen start its own"
         )
 
@@ -384,19 +412,23 @@ def _connect(uri: str) -> None:
         import fiftyone as fo
         import fiftyone.core.odm.database as odm
 
-        # It reads the environment once, when it is first imported; this may be the second session of a process.
+        # It reads the environment once, when it is first imported; this may be the second session of a
+        # process.
         _disconnect()
         fo.config.database_uri = uri
         odm.get_db_conn()
     except Exception as error:  # mistakes of installation, versions and settings, of a dozen unrelated kinds
         raise DiffugenError(
-            f"FiftyOne cannot work with the database at {_without_password(uri)}: {error}. Update FiftyOne (pip install -U "
+            f"FiftyOne cannot work with the database at {_without_password(uri)}: {error}. Update FiftyOne "
+            "(pip install -U "
             "'diffugen[review]'), give it another database, or review on a page: --review static"
         ) from error
 
 
 def _disconnect() -> None:
-    """Let go of the server before it stops; FiftyOne would look for it for half a minute when the process ends."""
+    """Let go of the server before it stops; FiftyOne would look for it for half a minute when the process
+    ends.
+    """
     odm = sys.modules.get("fiftyone.core.odm.database")
     if odm is not None:
         odm._disconnect()

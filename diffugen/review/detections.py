@@ -1,4 +1,5 @@
-"""Labels as the App keeps them, and back: a mask cut to its box, the box relative to the image. Exact both ways.
+"""Labels as the App keeps them, and back: a mask cut to its box, the box relative to the image. Exact both
+ways.
 
 Reads and makes the values of FiftyOne's detections without importing it; knows no tags and no samples.
 """
@@ -19,7 +20,8 @@ from diffugen.review.tags import Unclear
 from diffugen.run.codec import rgb_from_png
 
 IN_DATABASE_BYTES = 6_000_000
-"""Masks of an image beyond this go to files: a document of MongoDB holds 16 MB, and an image has two label sets and a third."""
+"""Masks of an image beyond this go to files: a document of MongoDB holds 16 MB, and an image has two label
+sets and a third."""
 
 Mask = NDArray[np.bool_]
 
@@ -28,8 +30,8 @@ def crop(rle: RLE) -> tuple[list[float], Mask]:
     """Return a mask's box and its pixels inside it.
 
     Returns:
-        The box ``[x, y, width, height]`` relative to the image, in [0, 1], and the mask bool (h, w). An empty mask gives the
-        image's first pixel, not set: a box without area cannot be drawn.
+        The box ``[x, y, width, height]`` relative to the image, in [0, 1], and the mask bool (h, w). An empty
+        mask gives the image's first pixel, not set: a box without area cannot be drawn.
     """
     height, width = rle["size"]
     x0, y0, x1, y1 = (int(edge) for edge in boxes([rle])[0])
@@ -40,8 +42,8 @@ def crop(rle: RLE) -> tuple[list[float], Mask]:
 def paste(box: Sequence[float], mask: NDArray[Any], size_wh: tuple[int, int]) -> RLE:
     """Return the mask of an image from its part inside a box; the reverse of :func:`crop`.
 
-    A mask of another size than its box in pixels, as when a person has pulled at the box, is scaled to it; what lies outside
-    the image is cut off.
+    A mask of another size than its box in pixels, as when a person has pulled at the box, is scaled to it;
+    what lies outside the image is cut off.
 
     Args:
         box: ``[x, y, width, height]`` relative to the image.
@@ -68,11 +70,13 @@ def paste(box: Sequence[float], mask: NDArray[Any], size_wh: tuple[int, int]) ->
     return encode(pixels)
 
 
-def to_detections(labels: LabelSet, disagreements: Iterable[Disagreement], masks_folder: Path) -> list[dict[str, Any]]:
+def to_detections(
+    labels: LabelSet, disagreements: Iterable[Disagreement], masks_folder: Path
+) -> list[dict[str, Any]]:
     """Return the arguments of a ``fiftyone.Detection`` for each instance of a label set.
 
-    Those are class, box, mask, score, index in the label set, the score terms, and kind, severity and IoU of the disagreement
-    that the instance is part of.
+    Those are class, box, mask, score, index in the label set, the score terms, and kind, severity and IoU of
+    the disagreement that the instance is part of.
 
     Args:
         labels: Attention, model or human labels.
@@ -102,8 +106,11 @@ def to_detections(labels: LabelSet, disagreements: Iterable[Disagreement], masks
     return found
 
 
-def to_instances(detections: Iterable[Any], size_wh: tuple[int, int], classes: Collection[str] | None) -> Instances:
-    """Return the instances that detections stand for, without score terms; one without a confidence has the score 1.
+def to_instances(
+    detections: Iterable[Any], size_wh: tuple[int, int], classes: Collection[str] | None
+) -> Instances:
+    """Return the instances that detections stand for, without score terms; one without a confidence has the
+    score 1.
 
     Args:
         detections: ``fiftyone.Detection`` objects, e.g. as a person left them.
@@ -120,7 +127,8 @@ def to_instances(detections: Iterable[Any], size_wh: tuple[int, int], classes: C
             near = difflib.get_close_matches(str(name), sorted(classes or ()), n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise Unclear(
-                f"the class {name!r} is unknown to the run; {hint}Known are {', '.join(sorted(classes or ()))}"
+                f"the class {name!r} is unknown to the run; {hint}Known are "
+                f"{', '.join(sorted(classes or ()))}"
             )
         mask = _mask_of(detection)
         if mask is None:
@@ -146,7 +154,9 @@ def _mask_of(detection: Any) -> NDArray[Any] | None:
 
 
 def _mask_file(folder: Path, mask: Mask) -> Path:
-    """Keep a mask as a PNG named by its content, so that what a person was shown is never overwritten by another."""
+    """Keep a mask as a PNG named by its content, so that what a person was shown is never overwritten by
+    another.
+    """
     from PIL import Image
 
     path = folder.resolve() / f"{content_id(encode(mask))}.png"

@@ -1,7 +1,9 @@
-"""Labelled images as a folder that FiftyOne imports, and back: masks, scores and score terms are exact both ways.
+"""Labelled images as a folder that FiftyOne imports, and back: masks, scores and score terms are exact both
+ways.
 
-The folder is what FiftyOne itself writes for the type ``FiftyOneDataset``, so that it follows that format from version to
-version. Expects FiftyOne to be connected (`diffugen.review.database`) and leaves nothing in its database.
+The folder is what FiftyOne itself writes for the type ``FiftyOneDataset``, so that it follows that format
+from version to version. Expects FiftyOne to be connected (`diffugen.review.database`) and leaves nothing in
+its database.
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ _TERMS = "score_terms"
 def write_fiftyone(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: Sequence[str]) -> Path:
     """Write a set that ``fiftyone.Dataset.from_dir(dataset_type=fiftyone.types.FiftyOneDataset)`` reads.
 
-    The set appears as a whole or not at all; one image is in memory at a time. Each image is a sample tagged with its split;
-    each object is a detection of its field ``ground_truth`` with box, mask, class, score as ``confidence``, and the score terms
-    as attributes. The classes are the dataset's ``default_classes``. Masks without a pixel are left out.
+    The set appears as a whole or not at all; one image is in memory at a time. Each image is a sample tagged
+    with its split; each object is a detection of its field ``ground_truth`` with box, mask, class, score as
+    ``confidence``, and the score terms as attributes. The classes are the dataset's ``default_classes``.
+    Masks without a pixel are left out.
 
     Args:
         folder: The set's folder; must not exist yet, or be empty.
@@ -45,7 +48,8 @@ def write_fiftyone(folder: Path, splits: Mapping[str, Iterable[Item]], class_nam
         The folder.
 
     Raises:
-        DiffugenError: If a split, class, name or image does not fit, there is no image at all, or FiftyOne fails.
+        DiffugenError: If a split, class, name or image does not fit, there is no image at all, or FiftyOne
+            fails.
         StoreError: If the folder is in use or cannot be written.
     """
     import fiftyone as fo
@@ -68,24 +72,30 @@ def write_fiftyone(folder: Path, splits: Mapping[str, Iterable[Item]], class_nam
         dataset.add_dynamic_sample_fields()
         with _failures(failing):
             dataset.export(
-                str(partial), fo.types.FiftyOneDataset, export_media=False, rel_dir=str(partial), progress=False
+                str(partial),
+                fo.types.FiftyOneDataset,
+                export_media=False,
+                rel_dir=str(partial),
+                progress=False,
             )
     return folder
 
 
 def read_fiftyone(folder: Path, split: str | None = None) -> Iterator[Item]:
-    """Yield the images of a set in FiftyOne's own form with their objects, one image in memory at a time, in its order.
+    """Yield the images of a set in FiftyOne's own form with their objects, one image in memory at a time, in
+    its order.
 
-    A detection without a mask is a box: **its object is the filled rectangle**, as in `diffugen.dataset.yolo.read_yolo`; one
-    without a confidence has the score 1. Where `write_fiftyone` made the set, the very masks, scores and score terms come back.
+    A detection without a mask is a box: **its object is the filled rectangle**, as in
+    `diffugen.dataset.yolo.read_yolo`; one without a confidence has the score 1. Where `write_fiftyone` made
+    the set, the very masks, scores and score terms come back.
 
     Args:
         folder: The set's folder, with ``metadata.json`` and ``samples.json``.
         split: A tag of the samples, such as ``train``, ``val`` or ``test``; None for every image.
 
     Raises:
-        DiffugenError: If the set, its labels or the split are not there, or a label is none, when called; for an unreadable
-            image when it is reached.
+        DiffugenError: If the set, its labels or the split are not there, or a label is none, when called; for
+            an unreadable image when it is reached.
     """
     return _items(_entries(Path(folder), split))
 
@@ -105,7 +115,9 @@ def _items(entries: Sequence[_Entry]) -> Iterator[Item]:
 
 
 def _sample(folder: Path, split: str, item: Item, terms: set[str]) -> Any:
-    """Write the image of an item, and return its sample; the names of its score terms are added to ``terms``."""
+    """Write the image of an item, and return its sample; the names of its score terms are added to
+    ``terms``.
+    """
     import fiftyone as fo
 
     name, image, instances = item
@@ -133,7 +145,9 @@ def _sample(folder: Path, split: str, item: Item, terms: set[str]) -> Any:
 
 
 def _placed(box: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
-    """Return the box with edges as little larger as FiftyOne needs, which cuts off what is behind the point of a pixel."""
+    """Return the box with edges as little larger as FiftyOne needs, which cuts off what is behind the point
+    of a pixel.
+    """
     starts, spans = [], []
     for start, span, side in zip(box[:2], box[2:], size_wh, strict=True):
         first, end = round(start * side), round((start + span) * side)
@@ -152,7 +166,8 @@ def _entries(folder: Path, split: str | None) -> list[_Entry]:
     folder = folder.absolute()
     if not (folder / "metadata.json").is_file():
         raise DiffugenError(
-            f"no FiftyOne dataset at {folder}: it lacks metadata.json; export one with dataset.export(folder, "
+            f"no FiftyOne dataset at {folder}: it lacks metadata.json; export one with "
+            "dataset.export(folder, "
             "fiftyone.types.FiftyOneDataset), or with diffugen export --format fiftyone"
         )
     with _passing_dataset() as dataset:
@@ -160,7 +175,9 @@ def _entries(folder: Path, split: str | None) -> list[_Entry]:
             dataset.add_dir(dataset_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, progress=False)
         field, tags = _label_field(dataset, folder), dataset.distinct("tags")
         if split is not None and split not in tags:
-            raise DiffugenError(f"no sample of {folder} has the tag {split!r}; there are {', '.join(tags) or 'none'}")
+            raise DiffugenError(
+                f"no sample of {folder} has the tag {split!r}; there are {', '.join(tags) or 'none'}"
+            )
         terms = dataset.info.get(_TERMS, [])
         return [
             _Entry(_name(Path(sample.filepath), folder), Path(sample.filepath), sample[field], terms)
@@ -176,7 +193,9 @@ def _label_field(dataset: Any, folder: Path) -> str:
     if FIELD in schema or len(schema) == 1:
         return FIELD if FIELD in schema else next(iter(schema))
     found = f"several fields with detections ({', '.join(schema)})" if schema else "no field with detections"
-    raise DiffugenError(f"{folder} has {found}; its labels must be in the field {FIELD!r}, or in the only one")
+    raise DiffugenError(
+        f"{folder} has {found}; its labels must be in the field {FIELD!r}, or in the only one"
+    )
 
 
 def _instances(entry: _Entry, size_wh: tuple[int, int]) -> Instances:
@@ -188,7 +207,10 @@ def _instances(entry: _Entry, size_wh: tuple[int, int]) -> Instances:
         instances = to_instances(detections, size_wh, None)
     except Unclear as error:
         raise DiffugenError(f"{entry.path}: {error}") from error
-    found = [{name: detection[name] for name in entry.terms if detection.has_field(name)} for detection in detections]
+    found = [
+        {name: detection[name] for name in entry.terms if detection.has_field(name)}
+        for detection in detections
+    ]
     terms = tuple({name: float(value) for name, value in one.items() if value is not None} for one in found)
     return replace(instances, terms=terms)
 
@@ -200,7 +222,9 @@ def _name(path: Path, folder: Path) -> str:
 
 @contextmanager
 def _passing_dataset() -> Iterator[Any]:
-    """Yield an empty dataset that is gone at the end; FiftyOne itself drops it later, where the process is killed."""
+    """Yield an empty dataset that is gone at the end; FiftyOne itself drops it later, where the process is
+    killed.
+    """
     import fiftyone as fo
 
     dataset = fo.Dataset(f"diffugen-{uuid.uuid4().hex}", persistent=False)

@@ -1,4 +1,5 @@
-"""What a person looks at: the images on which the label sources disagree, worst first, each with the labels compared.
+"""What a person looks at: the images on which the label sources disagree, worst first, each with the labels
+compared.
 
 Reads a run; knows neither the App nor the page that shows it.
 """
@@ -73,7 +74,9 @@ class Queue:
         return Entry(record, found, attention, model, self.decisions.get(image_id))
 
     def labels(self, image_id: str, source: str, method: str | None = None) -> LabelSet | None:
-        """Return the newest labels of an image, of a source and, where given, of a provenance; None where there are none."""
+        """Return the newest labels of an image, of a source and, where given, of a provenance; None where
+        there are none.
+        """
         found = list(self.store.labels(source, method, image_id=image_id))
         if not found:
             return None
@@ -91,13 +94,14 @@ def read_queue(
 ) -> Queue:
     """Return the review queue.
 
-    An image stands where its first disagreement stands. The queues of several rounds are merged: the first of each round,
-    then the second of each, newest round first.
+    An image stands where its first disagreement stands. The queues of several rounds are merged: the first of
+    each round, then the second of each, newest round first.
 
     Args:
         store: The run.
         round: Only images that this round generated; None for all.
-        method: Provenance of the attention labels that were compared; None for what the last comparison of the run used.
+        method: Provenance of the attention labels that were compared; None for what the last comparison of
+            the run used.
         class_names: Classes that counted in it; None for those of the run's configuration.
     """
     rounds = sorted(store.summary()["rounds"], reverse=True) if round is None else [round]

@@ -1,9 +1,10 @@
 """Review in the FiftyOne App: put a run's queue into a dataset, open it, read the tags back as decisions.
 
-Each image of the queue is a sample with its labels in one field a source: ``attention``, ``model``, ``human``. A person decides
-by tagging images ``accept_attention``, ``accept_model``, ``empty``, ``reject`` or ``edited`` (then the field ``human`` holds the
-right labels), or by tagging single labels of any source ``accept``. Labels that she changes before she accepts them count as she
-left them. An image on which she left anything keeps its labels when the queue is pushed again.
+Each image of the queue is a sample with its labels in one field a source: ``attention``, ``model``,
+``human``. A person decides by tagging images ``accept_attention``, ``accept_model``, ``empty``, ``reject`` or
+``edited`` (then the field ``human`` holds the right labels), or by tagging single labels of any source
+``accept``. Labels that she changes before she accepts them count as she left them. An image on which she left
+anything keeps its labels when the queue is pushed again.
 
 Expects FiftyOne to be connected (`diffugen.review.database`); writes nothing into the run's ledger.
 """
@@ -30,7 +31,13 @@ from diffugen.review.queue import Entry, Queue, configured_classes, fingerprint,
 from diffugen.review.tags import ACCEPT, TAG_OF, VERDICT_OF, Unclear, misspelt, verdict_of
 from diffugen.run.store import RunStore
 
-COLOURS = {"attention": "#ff8c1a", "model": "#3d9bff", "human": "#3cb44b", "rank": "#5c6670", "kinds": "#5c6670"}
+COLOURS = {
+    "attention": "#ff8c1a",
+    "model": "#3d9bff",
+    "human": "#3cb44b",
+    "rank": "#5c6670",
+    "kinds": "#5c6670",
+}
 """Of the App's fields."""
 SAMPLES_A_BATCH = 100
 APP_SECONDS = 300.0
@@ -42,9 +49,7 @@ INSTRUCTIONS = """The review of {name} is open: {url}
   2. Select images, press the tag button and tag them: accept_attention, accept_model, empty (nothing to label) or reject.
      To take single labels: open an image, click on them, and tag them: accept.
   3. {end}"""
-WAITING = (
-    "Then press Ctrl-C here, or close the page: what is tagged is taken over, the rest waits for the next session."
-)
+WAITING = "Then press Ctrl-C here, or close the page: what is tagged is taken over, the rest waits for the next session."
 NOT_WAITING = "What is tagged is taken over when the session ends."
 
 
@@ -71,8 +76,8 @@ def push(
         on_progress: Called with images done and images in all.
 
     Returns:
-        The dataset, ``fiftyone.Dataset``, named after the run's folder, with the saved views ``queue``, one for each kind,
-        ``undecided`` and ``decided``.
+        The dataset, ``fiftyone.Dataset``, named after the run's folder, with the saved views ``queue``, one
+        for each kind, ``undecided`` and ``decided``.
 
     Raises:
         DiffugenError: The database holds another run's dataset of that name.
@@ -90,7 +95,9 @@ def push(
 
 
 def dataset_name(folder: Path) -> str:
-    """Return the name of a run's dataset: that of its folder, or a made-up one where that has no Latin letter or digit."""
+    """Return the name of a run's dataset: that of its folder, or a made-up one where that has no Latin letter
+    or digit.
+    """
     name = folder.resolve().name
     return name if re.search("[A-Za-z0-9]", name) else f"run-{content_id(name)}"
 
@@ -108,8 +115,10 @@ def _open_dataset(store: RunStore) -> Any:
         owner = dataset.info.get("run", {})
         if owner.get("created_at") != run["created_at"]:
             raise DiffugenError(
-                f"the database holds a dataset {name!r} of {owner.get('folder', 'something that is no run')} already, which is "
-                f"not {run['folder']}. Rename the folder of this run, or delete that dataset: fiftyone datasets delete {name}"
+                f"the database holds a dataset {name!r} of {owner.get('folder', 'something that is no run')} "
+                "already, which is "
+                f"not {run['folder']}. Rename the folder of this run, or delete that dataset: fiftyone "
+                f"datasets delete {name}"
             )
     dataset.info["run"] = run
     dataset.save()
@@ -117,7 +126,9 @@ def _open_dataset(store: RunStore) -> Any:
 
 
 def _declare(dataset: Any, attributes: Iterable[Any]) -> None:
-    """Make all fields known, so that the App offers them before any image has a value there, and arrange them."""
+    """Make all fields known, so that the App offers them before any image has a value there, and arrange
+    them.
+    """
     import fiftyone as fo
 
     from diffugen.labels.score import ScoreWeights
@@ -158,7 +169,8 @@ def _declare(dataset: Any, attributes: Iterable[Any]) -> None:
     }
     look = dataset.app_config
     look.sidebar_groups = [
-        fo.SidebarGroupDocument(name=name, paths=paths, expanded=name != "metadata") for name, paths in groups.items()
+        fo.SidebarGroupDocument(name=name, paths=paths, expanded=name != "metadata")
+        for name, paths in groups.items()
     ]
     look.active_fields = fo.ActiveFields(paths=["tags", *SOURCES, "rank", "kinds"], exclude=False)
     look.color_scheme = fo.ColorScheme(
@@ -173,7 +185,9 @@ def _prompt_field(attribute: str) -> str:
     return "prompt_" + re.sub("[^0-9A-Za-z_]", "_", attribute)
 
 
-def _fill_dataset(dataset: Any, queue: Queue, ids: list[str], on_progress: Callable[[int, int], None]) -> None:
+def _fill_dataset(
+    dataset: Any, queue: Queue, ids: list[str], on_progress: Callable[[int, int], None]
+) -> None:
     import fiftyone as fo
 
     known = dict(zip(*dataset.values(["image_id", "id"]), strict=True))
@@ -216,10 +230,14 @@ def _fill(sample: Any, entry: Entry, masks_folder: Path) -> None:
     width, height = record.size_wh
     sample["metadata"] = fo.ImageMetadata(mime_type="image/png", width=width, height=height, num_channels=3)
     values = {
-        "image_id": record.id, "prompt": record.prompt.text, "round": record.round, "task": record.task,
-        "kinds": entry.kinds, "severity": entry.severity,
+        "image_id": record.id,
+        "prompt": record.prompt.text,
+        "round": record.round,
+        "task": record.task,
+        "kinds": entry.kinds,
+        "severity": entry.severity,
         **{_prompt_field(name): value for name, value in record.prompt.attributes.items()},
-    }  # fmt: skip
+    }
     for name, value in values.items():
         sample[name] = value
     if not _is_touched(sample, record.size_wh):
@@ -236,7 +254,9 @@ def _put_labels(sample: Any, source: str, labels: LabelSet | None, entry: Entry,
         sample[source] = labels and _field(labels, entry, masks_folder)
         return
     field["method"] = labels.method
-    for one, values in zip(field.detections, to_detections(labels, entry.disagreements, masks_folder), strict=True):
+    for one, values in zip(
+        field.detections, to_detections(labels, entry.disagreements, masks_folder), strict=True
+    ):
         for name in ("kind", "severity", "iou"):
             one[name] = values.get(name)
 
@@ -250,7 +270,9 @@ def _field(labels: LabelSet, entry: Entry, masks_folder: Path) -> Any:
 
 
 def _is_touched(sample: Any, size_wh: tuple[int, int]) -> bool:
-    """Return whether a person left anything on an image: a verdict, a tag on a label, or other labels than it came with."""
+    """Return whether a person left anything on an image: a verdict, a tag on a label, or other labels than it
+    came with.
+    """
     fields = [_value(sample, source) for source in SOURCES]
     return any(tag in VERDICT_OF for tag in sample.tags) or any(
         field is not None and (any(one.tags for one in field.detections) or not _is_as_pushed(field, size_wh))
@@ -332,8 +354,8 @@ def pull(
 ) -> list[Decision]:
     """Return what the tags in a dataset decide, where it is new or differs from what the run knows.
 
-    The caller keeps them with ``store.add_decisions``. Images whose tags contradict each other, or whose labels cannot be
-    taken, are told and left out; they stay as they are, to be mended in the next session.
+    The caller keeps them with ``store.add_decisions``. Images whose tags contradict each other, or whose
+    labels cannot be taken, are told and left out; they stay as they are, to be mended in the next session.
 
     Args:
         store: The run.
@@ -364,7 +386,9 @@ def pull(
 
 
 def _verdict(sample: Any) -> str | None:
-    return verdict_of(sample.tags, sum(ACCEPT in one.tags for source in SOURCES for one in _detections(sample, source)))
+    return verdict_of(
+        sample.tags, sum(ACCEPT in one.tags for source in SOURCES for one in _detections(sample, source))
+    )
 
 
 def _decision(store: RunStore, sample: Any, classes: Collection[str], reviewer: str, round: int) -> Decision:
@@ -383,7 +407,9 @@ def _decision(store: RunStore, sample: Any, classes: Collection[str], reviewer: 
 def _of_source(
     store: RunStore, sample: Any, source: str, size_wh: tuple[int, int], classes: Collection[str]
 ) -> tuple[str, Instances]:
-    """Return the labels that one source is right with, and ``edited`` in the place of the source where a person changed them."""
+    """Return the labels that one source is right with, and ``edited`` in the place of the source where a
+    person changed them.
+    """
     field = _value(sample, source)
     if field is None:
         raise Unclear(f"it has no {source} labels that could be right")
@@ -402,19 +428,24 @@ def _edited(sample: Any, size_wh: tuple[int, int], classes: Collection[str]) -> 
     Raises:
         Unclear: There are neither, or the same object was accepted from two sources.
     """
-    accepted = {source: [one for one in _detections(sample, source) if ACCEPT in one.tags] for source in SOURCES}
+    accepted = {
+        source: [one for one in _detections(sample, source) if ACCEPT in one.tags] for source in SOURCES
+    }
     if not any(accepted.values()):
         accepted = {"human": _detections(sample, "human")}
         if not accepted["human"]:
             raise Unclear(
-                f"it is tagged {TAG_OF['edited']}, but its field human is empty. Nothing to label is the tag empty"
+                f"it is tagged {TAG_OF['edited']}, but its field human is empty. Nothing to label is the tag "
+                "empty"
             )
     parts = [to_instances(found, size_wh, classes) for found in accepted.values()]
     for number, first in enumerate(parts):
         for second in parts[number + 1 :]:
             overlap = iou_matrix(first.rles, second.rles)
             if overlap.size and overlap.max() > SAME_OBJECT_IOU:
-                raise Unclear("one object is accepted twice, from two sources; take the tag accept off one of them")
+                raise Unclear(
+                    "one object is accepted twice, from two sources; take the tag accept off one of them"
+                )
     return to_instances([one for found in accepted.values() for one in found], size_wh, classes)
 
 
@@ -477,7 +508,8 @@ def open_app(
 def _start_server(address: str, port: int) -> None:
     """Start the App's server under FiftyOne's own care, which stops it with the last session on its port.
 
-    FiftyOne itself gives up after a minute, too early on a machine that is busy with training, and not when the server has ended.
+    FiftyOne itself gives up after a minute, too early on a machine that is busy with training, and not when
+    the server has ended.
     """
     from fiftyone.core.service import ServerService, ServiceListenTimeout
     from fiftyone.core.session import session as sessions
@@ -494,13 +526,16 @@ def _start_server(address: str, port: int) -> None:
         sessions._server_services[port] = Server(port, address=address, do_not_track=True)
     except ServiceListenTimeout as error:
         raise DiffugenError(
-            f"the App's server does not come up on {address}:{port}. Try again when the machine is less busy, or review on a "
+            f"the App's server does not come up on {address}:{port}. Try again when the machine is less "
+            "busy, or review on a "
             "page: --review static"
         ) from error
 
 
 def _check_free(address: str, port: int) -> None:
-    """Refuse a port that is taken: FiftyOne would join whatever App answers there, of another run and database."""
+    """Refuse a port that is taken: FiftyOne would join whatever App answers there, of another run and
+    database.
+    """
     if not 0 < port < 65536:
         raise DiffugenError(f"port {port} is not between 1 and 65535; choose another with --port")
     try:
@@ -510,10 +545,13 @@ def _check_free(address: str, port: int) -> None:
             probe.bind((address, port))
     except OSError as error:
         raise DiffugenError(
-            f"the App cannot listen on {address}:{port}: {error.strerror or error}. Choose another port with --port (or "
+            f"the App cannot listen on {address}:{port}: {error.strerror or error}. Choose another port with "
+            "--port (or "
             "--address, if that is not an address of this machine), or end what uses it"
         ) from error
 
 
 def _has_display() -> bool:
-    return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return sys.platform in ("win32", "darwin") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )

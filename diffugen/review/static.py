@@ -1,7 +1,8 @@
-"""Review without FiftyOne: one HTML page that needs no network and no server, and the file of decisions that it saves.
+"""Review without FiftyOne: one HTML page that needs no network and no server, and the file of decisions that
+it saves.
 
-The page shows the queue with the labels of both sources beside each other; a person decides by single keys, and saves
-``decisions.json``. :func:`read_decisions` reads that file. It can be written by hand as well:
+The page shows the queue with the labels of both sources beside each other; a person decides by single keys,
+and saves ``decisions.json``. :func:`read_decisions` reads that file. It can be written by hand as well:
 
 ```
 {"run": "piano",                                        the name of the run's folder
@@ -10,9 +11,10 @@ The page shows the queue with the labels of both sources beside each other; a pe
    {"image_id": "a709c28d41a83a09", "verdict": "reject", "reviewer": "anna"}]}
 ```
 
-``verdict`` is ``attention`` or ``model`` (the labels of that source are right), ``empty`` (there is nothing to label) or
-``reject`` (the image is of no use). The page adds to the first two a ``method``, the provenance of the labels that were on it, so
-that a file which is read when newer labels exist still means what was seen; without it the ones that the page would show count.
+``verdict`` is ``attention`` or ``model`` (the labels of that source are right), ``empty`` (there is nothing
+to label) or ``reject`` (the image is of no use). The page adds to the first two a ``method``, the provenance
+of the labels that were on it, so that a file which is read when newer labels exist still means what was seen;
+without it the ones that the page would show count.
 
 Knows no FiftyOne.
 """
@@ -64,8 +66,8 @@ def write_static(
 ) -> Path:
     """Write the page of a run's review queue.
 
-    Images come in the order of the queue, those that are decided already behind the others, so that the next page of a long
-    queue shows what is left.
+    Images come in the order of the queue, those that are decided already behind the others, so that the next
+    page of a long queue shows what is left.
 
     Args:
         store: The run.
@@ -102,7 +104,8 @@ def write_static(
         page.write_text(template.replace("{{content}}", data), encoding="utf-8")
     except OSError as error:
         raise DiffugenError(
-            f"cannot write the review page {page}: {error.strerror or error}. Free space or choose another folder"
+            f"cannot write the review page {page}: {error.strerror or error}. Free space or choose another "
+            "folder"
         ) from error
     return page
 
@@ -116,7 +119,8 @@ def read_decisions(
     method: str | None = None,
     class_names: Collection[str] | None = None,
 ) -> list[Decision]:
-    """Return the decisions of a file that the page saved or a person wrote, where they are new or differ from the run's.
+    """Return the decisions of a file that the page saved or a person wrote, where they are new or differ from
+    the run's.
 
     The caller keeps them with ``store.add_decisions``.
 
@@ -142,7 +146,9 @@ def read_decisions(
         except _Mistake as mistake:
             mistakes.append(f"decision {number}: {mistake}")
     counts = Counter(one.image_id for one in found)
-    mistakes += [f"image {name} is decided {count} times; keep one" for name, count in counts.items() if count > 1]
+    mistakes += [
+        f"image {name} is decided {count} times; keep one" for name, count in counts.items() if count > 1
+    ]
     if mistakes:
         raise DiffugenError(_nothing_imported(Path(file), mistakes))
     before = queue.decisions
@@ -157,7 +163,9 @@ def _run_name(store: RunStore) -> str:
 
 
 def _classes(queue: Queue, entries: list[Entry]) -> list[str]:
-    """Return the classes in an order that decides their colours: the configured ones first, the same on every page."""
+    """Return the classes in an order that decides their colours: the configured ones first, the same on every
+    page.
+    """
     sets = [labels for entry in entries for labels in (entry.attention, entry.model) if labels is not None]
     seen = sorted({name for labels in sets for name in labels.instances.class_names})
     return list(dict.fromkeys([*(queue.class_names or ()), *seen]))
@@ -226,7 +234,8 @@ def _content(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DiffugenError(
-            f"cannot read the decisions {file}: {error.strerror or error}. Give the file that the review page saved"
+            f"cannot read the decisions {file}: {error.strerror or error}. Give the file that the review "
+            "page saved"
         ) from error
     except ValueError as error:
         raise DiffugenError(_nothing_imported(file, [f"it is not JSON ({error})"])) from error
@@ -290,7 +299,9 @@ def _labels(queue: Queue, image_id: str, source: str, method: str | None) -> Ins
         missing = f"image {image_id} has no {source} labels that could be right"
     else:
         labels = queue.labels(image_id, source, method)
-        missing = f"the run has no {source} labels {method!r} of image {image_id} any more; write the page again"
+        missing = (
+            f"the run has no {source} labels {method!r} of image {image_id} any more; write the page again"
+        )
     if labels is None:
         raise _Mistake(missing)
     return labels.instances

@@ -1,7 +1,7 @@
 """What the tags of an image and of its labels mean.
 
-One tag on the image decides about it; the tag ``accept`` on single labels makes exactly those the right ones. Tags that
-contradict each other are not interpreted. Knows no FiftyOne.
+One tag on the image decides about it; the tag ``accept`` on single labels makes exactly those the right ones.
+Tags that contradict each other are not interpreted. Knows no FiftyOne.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def misspelt(image_tags: Iterable[str], label_tags: Iterable[str]) -> list[str]:
             lines.append(f"the tag {tag!r} on images means nothing; did you mean {' or '.join(near)}?")
     for tag in sorted(set(label_tags) - {ACCEPT}):
         if tag in VERDICT_OF:
-            lines.append(f"the tag {tag!r} is on labels, where it means nothing; tag the image with it, not its labels")
+            lines.append(
+                f"the tag {tag!r} is on labels, where it means nothing; tag the image with it, not its labels"
+            )
         elif difflib.get_close_matches(tag.lower(), [ACCEPT], cutoff=0.6):
             lines.append(f"the tag {tag!r} on labels means nothing; did you mean {ACCEPT}?")
     return lines

@@ -11,7 +11,9 @@ from typing import Any
 from diffugen.run.codec import to_json
 
 
-def differing_keys(kept: Mapping[str, Any], given: Mapping[str, Any], ignore_keys: Collection[str]) -> list[str]:
+def differing_keys(
+    kept: Mapping[str, Any], given: Mapping[str, Any], ignore_keys: Collection[str]
+) -> list[str]:
     """Return a line for each dotted key whose value differs, with both values.
 
     Args:
@@ -33,5 +35,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value})
+        flat.update(
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+        )
     return flat

@@ -1,7 +1,8 @@
 """Records to JSON, PNG and npz, and back: the forms in which a run directory keeps them.
 
-Lossless both ways: floats keep every bit, masks stay run-length encoded, heat maps stay float16, and equal records give equal
-bytes. Nothing is pickled. Does not know where the bytes lie or who asked for them; Pillow is imported only to code a PNG.
+Lossless both ways: floats keep every bit, masks stay run-length encoded, heat maps stay float16, and equal
+records give equal bytes. Nothing is pickled. Does not know where the bytes lie or who asked for them; Pillow
+is imported only to code a PNG.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from diffugen.records import HeatMaps, ImageRecord, Instances, Phrase, Prompt
 
 _ABOUT = "about"
-"""Name of the JSON entry in an npz of heat maps; layer groups are named ``<place>-<h>x<w>``, so it cannot be one."""
+"""Name of the JSON entry in an npz of heat maps; layer groups are named ``<place>-<h>x<w>``, so it cannot be
+one."""
 
 
 def to_json(value: Any) -> str:
@@ -112,7 +114,9 @@ def rgb_from_png(data: bytes) -> NDArray[np.uint8]:
 
 
 def heat_maps_to_npz(heat_maps: HeatMaps) -> bytes:
-    """Return heat maps as the bytes of a compressed npz: one float16 array a layer group, and ``about`` as JSON text."""
+    """Return heat maps as the bytes of a compressed npz: one float16 array a layer group, and ``about`` as
+    JSON text.
+    """
     about = {
         "image_id": heat_maps.image_id,
         "size_wh": list(heat_maps.size_wh),
@@ -120,7 +124,9 @@ def heat_maps_to_npz(heat_maps: HeatMaps) -> bytes:
         "region": heat_maps.region,
         "window": heat_maps.window_xyxy,
     }
-    entries: dict[str, Any] = {group: np.asarray(array, dtype=np.float16) for group, array in heat_maps.maps.items()}
+    entries: dict[str, Any] = {
+        group: np.asarray(array, dtype=np.float16) for group, array in heat_maps.maps.items()
+    }
     entries[_ABOUT] = np.array(to_json(about))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **entries)
@@ -128,10 +134,12 @@ def heat_maps_to_npz(heat_maps: HeatMaps) -> bytes:
 
 
 def heat_maps_from_npz(data: bytes) -> HeatMaps:
-    """Return the heat maps in the bytes of an npz that :func:`heat_maps_to_npz` wrote; pickled content is refused.
+    """Return the heat maps in the bytes of an npz that :func:`heat_maps_to_npz` wrote; pickled content is
+    refused.
 
     Raises:
-        Exception: numpy's and zipfile's own errors, of several unrelated kinds, where the bytes are no such file.
+        Exception: numpy's and zipfile's own errors, of several unrelated kinds, where the bytes are no such
+            file.
     """
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         about = json.loads(str(archive[_ABOUT]))

@@ -1,7 +1,8 @@
 """Files of a run directory: whole or absent, and one writer at a time.
 
-A file is written under a temporary name beside its place, synced and renamed, so a reader or a killed process never leaves half
-of one under its own name. Knows nothing of what the files hold. Filelock is imported only to take the lock.
+A file is written under a temporary name beside its place, synced and renamed, so a reader or a killed process
+never leaves half of one under its own name. Knows nothing of what the files hold. Filelock is imported only
+to take the lock.
 """
 
 from __future__ import annotations
@@ -69,14 +70,17 @@ def read_file(image_id: str, path: Path, decode: Callable[[bytes], T]) -> T:
         return decode(path.read_bytes())
     except FileNotFoundError as error:
         raise StoreError(broken(image_id, path, "is missing")) from error
-    except Exception as error:  # Pillow, numpy, zipfile and zlib raise a dozen unrelated kinds over damaged bytes
+    except (
+        Exception
+    ) as error:  # Pillow, numpy, zipfile and zlib raise a dozen unrelated kinds over damaged bytes
         raise StoreError(broken(image_id, path, f"cannot be read ({error})")) from error
 
 
 def broken(image_id: str, path: Path, condition: str) -> str:
     """Return the message for an image's file that is there in name only."""
     return (
-        f"the file {path} of image {image_id} {condition}. Put it back from a copy, or delete what is left of it and "
+        f"the file {path} of image {image_id} {condition}. Put it back from a copy, or delete what is left "
+        "of it and "
         "generate again: an image without its files counts as missing and is made anew, the same"
     )
 
@@ -102,7 +106,8 @@ def acquire_lock(folder: Path) -> BaseFileLock:
         except OSError:
             holder = "another process"
         raise StoreError(
-            f"run {folder} is being written by {holder}. Wait until it ends or stop it, choose another run folder, or open "
+            f"run {folder} is being written by {holder}. Wait until it ends or stop it, choose another run "
+            "folder, or open "
             "the run for reading only, which needs no lock"
         ) from error
     try:

@@ -1,10 +1,13 @@
-"""The SQLite ledger of a run directory: its tables, how it is opened and upgraded, and what its failures mean in plain words.
+"""The SQLite ledger of a run directory: its tables, how it is opened and upgraded, and what its failures mean
+in plain words.
 
-The only home of sqlite3. Knows folders and SQL; does not know records, images or heat maps (``store.py`` does).
+The only home of sqlite3. Knows folders and SQL; does not know records, images or heat maps (``store.py``
+does).
 
-The ledger is kept in write-ahead mode, so any number of readers look at it while one process writes. Every commit is synced
-to the disk (``synchronous=FULL``): beside the two files that each image syncs anyway this costs little, and a person's
-decisions, unlike images, could not be made again. Write-ahead mode needs shared memory: keep run directories off network disks.
+The ledger is kept in write-ahead mode, so any number of readers look at it while one process writes. Every
+commit is synced to the disk (``synchronous=FULL``): beside the two files that each image syncs anyway this
+costs little, and a person's decisions, unlike images, could not be made again. Write-ahead mode needs shared
+memory: keep run directories off network disks.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LITTLE_SPACE_BYTES = 1 << 20
 
 _MIGRATIONS: tuple[str, ...] = (
-    # Version 1. `seq` is the order of writing: it never repeats, so reading in pages by it is cheap and stable.
+    # Version 1. `seq` is the order of writing: it never repeats, so reading in pages by it is cheap and
+    # stable.
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE images (
@@ -42,7 +46,8 @@ _MIGRATIONS: tuple[str, ...] = (
         round INTEGER NOT NULL, name TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL, created_at TEXT NOT NULL,
         PRIMARY KEY (round, name)) WITHOUT ROWID;
     """,
-    # Version 2: the review queue and what came of it. Decisions are never replaced: the newest of an image counts.
+    # Version 2: the review queue and what came of it. Decisions are never replaced: the newest of an image
+    # counts.
     """
     CREATE TABLE disagreements (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id), round INTEGER NOT NULL,
@@ -72,10 +77,12 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, *, readonly: bool) -> None:
-        """Open the ledger of ``folder``; a writer creates or upgrades it first (and must hold the run's lock).
+        """Open the ledger of ``folder``; a writer creates or upgrades it first (and must hold the run's
+        lock).
 
         Raises:
-            StoreError: The ledger is corrupt, of another program, of another version, or cannot be read or written.
+            StoreError: The ledger is corrupt, of another program, of another version, or cannot be read or
+                written.
         """
         self.folder = folder
         self.readonly = readonly
@@ -103,20 +110,29 @@ class Ledger:
         version = int(row[0])
         if version > len(_MIGRATIONS):
             raise StoreError(
-                f"run {self.folder} was written by a newer DiffuGen: its ledger has schema {version}, this DiffuGen knows "
+                f"run {self.folder} was written by a newer DiffuGen: its ledger has schema {version}, this "
+                "DiffuGen knows "
                 f"schemas up to {len(_MIGRATIONS)}. Upgrade DiffuGen, or choose another run folder"
             )
         return version
 
     def _upgrade(self, version: int) -> None:
         if self.readonly:
-            state = f"has schema {version}, which is older than {len(_MIGRATIONS)}" if version else "was never finished"
-            raise StoreError(f"the ledger of run {self.folder} {state}. A command that writes the run mends this")
+            state = (
+                f"has schema {version}, which is older than {len(_MIGRATIONS)}"
+                if version
+                else "was never finished"
+            )
+            raise StoreError(
+                f"the ledger of run {self.folder} {state}. A command that writes the run mends this"
+            )
         with self.transaction():
             for script in _MIGRATIONS[version:]:
                 for statement in script.split(";"):
                     self._connection.execute(statement)
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", [str(len(_MIGRATIONS))])
+            self._connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('schema', ?)", [str(len(_MIGRATIONS))]
+            )
 
     def check_writable(self) -> None:
         """Raise where the run was opened for reading.
@@ -125,7 +141,9 @@ class Ledger:
             StoreError: It was.
         """
         if self.readonly:
-            raise StoreError(f"run {self.folder} is open for reading only; open it with readonly=False to write")
+            raise StoreError(
+                f"run {self.folder} is open for reading only; open it with readonly=False to write"
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -163,13 +181,14 @@ class Ledger:
     def stream(self, table: str, columns: str, where: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """Yield rows of a table that has ``seq``, oldest first, a page at a time.
 
-        No query stays open between pages, so the caller may write while it reads and the write-ahead file does not grow;
-        rows written after the start are not seen.
+        No query stays open between pages, so the caller may write while it reads and the write-ahead file
+        does not grow; rows written after the start are not seen.
 
         Args:
             table: ``images``, ``labels``, ``disagreements`` or ``decisions``; called ``t`` in ``where``.
             columns: SQL list of columns to yield.
-            where: SQL condition that refers to ``values`` as ``:name``, and to the last row seen at the start as ``:until``.
+            where: SQL condition that refers to ``values`` as ``:name``, and to the last row seen at the start
+                as ``:until``.
             **values: Values for ``where``.
         """
         (until,) = self.one(f"SELECT coalesce(max(seq), 0) FROM {table}") or (0,)
@@ -198,7 +217,9 @@ class Ledger:
         stages = self.all("SELECT round, name, seconds, created_at FROM stages ORDER BY created_at, name")
         dropped = self.all("SELECT round, count(*), max(created_at) FROM dropped GROUP BY round")
         kinds = self.all("SELECT round, kind, count(*) FROM disagreements GROUP BY round, kind")
-        verdicts = self.all("SELECT round, verdict, count(*), max(created_at) FROM decisions GROUP BY round, verdict")
+        verdicts = self.all(
+            "SELECT round, verdict, count(*), max(created_at) FROM decisions GROUP BY round, verdict"
+        )
         everything = [*images, *labels, *stages, *verdicts, *dropped]
         counted = ("label_sets", "objects", "disagreements", "decisions", "stages")
         rounds: dict[int, dict[str, Any]] = {
@@ -233,7 +254,9 @@ class Ledger:
 
 
 def _connect_writer(folder: Path) -> sqlite3.Connection:
-    return _connect(folder, "rwc", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON")
+    return _connect(
+        folder, "rwc", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"
+    )
 
 
 def _connect_reader(folder: Path) -> sqlite3.Connection:
@@ -277,22 +300,33 @@ def _explanation(folder: Path, error: Exception) -> str:
     ledger = folder / LEDGER_NAME
     if _is_full(folder, error):
         return (
-            f"no space left on the disk of run {folder} ({error}). Everything committed so far is whole. Free some space, or "
+            f"no space left on the disk of run {folder} ({error}). Everything committed so far is whole. "
+            "Free some space, or "
             "move the run folder to a larger disk, and run the same command again: it continues"
         )
-    if isinstance(error, OSError) or "disk I/O error" in text or "readonly" in text or "unable to open" in text:
+    if (
+        isinstance(error, OSError)
+        or "disk I/O error" in text
+        or "readonly" in text
+        or "unable to open" in text
+    ):
         return f"cannot read or write run {folder} ({error}). Check its permissions and its disk, or choose another run folder"
     if "locked" in text:
         return f"{ledger} stayed busy for {_BUSY_SECONDS:g} s. Close the other program that has it open, and try again"
     return (
-        f"the ledger {ledger} is corrupt ({error}). The images and heat maps beside it are untouched. Put back a copy of the "
-        f"ledger; or rescue what is readable with `sqlite3 {LEDGER_NAME} .recover > rescue.sql` (`.dump` where sqlite3 has no "
-        f"working .recover), move {LEDGER_NAME} and its -wal and -shm away, and run `sqlite3 {LEDGER_NAME} < rescue.sql`; "
+        f"the ledger {ledger} is corrupt ({error}). The images and heat maps beside it are untouched. Put "
+        "back a copy of the "
+        f"ledger; or rescue what is readable with `sqlite3 {LEDGER_NAME} .recover > rescue.sql` (`.dump` "
+        "where sqlite3 has no "
+        f"working .recover), move {LEDGER_NAME} and its -wal and -shm away, and run `sqlite3 {LEDGER_NAME} < "
+        "rescue.sql`; "
         "or choose another run folder"
     )
 
 
 def _is_full(folder: Path, error: Exception) -> bool:
-    if "disk I/O error" in str(error) and folder.exists():  # what SQLite says where its helper files cannot grow
+    if (
+        "disk I/O error" in str(error) and folder.exists()
+    ):  # what SQLite says where its helper files cannot grow
         return shutil.disk_usage(folder).free < _LITTLE_SPACE_BYTES
     return "disk is full" in str(error) or getattr(error, "errno", None) in _NO_SPACE

@@ -30,8 +30,11 @@ UNITS = {"train": "epoch", "tune": "trial"}
 """What a stage counts, where it is not images."""
 
 
-def run_stage(store: RunStore, round: int, name: str, work: Work, watch: Watch, *, again: bool = False) -> Result:
-    """Run a stage of a round and keep its result and its time; where that was done before, only return the result.
+def run_stage(
+    store: RunStore, round: int, name: str, work: Work, watch: Watch, *, again: bool = False
+) -> Result:
+    """Run a stage of a round and keep its result and its time; where that was done before, only return the
+    result.
 
     Args:
         store: The run, open for writing.
@@ -62,7 +65,9 @@ def round_seed(seed: int, round: int) -> int:
 
 
 def promoted(store: RunStore, round: int, checkpoint: str) -> str:
-    """Return the detector that a round begins with: the last one promoted before it, or else the configured one."""
+    """Return the detector that a round begins with: the last one promoted before it, or else the configured
+    one.
+    """
     for earlier in reversed(range(round)):
         result = store.stage_done(earlier, "promote")
         if result is not None:

@@ -1,4 +1,5 @@
-"""A run directory: one SQLite ledger, a PNG and an npz of heat maps for each image, one writer, any number of readers.
+"""A run directory: one SQLite ledger, a PNG and an npz of heat maps for each image, one writer, any number of
+readers.
 
 ```
 <run>/ledger.sqlite        rows: image records, label sets, disagreements, decisions, stages (ledger.py)
@@ -6,9 +7,10 @@
 <run>/sources/<id>.png     photos and other runs' images that images were made of
 <run>/writer.lock          held by the one process that writes; writer.pid says which
 ```
-An image's files are written under a temporary name, synced and renamed; then its row is committed. So a row means whole files,
-after ``kill -9`` at any moment too. A file without a row is the trace of such a kill: it is left alone, and overwritten when
-its image is generated again; temporary files are swept when the next writer opens the run. Nothing else is ever deleted.
+An image's files are written under a temporary name, synced and renamed; then its row is committed. So a row
+means whole files, after ``kill -9`` at any moment too. A file without a row is the trace of such a kill: it
+is left alone, and overwritten when its image is generated again; temporary files are swept when the next
+writer opens the run. Nothing else is ever deleted.
 
 Does not know what generates, labels or reviews, nor in which order.
 """
@@ -54,7 +56,8 @@ _FOLDERS = ("images", "heatmaps", "sources")
 
 
 class RunStore:
-    """A run directory, open for reading or writing; use it as a context manager, from one thread of one process.
+    """A run directory, open for reading or writing; use it as a context manager, from one thread of one
+    process.
 
     Attributes:
         folder: The run directory.
@@ -81,13 +84,14 @@ class RunStore:
 
         Args:
             folder: The run directory.
-            config: The configuration as JSON values. A new run keeps it; an existing run must have been made with the same.
-                None checks nothing.
-            ignore_keys: Dotted keys that may differ (``"generate.batch_size"``; ``"device"`` covers all keys below it).
+            config: The configuration as JSON values. A new run keeps it; an existing run must have been made
+                with the same. None checks nothing.
+            ignore_keys: Dotted keys that may differ (``"generate.batch_size"``; ``"device"`` covers all keys
+                below it).
 
         Raises:
-            StoreError: Another configuration (names the keys), another process writes the run, or the folder, the disk or
-                the ledger cannot be used.
+            StoreError: Another configuration (names the keys), another process writes the run, or the folder,
+                the disk or the ledger cannot be used.
         """
         with ExitStack() as undo:
             store = undo.enter_context(cls._open_writer(Path(folder)))
@@ -163,7 +167,8 @@ class RunStore:
             raise StoreError(
                 f"run {self.folder} was made with another configuration:\n"
                 + "\n".join(f"  - {line}" for line in differing)
-                + "\nChoose another run folder for the new configuration, or go back to the run's own to continue it"
+                + "\nChoose another run folder for the new configuration, or go back to the run's own to "
+                "continue it"
             )
 
     # ---------------------------------------------------------------- images and heat maps
@@ -176,19 +181,23 @@ class RunStore:
         """Return where the npz of an image's heat maps lies."""
         return self.folder / "heatmaps" / f"{image_id}.npz"
 
-    def add_image(self, record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatMaps, seconds: float) -> None:
+    def add_image(
+        self, record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatMaps, seconds: float
+    ) -> None:
         """Keep one generated image; see :meth:`add_images`."""
         self.add_images([(record, rgb, heat_maps, seconds)])
 
     def add_images(self, batch: Iterable[GeneratedImage]) -> None:
-        """Write the files of a batch, then commit its rows at once; images the run already has are left as they are.
+        """Write the files of a batch, then commit its rows at once; images the run already has are left as
+        they are.
 
         Args:
-            batch: Record, pixels uint8 (H, W, 3), heat maps, and the seconds the image took, of each image. An image that a
-                later round generates again stays in the round that made it first.
+            batch: Record, pixels uint8 (H, W, 3), heat maps, and the seconds the image took, of each image.
+                An image that a later round generates again stays in the round that made it first.
 
         Raises:
-            StoreError: The disk is full or cannot be written: no row of the batch is committed and no file is half-written.
+            StoreError: The disk is full or cannot be written: no row of the batch is committed and no file is
+                half-written.
             ValueError: Pixels or heat maps do not belong to the record.
         """
         self._ledger.check_writable()
@@ -218,9 +227,15 @@ class RunStore:
             )
 
     def has_image(self, image_id: str) -> bool:
-        """Return whether the run has the image's row and both its files, so that nothing need be generated."""
+        """Return whether the run has the image's row and both its files, so that nothing need be
+        generated.
+        """
         row = self._ledger.one("SELECT 1 FROM images WHERE id = :id", id=image_id)
-        return row is not None and self.image_path(image_id).is_file() and self.heat_maps_path(image_id).is_file()
+        return (
+            row is not None
+            and self.image_path(image_id).is_file()
+            and self.heat_maps_path(image_id).is_file()
+        )
 
     def image_ids(self, round: int | None = None) -> Iterator[str]:
         """Yield the ids of all images, or of one round's, oldest first."""
@@ -242,7 +257,9 @@ class RunStore:
         """
         row = self._ledger.one("SELECT record FROM images WHERE id = :id", id=image_id)
         if row is None:
-            raise StoreError(f"run {self.folder} has no image with id {image_id!r}. Check the id and the run folder")
+            raise StoreError(
+                f"run {self.folder} has no image with id {image_id!r}. Check the id and the run folder"
+            )
         return codec.record_from_json(row[0])
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
@@ -255,7 +272,9 @@ class RunStore:
         rgb = read_file(image_id, self.image_path(image_id), codec.rgb_from_png)
         if rgb.shape != (height, width, 3):
             found = f"{rgb.shape[1]}x{rgb.shape[0]}"
-            raise StoreError(broken(image_id, self.image_path(image_id), f"is {found} px, not {width}x{height}"))
+            raise StoreError(
+                broken(image_id, self.image_path(image_id), f"is {found} px, not {width}x{height}")
+            )
         return rgb
 
     def heat_maps(self, image_id: str) -> HeatMaps:
@@ -267,7 +286,9 @@ class RunStore:
         self.record(image_id)
         heat_maps = read_file(image_id, self.heat_maps_path(image_id), codec.heat_maps_from_npz)
         if heat_maps.image_id != image_id:
-            raise StoreError(broken(image_id, self.heat_maps_path(image_id), f"belongs to image {heat_maps.image_id}"))
+            raise StoreError(
+                broken(image_id, self.heat_maps_path(image_id), f"belongs to image {heat_maps.image_id}")
+            )
         return heat_maps
 
     def drop_image(self, record: ImageRecord, reason: str) -> None:
@@ -286,7 +307,8 @@ class RunStore:
         return self._ledger.one("SELECT 1 FROM dropped WHERE id = :id", id=image_id) is not None
 
     def put_source(self, source_id: str, rgb: NDArray[np.uint8]) -> None:
-        """Keep the pixels, uint8 (H, W, 3), that images of the run are made of and that are no image of the run.
+        """Keep the pixels, uint8 (H, W, 3), that images of the run are made of and that are no image of the
+        run.
 
         Raises:
             StoreError: The disk is full or cannot be written.
@@ -299,7 +321,9 @@ class RunStore:
                 sync_folder(path.parent)
 
     def source_path(self, source_id: str) -> Path:
-        """Return where the pixels of an image's parent lie: an image of the run, or a source that was kept."""
+        """Return where the pixels of an image's parent lie: an image of the run, or a source that was
+        kept.
+        """
         image = self.image_path(source_id)
         return image if image.is_file() else self.folder / "sources" / f"{source_id}.png"
 
@@ -314,7 +338,8 @@ class RunStore:
     # ---------------------------------------------------------------- labels
 
     def put_labels(self, label_sets: Iterable[LabelSet]) -> None:
-        """Keep label sets in one transaction; one of the same image, source and method is replaced and becomes the latest.
+        """Keep label sets in one transaction; one of the same image, source and method is replaced and
+        becomes the latest.
 
         Raises:
             StoreError: The run has no such image, or cannot be written. Nothing of this call is kept then.
@@ -327,12 +352,18 @@ class RunStore:
                 raise ValueError(
                     f"labels of size {labels.instances.size_wh} for image {labels.image_id} of size {size_wh}"
                 )
-            row = {"image_id": labels.image_id, "source": labels.source, "method": labels.method, "round": labels.round}
+            row = {
+                "image_id": labels.image_id,
+                "source": labels.source,
+                "method": labels.method,
+                "round": labels.round,
+            }
             text = codec.instances_to_json(labels.instances)
             rows.append({**row, "instances": text, "objects": len(labels.instances), "now": _now()})
         with self._ledger.transaction():
             self._ledger.write(
-                "INSERT OR REPLACE INTO labels (image_id, source, method, round, instances, objects, created_at) "
+                "INSERT OR REPLACE INTO labels (image_id, source, method, round, instances, objects, "
+                "created_at) "
                 "VALUES (:image_id, :source, :method, :round, :instances, :objects, :now)",
                 rows,
             )
@@ -344,14 +375,17 @@ class RunStore:
         round: int | None = None,
         image_id: str | None = None,
     ) -> Iterator[LabelSet]:
-        """Yield the label sets that fit all given values, oldest first; ``round`` is the one that made the labels."""
+        """Yield the label sets that fit all given values, oldest first; ``round`` is the one that made the
+        labels.
+        """
         where, values = _filters(source=source, method=method, round=round, image_id=image_id)
         return self._label_sets(where, values)
 
     def latest_labels(self, source: str, round: int | None = None) -> Iterator[LabelSet]:
         """Yield each image's newest label set of one source (and of one labelling round, where given)."""
         where, values = _filters(source=source, round=round)
-        # The plus signs keep SQLite from searching by seq, through all of the source's newer rows, rather than by image.
+        # The plus signs keep SQLite from searching by seq, through all of the source's newer rows, rather
+        # than by image.
         newer = "n.image_id = t.image_id AND n.source = t.source AND +n.seq > t.seq AND +n.seq <= :until"
         if round is not None:
             newer += " AND n.round = t.round"
@@ -366,13 +400,19 @@ class RunStore:
 
     def _label_sets(self, where: str, values: dict[str, Any]) -> Iterator[LabelSet]:
         columns = "image_id, source, instances, method, round"
-        for image_id, source, text, method, made_in in self._ledger.stream("labels", columns, where, **values):
+        for image_id, source, text, method, made_in in self._ledger.stream(
+            "labels", columns, where, **values
+        ):
             yield LabelSet(image_id, source, codec.instances_from_json(text), method, made_in)
 
     def label_ids_missing(self, source: str, method: str, round: int | None = None) -> Iterator[str]:
-        """Yield the ids of images (of one image round, where given) that this source and method have not labelled yet."""
+        """Yield the ids of images (of one image round, where given) that this source and method have not
+        labelled yet.
+        """
         where, values = _filters(round=round)
-        labelled = "SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source = :source AND l.method = :method"
+        labelled = (
+            "SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source = :source AND l.method = :method"
+        )
         where += f" AND NOT EXISTS ({labelled})"
         for (image_id,) in self._ledger.stream("images", "id", where, **values, source=source, method=method):
             yield image_id
@@ -380,7 +420,8 @@ class RunStore:
     # ---------------------------------------------------------------- disagreements and decisions
 
     def put_disagreements(self, round: int, disagreements: Iterable[Disagreement]) -> None:
-        """Keep the disagreements of a round's images in the place of those that were kept for that round before.
+        """Keep the disagreements of a round's images in the place of those that were kept for that round
+        before.
 
         Args:
             round: The round that generated the images.
@@ -423,7 +464,12 @@ class RunStore:
                     f"a decision of size {one.instances.size_wh} for image {one.image_id} of size {size_wh}"
                 )
             text = None if one.instances is None else codec.instances_to_json(one.instances)
-            row = {"image_id": one.image_id, "verdict": one.verdict, "reviewer": one.reviewer, "round": one.round}
+            row = {
+                "image_id": one.image_id,
+                "verdict": one.verdict,
+                "reviewer": one.reviewer,
+                "round": one.round,
+            }
             objects = 0 if one.instances is None else len(one.instances)
             rows.append({**row, "instances": text, "objects": objects, "now": _now()})
         with self._ledger.transaction():
@@ -441,9 +487,13 @@ class RunStore:
             )
 
     def decisions(self, round: int | None = None) -> Iterator[Decision]:
-        """Yield the newest decision of each image, oldest first; of those only the ones made in ``round``, where given."""
+        """Yield the newest decision of each image, oldest first; of those only the ones made in ``round``,
+        where given.
+        """
         where, values = _filters(round=round)
-        newer = "SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq AND n.seq <= :until"
+        newer = (
+            "SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq AND n.seq <= :until"
+        )
         columns = "image_id, verdict, instances, reviewer, round"
         stream = self._ledger.stream("decisions", columns, f"{where} AND NOT EXISTS ({newer})", **values)
         for image_id, verdict, text, reviewer, made_in in stream:
@@ -459,19 +509,30 @@ class RunStore:
         return None if row is None else json.loads(row[0])
 
     def finish_stage(self, round: int, name: str, result: Mapping[str, Any], seconds: float) -> None:
-        """Note that a stage of a round has finished, with its result as JSON values; again replaces the note."""
-        row = {"round": round, "name": name, "result": codec.to_json(result), "seconds": seconds, "now": _now()}
+        """Note that a stage of a round has finished, with its result as JSON values; again replaces the
+        note.
+        """
+        row = {
+            "round": round,
+            "name": name,
+            "result": codec.to_json(result),
+            "seconds": seconds,
+            "now": _now(),
+        }
         with self._ledger.transaction():
-            self._ledger.write("INSERT OR REPLACE INTO stages VALUES (:round, :name, :result, :seconds, :now)", [row])
+            self._ledger.write(
+                "INSERT OR REPLACE INTO stages VALUES (:round, :name, :result, :seconds, :now)", [row]
+            )
 
     def summary(self) -> dict[str, Any]:
         """Count what the run holds, from the ledger's indexes alone, however many images there are.
 
         Returns:
-            JSON values: ``folder``, ``created_at``, ``diffugen_version``, ``schema``, ``images``, ``bytes`` (images, heat maps
-            and ledger), ``last_activity`` (UTC, None where nothing was kept yet), ``rounds``: from a round to its ``images``,
-            ``dropped`` (images), ``seconds``, ``label_sets`` and ``objects`` (from source to count), ``disagreements`` (from
-            kind to count), ``decisions`` (from verdict to count, superseded ones included), ``stages`` (from name to seconds).
+            JSON values: ``folder``, ``created_at``, ``diffugen_version``, ``schema``, ``images``, ``bytes``
+            (images, heat maps and ledger), ``last_activity`` (UTC, None where nothing was kept yet),
+            ``rounds``: from a round to its ``images``, ``dropped`` (images), ``seconds``, ``label_sets`` and
+            ``objects`` (from source to count), ``disagreements`` (from kind to count), ``decisions`` (from
+            verdict to count, superseded ones included), ``stages`` (from name to seconds).
         """
         with explained(self.folder):
             return self._ledger.summary()
@@ -481,11 +542,13 @@ def _check_belongs(record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatM
     width, height = record.size_wh
     if rgb.dtype != np.uint8 or rgb.shape != (height, width, 3):
         raise ValueError(
-            f"image {record.id} needs pixels uint8 of shape (h, w, 3) = {(height, width, 3)}, got {rgb.dtype} {rgb.shape}"
+            f"image {record.id} needs pixels uint8 of shape (h, w, 3) = {(height, width, 3)}, got "
+            f"{rgb.dtype} {rgb.shape}"
         )
     if (heat_maps.image_id, heat_maps.size_wh) != (record.id, record.size_wh):
         raise ValueError(
-            f"image {record.id} of size {record.size_wh} was given the heat maps of image {heat_maps.image_id} "
+            f"image {record.id} of size {record.size_wh} was given the heat maps of image "
+            f"{heat_maps.image_id} "
             f"of size {heat_maps.size_wh}"
         )
 

@@ -1,7 +1,8 @@
-"""The stages that judge a detector: promote it on evidence that a user has, and measure it on the truth that the report quotes.
+"""The stages that judge a detector: promote it on evidence that a user has, and measure it on the truth that
+the report quotes.
 
-Knows what each stage reads and writes in a run; not the order of the stages. Only `evaluate_stage` and `reference_stage` are
-given the truth, and nothing is decided on what they return.
+Knows what each stage reads and writes in a run; not the order of the stages. Only `evaluate_stage` and
+`reference_stage` are given the truth, and nothing is decided on what they return.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ MEASURED_CONFIDENCE = 0.001
 
 MEASURED_AT_A_TIME = 64
 GOLD_IMAGES = 20
-"""From so many reviewed images on that no detector was trained on, they alone decide which detector is better."""
+"""From so many reviewed images on that no detector was trained on, they alone decide which detector is
+better."""
 
 
 def measure(
@@ -42,7 +44,8 @@ def measure(
     on_progress: OnProgress = lambda done, total: None,
     total: int = 0,
 ) -> Result:
-    """Return a detector's average precision on labelled images: ``images``, and ``ap50`` and ``ap50_95`` of ``mask`` and ``box``.
+    """Return a detector's average precision on labelled images: ``images``, and ``ap50`` and ``ap50_95`` of
+    ``mask`` and ``box``.
 
     Args:
         detector: What to measure.
@@ -55,7 +58,9 @@ def measure(
     pairs: list[Pair] = []
     stream = iter(items)
     while batch := list(islice(stream, MEASURED_AT_A_TIME)):
-        found = detector.predict([rgb for _, rgb, _ in batch], image_size=image_size, confidence=MEASURED_CONFIDENCE)
+        found = detector.predict(
+            [rgb for _, rgb, _ in batch], image_size=image_size, confidence=MEASURED_CONFIDENCE
+        )
         pairs += [
             (truth.of_classes(class_names), one.of_classes(class_names))
             for (_, _, truth), one in zip(batch, found, strict=True)
@@ -114,10 +119,12 @@ def reference_stage(
     round: int,
     **fit: Any,
 ) -> Result:
-    """Train the same detector on exact labels and measure it: what the loop's detector is to be compared with.
+    """Train the same detector on exact labels and measure it: what the loop's detector is to be compared
+    with.
 
     Args:
-        store: The run; the images go to ``reference/round-<round>``, the checkpoint to ``training/reference-<round>``.
+        store: The run; the images go to ``reference/round-<round>``, the checkpoint to
+            ``training/reference-<round>``.
         exact: Exactly labelled images to train on, none of the truth's.
         truth: The images to measure on.
         start: The checkpoint that the loop began with.
@@ -134,21 +141,31 @@ def reference_stage(
     shutil.rmtree(folder, ignore_errors=True)
     write_yolo(folder, {"train": exact.items()}, exact.class_names)
     trained = train_stage(
-        store, str(folder.relative_to(store.folder)), start, on_progress, device=device, image_size=image_size,
-        name=f"reference-{round}", **fit,
-    )  # fmt: skip
+        store,
+        str(folder.relative_to(store.folder)),
+        start,
+        on_progress,
+        device=device,
+        image_size=image_size,
+        name=f"reference-{round}",
+        **fit,
+    )
     found = evaluate_stage(trained["checkpoint"], truth, store=store, device=device, image_size=image_size)
     return {**found, "labels": exact.images}
 
 
 def epochs_of_the_same_length(store: RunStore, round: int) -> int:
-    """Return for how many epochs the reference trains, to see as many images in all as the loop's detectors have seen.
+    """Return for how many epochs the reference trains, to see as many images in all as the loop's detectors
+    have seen.
 
     Args:
         store: The run.
         round: The last round; the reference trains on as many images as its training set has.
     """
-    kept = [(store.stage_done(number, "dataset"), store.stage_done(number, "train")) for number in range(round + 1)]
+    kept = [
+        (store.stage_done(number, "dataset"), store.stage_done(number, "train"))
+        for number in range(round + 1)
+    ]
     seen = [(made["train"] + made["known"]) * trained["epochs"] for made, trained in kept if made and trained]
     last = kept[-1][0]
     return max(1, int(sum(seen) / last["train"] + 0.5)) if last else 1
@@ -175,8 +192,8 @@ def promote_stage(
     """Decide, on evidence that a user has, whether a new detector takes the place of the one before.
 
     The evidence is the named validation set; or else the reviewed images of held-out prompts, once there are
-    `GOLD_IMAGES`; or else the images of held-out prompts on which attention and detector agree, with the masks of the
-    attention labels, because those of the model would favour the detector that drew them.
+    `GOLD_IMAGES`; or else the images of held-out prompts on which attention and detector agree, with the
+    masks of the attention labels, because those of the model would favour the detector that drew them.
 
     Args:
         store: The run.
@@ -196,8 +213,9 @@ def promote_stage(
         seed: As in `dataset_stage`.
 
     Returns:
-        ``promoted``, ``checkpoint`` (of the better one), ``evidence`` (``validation``, ``human``, ``agreed`` or ``none``),
-        ``images``, and ``ap50`` and ``ap50_95`` of the masks of ``candidate`` and ``incumbent``.
+        ``promoted``, ``checkpoint`` (of the better one), ``evidence`` (``validation``, ``human``, ``agreed``
+        or ``none``), ``images``, and ``ap50`` and ``ap50_95`` of the masks of ``candidate`` and
+        ``incumbent``.
     """
     from diffugen.detectors.yolo import YoloDetector
 
@@ -205,14 +223,21 @@ def promote_stage(
         kind, images, items = "validation", validation.images, validation.items
     else:
         kind, images, items = _own_evidence(
-            store, held_out_families(store, val_frac, seed),
+            store,
+            held_out_families(store, val_frac, seed),
             dict(
                 chosen_labels(
-                    store, method, class_names=class_names, mask="attention", trust=trust, min_score=min_score,
-                    min_iou=min_iou, good_iou=good_iou,
+                    store,
+                    method,
+                    class_names=class_names,
+                    mask="attention",
+                    trust=trust,
+                    min_score=min_score,
+                    min_iou=min_iou,
+                    good_iou=good_iou,
                 )
             ),
-        )  # fmt: skip
+        )
     results = {}
     for number, (name, checkpoint) in enumerate((("candidate", candidate), ("incumbent", incumbent))):
         detector = YoloDetector(find(store, checkpoint), device=device)

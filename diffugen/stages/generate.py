@@ -1,7 +1,8 @@
-"""The stage that makes images: the configured tasks one after the other, each with the sources, regions and prompts it needs.
+"""The stage that makes images: the configured tasks one after the other, each with the sources, regions and
+prompts it needs.
 
-Knows which prompts, sources and earlier labels a task's images are made of, and keeps what is made; not how it is made
-(`diffugen.diffusion`), nor the order of the stages.
+Knows which prompts, sources and earlier labels a task's images are made of, and keeps what is made; not how
+it is made (`diffugen.diffusion`), nor the order of the stages.
 """
 
 from __future__ import annotations
@@ -93,12 +94,13 @@ def generate_stage(
         only: Do only the task of this name or kind; the images of those before it must be there.
 
     Returns:
-        ``images``: how many are planned, those that were there already included; ``dropped``: how many of them are of no use;
-        ``skipped``: sources without a region, or where nothing can change; ``tasks``: the same for each task, by name.
+        ``images``: how many are planned, those that were there already included; ``dropped``: how many of
+        them are of no use; ``skipped``: sources without a region, or where nothing can change; ``tasks``: the
+        same for each task, by name.
 
     Raises:
-        DiffugenError: The model cannot be used, a phrase cannot be traced, a source or region cannot be read, or the run
-            cannot be written.
+        DiffugenError: The model cannot be used, a phrase cannot be traced, a source or region cannot be read,
+            or the run cannot be written.
     """
     from diffugen.diffusion.inversion import load_embeddings
     from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
@@ -126,11 +128,21 @@ def generate_stage(
         if loaded != (loaded := task.model or model):
             pipeline = None  # before the next one takes memory too
             pipeline = load_pipeline(
-                loaded, device=device, dtype=dtype, scheduler=scheduler, offload=offload, vae_slicing=vae_slicing,
-                vae_tiling=vae_tiling, compile=compile, loras=loras, trust_remote_pickle=trust_remote_pickle,
-            )  # fmt: skip
+                loaded,
+                device=device,
+                dtype=dtype,
+                scheduler=scheduler,
+                offload=offload,
+                vae_slicing=vae_slicing,
+                vae_tiling=vae_tiling,
+                compile=compile,
+                loras=loras,
+                trust_remote_pickle=trust_remote_pickle,
+            )
             load_embeddings(pipeline, embeddings)
-        common = Common(task, loaded, shared, size_wh or default_size_wh(pipeline), size_unit(pipeline), seed, round)
+        common = Common(
+            task, loaded, shared, size_wh or default_size_wh(pipeline), size_unit(pipeline), seed, round
+        )
         if task.task == "txt2img":
             plan = plan_from_prompts(common, task_prompts(task, planned, prompts, seed), images_per_prompt)
         else:
@@ -185,7 +197,8 @@ def _make(
     """Make the images that are not there, and yield after each step how many more are there."""
     from diffugen.diffusion.generate import generate, grouped
 
-    # Whole batches, of which some images may be there: in another batch an image would be rounded another way.
+    # Whole batches, of which some images may be there: in another batch an image would be rounded another
+    # way.
     batches = [group[first : first + size] for group in grouped(jobs) for first in range(0, len(group), size)]
     unfinished = [
         job
@@ -201,9 +214,13 @@ def _make(
         dropped.append(record)
 
     made = generate(
-        pipeline, unfinished, source=lambda job: _source(store, job), on_drop=drop, batch_size=size,
+        pipeline,
+        unfinished,
+        source=lambda job: _source(store, job),
+        on_drop=drop,
+        batch_size=size,
         attention_backend=attention_backend,
-    )  # fmt: skip
+    )
     for record, rgb, heat_maps, seconds in made:
         store.add_image(record, rgb, heat_maps, seconds)
         yield 1

@@ -1,9 +1,9 @@
 """How a stage is run once, and the stage that makes attention labels.
 
-Every stage (here and in the other files whose names begin with ``stages``) is a function over a run: it takes flat
-arguments, named like the configuration's keys, goes on where an earlier call stopped, reports to ``on_progress(done, total)``
-and returns what the ledger shall keep of it, as JSON values. It knows the order of work inside itself, not the order of the
-stages (that is `loops/`) and not the command line.
+Every stage (here and in the other files whose names begin with ``stages``) is a function over a run: it takes
+flat arguments, named like the configuration's keys, goes on where an earlier call stopped, reports to
+``on_progress(done, total)`` and returns what the ledger shall keep of it, as JSON values. It knows the order
+of work inside itself, not the order of the stages (that is `loops/`) and not the command line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def label_method(settings: LabelSettings, weights: ScoreWeights) -> str:
 def label_settings(
     store: RunStore, round: int, labels: Mapping[str, Any], score: Mapping[str, Any]
 ) -> tuple[LabelSettings, ScoreWeights]:
-    """Return what a round labels with: the settings that an earlier round's tuning found, or else the configured ones.
+    """Return what a round labels with: the settings that an earlier round's tuning found, or else the
+    configured ones.
 
     Args:
         store: The run.
@@ -58,7 +59,8 @@ def label_stage(
     *,
     round: int = 0,
 ) -> Result:
-    """Label, by attention, the images of the run that these settings have not labelled yet, of earlier rounds too.
+    """Label, by attention, the images of the run that these settings have not labelled yet, of earlier rounds
+    too.
 
     Args:
         store: The run, open for writing.
@@ -68,7 +70,8 @@ def label_stage(
         round: The round that the labels are made in.
 
     Returns:
-        ``method`` (the provenance that the labels are kept under), ``images``, ``objects``, ``settings``, ``weights``.
+        ``method`` (the provenance that the labels are kept under), ``images``, ``objects``, ``settings``,
+        ``weights``.
 
     Raises:
         DiffugenError: A heat map is missing or unreadable, or the settings do not fit it.
@@ -90,6 +93,9 @@ def label_stage(
         store.put_labels(found)
     counts = [len(labels.instances) for labels in store.labels("attention", method)]
     return {
-        "method": method, "images": len(counts), "objects": sum(counts), "settings": settings.asdict(),
+        "method": method,
+        "images": len(counts),
+        "objects": sum(counts),
+        "settings": settings.asdict(),
         "weights": asdict(weights),
-    }  # fmt: skip
+    }

@@ -1,4 +1,5 @@
-"""What images a task makes: of prompts, or of sources with their regions, each as a record that says all about it.
+"""What images a task makes: of prompts, or of sources with their regions, each as a record that says all
+about it.
 
 Knows prompts, sources and regions; not how an image is made, or what is kept of it.
 """
@@ -69,9 +70,14 @@ def plan_from_prompts(common: Common, prompts: Sequence[Prompt], each: int) -> P
     from diffugen.diffusion.generate import plan_jobs
 
     jobs = plan_jobs(
-        prompts, images_per_prompt=each, run_seed=common.seed, size_wh=common.size_wh, model=common.model,
-        settings=common.settings, round=common.round,
-    )  # fmt: skip
+        prompts,
+        images_per_prompt=each,
+        run_seed=common.seed,
+        size_wh=common.size_wh,
+        model=common.model,
+        settings=common.settings,
+        round=common.round,
+    )
     return Plan([replace(job, step=common.task.name) for job in jobs])
 
 
@@ -83,7 +89,8 @@ def find_regions(
     Args:
         store: The run; holds the pixels of the sources.
         task: The task.
-        sources: What it starts from. A detector's finds take the place of their labels where the task names a detector.
+        sources: What it starts from. A detector's finds take the place of their labels where the task names a
+            detector.
         detector_device: Where that detector runs.
     """
     region = task.region
@@ -91,7 +98,8 @@ def find_regions(
         return [(source, None) for source in sources]
     if region.label is not None and all(source.instances is None for source in sources):
         raise DiffugenError(
-            f"task {task.name!r} paints over objects labelled {region.label!r}, but the sources of {task.source!r} have no "
+            f"task {task.name!r} paints over objects labelled {region.label!r}, but the sources of "
+            f"{task.source!r} have no "
             "labels; give a labelled set, or find them with region.detector, or name a region.part or polygon"
         )
     if region.detector is None:
@@ -106,7 +114,9 @@ def find_regions(
         )
     found = []
     for one in sources:
-        [seen] = detector.predict([store.source(one.id)], image_size=_side(one.size_wh), confidence=LEAST_CONFIDENCE)
+        [seen] = detector.predict(
+            [store.source(one.id)], image_size=_side(one.size_wh), confidence=LEAST_CONFIDENCE
+        )
         # Its finds are labels too, where nobody made any.
         known = replace(one, instances=seen) if one.instances is None else one
         found.append((known, _region_rle(region, one, seen)))
@@ -130,18 +140,26 @@ def plan_from_sources(
     usable = [(source, region) for source, region in found if region is not None or task.region is None]
     if not usable:
         raise DiffugenError(
-            f"task {task.name!r}: none of the {len(found)} sources of {task.source!r} has a region to paint over: no labelled "
+            f"task {task.name!r}: none of the {len(found)} sources of {task.source!r} has a region to paint "
+            "over: no labelled "
             "object, or too little room beside the objects that are spared (region.spare)"
             if found
-            else f"task {task.name!r}: the task {task.source!r} has made no images yet; run it first, without --task"
+            else f"task {task.name!r}: the task {task.source!r} has made no images yet; run it first, "
+            "without --task"
         )
     parents = [source.prompt for source, _ in usable]
     untold = not any(parent is not None and parent.template for parent in parents)
     texts = child_prompts(
-        parents, templates=task.templates or (prompts["templates"] if untold else ()), changes=task.attributes,
-        attributes=prompts["attributes"], classes=prompts["classes"], background=prompts["background"],
-        negative=prompts["negative"], images_each=task.images_per_source, seed=common.seed,
-    )  # fmt: skip
+        parents,
+        templates=task.templates or (prompts["templates"] if untold else ()),
+        changes=task.attributes,
+        attributes=prompts["attributes"],
+        classes=prompts["classes"],
+        background=prompts["background"],
+        negative=prompts["negative"],
+        images_each=task.images_per_source,
+        seed=common.seed,
+    )
     plan = Plan([], skipped=len(found) - len(usable) + sum(not chosen for chosen in texts))
     strength = task.strength or DEFAULT_STRENGTH[task.task]
     for (source, rle), chosen in zip(usable, texts, strict=True):
@@ -150,7 +168,9 @@ def plan_from_sources(
         kept: Instances | None = None
         if rle is not None and task.region is not None:
             region = decode(rle)
-            kept = outside(source.instances or _nothing(size_wh), region).of_classes(tuple(prompts["classes"]))
+            kept = outside(source.instances or _nothing(size_wh), region).of_classes(
+                tuple(prompts["classes"])
+            )
             window = window_around(region, task.region.context_frac, common.size_wh)
             if window is not None:
                 settings[WINDOW] = list(window)
@@ -162,9 +182,19 @@ def plan_from_sources(
             settings[WORKING_SIZE] = list(working_wh)
         for number, prompt in enumerate(chosen):
             job = ImageRecord(
-                prompt, image_seed(common.seed, number, prompt, source.id), size_wh, common.model, task.task, settings,
-                common.round, parent=source.id, region=rle, origin=source.family, source=source.place, step=task.name,
-            )  # fmt: skip
+                prompt,
+                image_seed(common.seed, number, prompt, source.id),
+                size_wh,
+                common.model,
+                task.task,
+                settings,
+                common.round,
+                parent=source.id,
+                region=rle,
+                origin=source.family,
+                source=source.place,
+                step=task.name,
+            )
             plan.jobs.append(job)
             if kept is not None:
                 plan.carried[job.id] = kept

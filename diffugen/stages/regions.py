@@ -40,7 +40,8 @@ LEAST_AREA_FRAC = 0.005
 """A smaller region, relative to the image area, leaves no room for an object."""
 
 LEAST_ROOM_FRAC = 0.5
-"""Where spared objects take more of a region than this leaves, the source is not used: too little room beside them."""
+"""Where spared objects take more of a region than this leaves, the source is not used: too little room beside
+them."""
 
 ALMOST_ALL_FRAC = 0.75
 """A window that covers more of the image than this might as well be all of it."""
@@ -49,14 +50,17 @@ KEPT_FRAC = 0.5
 """An object of which less remains outside the region is no longer labelled."""
 
 
-def region_mask(region: Region, size_wh: tuple[int, int], name: str, instances: Instances | None) -> Mask | None:
+def region_mask(
+    region: Region, size_wh: tuple[int, int], name: str, instances: Instances | None
+) -> Mask | None:
     """Return the part of an image that is painted over.
 
     Args:
         region: How to find it.
         size_wh: Width and height of the image in pixels.
         name: The image's file name without the ending, by which a folder of masks is searched.
-        instances: The objects in it: its labels, or, for ``region.detector``, what the detector found. None where unknown.
+        instances: The objects in it: its labels, or, for ``region.detector``, what the detector found. None
+            where unknown.
 
     Returns:
         bool (H, W); None where there is nothing to paint over: no object of the class, or too little room.
@@ -82,13 +86,14 @@ def region_mask(region: Region, size_wh: tuple[int, int], name: str, instances: 
 def window_around(
     region: Mask, context_frac: float, proportions_wh: tuple[int, int]
 ) -> tuple[int, int, int, int] | None:
-    """Return the part of an image that is shown to the model, so that a small region gets as many pixels as a large one.
+    """Return the part of an image that is shown to the model, so that a small region gets as many pixels as a
+    large one.
 
     Args:
         region: bool (H, W), what is painted over.
         context_frac: Pixels around it on each side, relative to its own width and height.
-        proportions_wh: The window is widened or heightened to these proportions as far as the image goes, so that windows of
-            different regions are worked on at one size, and in one batch.
+        proportions_wh: The window is widened or heightened to these proportions as far as the image goes, so
+            that windows of different regions are worked on at one size, and in one batch.
 
     Returns:
         Left, upper, right and lower edge in pixels; None for all of the image.
@@ -97,7 +102,8 @@ def window_around(
     spans = [(int(found[0]), int(found[-1]) + 1) for found in (columns, rows)]
     sides = (region.shape[1], region.shape[0])
     sizes = [
-        min(side, (1 + 2 * context_frac) * (last - first)) for (first, last), side in zip(spans, sides, strict=True)
+        min(side, (1 + 2 * context_frac) * (last - first))
+        for (first, last), side in zip(spans, sides, strict=True)
     ]
     scale = max(size / proportion for size, proportion in zip(sizes, proportions_wh, strict=True))
     edges = []
@@ -118,7 +124,9 @@ def check_mask(path: str) -> Path:
     """
     found = Path(path).expanduser()
     if not found.exists():
-        raise DiffugenError(f"no mask image at {found}; give an image that is bright where it is painted over")
+        raise DiffugenError(
+            f"no mask image at {found}; give an image that is bright where it is painted over"
+        )
     return found
 
 
@@ -157,7 +165,8 @@ def _drawn(region: Region, size_wh: tuple[int, int], name: str) -> Mask:
     left, upper, right, lower = _PARTS[str(region.part)]
     mask = np.zeros((height, width), dtype=np.bool_)
     mask[
-        math.floor(upper * height) : math.ceil(lower * height), math.floor(left * width) : math.ceil(right * width)
+        math.floor(upper * height) : math.ceil(lower * height),
+        math.floor(left * width) : math.ceil(right * width),
     ] = 1
     return mask
 
@@ -167,7 +176,9 @@ def _mask_file(path: Path, name: str) -> Path:
         return path
     found = next((file for suffix in IMAGE_SUFFIXES if (file := path / f"{name}{suffix}").is_file()), None)
     if found is None:
-        raise DiffugenError(f"no mask for {name!r} in {path}: expected {name}.png, bright where it is painted over")
+        raise DiffugenError(
+            f"no mask for {name!r} in {path}: expected {name}.png, bright where it is painted over"
+        )
     return found
 
 
@@ -175,7 +186,8 @@ def _read_mask(path: Path, size_wh: tuple[int, int]) -> Mask:
     mask = read_image(path).max(axis=2) >= 128
     if mask.shape != (size_wh[1], size_wh[0]):
         raise DiffugenError(
-            f"the mask {path} has {mask.shape[1]}x{mask.shape[0]} pixels, the image {size_wh[0]}x{size_wh[1]}; they must be "
+            f"the mask {path} has {mask.shape[1]}x{mask.shape[0]} pixels, the image "
+            f"{size_wh[0]}x{size_wh[1]}; they must be "
             "of one size"
         )
     return np.asarray(mask)

@@ -1,4 +1,5 @@
-"""The stages that bring the two label sources together: relabel, compare, review by a page or in FiftyOne, tune.
+"""The stages that bring the two label sources together: relabel, compare, review by a page or in FiftyOne,
+tune.
 
 Knows what each stage reads and writes in a run; not the order of the stages.
 """
@@ -40,11 +41,13 @@ def attention_method(store: RunStore) -> str:
 
 
 def checkpoint_method(checkpoint: Path | str, meanings: Mapping[str, str] | None = None) -> str:
-    """Return the provenance of model labels: a hash of the checkpoint and of how its classes are read, ``model-<16 hex digits>``.
+    """Return the provenance of model labels: a hash of the checkpoint and of how its classes are read,
+    ``model-<16 hex digits>``.
 
     Args:
         checkpoint: The detector, hashed by its content.
-        meanings: What `mapped_classes` returned; none or empty where the detector knows the run's classes itself.
+        meanings: What `mapped_classes` returned; none or empty where the detector knows the run's classes
+            itself.
 
     Raises:
         DiffugenError: The checkpoint cannot be read.
@@ -68,8 +71,11 @@ def find(store: RunStore, checkpoint: Path | str) -> Path | str:
     return store.folder / checkpoint if (store.folder / checkpoint).exists() else checkpoint
 
 
-def mapped_classes(known: Collection[str], class_names: Sequence[str], class_map: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of a class map that applies: classes of the run that a detector knows by another name only.
+def mapped_classes(
+    known: Collection[str], class_names: Sequence[str], class_map: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the part of a class map that applies: classes of the run that a detector knows by another name
+    only.
 
     Args:
         known: The detector's classes.
@@ -84,9 +90,15 @@ def mapped_classes(known: Collection[str], class_names: Sequence[str], class_map
 
 
 def knows_any(
-    store: RunStore, checkpoint: Path | str, class_names: Sequence[str], device: str, class_map: Mapping[str, str]
+    store: RunStore,
+    checkpoint: Path | str,
+    class_names: Sequence[str],
+    device: str,
+    class_map: Mapping[str, str],
 ) -> bool:
-    """Return whether a detector has been taught any of the classes, by its own name or by that of the class map."""
+    """Return whether a detector has been taught any of the classes, by its own name or by that of the class
+    map.
+    """
     from diffugen.detectors.yolo import YoloDetector
 
     known = YoloDetector(find(store, checkpoint), device=device).class_names
@@ -111,7 +123,8 @@ def relabel_stage(
     class_map: Mapping[str, str],
     round: int,
 ) -> Result:
-    """Label, with a detector, the images of the run that no detector of the run was trained on and that it has not labelled.
+    """Label, with a detector, the images of the run that no detector of the run was trained on and that it
+    has not labelled.
 
     Args:
         store: The run, open for writing.
@@ -120,11 +133,12 @@ def relabel_stage(
         device: Torch device or ``auto``.
         image_size: Longer side in pixels that images are scaled to.
         confidence: Least confidence of a label, in [0, 1].
-        refine: ``crf`` moves the edges of its masks to where the image's colours change, as for attention labels.
+        refine: ``crf`` moves the edges of its masks to where the image's colours change, as for attention
+            labels.
         class_names: The run's classes.
-        class_map: From a class of the run to the class that the detector knows it as, where it does not know the run's own.
-            Which of several is meant, the image's prompt says: with ``{sedan: car, suv: car}``, a car is a sedan where the
-            prompt names a sedan.
+        class_map: From a class of the run to the class that the detector knows it as, where it does not know
+            the run's own. Which of several is meant, the image's prompt says: with ``{sedan: car, suv:
+            car}``, a car is a sedan where the prompt names a sedan.
         round: The round that the labels are made in.
 
     Returns:
@@ -153,7 +167,9 @@ def relabel_stage(
                 for image_id, instances in zip(ids, found, strict=True)
             ]
         store.put_labels(
-            LabelSet(image_id, "model", instances if refine == "none" else refined(instances, rgb), method, round)
+            LabelSet(
+                image_id, "model", instances if refine == "none" else refined(instances, rgb), method, round
+            )
             for image_id, rgb, instances in zip(ids, images, found, strict=True)
         )
         on_progress(first + len(ids), len(missing))
@@ -164,18 +180,23 @@ def relabel_stage(
 def _as_prompted(
     instances: Instances, prompt: Prompt, meanings: Mapping[str, str], class_names: Sequence[str]
 ) -> Instances:
-    """Give instances the classes of the run that the prompt names and that the detector's classes may stand for."""
+    """Give instances the classes of the run that the prompt names and that the detector's classes may stand
+    for.
+    """
     named = {phrase.class_name for phrase in prompt.phrases}
     means: dict[str, str] = {}
     for theirs in set(instances.class_names):
         meant = [name for name, other in meanings.items() if other == theirs and name in named]
-        # A class of the run keeps its own objects, where it cannot be told which of the named ones an object is.
+        # A class of the run keeps its own objects, where it cannot be told which of the named ones an object
+        # is.
         if meant and not (theirs in class_names and (len(meant) > 1 or theirs in named)):
             means[theirs] = meant[0]
     return replace(instances, class_names=tuple(means.get(name, name) for name in instances.class_names))
 
 
-def label_pairs(store: RunStore, method: str, class_names: set[str]) -> Iterator[tuple[str, Instances, Instances]]:
+def label_pairs(
+    store: RunStore, method: str, class_names: set[str]
+) -> Iterator[tuple[str, Instances, Instances]]:
     """Yield image id, attention labels and newest model labels of each image that has both, a few at a time.
 
     Args:
@@ -198,7 +219,8 @@ def compare_stage(
     min_iou: float,
     good_iou: float,
 ) -> Result:
-    """Compare attention labels and model labels of all images that have both, and keep the review queue of each round.
+    """Compare attention labels and model labels of all images that have both, and keep the review queue of
+    each round.
 
     Args:
         store: The run, open for writing.
@@ -260,27 +282,45 @@ def tune_stage(
         seed: Decides what is tried.
 
     Returns:
-        ``adopted``, ``reason``, ``evidence`` (``verdicts`` or ``agreement``), ``before`` and ``after`` (``settings``,
-        ``weights``, ``value``), ``held_out`` (``before``, ``after``), ``images``, ``trials``.
+        ``adopted``, ``reason``, ``evidence`` (``verdicts`` or ``agreement``), ``before`` and ``after``
+        (``settings``, ``weights``, ``value``), ``held_out`` (``before``, ``after``), ``images``, ``trials``.
     """
     from diffugen.tune.study import tune
 
     kind, evidence = _evidence(store, method, set(class_names))
     found = tune(
-        evidence, store.heat_maps, store.image, settings, weights, trials=trials, folds=folds, images=images, seed=seed,
-        storage=store.folder / "tune.sqlite", on_progress=on_progress,
-    )  # fmt: skip
+        evidence,
+        store.heat_maps,
+        store.image,
+        settings,
+        weights,
+        trials=trials,
+        folds=folds,
+        images=images,
+        seed=seed,
+        storage=store.folder / "tune.sqlite",
+        on_progress=on_progress,
+    )
     return {
-        "adopted": found.adopted, "reason": found.reason, "evidence": kind,
+        "adopted": found.adopted,
+        "reason": found.reason,
+        "evidence": kind,
         "before": {"settings": settings.asdict(), "weights": asdict(weights), "value": found.value_before},
-        "after": {"settings": found.settings.asdict(), "weights": asdict(found.weights), "value": found.value_after},
+        "after": {
+            "settings": found.settings.asdict(),
+            "weights": asdict(found.weights),
+            "value": found.value_after,
+        },
         "held_out": {"before": found.held_out_before, "after": found.held_out_after},
-        "images": found.images, "trials": found.trials,
-    }  # fmt: skip
+        "images": found.images,
+        "trials": found.trials,
+    }
 
 
 def _evidence(store: RunStore, method: str, class_names: set[str]) -> tuple[str, list[Evidence]]:
-    """Return human labels where there are enough of them, or else out-of-sample model labels, and which of both they are."""
+    """Return human labels where there are enough of them, or else out-of-sample model labels, and which of
+    both they are.
+    """
     from diffugen.tune.judge import Evidence
     from diffugen.tune.study import SMALLEST_EVIDENCE
 

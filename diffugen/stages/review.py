@@ -25,7 +25,9 @@ _LOOKS_A_SECOND = 2
 
 
 def review_folder(store: RunStore) -> Path:
-    """Return where a run keeps its review page, the decisions file that it looks for, and the App's database."""
+    """Return where a run keeps its review page, the decisions file that it looks for, and the App's
+    database.
+    """
     return store.folder / "review"
 
 
@@ -47,8 +49,8 @@ def review_stage(
         store: The run, open for writing.
         on_progress: Called with images decided and images in the queue.
         round: The round that decisions are made in.
-        mode: ``none``; ``static`` writes a page into the run's ``review`` folder and takes in a decisions file that lies
-            there; ``fiftyone`` brings the queue into the FiftyOne App and takes in its tags.
+        mode: ``none``; ``static`` writes a page into the run's ``review`` folder and takes in a decisions
+            file that lies there; ``fiftyone`` brings the queue into the FiftyOne App and takes in its tags.
         wait: Whether to wait for the person: for the decisions file, or until the App is closed.
         reviewer: Who decides.
         address: Where the App is served.
@@ -59,7 +61,8 @@ def review_stage(
         ``mode``, ``queue`` (disagreements), ``decisions`` (new ones, from verdict to count).
 
     Raises:
-        DiffugenError: The mode is unknown, the decisions file has mistakes, or the App or its database cannot be started.
+        DiffugenError: The mode is unknown, the decisions file has mistakes, or the App or its database cannot
+            be started.
     """
     check_mode(mode)
     queue = list(store.disagreements())
@@ -81,7 +84,8 @@ def check_mode(mode: str) -> None:
 
 
 def import_decisions(store: RunStore, file: Path, *, reviewer: str, round: int) -> Result:
-    """Keep the decisions of a file that the review page made, or a person wrote; see `diffugen.review.static`.
+    """Keep the decisions of a file that the review page made, or a person wrote; see
+    `diffugen.review.static`.
 
     Returns:
         ``decisions``: the new ones, from verdict to count.
@@ -93,20 +97,27 @@ def import_decisions(store: RunStore, file: Path, *, reviewer: str, round: int) 
     return {"decisions": dict(Counter(one.verdict for one in found))}
 
 
-def _by_page(store: RunStore, round: int, wait: bool, reviewer: str, tell: Callable[[str], None]) -> Sequence[Decision]:
+def _by_page(
+    store: RunStore, round: int, wait: bool, reviewer: str, tell: Callable[[str], None]
+) -> Sequence[Decision]:
     from diffugen.review.static import read_decisions, write_static
 
     folder = review_folder(store)
     page, file = write_static(store, folder), folder / DECISIONS_FILE
     if wait and not file.is_file():
-        tell(f"review {page}, save its decisions as {file}; the loop goes on then (Ctrl-C: later, by the same command)")
+        tell(
+            f"review {page}, save its decisions as {file}; the loop goes on then (Ctrl-C: later, by the same "
+            "command)"
+        )
         while not file.is_file():
             time.sleep(1 / _LOOKS_A_SECOND)
     if not file.is_file():
         tell(f"to review: open {page}, save its decisions as {file}; the next round takes them in")
         return []
     found = read_decisions(store, file, reviewer=reviewer, round=round)
-    store.add_decisions(found)  # before the file is put away: what a person decided must not be lost in between
+    store.add_decisions(
+        found
+    )  # before the file is put away: what a person decided must not be lost in between
     file.rename(_unused(folder / f"decisions-round-{round}.json"))
     return found
 

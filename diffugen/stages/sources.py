@@ -1,7 +1,7 @@
 """Images to start from: images of the run, of another run, photos of a folder, or a labelled set.
 
-Knows where they lie and what is known of their objects; not what is made of them. The pixels of sources from outside the run
-are copied into it, so that it stays whole when they are gone.
+Knows where they lie and what is known of their objects; not what is made of them. The pixels of sources from
+outside the run are copied into it, so that it stays whole when they are gone.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ def images_of_task(store: RunStore, step: str, round: int, method: str) -> Itera
         store: The run.
         step: Name of the task.
         round: The round.
-        method: Provenance of the attention labels that say what is in them. What a person decided does not count: it comes
-            later, and would make other images of the same sources when an interrupted task goes on.
+        method: Provenance of the attention labels that say what is in them. What a person decided does not
+            count: it comes later, and would make other images of the same sources when an interrupted task
+            goes on.
     """
     for record in list(store.records(round)):
         if (record.step or record.task) == step:
@@ -81,7 +82,8 @@ def check_source(source: str, tasks: Collection[str] = ()) -> Path:
     if not path.exists():
         names = f" ({', '.join(tasks)})" if tasks else ""
         raise DiffugenError(
-            f"no source {source!r} here (looked in {path.parent.absolute()}): give a folder of photos, a labelled set (a "
+            f"no source {source!r} here (looked in {path.parent.absolute()}): give a folder of photos, a "
+            "labelled set (a "
             f"YOLO-seg folder or a COCO .json), the folder of a run, or the name of an earlier task{names}"
         )
     return path
@@ -92,7 +94,8 @@ def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator
 
     Args:
         store: The run, open for writing.
-        source: The folder of another run, a YOLO-seg folder or its ``data.yaml``, a COCO ``.json``, or a folder of photos.
+        source: The folder of another run, a YOLO-seg folder or its ``data.yaml``, a COCO ``.json``, or a
+            folder of photos.
         count: At most so many.
 
     Raises:
@@ -109,7 +112,9 @@ def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator
         found.add(one.id)
         yield one
     if not found:
-        raise DiffugenError(f"the source {path} holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+        raise DiffugenError(
+            f"the source {path} holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+        )
 
 
 def _read(path: Path) -> Iterator[tuple[SourceImage, RGB]]:
@@ -142,7 +147,9 @@ def _from_run(folder: Path) -> Iterator[tuple[SourceImage, RGB]]:
             labels = decision.instances if decision else _labels(other, record.id, None)
             place = str(folder)
             yield (
-                SourceImage(record.id, record.id, place, record.size_wh, record.family, record.prompt, labels),
+                SourceImage(
+                    record.id, record.id, place, record.size_wh, record.family, record.prompt, labels
+                ),
                 other.image(record.id),
             )
 
@@ -154,7 +161,9 @@ def _labelled(path: Path, item: Item) -> tuple[SourceImage, RGB]:
 
 
 def _labels(store: RunStore, image_id: str, method: str | None) -> Instances | None:
-    newest: Sequence[Instances] = [one.instances for one in store.labels("attention", method, image_id=image_id)]
+    newest: Sequence[Instances] = [
+        one.instances for one in store.labels("attention", method, image_id=image_id)
+    ]
     return newest[-1] if newest else None
 
 

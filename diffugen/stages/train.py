@@ -1,6 +1,7 @@
 """The stages that make a detector: choose what to train on, write it, train.
 
-Knows what each stage reads and writes in a run; not the order of the stages, and nothing of the truth that the report quotes.
+Knows what each stage reads and writes in a run; not the order of the stages, and nothing of the truth that
+the report quotes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def held_out_families(store: RunStore, val_frac: float, seed: int) -> set[str]:
-    """Return the families (`ImageRecord.family`: prompts or photos) that are held out, in this round as in every other one."""
+    """Return the families (`ImageRecord.family`: prompts or photos) that are held out, in this round as in
+    every other one.
+    """
     return split_by_family((record.family for record in store.records()), val_frac, seed)
 
 
@@ -52,13 +55,26 @@ def chosen_labels(
         good_iou: Likewise.
     """
     decisions = {one.image_id: one for one in store.decisions()}
-    model = {labels.image_id: labels.instances.of_classes(class_names) for labels in store.latest_labels("model")}
+    model = {
+        labels.image_id: labels.instances.of_classes(class_names) for labels in store.latest_labels("model")
+    }
     for labels in store.labels("attention", method):
         image_id = labels.image_id
-        yield image_id, training_labels(
-            image_id, labels.instances, model.get(image_id), decisions.get(image_id), mask=mask, trust=trust,
-            min_score=min_score, min_iou=min_iou, good_iou=good_iou, confidence=0.0,
-        )  # fmt: skip
+        yield (
+            image_id,
+            training_labels(
+                image_id,
+                labels.instances,
+                model.get(image_id),
+                decisions.get(image_id),
+                mask=mask,
+                trust=trust,
+                min_score=min_score,
+                min_iou=min_iou,
+                good_iou=good_iou,
+                confidence=0.0,
+            ),
+        )
 
 
 def dataset_stage(
@@ -97,8 +113,8 @@ def dataset_stage(
         known: Further labelled images to train on, such as a dataset that was there before the run.
 
     Returns:
-        ``folder`` (within the run), ``train`` and ``val`` (numbers of images), ``by_origin``, ``left_out`` (from reason to
-        count), ``known``.
+        ``folder`` (within the run), ``train`` and ``val`` (numbers of images), ``by_origin``, ``left_out``
+        (from reason to count), ``known``.
 
     Raises:
         DiffugenError: Nothing is left to train on.
@@ -109,10 +125,16 @@ def dataset_stage(
     held_out = held_out_families(store, val_frac, seed)
     chosen = dict(
         chosen_labels(
-            store, method, class_names=class_names, mask=mask, trust=trust, min_score=min_score, min_iou=min_iou,
+            store,
+            method,
+            class_names=class_names,
+            mask=mask,
+            trust=trust,
+            min_score=min_score,
+            min_iou=min_iou,
             good_iou=good_iou,
         )
-    )  # fmt: skip
+    )
     origins = Counter(one.origin for one in chosen.values() if one.origin is not None)
     left_out = Counter(one.reason for one in chosen.values() if one.reason is not None)
     splits: dict[str, list[str]] = {"train": [], "val": []}
@@ -140,17 +162,26 @@ def dataset_stage(
             yield f"known-{name}", rgb, instances
 
     if not any(len(chosen[image_id].instances or ()) for image_id in splits["train"]):
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "there are no labelled images"
+        reasons = (
+            ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+            or "there are no labelled images"
+        )
         raise DiffugenError(
-            f"round {round} of run {store.folder} has nothing to train on ({reasons}). Review some images (diffugen review), "
-            "lower dataset.min_score or labels.accept, or set dataset.trust to the side that is right more often"
+            f"round {round} of run {store.folder} has nothing to train on ({reasons}). Review some images "
+            "(diffugen review), "
+            "lower dataset.min_score or labels.accept, or set dataset.trust to the side that is right more "
+            "often"
         )
     given = {"train": train_items(), **({"val": items(splits["val"])} if splits["val"] else {})}
     write_yolo(folder, given, class_names)
     return {
-        "folder": str(folder.relative_to(store.folder)), "train": len(splits["train"]), "val": len(splits["val"]),
-        "known": extra, "by_origin": dict(origins), "left_out": dict(left_out),
-    }  # fmt: skip
+        "folder": str(folder.relative_to(store.folder)),
+        "train": len(splits["train"]),
+        "val": len(splits["val"]),
+        "known": extra,
+        "by_origin": dict(origins),
+        "left_out": dict(left_out),
+    }
 
 
 def known_stage(
@@ -162,7 +193,8 @@ def known_stage(
     val_frac: float,
     seed: int,
 ) -> Result:
-    """Write labelled images that were there before the run as a training set, ``datasets/known`` in the run's folder.
+    """Write labelled images that were there before the run as a training set, ``datasets/known`` in the run's
+    folder.
 
     Args:
         store: The run.
@@ -235,9 +267,16 @@ def train_stage(
     for cache in (store.folder / dataset).rglob("*.cache"):  # of a training that was killed
         cache.unlink()
     best = YoloDetector(find(store, start), device=device).fit(
-        store.folder / dataset, store.folder / "training" / name, epochs=epochs, image_size=image_size,
-        seed=seed, batch_size=batch_size, on_epoch=lambda epoch, metrics: on_progress(epoch, epochs), lr0=lr0,
-        freeze=freeze, extra=extra,
-    )  # fmt: skip
+        store.folder / dataset,
+        store.folder / "training" / name,
+        epochs=epochs,
+        image_size=image_size,
+        seed=seed,
+        batch_size=batch_size,
+        on_epoch=lambda epoch, metrics: on_progress(epoch, epochs),
+        lr0=lr0,
+        freeze=freeze,
+        extra=extra,
+    )
     checkpoint = str(best.relative_to(store.folder.resolve()))
     return {"checkpoint": checkpoint, "start": str(start), "epochs": epochs, "image_size": image_size}

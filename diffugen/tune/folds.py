@@ -2,16 +2,18 @@
 
 Knows each trial's value in each image, and the images' prompts; not what was tried.
 
-The best of many trials always looks good on the images that chose it. So the images are split into folds, no prompt in two
-of them; in each fold that trial is looked at which is the best on the *other* folds. The mean over all images is what
-choosing is worth on images that did not choose. The best trial on all images is adopted only if that mean exceeds trial
-0's by more than the standard error of the difference (paired over images, clustered by prompt), and exceeds 0, which no
-labels at all are worth: evidence that even the best settings contradict is as likely wrong itself.
+The best of many trials always looks good on the images that chose it. So the images are split into folds, no
+prompt in two of them; in each fold that trial is looked at which is the best on the *other* folds. The mean
+over all images is what choosing is worth on images that did not choose. The best trial on all images is
+adopted only if that mean exceeds trial 0's by more than the standard error of the difference (paired over
+images, clustered by prompt), and exceeds 0, which no labels at all are worth: evidence that even the best
+settings contradict is as likely wrong itself.
 
-**What this guarantees, and what not.** In the mean over held-out images, what is adopted was better than what was there. It
-is no guarantee for each image, nor for other prompts, nor against evidence that is wrong in a systematic way. Where trials
-differ by chance alone, one standard error lets chance through in about one case of six at most. And the folds separate the
-choice among trials, not their proposal: the search has seen all images.
+**What this guarantees, and what not.** In the mean over held-out images, what is adopted was better than what
+was there. It is no guarantee for each image, nor for other prompts, nor against evidence that is wrong in a
+systematic way. Where trials differ by chance alone, one standard error lets chance through in about one case
+of six at most. And the folds separate the choice among trials, not their proposal: the search has seen all
+images.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ def choose(values: Values, prompts: Sequence[str], folds: int, seed: int) -> Cho
 
 
 def held_out(values: Values, folds: NDArray[np.int64]) -> Values:
-    """Return, of values (trials, N), each image's in the trial that is best outside the image's fold, float64 (N,)."""
+    """Return, of values (trials, N), each image's in the trial that is best outside the image's fold, float64
+    (N,).
+    """
     found = np.empty(values.shape[1])
     for fold in np.unique(folds):
         inside = folds == fold

@@ -1,21 +1,23 @@
 """Judge labels by evidence: what label settings and score weights are worth in each of many images.
 
-Knows heat maps, labels and what is taken for right; not how settings are searched for, nor when they are good enough.
+Knows heat maps, labels and what is taken for right; not how settings are searched for, nor when they are good
+enough.
 
 The value of settings in one image is ``worth - miscalibration``:
 
-- **Worth**: the sum over the *accepted* labels (score >= ``accept``) of ``IoU - 1/2``, divided by the number of objects
-  that the evidence has in the image (by 1 where it has none). The IoU is that with the object of the same class that the
-  label matches one to one, 0 for none. A label is as much right as wrong at one half: above, a detector that learns
-  from it is better off than without it, below, worse off. So a missed object is worth 0, a false label costs one half,
-  and no labels at all are worth exactly 0. Dividing by the objects makes an image with twenty cars count like one with
-  one car: a prompt that happens to ask for crowds does not decide everything.
-- **Miscalibration**: the mean over *all* labels of the image, accepted or not, of ``(score - IoU)**2`` (the Brier score
-  with the IoU in the place of the hit): least when the score says how good a label is, which ``accept`` and the review
-  queue take it for.
+- **Worth**: the sum over the *accepted* labels (score >= ``accept``) of ``IoU - 1/2``, divided by the number
+  of objects that the evidence has in the image (by 1 where it has none). The IoU is that with the object of
+  the same class that the label matches one to one, 0 for none. A label is as much right as wrong at one half:
+  above, a detector that learns from it is better off than without it, below, worse off. So a missed object is
+  worth 0, a false label costs one half, and no labels at all are worth exactly 0. Dividing by the objects
+  makes an image with twenty cars count like one with one car: a prompt that happens to ask for crowds does
+  not decide everything.
+- **Miscalibration**: the mean over *all* labels of the image, accepted or not, of ``(score - IoU)**2`` (the
+  Brier score with the IoU in the place of the hit): least when the score says how good a label is, which
+  ``accept`` and the review queue take it for.
 
-A value lies in the mean between about -1 and 1/2, and is a plain mean over images: so any part of the images (a fold)
-can be evaluated without labelling again.
+A value lies in the mean between about -1 and 1/2, and is a plain mean over images: so any part of the images
+(a fold) can be evaluated without labelling again.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ WORTHLESS_IOU = 0.5
 """A label with this IoU is as much right as wrong."""
 
 KEPT_BYTES = 2**28
-"""Heat maps kept in memory; as much again for combined heat maps and for images. The rest is read or made again each time."""
+"""Heat maps kept in memory; as much again for combined heat maps and for images. The rest is read or made
+again each time."""
 
 T = TypeVar("T")
 Values = NDArray[np.float64]
@@ -48,7 +51,8 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is taken for right in one image: a person's labels, or those of a detector that has not learnt from it.
+    """What is taken for right in one image: a person's labels, or those of a detector that has not learnt
+    from it.
 
     Attributes:
         image_id: The image.
@@ -75,7 +79,8 @@ class Judgement:
 
 
 def spread(evidence: Sequence[Evidence], images: int, seed: int) -> list[Evidence]:
-    """Draw at most ``images`` of the evidence, from as many prompts as possible; does not depend on the order given.
+    """Draw at most ``images`` of the evidence, from as many prompts as possible; does not depend on the order
+    given.
 
     Raises:
         DiffugenError: An image occurs twice.
@@ -97,8 +102,8 @@ def spread(evidence: Sequence[Evidence], images: int, seed: int) -> list[Evidenc
 class Judge:
     """Judges settings by the same evidence again and again, labelling only where labels can have changed.
 
-    Other score weights or another ``accept`` need no labels: the terms and IoUs of each label are kept. Other thresholds or
-    radii need no combined heat maps, other heat-map weights no reading, within `KEPT_BYTES`.
+    Other score weights or another ``accept`` need no labels: the terms and IoUs of each label are kept. Other
+    thresholds or radii need no combined heat maps, other heat-map weights no reading, within `KEPT_BYTES`.
 
     Args:
         evidence: What is taken for right.
@@ -150,7 +155,9 @@ class Judge:
         by = (dict(settings.groups), settings.step_weights)
         if by != self._combined_by:
             self._combined_by = by
-            self._combined = _Kept(lambda image_id: combine(self._heat_maps[image_id], *by), lambda made: made.nbytes)
+            self._combined = _Kept(
+                lambda image_id: combine(self._heat_maps[image_id], *by), lambda made: made.nbytes
+            )
         terms: list[list[float]] = []
         ious: list[float] = []
         images: list[int] = []
@@ -160,13 +167,16 @@ class Judge:
             ious += _ious(labels, one.instances)
             images += [number] * len(labels)
         shape = (len(ious), len(TERMS))
-        return _Found(np.reshape(np.array(terms), shape), np.array(ious, dtype=float), np.array(images, dtype=np.int64))
+        return _Found(
+            np.reshape(np.array(terms), shape), np.array(ious, dtype=float), np.array(images, dtype=np.int64)
+        )
 
     def _label_one(self, one: Evidence, settings: LabelSettings) -> Instances:
         heat_maps = self._heat_maps[one.image_id]
         if one.instances.size_wh != heat_maps.size_wh:
             raise DiffugenError(
-                f"the evidence for image {one.image_id} is of {one.instances.size_wh} px (width, height), the image of "
+                f"the evidence for image {one.image_id} is of {one.instances.size_wh} px (width, height), "
+                "the image of "
                 f"{heat_maps.size_wh}; rescale the masks of the evidence to the image's size"
             )
         rgb = None if settings.refine == "none" else self._images[one.image_id]
@@ -186,7 +196,8 @@ class _Found:
 class _Kept(Generic[T]):
     """Keeps what was made, up to `KEPT_BYTES` in all; the rest is made anew each time it is wanted.
 
-    Images are gone through in one order again and again, where dropping the oldest would drop just what is wanted next.
+    Images are gone through in one order again and again, where dropping the oldest would drop just what is
+    wanted next.
     """
 
     def __init__(self, make: Callable[[str], T], nbytes: Callable[[T], int]) -> None:

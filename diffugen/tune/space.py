@@ -1,4 +1,5 @@
-"""The settings that tuning searches, as flat parameters: names, ranges, the way there and back, and what to try when.
+"""The settings that tuning searches, as flat parameters: names, ranges, the way there and back, and what to
+try when.
 
 Knows which values are worth trying; not Optuna, nor what a setting does.
 """
@@ -57,7 +58,9 @@ def search_space(settings: LabelSettings) -> tuple[Space, ...]:
 
 
 def to_params(settings: LabelSettings, weights: ScoreWeights) -> Params:
-    """Return settings as parameters; weights as parts of the largest of their kind, since only ratios count."""
+    """Return settings as parameters; weights as parts of the largest of their kind, since only ratios
+    count.
+    """
     return {
         **{name: getattr(settings, name) for name in _PLAIN},
         "threshold": "otsu" if settings.threshold == "otsu" else "fraction",
@@ -71,9 +74,9 @@ def to_params(settings: LabelSettings, weights: ScoreWeights) -> Params:
 def fixed_params(number: int, start: Params, best: Params, spaces: Sequence[Space]) -> Params:
     """Return the parameters that a trial does not leave to the sampler.
 
-    Trial 0 is the start. The next ones switch one choice each (another method, say): a choice is far from all others, so a
-    sampler that has to find several right at once, with numbers that suit them, easily settles on the wrong ones. All
-    others leave one group of parameters free, `TURN` trials at a time.
+    Trial 0 is the start. The next ones switch one choice each (another method, say): a choice is far from all
+    others, so a sampler that has to find several right at once, with numbers that suit them, easily settles
+    on the wrong ones. All others leave one group of parameters free, `TURN` trials at a time.
 
     Args:
         number: The trial's number.
@@ -81,8 +84,12 @@ def fixed_params(number: int, start: Params, best: Params, spaces: Sequence[Spac
         best: Parameters of the best trial so far; not looked at for trial 0.
         spaces: From `search_space`.
     """
-    choices = {name: limits for space in spaces for name, limits in space.items() if isinstance(limits[0], str)}
-    switches = [(name, choice) for name, limits in choices.items() for choice in limits if choice != start[name]]
+    choices = {
+        name: limits for space in spaces for name, limits in space.items() if isinstance(limits[0], str)
+    }
+    switches = [
+        (name, choice) for name, limits in choices.items() for choice in limits if choice != start[name]
+    ]
     if number == 0:
         return start
     if number <= len(switches):
@@ -98,7 +105,9 @@ def from_params(params: Params, settings: LabelSettings) -> tuple[LabelSettings,
         params: A value for each parameter.
         settings: Gives all that is not searched.
     """
-    found = {name: round(value, DECIMALS) if isinstance(value, float) else value for name, value in params.items()}
+    found = {
+        name: round(value, DECIMALS) if isinstance(value, float) else value for name, value in params.items()
+    }
     changed: dict[str, Any] = {name: found[name] for name in _PLAIN}
     changed["threshold"] = "otsu" if found["threshold"] == "otsu" else found["fraction"]
     if _groups(settings):

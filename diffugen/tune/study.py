@@ -1,15 +1,16 @@
 """Tune label settings and score weights by an Optuna study against evidence: reviewed labels, or agreed ones.
 
-The only home of Optuna. Knows the study and its file. What is searched stands in `diffugen.tune.space`, the objective in
-`diffugen.tune.judge`, and when the outcome may be used in `diffugen.tune.folds`; each is explained there.
+The only home of Optuna. Knows the study and its file. What is searched stands in `diffugen.tune.space`, the
+objective in `diffugen.tune.judge`, and when the outcome may be used in `diffugen.tune.folds`; each is
+explained there.
 
-Trial 0 is the current settings; the next ones switch one choice each, such as the method. Then TPE (Bergstra et al. 2011)
-changes the best settings so far in one group of parameters at a time: how heat maps are cut, averaged, cleaned, and how
-labels are scored, by turns. In sixteen dimensions at once a few dozen trials find less, and slower: score weights need no
-new labels, and cutting and cleaning no new averages.
+Trial 0 is the current settings; the next ones switch one choice each, such as the method. Then TPE (Bergstra
+et al. 2011) changes the best settings so far in one group of parameters at a time: how heat maps are cut,
+averaged, cleaned, and how labels are scored, by turns. In sixteen dimensions at once a few dozen trials find
+less, and slower: score weights need no new labels, and cutting and cleaning no new averages.
 
-Only finished trials are written, each in one transaction, and the sampler is seeded anew for each: a study that was killed
-goes on where it stopped and ends as if it had not been.
+Only finished trials are written, each in one transaction, and the sampler is seeded anew for each: a study
+that was killed goes on where it stopped and ends as if it had not been.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ SMALLEST_EVIDENCE, FEWEST_PROMPTS = 12, 2
 """Images, and prompts among them, below which evidence says nothing about other images."""
 
 KEPT_FRAC = 0.25
-"""Settings that label fewer than this part of the images that are labelled now are no better labels, but hardly any."""
+"""Settings that label fewer than this part of the images that are labelled now are no better labels, but
+hardly any."""
 
 SEARCH_VERSION = 1
 """Part of a study's name: raised when code changes such that an old study cannot be continued."""
@@ -61,7 +63,8 @@ class Tuned:
         held_out_after: Value of tuned settings on held-out evidence, adopted or not.
         images: Images of the evidence that took part.
         trials: Trials of the study, the given settings included.
-        history: Value of each trial in order, the given settings first; ``max(history[:n])`` is the best of n trials.
+        history: Value of each trial in order, the given settings first; ``max(history[:n])`` is the best of n
+            trials.
     """
 
     settings: LabelSettings
@@ -94,19 +97,20 @@ def tune(
 ) -> Tuned:
     """Search for label settings and score weights whose labels fit the evidence better.
 
-    Searched are ``method``, ``threshold``, ``refine``, ``erode_frac``, ``dilate_frac``, the weights in ``groups`` and
-    ``step_weights``, ``accept``, and all score weights. Of weights only ratios count, so they come back with 1 as the largest.
+    Searched are ``method``, ``threshold``, ``refine``, ``erode_frac``, ``dilate_frac``, the weights in
+    ``groups`` and ``step_weights``, ``accept``, and all score weights. Of weights only ratios count, so they
+    come back with 1 as the largest.
 
     Args:
         evidence: What is taken for right, each image once.
-        heat_maps: Returns an image's heat maps; only called for the images that take part, again and again only where they
-            exceed `diffugen.tune.judge.KEPT_BYTES` together.
+        heat_maps: Returns an image's heat maps; only called for the images that take part, again and again
+            only where they exceed `diffugen.tune.judge.KEPT_BYTES` together.
         image: Returns an image's pixels, uint8 (H, W, 3); called likewise, for settings that refine masks.
         settings: The current label settings.
         weights: The current score weights.
         storage: SQLite file of the study, made where it does not exist; several studies can share it.
-        study: Name of the study. A hash of evidence, settings, folds and seed is added, so that a study is only ever continued
-            with what it was begun with; with more ``trials`` it goes on.
+        study: Name of the study. A hash of evidence, settings, folds and seed is added, so that a study is
+            only ever continued with what it was begun with; with more ``trials`` it goes on.
         trials: Trials in all, the current settings included.
         images: At most this many images of the evidence take part, spread over prompts.
         folds: Parts of the evidence for cross-validation; at most as many as there are prompts.
@@ -119,7 +123,8 @@ def tune(
     Raises:
         StoreError: The storage is corrupt, no Optuna storage, or cannot be written.
         ConfigError: ``settings.groups`` does not fit the heat maps.
-        DiffugenError: Arguments out of range, or evidence that is of another size than its image or names one twice.
+        DiffugenError: Arguments out of range, or evidence that is of another size than its image or names one
+            twice.
 
     Example:
         >>> tuned = tune(evidence, store.heat_maps, store.image, settings, weights, storage=file)  # doctest: +SKIP
@@ -183,7 +188,8 @@ def _require_optuna() -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise DiffugenError(
-            f"tuning needs Optuna ({error}). Install it with `pip install 'diffugen[tune]'`, or set tune.trials to 0"
+            f"tuning needs Optuna ({error}). Install it with `pip install 'diffugen[tune]'`, or set "
+            "tune.trials to 0"
         ) from error
 
 
@@ -192,7 +198,12 @@ def _identity(
 ) -> str:
     """Return a hash of all that decides a study's trials but their number."""
     right = [
-        [one.image_id, one.prompt_id, one.instances.class_names, [rle["counts"] for rle in one.instances.rles]]
+        [
+            one.image_id,
+            one.prompt_id,
+            one.instances.class_names,
+            [rle["counts"] for rle in one.instances.rles],
+        ]
         for one in evidence
     ]
     return content_id(SEARCH_VERSION, right, settings.asdict(), dataclasses.asdict(weights), folds, seed)
@@ -212,14 +223,16 @@ def _search(
 
     spaces, start = search_space(settings), to_params(settings, weights)
     distributions = {name: _distribution(limits) for space in spaces for name, limits in space.items()}
-    # The study itself lives in memory; the journal gets finished trials only, so there is nothing half-done to mend.
+    # The study itself lives in memory; the journal gets finished trials only, so there is nothing half-done
+    # to mend.
     study = optuna.create_study(direction="maximize")
     study.add_trials(journal.get_trials(deepcopy=False)[:trials])
     on_progress(len(study.trials), trials)
     for number in range(len(study.trials), trials):
         best = study.best_trial.params if number else start
         study.enqueue_trial(fixed_params(number, start, best, spaces))
-        # A new sampler each time: what it draws depends on the trials so far and its seed, not on when this process began.
+        # A new sampler each time: what it draws depends on the trials so far and its seed, not on when this
+        # process began.
         study.sampler = optuna.samplers.TPESampler(seed=int(content_id(seed, number), 16) % 2**32)
         trial = study.ask(distributions)
         tried = (settings, weights) if number == 0 else from_params(trial.params, settings)
@@ -251,7 +264,9 @@ def _journal(storage: Path, name: str) -> Iterator[Any]:
             opened = _open(storage)
             undo.callback(opened.engine.dispose)
             undo.callback(opened.remove_session)
-            study = optuna.create_study(storage=opened, study_name=name, direction="maximize", load_if_exists=True)
+            study = optuna.create_study(
+                storage=opened, study_name=name, direction="maximize", load_if_exists=True
+            )
         # RuntimeError is Optuna's for a file by another version.
         except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
             raise _unusable(storage, error) from error
@@ -285,8 +300,10 @@ def _open(storage: Path) -> Any:
 def _unusable(storage: Path, error: Exception) -> StoreError:
     cause = str(error.__cause__ or error).splitlines()[0]
     return StoreError(
-        f"the tuning study in {storage} cannot be read or written ({cause}). Check permissions and free space; if the file is "
-        "corrupt or by another Optuna version, move it away: tuning then starts again, and nothing else is lost"
+        f"the tuning study in {storage} cannot be read or written ({cause}). Check permissions and free "
+        "space; if the file is "
+        "corrupt or by another Optuna version, move it away: tuning then starts again, and nothing else is "
+        "lost"
     )
 
 

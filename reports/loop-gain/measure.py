@@ -2,10 +2,11 @@
 
     python reports/loop-gain/measure.py --seeds 0 1 2 --work runs/loop-gain
 
-Writes README.md and results.json beside itself. Interrupted, the same command goes on. The three variants of a seed share its
-images, prompts and starting detector; they differ in what their labels are:
+Writes README.md and results.json beside itself. Interrupted, the same command goes on. The three variants of
+a seed share its images, prompts and starting detector; they differ in what their labels are:
 
-- attention: every image trains with its attention labels (`dataset.mask=attention dataset.trust=attention tune.trials=0`);
+- attention: every image trains with its attention labels (`dataset.mask=attention dataset.trust=attention
+  tune.trials=0`);
 - relabelling: agreed images only, masks as configured (`tune.trials=0`);
 - tuning: the loop as it is (configs/miniature.yaml).
 """
@@ -46,7 +47,9 @@ def quiet(what: str, unit: str) -> Any:
 
 
 def share_images(source: Path, target: RunStore, round: int) -> None:
-    """Give a run a round's images of another one, so that the same prompts and seeds are not generated twice."""
+    """Give a run a round's images of another one, so that the same prompts and seeds are not generated
+    twice.
+    """
     with RunStore.open(source, readonly=True) as store:
         for record in store.records(round):
             if not target.has_image(record.id):
@@ -55,7 +58,9 @@ def share_images(source: Path, target: RunStore, round: int) -> None:
 
 def bootstrap(config: Config, folder: Path, images: Path | None) -> list[dict[str, Any]]:
     """Run the loop and return what its ledger says of each round."""
-    loop = partial(load_loop("bootstrap").main, config, review={"mode": "none"}, watch=quiet, tell=lambda round: None)
+    loop = partial(
+        load_loop("bootstrap").main, config, review={"mode": "none"}, watch=quiet, tell=lambda round: None
+    )
     with RunStore.create_or_open(folder, config=config.dump()) as store:
         if images is None:
             loop(store, rounds=ROUNDS)
@@ -84,10 +89,11 @@ def measure(seeds: list[int], work: Path) -> dict[str, Any]:
 
 
 def judged(seed: int, work: Path) -> dict[str, Any]:
-    """Measure what better labels of the same images would give: the oracle's, on the images of the last training set.
+    """Measure what better labels of the same images would give: the oracle's, on the images of the last
+    training set.
 
-    Trained like the reference: from the same start, for as many steps as the loop. The oracle, a segmenter trained on exact
-    masks, has no part in the loop.
+    Trained like the reference: from the same start, for as many steps as the loop. The oracle, a segmenter
+    trained on exact masks, has no part in the loop.
     """
     from diffugen.comparison.metrics import label_quality
     from diffugen.dataset.yolo import read_yolo, write_yolo
@@ -112,16 +118,26 @@ def judged(seed: int, work: Path) -> dict[str, Any]:
     for (name, rgb, _), classes in zip(used, maps, strict=True):
         mask = classes == 1 + CLASSES.index("piano")
         rles = (encode(mask),) if mask.any() else ()
-        items.append((name, rgb, Instances(rgb.shape[1::-1], ("piano",) * len(rles), rles, np.ones(len(rles)))))
+        items.append(
+            (name, rgb, Instances(rgb.shape[1::-1], ("piano",) * len(rles), rles, np.ones(len(rles))))
+        )
     shutil.rmtree(kept.parent, ignore_errors=True)
     write_yolo(kept.parent / "dataset", {"train": items}, ["piano"])
     best = YoloDetector(fit["checkpoint"]).fit(
-        kept.parent / "dataset", kept.parent / "training", epochs=epochs, image_size=fit["image_size"], seed=seed,
-        batch_size=fit["batch_size"], lr0=fit["lr0"], extra=fit["extra"],
-    )  # fmt: skip
+        kept.parent / "dataset",
+        kept.parent / "training",
+        epochs=epochs,
+        image_size=fit["image_size"],
+        seed=seed,
+        batch_size=fit["batch_size"],
+        lr0=fit["lr0"],
+        extra=fit["extra"],
+    )
     truth = find_truth("piano-on-road", ["piano"])
     found = measure(YoloDetector(best), truth.items() if truth else (), ["piano"], fit["image_size"])
-    quality = label_quality([(exact, labels) for (_, _, exact), (_, _, labels) in zip(items, used, strict=True)])
+    quality = label_quality(
+        [(exact, labels) for (_, _, exact), (_, _, labels) in zip(items, used, strict=True)]
+    )
     result = {"mask": found["mask"], "label_iou": quality.label_iou}
     kept.write_text(json.dumps(result))
     return result
@@ -145,7 +161,8 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
     lines = [
         "# What the loop gains on the miniature",
         "",
-        f"Mask AP of pianos on the 320 held-out scenes of `piano-on-road`, whose masks are exact. Mean ± standard deviation over "
+        "Mask AP of pianos on the 320 held-out scenes of `piano-on-road`, whose masks are exact. Mean ± "
+        "standard deviation over "
         f"{len(seeds)} seeds. Nothing in the loop sees these scenes; no person reviewed anything.",
         "",
         "Command: `python reports/loop-gain/measure.py --seeds "
@@ -157,14 +174,18 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
         "| detector | AP50 | AP50-95 | AP50 / reference | AP50-95 / reference |",
         "|---|---|---|---|---|",
     ]
-    reference = {key: [ap(one, ROUNDS - 1, "evaluate-reference", key) for one in full] for key in ("ap50", "ap50_95")}
+    reference = {
+        key: [ap(one, ROUNDS - 1, "evaluate-reference", key) for one in full] for key in ("ap50", "ap50_95")
+    }
 
     def row(name: str, values: dict[str, list[float]]) -> str:
         ratios = [
             spread([value / of for value, of in zip(values[key], reference[key], strict=True)])
             for key in ("ap50", "ap50_95")
         ]
-        return f"| {name} | {spread(values['ap50'])} | {spread(values['ap50_95'])} | {ratios[0]} | {ratios[1]} |"
+        return (
+            f"| {name} | {spread(values['ap50'])} | {spread(values['ap50_95'])} | {ratios[0]} | {ratios[1]} |"
+        )
 
     def values(runs: list[Any], round: int, stage: str) -> dict[str, list[float]]:
         return {key: [ap(one, round, stage, key) for one in runs] for key in ("ap50", "ap50_95")}
@@ -192,7 +213,8 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
                 for seed in seeds
             ]
             lines.append(
-                f"- {first} -> {second}, {name}: {', '.join(f'{gain:+.3f}' for gain in gains)}: {verdict(gains)}"
+                f"- {first} -> {second}, {name}: {', '.join(f'{gain:+.3f}' for gain in gains)}: "
+                f"{verdict(gains)}"
             )
     oracle = [results["oracle"][str(seed)] for seed in seeds]
     masks = {key: [float(one["mask"][key]) for one in oracle] for key in ("ap50", "ap50_95")}
@@ -206,9 +228,12 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
         row("the same images, an oracle's labels", masks),
         row("rendered images, exact labels", reference),
         "",
-        f"The loop's last training labels agree with the oracle's at IoU {spread([one['label_iou'] for one in oracle])}.",
-        "From the first row to the second it is the labels that stand in the way, from the second to the third the images (and",
-        "what the oracle gets wrong): generated pianos are not quite the renderer's pianos. All three begin with the same",
+        "The loop's last training labels agree with the oracle's at IoU "
+        f"{spread([one['label_iou'] for one in oracle])}.",
+        "From the first row to the second it is the labels that stand in the way, from the second to the "
+        "third the images (and",
+        "what the oracle gets wrong): generated pianos are not quite the renderer's pianos. All three begin "
+        "with the same",
         "detector and take as many steps.",
     ]
     lines += [
@@ -225,7 +250,8 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
             promoted = "yes" if one["promote"]["promoted"] else "no"
             agreed = one["dataset"]["by_origin"].get("agreed", 0)
             lines.append(
-                f"| {seed} | {number} | {one['dataset']['train']} | {agreed} | {differ} | {promoted} | {tuned} |"
+                f"| {seed} | {number} | {one['dataset']['train']} | {agreed} | {differ} | {promoted} | "
+                f"{tuned} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -241,7 +267,8 @@ def draw(results: dict[str, Any], seeds: list[int], path: Path) -> None:
     for axis, key, name in zip(axes, ("ap50", "ap50_95"), ("mask AP50", "mask AP50-95"), strict=True):
         for variant, colour in zip(VARIANTS, ("#999999", "#e69f00", "#0072b2"), strict=True):
             curves = [
-                [ap(results[variant][str(seed)], round, "evaluate", key) for round in range(ROUNDS)] for seed in seeds
+                [ap(results[variant][str(seed)], round, "evaluate", key) for round in range(ROUNDS)]
+                for seed in seeds
             ]
             for curve in curves:
                 axis.plot(range(ROUNDS), curve, color=colour, linewidth=0.7, alpha=0.5)
@@ -250,7 +277,11 @@ def draw(results: dict[str, Any], seeds: list[int], path: Path) -> None:
         exact = [ap(results[FULL][str(seed)], ROUNDS - 1, "evaluate-reference", key) for seed in seeds]
         axis.axhline(statistics.mean(exact), color="#009e73", linestyle="--", label="exact labels")
         axis.set(
-            title=f"{name} on piano-on-road", xlabel="after round", ylabel=name, ylim=(0, 1.03), xticks=range(ROUNDS)
+            title=f"{name} on piano-on-road",
+            xlabel="after round",
+            ylabel=name,
+            ylim=(0, 1.03),
+            xticks=range(ROUNDS),
         )
         axis.grid(alpha=0.3)
     axes[0].legend(loc="lower right")
@@ -259,7 +290,9 @@ def draw(results: dict[str, Any], seeds: list[int], path: Path) -> None:
 
 
 def verdict(gains: list[float]) -> str:
-    """Call a difference noise unless all seeds agree on its sign and its mean exceeds its standard error twice."""
+    """Call a difference noise unless all seeds agree on its sign and its mean exceeds its standard error
+    twice.
+    """
     if len(gains) < 2:
         return "one seed says nothing"
     error = statistics.stdev(gains) / len(gains) ** 0.5
@@ -270,7 +303,9 @@ def verdict(gains: list[float]) -> str:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("runs/loop-gain"))
     parser.add_argument("--out", type=Path, default=HERE)

@@ -1,8 +1,10 @@
-"""Measure the loop on one's own photos: ``python reports/own-photos/measure.py``; writes ``README.md`` beside it.
+"""Measure the loop on one's own photos: ``python reports/own-photos/measure.py``; writes ``README.md`` beside
+it.
 
-Three loops of the same length: pianos on roads from prompts alone, painted into the lower half of photos of streets, and into
-their lower two thirds. The photos are scenes of the miniature's renderer without pianos; the truth is the same for all three.
-Each loop is the command line's own `diffugen bootstrap`. Nothing is measured twice: give the same command again to go on.
+Three loops of the same length: pianos on roads from prompts alone, painted into the lower half of photos of
+streets, and into their lower two thirds. The photos are scenes of the miniature's renderer without pianos;
+the truth is the same for all three. Each loop is the command line's own `diffugen bootstrap`. Nothing is
+measured twice: give the same command again to go on.
 """
 
 from __future__ import annotations
@@ -57,9 +59,12 @@ def page(results: dict[str, list[list[tuple[float, float]]]], seeds: list[int]) 
     lines = [
         "# The loop on one's own photos",
         "",
-        f"Measured by `python reports/own-photos/measure.py --seeds {' '.join(map(str, seeds))}`: `diffugen bootstrap`, "
-        f"{ROUNDS} rounds of {PHOTOS} images on the miniature, nobody reviewing, mask AP on 320 held-out scenes of pianos on "
-        f"roads with exact masks. Photos: {PHOTOS} scenes without pianos; each round paints other pianos into the same ones. "
+        f"Measured by `python reports/own-photos/measure.py --seeds {' '.join(map(str, seeds))}`: `diffugen "
+        "bootstrap`, "
+        f"{ROUNDS} rounds of {PHOTOS} images on the miniature, nobody reviewing, mask AP on 320 held-out "
+        "scenes of pianos on "
+        f"roads with exact masks. Photos: {PHOTOS} scenes without pianos; each round paints other pianos "
+        "into the same ones. "
         f"{'One seed' if len(seeds) == 1 else f'Mean of {len(seeds)} seeds, with their range'}.",
         "",
         "| images from | " + " | ".join(f"round {number}: AP50 / AP50-95" for number in range(ROUNDS)) + " |",
@@ -72,8 +77,10 @@ def page(results: dict[str, list[list[tuple[float, float]]]], seeds: list[int]) 
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "A region must have room for the whole object: pianos in the test scenes reach above the horizon, where the lower half "
-        "ends. A detector that learned from pianos cut off there probably outlines them short; that was not looked into.",
+        "A region must have room for the whole object: pianos in the test scenes reach above the horizon, "
+        "where the lower half "
+        "ends. A detector that learned from pianos cut off there probably outlines them short; that was not "
+        "looked into.",
         "",
     ]
     return "\n".join(lines)
@@ -92,7 +99,9 @@ def main() -> None:
     arguments = parser.parse_args()
     photos = arguments.work / "photos"
     render = [sys.executable, "-m", "diffugen.cli", "miniature", "render", "known", "--count", str(PHOTOS)]
-    subprocess.run([*render, "--photos", str(photos), "--out", str(arguments.work / "photos.png")], check=True)
+    subprocess.run(
+        [*render, "--photos", str(photos), "--out", str(arguments.work / "photos.png")], check=True
+    )
     results = {way: [bootstrap(way, seed, arguments.work) for seed in arguments.seeds] for way in WAYS}
     (HERE / "README.md").write_text(page(results, arguments.seeds), encoding="utf-8")
 

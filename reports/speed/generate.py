@@ -1,11 +1,14 @@
-"""Measure what DiffuGen adds to plain diffusers: ``python reports/speed/generate.py``; writes ``generate.md`` beside it.
+"""Measure what DiffuGen adds to plain diffusers: ``python reports/speed/generate.py``; writes ``generate.md``
+beside it.
 
-Plain: the pipeline's call, whose images are thrown away. Ours: the same call traced, and each image and its heat maps
-written into a run, labelled, and the labels written. Both make the same images; they take turns and are compared pair by
-pair, so that a busy or throttled machine hits both alike. On the CPU processor time is measured, on a GPU wall-clock time.
+Plain: the pipeline's call, whose images are thrown away. Ours: the same call traced, and each image and its
+heat maps written into a run, labelled, and the labels written. Both make the same images; they take turns and
+are compared pair by pair, so that a busy or throttled machine hits both alike. On the CPU processor time is
+measured, on a GPU wall-clock time.
 
-``--random sd15`` and ``--random sdxl`` build models of those sizes with random weights (on a GPU in float16) and add the
-package daam at batch 1; the page is then ``generate-sd15.md``. ``--shrink 10`` makes them small enough to try this out.
+``--random sd15`` and ``--random sdxl`` build models of those sizes with random weights (on a GPU in float16)
+and add the package daam at batch 1; the page is then ``generate-sd15.md``. ``--shrink 10`` makes them small
+enough to try this out.
 """
 
 from __future__ import annotations
@@ -91,7 +94,8 @@ class Bench:
             settings["strength"] = STRENGTH
             parent = {"parent": "photo-0", "region": encode(self.mask) if task == "inpaint" else None}
         return [
-            ImageRecord(PROMPT, first + i, self.size_wh, self.model, task, settings, **parent) for i in range(count)
+            ImageRecord(PROMPT, first + i, self.size_wh, self.model, task, settings, **parent)
+            for i in range(count)
         ]
 
     def source(self, job: ImageRecord) -> Source:
@@ -168,7 +172,11 @@ def measure(bench: Bench, task: str, batch: int, images: int, pairs: int, *, wit
     for way in ways:
         rate = images / statistics.median(turn[way] for turn in turns)
         ratios = sorted(turn[way] / turn["diffusers"] for turn in turns)
-        more = f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})" if way != "diffusers" else ""
+        more = (
+            f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+            if way != "diffusers"
+            else ""
+        )
         parts = ["", "", ""]
         if way == "DiffuGen":
             parts = [f"{100 * bench.spent[part] / plain:.1f} %" for part in ("trace", "label", "write")]
@@ -178,7 +186,9 @@ def measure(bench: Bench, task: str, batch: int, images: int, pairs: int, *, wit
 
 def main() -> None:
     """Measure every task and batch size and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="miniature")
     parser.add_argument("--random", choices=["sd15", "sdxl"], help="in place of --model")
     parser.add_argument("--shrink", type=int, default=1)
@@ -192,7 +202,9 @@ def main() -> None:
     tasks = options.tasks or (["txt2img"] if options.random else TASKS)
     if options.random:
         device = (
-            "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device.replace("auto", "cpu")
+            "cuda"
+            if options.device == "auto" and torch.cuda.is_available()
+            else options.device.replace("auto", "cpu")
         )
         dtype = torch.float16 if device.startswith("cuda") else torch.float32
         pipeline = random_pipeline(options.random, device, dtype, options.shrink)
@@ -205,7 +217,9 @@ def main() -> None:
         bench = Bench(pipeline, name, options.steps, Path(folder) / "run")
         for task in tasks:
             for batch in options.batch or ((1, 4, 8) if options.random else (8, 1)):
-                rows += measure(bench, task, batch, options.images, options.pairs, with_daam=options.random is not None)
+                rows += measure(
+                    bench, task, batch, options.images, options.pairs, with_daam=options.random is not None
+                )
         bench.store.close()
     w, h = bench.size_wh
     used = (
@@ -219,14 +233,19 @@ def main() -> None:
     page = [
         "# What tracing, writing and labelling add to plain diffusers",
         "",
-        f"Regenerate: `{call}`. {what}{shrunk}, {w} x {h} px, {pipeline.dtype}, {options.steps} steps with guidance, strength "
-        f"{STRENGTH:g}, {len(PROMPT.phrases)} phrases; {options.pairs} turns of {options.images} images each. {used}, torch "
+        f"Regenerate: `{call}`. {what}{shrunk}, {w} x {h} px, {pipeline.dtype}, {options.steps} steps with "
+        "guidance, strength "
+        f"{STRENGTH:g}, {len(PROMPT.phrases)} phrases; {options.pairs} turns of {options.images} images "
+        f"each. {used}, torch "
         f"{torch.__version__}, diffusers {diffusers.__version__}.",
         "",
-        "diffusers: the call alone, nothing kept. DiffuGen: traced, image and heat maps written, labelled with the settings of "
-        "`configs/miniature.yaml`. Ratio: DiffuGen's time to that of diffusers in the same turn, median (smallest to largest).",
+        "diffusers: the call alone, nothing kept. DiffuGen: traced, image and heat maps written, labelled "
+        "with the settings of "
+        "`configs/miniature.yaml`. Ratio: DiffuGen's time to that of diffusers in the same turn, median "
+        "(smallest to largest).",
         "",
-        "The last three columns: what these parts take by themselves, relative to the plain call's time (the tracer's only on a "
+        "The last three columns: what these parts take by themselves, relative to the plain call's time (the "
+        "tracer's only on a "
         "CPU). Their sum says more than the ratio where the machine is busy with other things.",
         "",
         "| task | batch | | images a second | ratio | tracing | labelling | writing |",

@@ -1,4 +1,6 @@
-"""Measure how fast heat maps become labels on one core: ``python reports/speed/labels.py``; writes ``labels.md`` beside it."""
+"""Measure how fast heat maps become labels on one core: ``python reports/speed/labels.py``; writes
+``labels.md`` beside it.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,19 @@ REPEATS = 40
 
 
 def make_maps(seed: int) -> HeatMaps:
-    """Return heat maps as a 512 x 512 Stable Diffusion model yields them: soft blobs around 1e-3, with noise."""
+    """Return heat maps as a 512 x 512 Stable Diffusion model yields them: soft blobs around 1e-3, with
+    noise.
+    """
     rng = np.random.default_rng(seed)
     centres, radii = rng.uniform(0.2, 0.8, (len(PHRASES), 2)), rng.uniform(0.08, 0.25, len(PHRASES))
     maps = {}
     for group in GROUPS:
         side = int(group.split("x")[1])
         ticks = (np.arange(side) + 0.5) / side
-        dx, dy = ticks[None, None] - centres[:, 0, None, None], ticks[None, :, None] - centres[:, 1, None, None]
+        dx, dy = (
+            ticks[None, None] - centres[:, 0, None, None],
+            ticks[None, :, None] - centres[:, 1, None, None],
+        )
         blobs = np.exp(-(dx**2 + dy**2) / (2 * radii[:, None, None] ** 2))[:, None].repeat(3, axis=1)
         maps[group] = (2e-3 * blobs + 2e-4 * rng.random(blobs.shape)).astype(np.float16)
     return HeatMaps(f"image-{seed}", SIZE_WH, PHRASES, maps)
@@ -69,9 +76,12 @@ def main() -> None:
     lines = [
         "# Speed of labelling, one core",
         "",
-        f"Regenerate: `python reports/speed/labels.py`. {SIZE_WH[0]} x {SIZE_WH[1]} px, {count} phrases (2 classes, 2 background",
-        f"words), {len(GROUPS)} layer groups; median processor time of {REPEATS} images, one thread. Synthetic heat maps.",
-        f"Python {platform.python_version()}, numpy {np.__version__}, OpenCV {cv2.__version__}, {platform.machine()}.",
+        f"Regenerate: `python reports/speed/labels.py`. {SIZE_WH[0]} x {SIZE_WH[1]} px, {count} phrases (2 "
+        "classes, 2 background",
+        f"words), {len(GROUPS)} layer groups; median processor time of {REPEATS} images, one thread. "
+        "Synthetic heat maps.",
+        f"Python {platform.python_version()}, numpy {np.__version__}, OpenCV {cv2.__version__}, "
+        f"{platform.machine()}.",
         "",
         "| step | ms a call | heat maps a call | heat maps/s | 1/s |",
         "|---|---|---|---|---|",
@@ -79,7 +89,9 @@ def main() -> None:
     for name, handled, step in steps:
         step(0)
         took = milliseconds(step)
-        lines.append(f"| {name} | {took:.2f} | {handled} | {1000 * handled / took:,.0f} | {1000 / took:,.0f} |")
+        lines.append(
+            f"| {name} | {took:.2f} | {handled} | {1000 * handled / took:,.0f} | {1000 / took:,.0f} |"
+        )
     text = "\n".join(lines) + "\n"
     Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)

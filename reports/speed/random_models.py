@@ -1,4 +1,5 @@
-"""Stable Diffusion 1.5 and XL with random weights, built from their configurations: as slow as the real ones, no download.
+"""Stable Diffusion 1.5 and XL with random weights, built from their configurations: as slow as the real ones,
+no download.
 
 What they make is noise; how long it takes does not depend on the weights.
 """
@@ -39,9 +40,13 @@ def random_pipeline(name: str, device: str, dtype: torch.dtype, shrink: int = 1)
             part.to(dtype).eval()
     if name == "sd15":
         return StableDiffusionPipeline(
-            **parts, scheduler=DDIMScheduler(clip_sample=False, steps_offset=1), safety_checker=None,
-            feature_extractor=None, image_encoder=None, requires_safety_checker=False,
-        )  # fmt: skip
+            **parts,
+            scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+        )
     return StableDiffusionXLPipeline(**parts, scheduler=EulerDiscreteScheduler(), add_watermarker=False)
 
 

@@ -2,9 +2,9 @@
 
     python reports/speed/scale.py --images 20000 --work runs/scale
 
-The run is planted, not generated: a few dozen images of the miniature, repeated under other seeds, with attention labels and
-with model labels that are those moved a little. Each command runs in a process of its own, whose peak memory is measured (Linux);
-the same on a tenth of the images shows how time and memory grow.
+The run is planted, not generated: a few dozen images of the miniature, repeated under other seeds, with
+attention labels and with model labels that are those moved a little. Each command runs in a process of its
+own, whose peak memory is measured (Linux); the same on a tenth of the images shows how time and memory grow.
 """
 
 from __future__ import annotations
@@ -56,12 +56,15 @@ def plant(folder: Path, images: int) -> None:
         more = repeated(moulds, images - len(moulds))
         while batch := list(islice(more, BATCH)):
             store.add_images(batch)
-        label_stage(store, LabelSettings(**settings.labels.model_dump()), ScoreWeights(**settings.score.model_dump()))
+        label_stage(
+            store, LabelSettings(**settings.labels.model_dump()), ScoreWeights(**settings.score.model_dump())
+        )
         method = store.latest_method("attention")
         labels = store.labels("attention", method)
         while part := list(islice(labels, BATCH)):
             store.put_labels(
-                LabelSet(one.image_id, "model", moved(one.instances, n), "planted") for n, one in enumerate(part)
+                LabelSet(one.image_id, "model", moved(one.instances, n), "planted")
+                for n, one in enumerate(part)
             )
     (folder / "planted").touch()
 
@@ -96,17 +99,22 @@ def run(command: str, folder: Path) -> dict[str, float]:
         "try: app()\n"
         "except SystemExit as stop:\n"
         "    if stop.code: raise\n"
-        "print('peak', next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        "print('peak', next(line.split()[1] for line in open('/proc/self/status') if "
+        "line.startswith('VmHWM')))"
     )
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
     seconds = time.perf_counter() - started
     return {"seconds": round(seconds, 1), "mb": round(float(done.stdout.rsplit("peak", 1)[1]) / 1024)}
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--work", type=Path, default=Path("runs/scale"))
     arguments = parser.parse_args()
@@ -122,9 +130,12 @@ def main() -> None:
     lines = [
         "# A run of many images",
         "",
-        f"Command: `python reports/speed/scale.py --images {arguments.images}` (the run is planted, see there). Each command in",
-        "a process of its own, start-up and imports included, on two CPU cores; seconds depend on the machine, how they grow",
-        "does not. `resume` is `diffugen generate` on a run whose images are all there; `tune` looks at 300 images at most.",
+        f"Command: `python reports/speed/scale.py --images {arguments.images}` (the run is planted, see "
+        "there). Each command in",
+        "a process of its own, start-up and imports included, on two CPU cores; seconds depend on the "
+        "machine, how they grow",
+        "does not. `resume` is `diffugen generate` on a run whose images are all there; `tune` looks at 300 "
+        "images at most.",
         "",
         f"| command | {small:,} images: s | MB | {large:,} images: s | MB |",
         "|---|---|---|---|---|",

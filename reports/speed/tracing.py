@@ -1,7 +1,7 @@
 """Measure what tracing costs: ``python reports/speed/tracing.py``; writes ``tracing.md`` beside it.
 
-Untraced and traced runs take turns and are compared pair by pair, so that a busy or throttled machine hits both alike.
-On the CPU processor time is measured, on a GPU wall-clock time.
+Untraced and traced runs take turns and are compared pair by pair, so that a busy or throttled machine hits
+both alike. On the CPU processor time is measured, on a GPU wall-clock time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def run(pipeline: Any, prompt: str, phrases: Sequence[str], images: int, steps: 
     return (clock() - started) / images
 
 
-def measure(pipeline: Any, prompt: str, phrases: Sequence[str], images: int, steps: int, pairs: int) -> list[str]:
+def measure(
+    pipeline: Any, prompt: str, phrases: Sequence[str], images: int, steps: int, pairs: int
+) -> list[str]:
     """One table row a variant: seconds an image, and the ratio to the untraced run of the same turn."""
     usable = list(VARIANTS)
     for variant in VARIANTS:  # also warms up
@@ -58,7 +60,10 @@ def measure(pipeline: Any, prompt: str, phrases: Sequence[str], images: int, ste
             usable.remove(variant)
             print(f"without {variant}: {error}")
     turns = [
-        {variant: run(pipeline, prompt, phrases, images, steps, variant) for variant in (usable, usable[::-1])[i % 2]}
+        {
+            variant: run(pipeline, prompt, phrases, images, steps, variant)
+            for variant in (usable, usable[::-1])[i % 2]
+        }
         for i in range(pairs)
     ]
     rows = []
@@ -66,7 +71,9 @@ def measure(pipeline: Any, prompt: str, phrases: Sequence[str], images: int, ste
         seconds = statistics.median(turn[variant] for turn in turns)
         ratios = sorted(turn[variant] / turn["untraced"] for turn in turns)
         ratio = (
-            f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})" if variant != "untraced" else ""
+            f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+            if variant != "untraced"
+            else ""
         )
         rows.append(f"| {images} | {variant} | {seconds:.3f} | {ratio} |")
     return rows
@@ -86,23 +93,28 @@ def main() -> None:
         rows = [
             row
             for images in (8, 1)
-            for row in measure(pipeline, options.prompt, options.phrases, images, options.steps, options.pairs)
+            for row in measure(
+                pipeline, options.prompt, options.phrases, images, options.steps, options.pairs
+            )
         ]
     device = torch.cuda.get_device_name() if pipeline.device.type == "cuda" else platform.machine()
     w, h = default_size_wh(pipeline)
     page = [
         "# What tracing costs",
         "",
-        f"Regenerate: `python reports/speed/tracing.py`. {type(pipeline).__name__} `{options.model}`, {w} x {h} px, "
+        f"Regenerate: `python reports/speed/tracing.py`. {type(pipeline).__name__} `{options.model}`, {w} x "
+        f"{h} px, "
         f"{pipeline.dtype}, {options.steps} steps with guidance, {len(options.phrases)} phrases; medians of "
-        f"{options.pairs} turns, ratios pair by pair (smallest to largest). {torch.get_num_threads()} thread(s), {device}, "
+        f"{options.pairs} turns, ratios pair by pair (smallest to largest). {torch.get_num_threads()} "
+        f"thread(s), {device}, "
         f"torch {torch.__version__}, diffusers {diffusers.__version__}.",
         "",
         "| batch | attention | s an image | ratio to untraced |",
         "|---|---|---|---|",
         *rows,
         "",
-        "daam takes one image a call: its row for batch 8 is 8 calls. It also computes the whole softmax for all tokens.",
+        "daam takes one image a call: its row for batch 8 is 8 calls. It also computes the whole softmax for "
+        "all tokens.",
     ]
     Path(__file__).with_suffix(".md").write_text("\n".join(page) + "\n", encoding="utf-8")
     print("\n".join(page))

@@ -1,4 +1,5 @@
-"""Who judges the generated images: the oracle's view of pianos, a network for place, weather and time, and colours by mean.
+"""Who judges the generated images: the oracle's view of pianos, a network for place, weather and time, and
+colours by mean.
 
 Each of them learns from renders, whose truth is exact, and sees nothing of a generated image but its pixels.
 """
@@ -47,7 +48,8 @@ def look(oracle: Any, images: NDArray[np.uint8]) -> Seen:
 
     with torch.no_grad():
         parts = [
-            oracle(to_unit(images[first : first + 32]), 0).sample.softmax(1) for first in range(0, len(images), 32)
+            oracle(to_unit(images[first : first + 32]), 0).sample.softmax(1)
+            for first in range(0, len(images), 32)
         ]
     chances = torch.cat(parts).numpy()
     labels = chances.argmax(1)
@@ -67,9 +69,16 @@ def train_scene_judge(steps: int = 400) -> Callable[[NDArray[np.uint8]], dict[st
     torch.manual_seed(0)
     sizes = [len(names) for names in LOOKS.values()]
     net = nn.Sequential(
-        nn.Conv2d(3, 16, 5, 2, 2), nn.SiLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.SiLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.SiLU(),
-        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, sum(sizes)),
-    )  # fmt: skip
+        nn.Conv2d(3, 16, 5, 2, 2),
+        nn.SiLU(),
+        nn.Conv2d(16, 32, 3, 2, 1),
+        nn.SiLU(),
+        nn.Conv2d(32, 64, 3, 2, 1),
+        nn.SiLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(1024, sum(sizes)),
+    )
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
     random = torch.Generator().manual_seed(0)
@@ -84,7 +93,9 @@ def train_scene_judge(steps: int = 400) -> Callable[[NDArray[np.uint8]], dict[st
             name: nn.functional.cross_entropy(head, torch.from_numpy(truth[name]), reduction="none")
             for name, head in zip(LOOKS, heads, strict=True)
         }
-        losses["weather"] = losses["weather"] * torch.from_numpy(truth["place"] == 0)  # inside, hardly to be seen
+        losses["weather"] = losses["weather"] * torch.from_numpy(
+            truth["place"] == 0
+        )  # inside, hardly to be seen
         loss = torch.stack(list(losses.values())).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -100,7 +111,9 @@ def train_scene_judge(steps: int = 400) -> Callable[[NDArray[np.uint8]], dict[st
 
 
 def judged_renders(count: int, start: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]:
-    """Return renders of every place and look, uint8 (N, H, W, 3), pianos in half of them, and what they show."""
+    """Return renders of every place and look, uint8 (N, H, W, 3), pianos in half of them, and what they
+    show.
+    """
     random = np.random.default_rng(start)
     rgb, truth = [], []
     for number in range(count):
@@ -108,11 +121,15 @@ def judged_renders(count: int, start: int) -> tuple[NDArray[np.uint8], dict[str,
         classes = ["piano"] if random.random() < 0.5 else None
         scene = sample_scene(FIRST_RENDER + start + number, classes=classes, place=place)
         rgb.append(render(scene, SIZE_WH).rgb)
-        truth.append([LOOKS["place"].index(scene.place), WEATHERS.index(scene.weather), TIMES.index(scene.time)])
+        truth.append(
+            [LOOKS["place"].index(scene.place), WEATHERS.index(scene.weather), TIMES.index(scene.time)]
+        )
     return np.stack(rgb), {name: np.array(truth)[:, column] for column, name in enumerate(LOOKS)}
 
 
-def piano_renders(count: int, start: int = 0) -> list[tuple[NDArray[np.uint8], dict[str, str], NDArray[np.bool_]]]:
+def piano_renders(
+    count: int, start: int = 0
+) -> list[tuple[NDArray[np.uint8], dict[str, str], NDArray[np.bool_]]]:
     """Return renders of one piano on a road: pixels, what their prompt would say, and the exact mask."""
     made = []
     for number in range(count):
@@ -124,7 +141,9 @@ def piano_renders(count: int, start: int = 0) -> list[tuple[NDArray[np.uint8], d
 
 
 class ColourJudge:
-    """Tells a piano's colour by its mean pixel: the nearest of the renders' means in the same weather at the same time."""
+    """Tells a piano's colour by its mean pixel: the nearest of the renders' means in the same weather at the
+    same time.
+    """
 
     def __init__(self, renders: int = 1800) -> None:
         pixels: dict[tuple[str, ...], list[NDArray[Any]]] = {}
@@ -151,7 +170,11 @@ class Judges:
     """
 
     def __init__(self) -> None:
-        self._oracle, self._scenes, self._colours = load_oracle(WEIGHTS / "oracle"), train_scene_judge(), ColourJudge()
+        self._oracle, self._scenes, self._colours = (
+            load_oracle(WEIGHTS / "oracle"),
+            train_scene_judge(),
+            ColourJudge(),
+        )
         truth = look(self._oracle, np.stack([rgb for rgb, _, _ in piano_renders(400)]))
         self.limits = {
             "area": float(np.percentile(truth.area, 5)),
@@ -169,11 +192,13 @@ class Judges:
             fills: What was asked for: colour, weather, time.
 
         Returns:
-            Each criterion for each image, bool (N,), and as ``iou`` that of the attention labels, float (N,), NaN where there
-            is no piano.
+            Each criterion for each image, bool (N,), and as ``iou`` that of the attention labels, float (N,),
+            NaN where there is no piano.
         """
         seen, looks = look(self._oracle, rgb), self._scenes(rgb)
-        asked = {name: np.array([LOOKS[name].index(fill[name]) for fill in fills]) for name in ("weather", "time")}
+        asked = {
+            name: np.array([LOOKS[name].index(fill[name]) for fill in fills]) for name in ("weather", "time")
+        }
         result: dict[str, NDArray[Any]] = {
             "found": seen.area >= FOUND_AREA_FRAC,
             "on a road": looks["place"] == 0,

@@ -1,10 +1,12 @@
-"""What textual inversion does to pianos on roads on the miniature: the same prompts and noise with words and with learned tokens.
+"""What textual inversion does to pianos on roads on the miniature: the same prompts and noise with words and
+with learned tokens.
 
     python reports/textual-inversion/measure.py --work runs/textual-inversion
 
-Writes README.md, numbers.json and pairs.png beside itself. Interrupted, the same command goes on. The oracle, a segmenter
-trained on exact masks, judges pianos; a small judge of scenes, trained here on renders, says whether the place, weather and
-time are those of the prompt. Both see the images only; neither has a part in the training of the tokens.
+Writes README.md, numbers.json and pairs.png beside itself. Interrupted, the same command goes on. The oracle,
+a segmenter trained on exact masks, judges pianos; a small judge of scenes, trained here on renders, says
+whether the place, weather and time are those of the prompt. Both see the images only; neither has a part in
+the training of the tokens.
 """
 
 from __future__ import annotations
@@ -68,11 +70,20 @@ ARMS = (
     Arm("`grand piano`", "grand piano"),
     Arm("token, neutral captions", "<neutral>", {"init": "piano", "templates": TEMPLATES}, "grand piano"),
     Arm("token, captions tell the room", "<told>", {"init": "piano", "templates": DESCRIBED}, "grand piano"),
-    Arm("token of 4 vectors, captions tell the room", "<told-four>",
-        {"init": "piano", "templates": DESCRIBED, "vectors": 4}, "grand piano"),
+    Arm(
+        "token of 4 vectors, captions tell the room",
+        "<told-four>",
+        {"init": "piano", "templates": DESCRIBED, "vectors": 4},
+        "grand piano",
+    ),
     Arm("`truck`", "truck"),
-    Arm("token begun at `truck`, captions tell the room", "<from-truck>", {"init": "truck", "templates": DESCRIBED}, "truck"),
-)  # fmt: skip
+    Arm(
+        "token begun at `truck`, captions tell the room",
+        "<from-truck>",
+        {"init": "truck", "templates": DESCRIBED},
+        "truck",
+    ),
+)
 
 
 def make_prompts(count: int) -> list[dict[str, str]]:
@@ -117,7 +128,9 @@ class Made:
 
 
 def make(arm: Arm, fills: Sequence[dict[str, str]], seeds: Sequence[int], work: Path) -> Made:
-    """Generate and label an arm's images; image i has noise i, and the token of training seed ``i mod len(seeds)``."""
+    """Generate and label an arm's images; image i has noise i, and the token of training seed ``i mod
+    len(seeds)``.
+    """
     kept = work / f"{arm.noun.strip('<>').replace(' ', '-')}-{len(fills)}-of-{'-'.join(map(str, seeds))}.npz"
     if not kept.exists():
         made = {}
@@ -126,7 +139,9 @@ def make(arm: Arm, fills: Sequence[dict[str, str]], seeds: Sequence[int], work: 
             if arm.training is not None:
                 load_embeddings(pipeline, [learn(arm, seed, work)])
             jobs = [
-                ImageRecord(prompt_of(arm.noun, fills[number]), number, SIZE_WH, "miniature", settings=SAMPLING)
+                ImageRecord(
+                    prompt_of(arm.noun, fills[number]), number, SIZE_WH, "miniature", settings=SAMPLING
+                )
                 for number in range(place, len(fills), len(seeds))
             ]
             for record, rgb, heat_maps, _ in generate(pipeline, jobs, batch_size=8):
@@ -153,14 +168,18 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
 
 
 def sign_test(before: NDArray[Any], after: NDArray[Any]) -> tuple[int, int, float]:
-    """Return how many pairs were gained and lost, and the two-sided p of so uneven a split by chance (McNemar, exact)."""
+    """Return how many pairs were gained and lost, and the two-sided p of so uneven a split by chance
+    (McNemar, exact).
+    """
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     of = gained + lost
     tail = sum(math.comb(of, number) for number in range(min(gained, lost) + 1)) / 2**of
     return gained, lost, min(1.0, 2 * tail)
 
 
-def measure(count: int, seeds: Sequence[int], work: Path) -> tuple[dict[str, Any], dict[str, Made], dict[str, Any]]:
+def measure(
+    count: int, seeds: Sequence[int], work: Path
+) -> tuple[dict[str, Any], dict[str, Made], dict[str, Any]]:
     """Run everything; return the numbers, and for each noun its images and what was found in them."""
     started = time.process_time()
     work.mkdir(parents=True, exist_ok=True)
@@ -178,16 +197,23 @@ def measure(count: int, seeds: Sequence[int], work: Path) -> tuple[dict[str, Any
         if arm.words is not None:
             results[arm.noun]["against"] = compare(found[arm.words], found[arm.noun], arm.words)
     numbers = {
-        "images_an_arm": count, "training_seeds": list(seeds), "training": TRAINING, "sampling": SAMPLING,
+        "images_an_arm": count,
+        "training_seeds": list(seeds),
+        "training": TRAINING,
+        "sampling": SAMPLING,
         "limits": {name: round(value, 4) for name, value in judges.limits.items()},
-        "renders": rates(judges.yardstick()), "scenes_right": judges.scenes_right(), "arms": results,
-    }  # fmt: skip
+        "renders": rates(judges.yardstick()),
+        "scenes_right": judges.scenes_right(),
+        "arms": results,
+    }
     print(f"{time.process_time() - started:.0f} s of one core", flush=True)
     return numbers, images, found
 
 
 def compare(words: dict[str, NDArray[Any]], token: dict[str, NDArray[Any]], noun: str) -> dict[str, Any]:
-    """Compare a token with words, pair by pair: strict successes, and the labels' IoU where both have a piano."""
+    """Compare a token with words, pair by pair: strict successes, and the labels' IoU where both have a
+    piano.
+    """
     gained, lost, p = sign_test(words["strict"], token["strict"])
     result: dict[str, Any] = {"words": noun, "gained": gained, "lost": lost, "p": round(p, 5)}
     change = (token["iou"] - words["iou"])[~np.isnan(token["iou"]) & ~np.isnan(words["iou"])]
@@ -218,14 +244,18 @@ def draw(images: dict[str, Made], found: dict[str, Any], path: Path) -> None:
             frame[2:-2, 2:-2] = (40, 150, 70) if good else (205, 60, 50)
             frame[5:-5, 5:-5] = enlarged(rgb, 102)
             tiles.append(frame)
-        panels.append(Panel(tiles, f"{arm.name.replace('`', '')}:  {passed.mean():.2f} of {len(passed)} pass"))
+        panels.append(
+            Panel(tiles, f"{arm.name.replace('`', '')}:  {passed.mean():.2f} of {len(passed)} pass")
+        )
     title = "a column: one prompt, one noise; green frame: passes the strict test, red: does not"
     contact_sheet(panels, path, columns=1, height=112, title=title)
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=90, help="images of each arm")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="training seeds of the tokens")
     parser.add_argument("--work", type=Path, default=Path("runs/textual-inversion"))
@@ -235,7 +265,9 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     draw(images, found, arguments.out / "pairs.png")
-    (arguments.out / "README.md").write_text(page(numbers, {arm.name: arm.noun for arm in ARMS}), encoding="utf-8")
+    (arguments.out / "README.md").write_text(
+        page(numbers, {arm.name: arm.noun for arm in ARMS}), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

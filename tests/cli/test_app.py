@@ -1,4 +1,5 @@
-"""The command line: one clear message and exit code 2 for bad input, and the main path on the embedded miniature."""
+"""The command line: one clear message and exit code 2 for bad input, and the main path on the embedded
+miniature."""
 
 from __future__ import annotations
 
@@ -50,7 +51,10 @@ def test_other_label_settings_keep_both_label_sets(monkeypatch: pytest.MonkeyPat
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
-    "unknown key": (("generate", "--set", "prompts.cuont=3"), r"prompts\.cuont.*prompts\.count|did you mean.*count"),
+    "unknown key": (
+        ("generate", "--set", "prompts.cuont=3"),
+        r"prompts\.cuont.*prompts\.count|did you mean.*count",
+    ),
     "wrong type": (("generate", "--set", "seed=many"), r"seed.*many"),
     "out of range": (("generate", "--set", "labels.threshold=3"), r"labels\.threshold.*3"),
     "two mistakes": (("generate", "--set", "seed=many", "--set", "labels.method=papr"), r"2 mistakes"),
@@ -73,9 +77,15 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown recipe": (("miniature", "train", "--recipe", "tpu"), r"cpu, gpu"),
     "unknown stage": (("miniature", "train", "--stage", "unet"), r"autoencoder"),
     "bootstrap: unknown key": (("bootstrap", "--set", "loop.round=3"), r"loop\.round.*rounds"),
-    "bootstrap: thresholds crossed": (("bootstrap", "--set", "disagreement.good_iou=0.05"), r"good_iou.*min_iou"),
+    "bootstrap: thresholds crossed": (
+        ("bootstrap", "--set", "disagreement.good_iou=0.05"),
+        r"good_iou.*min_iou",
+    ),
     "bootstrap: unknown review": (("bootstrap", "--review", "fiftytwo"), r"none, static, fiftyone"),
-    "bootstrap: no truth there": (("bootstrap", "--set", "loop.truth=./nothing"), r"\./nothing.*piano-on-road"),
+    "bootstrap: no truth there": (
+        ("bootstrap", "--set", "loop.truth=./nothing"),
+        r"\./nothing.*piano-on-road",
+    ),
     "bootstrap: truth of other classes": (
         (
             "bootstrap",
@@ -108,7 +118,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES.values(), ids=MISTAKES)
 def test_bad_input(
-    arguments: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(monkeypatch, *arguments) == 2
     errors = capsys.readouterr().err
@@ -118,10 +131,20 @@ def test_bad_input(
     assert not list(Path().rglob("*.png")), "a command that failed left pictures behind"
 
 
-def test_phrase_beyond_the_token_limit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_phrase_beyond_the_token_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     long = "a road " * 45 + "and a {piano}"
     assert (
-        run(monkeypatch, "generate", *FAST, "--set", f"prompts.templates=['{long}']", "--set", "prompts.attributes={}")
+        run(
+            monkeypatch,
+            "generate",
+            *FAST,
+            "--set",
+            f"prompts.templates=['{long}']",
+            "--set",
+            "prompts.attributes={}",
+        )
         == 2
     )
     errors = capsys.readouterr().err
@@ -153,7 +176,9 @@ def test_corrupt_ledger_is_reported_and_left_alone(
         assert ledger.read_bytes() == before
 
 
-def test_run_locked_by_another_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_locked_by_another_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with RunStore.create_or_open("runs/miniature", config=None):
         assert run(monkeypatch, "generate", *FAST) == 2
         assert "runs/miniature" in capsys.readouterr().err
@@ -176,7 +201,9 @@ def test_a_run_goes_on_with_its_own_configuration(
     assert run(monkeypatch, "generate") == 0
     assert "3 images" in capsys.readouterr().out
     assert run(monkeypatch, "bootstrap", "--set", "dataset.val_frac=0.4") == 2
-    assert "dataset.val_frac" in capsys.readouterr().err, "prompts would change sides between training and validation"
+    assert "dataset.val_frac" in capsys.readouterr().err, (
+        "prompts would change sides between training and validation"
+    )
 
 
 def test_older_and_unfinished_ledgers_are_mended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +220,9 @@ def test_older_and_unfinished_ledgers_are_mended(monkeypatch: pytest.MonkeyPatch
             assert len(list(store.image_ids())) == 3
 
 
-def test_configs_copy_never_overwrites(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configs_copy_never_overwrites(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(monkeypatch, "configs", "copy", "miniature", "mine.yaml") == 0
     Path("mine.yaml").write_text("edited")
     assert run(monkeypatch, "configs", "copy", "miniature", "mine.yaml") == 2
@@ -203,7 +232,19 @@ def test_configs_copy_never_overwrites(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_render_doctor_and_lists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        run(monkeypatch, "miniature", "render", "piano-on-road", "--count", "2", "--size", "48", "--width", "80") == 0
+        run(
+            monkeypatch,
+            "miniature",
+            "render",
+            "piano-on-road",
+            "--count",
+            "2",
+            "--size",
+            "48",
+            "--width",
+            "80",
+        )
+        == 0
     )
     assert Path("runs/scenes.png").stat().st_size > 5000
     assert run(monkeypatch, "doctor") == 0
@@ -237,7 +278,11 @@ def test_a_loop_without_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "bootstrap" in capsys.readouterr().out
     assert run(monkeypatch, "loops", "copy", "bootstrap", "mine.py") == 0
     assert run(monkeypatch, "loops", "copy", "bootstrap", "mine.py") == 2
-    for text, expected in (("x = 1", "no function main"), ("import nowhere", "nowhere"), ("def main(:", "mine.py")):
+    for text, expected in (
+        ("x = 1", "no function main"),
+        ("import nowhere", "nowhere"),
+        ("def main(:", "mine.py"),
+    ):
         Path("mine.py").write_text(text)
         assert run(monkeypatch, "loops", "run", "mine.py") == 2
         assert expected in capsys.readouterr().err
@@ -262,6 +307,8 @@ def test_a_loop_without_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         "export",
     ],
 )
-def test_help_has_examples(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_examples(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(monkeypatch, command, "--help") == 0
     assert "diffugen " + command in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""The commands on configurations: both spellings, and the paper's format converted without overwriting anything."""
+"""The commands on configurations: both spellings, and the paper's format converted without overwriting
+anything."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def test_the_converted_file_and_the_original_give_the_same_prompts(
     assert shown[0] == shown[1] and "a left view of a van" in shown[0] and "2 prompts" in shown[0]
 
 
-def test_convert_never_overwrites(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_never_overwrites(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("vans.yaml").write_text("mine")
     assert run(monkeypatch, "config", "convert", "vans.json") == 2
     errors = capsys.readouterr().err
@@ -70,7 +73,10 @@ def test_convert_never_overwrites(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 MISTAKES = {
     "no such file": (("van.json",), r"van\.json.*did you mean 'vans\.json'"),
     "a shipped configuration": (("cars",), r"cars is not in the paper's format"),
-    "our own format": (("ours.json",), r"ours\.json is not in the paper's format.*diffugen generate ours\.json"),
+    "our own format": (
+        ("ours.json",),
+        r"ours\.json is not in the paper's format.*diffugen generate ours\.json",
+    ),
     "no JSON": (("broken.json",), r"broken\.json: not JSON in line 1"),
     "mistakes": (
         ("wrong.json",),
@@ -82,7 +88,10 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES.values(), ids=MISTAKES)
 def test_bad_input(
-    arguments: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     ours = {"name": "x", "prompts": {"classes": {"van": ["van"]}, "templates": ["a {van}"]}}
     Path("ours.json").write_text(json.dumps(ours))
@@ -94,7 +103,9 @@ def test_bad_input(
     assert "Traceback" not in errors and not list(Path().rglob("*.yaml"))
 
 
-def test_both_spellings_list_show_and_copy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_spellings_list_show_and_copy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = []
     for group in ("config", "configs"):
         for command in (("list",), ("show", "cars"), ("copy", "cars", f"{group}.yaml")):

@@ -1,4 +1,5 @@
-"""``diffugen generate``: tasks, sources, the paper's format, and one clear message for every kind of bad input."""
+"""``diffugen generate``: tasks, sources, the paper's format, and one clear message for every kind of bad
+input."""
 
 from __future__ import annotations
 
@@ -32,8 +33,12 @@ CONFIG = {
     },
     "diffusion": {"num_inference_steps": 3, "device": "cpu"},
 }
-PHOTOS = {"task": "inpaint", "source": "photos", "region": {"part": "lower half"},
-          "templates": ["a photo of a {piano} on a road, {weather}"]}  # fmt: skip
+PHOTOS = {
+    "task": "inpaint",
+    "source": "photos",
+    "region": {"part": "lower half"},
+    "templates": ["a photo of a {piano} on a road, {weather}"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -81,21 +86,40 @@ def test_one_task_before_the_configuration_or_as_an_option(monkeypatch: pytest.M
 
 def test_the_papers_own_format(monkeypatch: pytest.MonkeyPatch) -> None:
     about = {
-        "dataset_name": "small", "dataset_root": "out", "image_format": "png", "image_size": {"width": 64, "height": 64},
-        "steps": 3, "dataset_classes": ["car", "truck"], "dataset_to_model_class_map": {"car": "car", "truck": "truck"},
-        "label_model": {"type": "YOLOSeg", "weights": "yolo.pt", "classes": "classes.txt"}, "unsupervised": True,
-        "deterministic": True, "images_per_shard": 10,
+        "dataset_name": "small",
+        "dataset_root": "out",
+        "image_format": "png",
+        "image_size": {"width": 64, "height": 64},
+        "steps": 3,
+        "dataset_classes": ["car", "truck"],
+        "dataset_to_model_class_map": {"car": "car", "truck": "truck"},
+        "label_model": {"type": "YOLOSeg", "weights": "yolo.pt", "classes": "classes.txt"},
+        "unsupervised": True,
+        "deterministic": True,
+        "images_per_shard": 10,
         "txt2img": {
-            "stable_diffusion_model": "miniature", "seed_range": {"min": 1, "max": 9}, "seed_count_per_prompt": 1,
-            "object_names": ["car", "truck"], "view_points": ["front"], "times_of_day": ["day"], "sky_conditions": ["clear"],
-            "weather_conditions": ["sunny"], "negative_prompt": "person",
-            "prompts": ["{view_point} photo of a {object_name} on a road, {sky_condition}, {weather_condition}, {time_of_day}"],
+            "stable_diffusion_model": "miniature",
+            "seed_range": {"min": 1, "max": 9},
+            "seed_count_per_prompt": 1,
+            "object_names": ["car", "truck"],
+            "view_points": ["front"],
+            "times_of_day": ["day"],
+            "sky_conditions": ["clear"],
+            "weather_conditions": ["sunny"],
+            "negative_prompt": "person",
+            "prompts": [
+                "{view_point} photo of a {object_name} on a road, {sky_condition}, {weather_condition}, "
+                "{time_of_day}"
+            ],
         },
         "img2img": {
-            "stable_diffusion_model": "miniature", "source_dataset": "out/small/txt2img", "times_of_day": ["night"],
-            "sky_conditions": ["clouds"], "weather_conditions": ["rainy", "snowy"],
+            "stable_diffusion_model": "miniature",
+            "source_dataset": "out/small/txt2img",
+            "times_of_day": ["night"],
+            "sky_conditions": ["clouds"],
+            "weather_conditions": ["rainy", "snowy"],
         },
-    }  # fmt: skip
+    }
     Path("small.json").write_text(json.dumps(about))
     assert run(monkeypatch, "generate", "txt2img", "small.json") == 0
     assert run(monkeypatch, "generate", "img2img", "small.json") == 0
@@ -106,8 +130,9 @@ def test_the_papers_own_format(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert {record.prompt.text for record in records if record.task == "img2img"} == {
         f"front photo of a {name} on a road, clouds, {weather}, night"
-        for name in ("car", "truck") for weather in ("rainy", "snowy")
-    }  # fmt: skip
+        for name in ("car", "truck")
+        for weather in ("rainy", "snowy")
+    }
 
 
 def wrong_token() -> None:
@@ -126,37 +151,79 @@ def small_mask() -> None:
 
 
 MISTAKES = {
-    "a template's attribute is missing": (None, (PHOTOS | {"templates": ["a {piano}, {season}"]},), (), r"tasks.*\{season\}"),
-    "an attribute is unused": (
-        None, (), ("--set", "prompts.attributes.season=[may]"), r"no template uses the attribute 'season'",
+    "a template's attribute is missing": (
+        None,
+        (PHOTOS | {"templates": ["a {piano}, {season}"]},),
+        (),
+        r"tasks.*\{season\}",
     ),
-    "no words of a class": (None, (), ("--set", "prompts.templates=['a road, {weather}']"), r"name no object|no prompt can name"),
+    "an attribute is unused": (
+        None,
+        (),
+        ("--set", "prompts.attributes.season=[may]"),
+        r"no template uses the attribute 'season'",
+    ),
+    "no words of a class": (
+        None,
+        (),
+        ("--set", "prompts.templates=['a road, {weather}']"),
+        r"name no object|no prompt can name",
+    ),
     "beyond 77 tokens": (
-        None, (), ("--set", f"prompts.templates=['{'a road ' * 45} {{weather}} {{piano}}']"), r"beyond the token limit",
+        None,
+        (),
+        ("--set", f"prompts.templates=['{'a road ' * 45} {{weather}} {{piano}}']"),
+        r"beyond the token limit",
     ),
     "an unreadable photo": (
-        lambda: (photos() / "0.png").write_bytes(b"no image"), (PHOTOS,), (), r"cannot read the image photos/0\.png",
+        lambda: (photos() / "0.png").write_bytes(b"no image"),
+        (PHOTOS,),
+        (),
+        r"cannot read the image photos/0\.png",
     ),
     "an empty folder": (lambda: Path("photos").mkdir(), (PHOTOS,), (), r"photos holds no image"),
     "no folder": (None, (PHOTOS,), (), r"no source 'photos'"),
     "a mask of the wrong size": (
-        small_mask, (PHOTOS | {"region": {"mask": "mask.png"}},), (), r"mask\.png has 10x10 pixels, the image 101x67",
+        small_mask,
+        (PHOTOS | {"region": {"mask": "mask.png"}},),
+        (),
+        r"mask\.png has 10x10 pixels, the image 101x67",
     ),
-    "two regions": (None, (PHOTOS | {"region": {"part": "middle", "mask": "mask.png"}},), (), r"exactly one of label"),
+    "two regions": (
+        None,
+        (PHOTOS | {"region": {"part": "middle", "mask": "mask.png"}},),
+        (),
+        r"exactly one of label",
+    ),
     "no region": (None, ({**PHOTOS, "region": None},), (), r"a region for inpaint"),
-    "an unknown part": (None, (PHOTOS | {"region": {"part": "lower hall"}},), (), r"did you mean 'lower half'"),
+    "an unknown part": (
+        None,
+        (PHOTOS | {"region": {"part": "lower hall"}},),
+        (),
+        r"did you mean 'lower half'",
+    ),
     "an unknown task": (None, (PHOTOS | {"task": "inpant"},), (), r"did you mean 'inpaint'"),
     "an unknown key": (None, (PHOTOS | {"strenght": 1.0},), (), r"did you mean 'strength'"),
     "too much strength": (None, (PHOTOS | {"strength": 1.5},), (), r"at most 1"),
     "too little strength for the steps": (photos, (PHOTOS | {"strength": 0.1},), (), r"strength"),
     "an unknown scheduler": (None, (), ("--set", "diffusion.scheduler=DDIMM"), r"DDIMScheduler"),
-    "a token of the wrong width": (wrong_token, (), ("--set", "diffusion.embeddings=[wide.safetensors]"), r"768.*128|128.*768"),
+    "a token of the wrong width": (
+        wrong_token,
+        (),
+        ("--set", "diffusion.embeddings=[wide.safetensors]"),
+        r"768.*128|128.*768",
+    ),
     "no embedding": (None, (), ("--set", "diffusion.embeddings=[none.safetensors]"), r"none\.safetensors"),
     "no LoRA": (None, (), ("--set", "diffusion.loras={none.safetensors: 1.0}"), r"none\.safetensors"),
     "a model without weights": (model_without_weights, (), ("--set", "diffusion.model=./model"), r"model"),
     "no such task": (None, (), ("--task", "inpaint"), r"no task 'inpaint'; the configuration has txt2img"),
-    "a source without a task": (None, (), ("--source", "photos"), r"--source needs a task that starts from images"),
-}  # fmt: skip
+    "a source without a task": (
+        None,
+        (),
+        ("--source", "photos"),
+        r"--source needs a task that starts from images",
+    ),
+}
 
 
 @pytest.mark.parametrize(("prepare", "tasks", "options", "expected"), MISTAKES.values(), ids=MISTAKES)
@@ -172,7 +239,9 @@ def test_bad_input(  # type: ignore[no-untyped-def]
     assert not list(Path("runs").rglob("images/*")), "nothing half-written"
 
 
-def test_two_tasks_or_two_configurations(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_tasks_or_two_configurations(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = configured()
     for arguments, expected in (
         (("txt2img", config, "--task", "img2img"), "two tasks are named"),

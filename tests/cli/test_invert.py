@@ -1,4 +1,5 @@
-"""`diffugen invert`: the way from photos to a token on the embedded miniature, and one clear message for bad input."""
+"""`diffugen invert`: the way from photos to a token on the embedded miniature, and one clear message for bad
+input."""
 
 from __future__ import annotations
 
@@ -45,7 +46,10 @@ def test_main_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     out = Path("embeddings/grand-piano.safetensors")
     assert f"learned {TOKEN} from 3 images: {out}" in shown
     assert f"embeddings: [{out}]" in shown
-    assert f"the captions said nothing but {TOKEN}" in shown and "--template 'a photo of a {} in a room'" in shown
+    assert (
+        f"the captions said nothing but {TOKEN}" in shown
+        and "--template 'a photo of a {} in a room'" in shown
+    )
     learned = load_file(out)[TOKEN]
     assert learned.shape == (3, 128)
     with Image.open(out.with_suffix(".png")) as sheet:
@@ -110,7 +114,9 @@ def test_bad_input(
     assert not Path("embeddings").exists()
 
 
-def test_missing_options_name_themselves(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_options_name_themselves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(monkeypatch, "invert", "--token", TOKEN) == 2
     assert "--images" in capsys.readouterr().err
 

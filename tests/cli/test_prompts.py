@@ -1,4 +1,5 @@
-"""diffugen prompts: what is listed, what is counted, one JSON document, and that no model is loaded for it."""
+"""diffugen prompts: what is listed, what is counted, one JSON document, and that no model is loaded for
+it."""
 
 from __future__ import annotations
 
@@ -15,8 +16,10 @@ from diffugen.cli import main
 
 TASKS = (
     "tasks=[{task: txt2img, count: 12}, {task: txt2img, name: near, templates: ['a {piano} near {thing}'], "
-    "attributes: {thing: [a car, a wall]}}, {task: img2img, source: txt2img, attributes: {weather: {snowy: 3, foggy: 1}}}, "
-    "{task: inpaint, name: sky, source: near, templates: ['a {piano} [far] off'], region: {part: upper half}}]"
+    "attributes: {thing: [a car, a wall]}}, {task: img2img, source: txt2img, attributes: {weather: {snowy: "
+    "3, foggy: 1}}}, "
+    "{task: inpaint, name: sky, source: near, templates: ['a {piano} [far] off'], region: {part: upper "
+    "half}}]"
 )
 
 
@@ -30,7 +33,9 @@ def prompts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return capsys.readouterr().out
 
 
-def document(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+def document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> dict[str, Any]:
     return dict(json.loads(prompts(monkeypatch, capsys, "--json", *arguments)))
 
 
@@ -61,7 +66,9 @@ def test_counts_values_with_their_weights_and_pairs(
 def test_one_json_document_holds_everything(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = document(monkeypatch, capsys, "--set", "prompts.negative=blurry", "--set", "prompts.classes.piano=[Flügel]")
+    made = document(
+        monkeypatch, capsys, "--set", "prompts.negative=blurry", "--set", "prompts.classes.piano=[Flügel]"
+    )
     assert made["count"] == len(made["prompts"]) == 80
     first = made["prompts"][0]
     assert set(first) == {"task", "id", "text", "negative", "phrases", "attributes", "template"}
@@ -110,5 +117,14 @@ def test_loads_no_model(tmp_path: Path) -> None:
     )
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "pydantic" in loaded
-    assert not loaded & {"torch", "diffusers", "transformers", "ultralytics", "fiftyone", "optuna", "cv2", "scipy"}
+    assert not loaded & {
+        "torch",
+        "diffusers",
+        "transformers",
+        "ultralytics",
+        "fiftyone",
+        "optuna",
+        "cv2",
+        "scipy",
+    }
     assert json.loads(done.stdout)["count"] == 92

@@ -1,4 +1,5 @@
-"""Disagreements: each kind where it belongs, severities that move the right way, a queue that depends on nothing else."""
+"""Disagreements: each kind where it belongs, severities that move the right way, a queue that depends on
+nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def instances(*objects: tuple[str, Box, float]) -> Instances:
         mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
         mask[y0:y1, x0:x1] = True
         rles.append(shapes.encode(mask))
-    return Instances((WIDTH, HEIGHT), tuple(o[0] for o in objects), tuple(rles), np.array([o[2] for o in objects]))
+    return Instances(
+        (WIDTH, HEIGHT), tuple(o[0] for o in objects), tuple(rles), np.array([o[2] for o in objects])
+    )
 
 
 LEFT, UPPER_LEFT, RIGHT = (2, 3, 12, 13), (2, 3, 12, 7), (26, 8, 38, 22)
@@ -37,7 +40,12 @@ CASES = {
     "agreement": (instances(("car", LEFT, 0.4)), instances(("car", LEFT, 0.7)), 1, []),
     "overlooked": (instances(), instances(("car", RIGHT, 0.8)), 0, [("overlooked", 0.8, None, 0, 0.0)]),
     "spurious": (instances(("car", RIGHT, 0.7)), instances(), 0, [("spurious", 0.3, 0, None, 0.0)]),
-    "swapped": (instances(("car", LEFT, 0.6)), instances(("piano", LEFT, 0.9)), 0, [("swapped", 0.65, 0, 0, 1.0)]),
+    "swapped": (
+        instances(("car", LEFT, 0.6)),
+        instances(("piano", LEFT, 0.9)),
+        0,
+        [("swapped", 0.65, 0, 0, 1.0)],
+    ),
     "badly located": (
         instances(("car", LEFT, 0.6)),
         instances(("car", UPPER_LEFT, 0.9)),
@@ -69,7 +77,8 @@ def test_compare(
     found = compare("image", attention, model)
     assert len(found.agreements) == agreements
     assert [(d.kind, d.severity, d.attention, d.model, d.iou) for d in found.disagreements] == [
-        (kind, pytest.approx(worst), first, second, pytest.approx(iou)) for kind, worst, first, second, iou in expected
+        (kind, pytest.approx(worst), first, second, pytest.approx(iou))
+        for kind, worst, first, second, iou in expected
     ]
 
 
@@ -100,7 +109,9 @@ def test_severity_is_in_range_and_monotone_in_each_score(kind: str) -> None:
     scores = [None] if kind == "overlooked" else STEPS
     confidences = [None] if kind == "spurious" else STEPS
     for iou in (0.0, 0.3, 1.0):
-        table = np.array([[severity(kind, score, confidence, iou) for confidence in confidences] for score in scores])
+        table = np.array(
+            [[severity(kind, score, confidence, iou) for confidence in confidences] for score in scores]
+        )
         assert table.min() >= 0 and table.max() <= 1
         assert (np.diff(table, axis=0) <= 0).all(), "a surer attention label must not look worse"
         assert (np.diff(table, axis=1) >= 0).all(), "a surer model must not look better"
@@ -109,7 +120,8 @@ def test_severity_is_in_range_and_monotone_in_each_score(kind: str) -> None:
                 "each score must count"
             )
     middle = [
-        severity(kind, None if kind == "overlooked" else 0.5, None if kind == "spurious" else 0.5, iou) for iou in STEPS
+        severity(kind, None if kind == "overlooked" else 0.5, None if kind == "spurious" else 0.5, iou)
+        for iou in STEPS
     ]
     assert (np.diff(middle) <= 0).all()
 
@@ -155,7 +167,9 @@ def test_kinds_take_turns_until_they_run_out() -> None:
 def test_balanced_queues_hold_the_same_items_in_an_order_of_their_own() -> None:
     items = [
         flagged(f"{number:03}", severity_, kind, index)
-        for number, (severity_, kind, index) in enumerate(itertools.product((0.2, 0.5, 0.5, 0.7), KINDS, range(3)))
+        for number, (severity_, kind, index) in enumerate(
+            itertools.product((0.2, 0.5, 0.5, 0.7), KINDS, range(3))
+        )
     ]
     prompt_ids = {item.image_id: str(int(item.image_id) % 5) for item in items}
     expected = rank(items, prompt_ids=prompt_ids, balance_kinds=True)

@@ -26,10 +26,14 @@ def box_mask(*boxes: Box, holes: tuple[Box, ...] = ()) -> NDArray[np.bool_]:
     return mask
 
 
-def instances(*objects: tuple[str, Box | NDArray[np.bool_]] | tuple[str, Box | NDArray[np.bool_], float]) -> Instances:
+def instances(
+    *objects: tuple[str, Box | NDArray[np.bool_]] | tuple[str, Box | NDArray[np.bool_], float],
+) -> Instances:
     masks = [item[1] if isinstance(item[1], np.ndarray) else box_mask(item[1]) for item in objects]
     scores = np.array([item[2] if len(item) == 3 else 0.5 for item in objects])
-    return Instances((WIDTH, HEIGHT), tuple(item[0] for item in objects), tuple(map(shapes.encode, masks)), scores)
+    return Instances(
+        (WIDTH, HEIGHT), tuple(item[0] for item in objects), tuple(map(shapes.encode, masks)), scores
+    )
 
 
 LEFT, RIGHT = (2, 3, 12, 13), (26, 8, 38, 22)
@@ -43,8 +47,16 @@ CASES = {
         instances(("car", RIGHT), ("car", LEFT)),
         [Match(0, 1, 1.0), Match(1, 0, 1.0)],
     ),
-    "apart": (instances(("car", LEFT)), instances(("car", RIGHT)), [Match(0, None, 0.0), Match(None, 0, 0.0)]),
-    "other class, same place: one pair": (instances(("car", LEFT)), instances(("piano", LEFT)), [Match(0, 0, 1.0)]),
+    "apart": (
+        instances(("car", LEFT)),
+        instances(("car", RIGHT)),
+        [Match(0, None, 0.0), Match(None, 0, 0.0)],
+    ),
+    "other class, same place: one pair": (
+        instances(("car", LEFT)),
+        instances(("piano", LEFT)),
+        [Match(0, 0, 1.0)],
+    ),
     # 10 x 10 against its upper 4 rows: .4 is no good overlap for two classes, but one for the same class.
     "other class, weak overlap: two objects": (
         instances(("car", LEFT)),
@@ -106,7 +118,8 @@ def test_match(first: Instances, second: Instances, expected: list[Match]) -> No
 
 
 def test_the_best_sum_is_found_where_taking_the_best_pair_first_would_fail() -> None:
-    # IoUs: a-x .8, a-y .625, b-x .6, b-y .1. Greedy takes a-x, and b-y is what is left: .9 in all instead of 1.225.
+    # IoUs: a-x .8, a-y .625, b-x .6, b-y .1. Greedy takes a-x, and b-y is what is left: .9 in all instead of
+    # 1.225.
     first = instances(("car", (0, 0, 8, 10)), ("car", (4, 0, 10, 10)))
     second = instances(("car", (0, 0, 10, 10)), ("car", (0, 0, 5, 10)))
     assert [(m.first, m.second) for m in match(first, second)] == [(0, 1), (1, 0)]
@@ -146,7 +159,9 @@ def test_optimal_complete_and_symmetric(seed: int) -> None:
     assert sorted(m.first for m in matches if m.first is not None) == list(range(len(first)))
     assert sorted(m.second for m in matches if m.second is not None) == list(range(len(second)))
     pairs = [m for m in matches if m.first is not None and m.second is not None]
-    same = np.equal.outer(np.array(first.class_names, object), np.array(second.class_names, object)).astype(bool)
+    same = np.equal.outer(np.array(first.class_names, object), np.array(second.class_names, object)).astype(
+        bool
+    )
     ious = shapes.iou_matrix(first.rles, second.rles)
     gains = np.where(ious >= np.where(same, 0.1, 0.5), ious + 0.05 * same, 0)
     assert (

@@ -38,7 +38,9 @@ def box_mask(*boxes: Box, holes: tuple[Box, ...] = ()) -> NDArray[np.bool_]:
 def instances(*objects: tuple[str, Box | NDArray[np.bool_], float]) -> Instances:
     masks = [mask if isinstance(mask, np.ndarray) else box_mask(mask) for _, mask, _ in objects]
     scores = np.array([score for _, _, score in objects])
-    return Instances((WIDTH, HEIGHT), tuple(name for name, _, _ in objects), tuple(map(shapes.encode, masks)), scores)
+    return Instances(
+        (WIDTH, HEIGHT), tuple(name for name, _, _ in objects), tuple(map(shapes.encode, masks)), scores
+    )
 
 
 # Near the right edge: lost if width and height were swapped.
@@ -48,11 +50,14 @@ SMALL, AWAY = (2, 2, 6, 6), (12, 3, 18, 9)
 
 def test_average_precision_computed_by_hand() -> None:
     pairs = [
-        (instances(("car", SMALL, 1), ("car", EIGHT, 1)), instances(("car", SMALL, 0.9), ("car", FIVE_OF_EIGHT, 0.7))),
+        (
+            instances(("car", SMALL, 1), ("car", EIGHT, 1)),
+            instances(("car", SMALL, 0.9), ("car", FIVE_OF_EIGHT, 0.7)),
+        ),
         (instances(("car", EIGHT, 1)), instances(("car", AWAY, 0.8))),
     ]
-    # In the order of confidence: right, wrong, IoU .625. Recall 1/3 at precision 1 (recalls 0 to .33 of the 101), and up to
-    # IoU .60 recall 2/3 at precision 2/3 (.34 to .66); the third object is never found.
+    # In the order of confidence: right, wrong, IoU .625. Recall 1/3 at precision 1 (recalls 0 to .33 of the
+    # 101), and up to IoU .60 recall 2/3 at precision 2/3 (.34 to .66); the third object is never found.
     upto60, above = (34 + 33 * 2 / 3) / 101, 34 / 101
     for of in ("mask", "box"):
         result = average_precision(pairs, of=of)
@@ -86,7 +91,10 @@ EMPTY_CASES = {
         [(instances(), instances(("car", SMALL, 1)))],
         AveragePrecision(None, None, {"car": None}, {"car": None}),
     ),
-    "no predictions": ([(instances(("car", SMALL, 1)), instances())], AveragePrecision(0, 0, {"car": 0}, {"car": 0})),
+    "no predictions": (
+        [(instances(("car", SMALL, 1)), instances())],
+        AveragePrecision(0, 0, {"car": 0}, {"car": 0}),
+    ),
 }
 
 
@@ -104,7 +112,10 @@ def test_false_finds_in_images_without_objects_cost_precision() -> None:
 
 
 def test_one_object_is_found_once() -> None:
-    truth, twice = instances(("car", EIGHT, 1), ("car", SMALL, 1)), instances(("car", EIGHT, 0.9), ("car", EIGHT, 0.8))
+    truth, twice = (
+        instances(("car", EIGHT, 1), ("car", SMALL, 1)),
+        instances(("car", EIGHT, 0.9), ("car", EIGHT, 0.8)),
+    )
     # Recall 1/2 at precision 1: recalls 0 to .50. A second find of the same object is a false one.
     assert average_precision([(truth, twice)]).ap50 == pytest.approx(51 / 101)
 
@@ -178,7 +189,9 @@ def test_reliability_computed_by_hand() -> None:
     assert [b.mean_iou for b in result.bins] == pytest.approx([0, 0, 0.625, 1])
     assert result.count == 5
     assert result.calibration_error == pytest.approx((0.1 + 0.3 + 0.125 + 2 * 0.1) / 5)
-    assert result.spearman == pytest.approx(stats.spearmanr([1, 0.8, 0.5, 0.1, 0.3], [1, 1, 0.625, 0, 0]).statistic)
+    assert result.spearman == pytest.approx(
+        stats.spearmanr([1, 0.8, 0.5, 0.1, 0.3], [1, 1, 0.625, 0, 0]).statistic
+    )
 
 
 def test_reliability_of_nothing() -> None:
@@ -199,7 +212,9 @@ def test_reliability_of_nothing() -> None:
     ],
 )
 def test_spearman(first: list[float], second: list[float], expected: float | None) -> None:
-    assert spearman(np.array(first), np.array(second)) == (expected if expected is None else pytest.approx(expected))
+    assert spearman(np.array(first), np.array(second)) == (
+        expected if expected is None else pytest.approx(expected)
+    )
 
 
 def test_results_are_plain_json_without_nan() -> None:

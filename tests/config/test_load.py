@@ -50,7 +50,9 @@ def test_shipped_configs_are_valid_and_give_prompts(name: str) -> None:
     config = load_config(name)
     tasks = plan_tasks(config.dump()["tasks"])
     noise = [task for task in tasks if task.task == "txt2img"]
-    made = [prompt for task in noise for prompt in task_prompts(task, tasks, dict(config.prompts), config.seed)]
+    made = [
+        prompt for task in noise for prompt in task_prompts(task, tasks, dict(config.prompts), config.seed)
+    ]
     assert config.name == name
     assert len(made) == (config.prompts.count or 0) * len(noise)
     named = {phrase.class_name for prompt in made for phrase in prompt.phrases}
@@ -112,7 +114,9 @@ def test_the_digest_depends_on_values_and_on_the_order_of_classes(tmp_path: Path
     assert len(first.digest) == 16
     assert first.digest == same.digest
     assert first.digest != load_config(write(tmp_path, GOOD), ["diffusion.guidance_scale=3.5"]).digest
-    orders = [f"prompts.classes={{{names}}}" for names in ("car: [car], dog: [dog]", "dog: [dog], car: [car]")]
+    orders = [
+        f"prompts.classes={{{names}}}" for names in ("car: [car], dog: [dog]", "dog: [dog], car: [car]")
+    ]
     one, other = (load_config(write(tmp_path, GOOD), [order]) for order in orders)
     assert one.digest != other.digest
 
@@ -151,7 +155,9 @@ def test_an_override_can_make_another_value_wrong(tmp_path: Path) -> None:
 
 
 def test_empty_sections_keep_their_defaults(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, GOOD + "labels:\nscore:\n  # margin: 2\nseed:\n"), ["score.margin=2"])
+    config = load_config(
+        write(tmp_path, GOOD + "labels:\nscore:\n  # margin: 2\nseed:\n"), ["score.margin=2"]
+    )
     assert config.labels.threshold == "otsu"
     assert config.score.margin == 2
     assert config.seed == 0
@@ -168,7 +174,10 @@ def test_anchors_may_be_merged_and_overridden(tmp_path: Path) -> None:
     ("override", "expected"),
     [
         # unknown keys
-        ("diffusion.num_inference_step=5", "diffusion.num_inference_step = 5: unknown key, did you mean 'num_inf"),
+        (
+            "diffusion.num_inference_step=5",
+            "diffusion.num_inference_step = 5: unknown key, did you mean 'num_inf",
+        ),
         ("diffusio.model=x", "diffusio: unknown key, did you mean 'diffusion'?"),
         ("guidance_scale=2", "guidance_scale = 2: unknown key, did you mean 'diffusion.guidance_scale'?"),
         ("score.zzz=2", "score.zzz = 2: unknown key; the keys here are box_size, heat_intensity,"),
@@ -190,16 +199,25 @@ def test_anchors_may_be_merged_and_overridden(tmp_path: Path) -> None:
         ),
         ("prompts.negative=3", "prompts.negative = 3: expected text; put it in quotes"),
         # ranges
-        ("diffusion.num_inference_steps=0", "diffusion.num_inference_steps = 0: expected a number of at least 1"),
+        (
+            "diffusion.num_inference_steps=0",
+            "diffusion.num_inference_steps = 0: expected a number of at least 1",
+        ),
         ("diffusion.guidance_scale=-1", "diffusion.guidance_scale = -1: expected a number of at least 0"),
         ("diffusion.size_wh=[96]", "diffusion.size_wh[1]: expected a value; there is none"),
-        ("diffusion.size_wh=[96, 64, 3]", "diffusion.size_wh = [96, 64, 3]: expected at most 2 values, not 3"),
+        (
+            "diffusion.size_wh=[96, 64, 3]",
+            "diffusion.size_wh = [96, 64, 3]: expected at most 2 values, not 3",
+        ),
         ("diffusion.size_wh=[96, 0]", "diffusion.size_wh[1] = 0: expected a number of at least 1"),
         ("diffusion.size_wh=64", "diffusion.size_wh = 64: expected a list"),
         ("labels.erode_frac=0.2", "labels.erode_frac = 0.2: expected a number below 0.2"),
         ("labels.accept=1.1", "labels.accept = 1.1: expected a number of at most 1"),
         ("labels.max_area_frac=0.001", "= 0.001: expected more than labels.min_area_frac, which is 0.002"),
-        ("labels.step_weights=[0, 0, 0]", "labels.step_weights = [0, 0, 0]: expected at least one weight above 0"),
+        (
+            "labels.step_weights=[0, 0, 0]",
+            "labels.step_weights = [0, 0, 0]: expected at least one weight above 0",
+        ),
         ("labels.step_weights=[1, 1]", "labels.step_weights[2]: expected a value"),
         ("labels.groups={}", "labels.groups: expected at least one weight above 0"),
         ("labels.groups={up-*: -1}", "labels.groups.up-* = -1: expected a number of at least 0"),
@@ -213,17 +231,27 @@ def test_anchors_may_be_merged_and_overridden(tmp_path: Path) -> None:
         ("prompts.attributes.colour=['  ']", 'prompts.attributes.colour[0] = "  ": expected some text'),
         ("prompts.count=0", "prompts.count = 0: expected a number of at least 1"),
         # choices
-        ("labels.method=papr", "labels.method = \"papr\": expected 'paper' or 'compete', did you mean 'paper'?"),
+        (
+            "labels.method=papr",
+            "labels.method = \"papr\": expected 'paper' or 'compete', did you mean 'paper'?",
+        ),
         ("prompts.sampling=ballanced", "did you mean 'balanced'?"),
         ("diffusion.dtype=float61", "did you mean 'float16'?"),
-        ("labels.threshold=ots", "labels.threshold = \"ots\": expected 'otsu' or a number, did you mean 'otsu'?"),
+        (
+            "labels.threshold=ots",
+            "labels.threshold = \"ots\": expected 'otsu' or a number, did you mean 'otsu'?",
+        ),
         ("labels.threshold=1.5", "labels.threshold = 1.5: expected 'otsu' or a number below 1"),
-        ("diffusion.device=cude:0", "expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu', did you mean 'cuda"),
+        (
+            "diffusion.device=cude:0",
+            "expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu', did you mean 'cuda",
+        ),
         ("name=a/b", "name = \"a/b\": expected letters, digits, '.', '_' and '-' only"),
         # templates
         (
             "prompts.templates=[a car, 'a {color} car']",
-            'prompts.templates[1] = "a {color} car": expected fields that are attributes or classes, not {color}, '
+            'prompts.templates[1] = "a {color} car": expected fields that are attributes or classes, not '
+            "{color}, "
             "did you mean 'colour'?",
         ),
         # overrides themselves
@@ -268,7 +296,10 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: str, expected: str)
         pytest.param("a.toml", "name = test\n", "not understood: ", marks=NEEDS_TOML),
         pytest.param("a.toml", 'name = "a"\nname = "b"\n', "line 2", marks=NEEDS_TOML),
         pytest.param(
-            "a.toml", "name = 2024-01-01T10:00:00\n", 'name = "2024-01-01 10:00:00": expected letters', marks=NEEDS_TOML
+            "a.toml",
+            "name = 2024-01-01T10:00:00\n",
+            'name = "2024-01-01 10:00:00": expected letters',
+            marks=NEEDS_TOML,
         ),
     ],
 )
@@ -322,7 +353,10 @@ def test_a_broken_file_does_not_hide_a_broken_override(tmp_path: Path) -> None:
     ("source", "expected"),
     [
         ("miniatur", "no shipped configuration has this name, did you mean 'miniature'?"),
-        ("zzz", "there are car-accident, cars, miniature, miniature-tasks, piano-on-own-photos, piano-on-road"),
+        (
+            "zzz",
+            "there are car-accident, cars, miniature, miniature-tasks, piano-on-own-photos, piano-on-road",
+        ),
         ("no/such/folder/cars.yaml", "no such file, did you mean 'cars'?"),
         ("miniature.yml", "no such file, did you mean 'miniature'?"),
         (str(ROOT / "diffugen"), "expected a file whose name ends in .yaml"),
@@ -374,15 +408,23 @@ def test_every_knob_is_documented() -> None:
     config = load_config()
     for section in (config, config.prompts, config.diffusion, config.labels, config.score):
         for key in type(section).model_fields:
-            assert f"\n        {key}: " in str(section.__doc__), f"{type(section).__name__} does not explain {key}"
+            assert f"\n        {key}: " in str(section.__doc__), (
+                f"{type(section).__name__} does not explain {key}"
+            )
 
 
 @pytest.mark.parametrize(
     ("tasks", "expected"),
     [
         ("{task: img2img, attributes: {weathr: [rainy]}}", "not 'weathr', did you mean 'weather'?"),
-        ("{task: img2img}, {task: img2img, name: b, attributes: {light: [dim]}}", "of the task 'b' .* not 'light'"),
-        ("{task: img2img, templates: ['a {piano}'], attributes: {weather: [rainy]}}", "not 'weather'.*'a {piano}'"),
+        (
+            "{task: img2img}, {task: img2img, name: b, attributes: {light: [dim]}}",
+            "of the task 'b' .* not 'light'",
+        ),
+        (
+            "{task: img2img, templates: ['a {piano}'], attributes: {weather: [rainy]}}",
+            "not 'weather'.*'a {piano}'",
+        ),
         ("{task: img2img, templates: ['a {sofa}']}", "fields that are attributes or classes, not {sofa}"),
         ("{task: img2img, source: img2img}", "a source that comes before the task 'img2img'"),
         ("{task: img2img, region: {part: middle}}", "no region for img2img"),
@@ -400,5 +442,7 @@ def test_mistakes_in_tasks(tasks: str, expected: str) -> None:
 
 
 def test_a_source_from_outside_may_have_templates_of_its_own() -> None:
-    config = load_config("miniature", ["tasks=[{task: img2img, source: runs/streets, attributes: {light: [dim]}}]"])
+    config = load_config(
+        "miniature", ["tasks=[{task: img2img, source: runs/streets, attributes: {light: [dim]}}]"]
+    )
     assert config.tasks[0].attributes == {"light": ("dim",)}

@@ -1,4 +1,5 @@
-"""The paper's JSON format: what becomes of it, that nothing is lost on the way, and that every mistake is named."""
+"""The paper's JSON format: what becomes of it, that nothing is lost on the way, and that every mistake is
+named."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ VEHICLES: dict[str, Any] = {
         "sky_conditions": ["blue", "grey"],
         "weather_conditions": ["dry", "windy"],
         "prompts": [
-            "a {view_point} side photo of a {object_name}++ on a bridge, {sky_condition} sky, {weather_condition} weather, "
+            "a {view_point} side photo of a {object_name}++ on a bridge, {sky_condition} sky, "
+            "{weather_condition} weather, "
             "{time_of_day}",
             "a {view_point} side photo of a {object_name}++ in a tunnel at {time_of_day}",
         ],
@@ -81,7 +83,8 @@ CRASH: dict[str, Any] = {
         "sky_conditions": ["blue"],
         "weather_conditions": ["icy", "wet"],
         "prompts": [
-            "a {view_point} view of a <crash> where a {object_name}++ lies in a ditch, {weather_condition}, {time_of_day}",
+            "a {view_point} view of a <crash> where a {object_name}++ lies in a ditch, {weather_condition}, "
+            "{time_of_day}",
         ],
     },
 }
@@ -105,7 +108,8 @@ PIANO: dict[str, Any] = {
         "sky_conditions": ["clear", "dark"],
         "weather_conditions": ["sunny", "rainy"],
         "prompts": [
-            "a {view_point} view of a classic {object_name} <upright>++ on asphalt, {weather_condition}, {time_of_day}",
+            "a {view_point} view of a classic {object_name} <upright>++ on asphalt, {weather_condition}, "
+            "{time_of_day}",
             "a {view_point} view of a <upright>+ {object_name} on gravel, {weather_condition}, {time_of_day}",
             "a {view_point} view of a <upright> on grass",
         ],
@@ -163,7 +167,9 @@ def prompts_of(config: Config) -> list[Prompt]:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_prompts_are_the_product_of_the_paper(tmp_path: Path, name: str) -> None:
     settings = EXAMPLES[name]
-    made = [prompt.text for prompt in prompts_of(load(tmp_path, changed(settings, "txt2img.image_count", 1000)))]
+    made = [
+        prompt.text for prompt in prompts_of(load(tmp_path, changed(settings, "txt2img.image_count", 1000)))
+    ]
     assert len(made) == len(set(made))
     assert set(made) == texts_of_the_paper(settings)
 
@@ -219,8 +225,11 @@ def test_general_settings(tmp_path: Path) -> None:
     diffusion = config.diffusion
     assert (config.name, config.seed) == ("vehicles", 1200)
     assert (diffusion.model, diffusion.size_wh, diffusion.num_inference_steps, diffusion.dtype) == (
-        "someone/photographic", (640, 448), 40, "auto",
-    )  # fmt: skip
+        "someone/photographic",
+        (640, 448),
+        40,
+        "auto",
+    )
     assert (diffusion.guidance_scale, diffusion.embeddings) == (7.5, ())
     assert config.prompts.negative == "(painting, sketch:1.3), tiny"
     assert config.loop.images_per_prompt == 2
@@ -236,7 +245,9 @@ def test_overrides_are_of_our_keys(tmp_path: Path) -> None:
         load(tmp_path, VEHICLES, "steps=5")
 
 
-@pytest.mark.parametrize(("name", "method", "trust"), [("vehicles", "compete", "model"), ("pianos", "paper", "none")])
+@pytest.mark.parametrize(
+    ("name", "method", "trust"), [("vehicles", "compete", "model"), ("pianos", "paper", "none")]
+)
 def test_who_labels(tmp_path: Path, name: str, method: str, trust: str) -> None:
     config = load(tmp_path, EXAMPLES[name])
     assert (config.labels.method, config.dataset.trust) == (method, trust)
@@ -269,9 +280,11 @@ def test_a_learned_word_is_traced_where_it_names_the_object(tmp_path: Path) -> N
 def test_tasks_are_chained(tmp_path: Path) -> None:
     tasks = load(tmp_path, VEHICLES).tasks
     assert [(task.task, task.name, task.source) for task in tasks] == [
-        ("txt2img", None, None), ("img2img", None, "txt2img"), ("inpaint", "inpaint-van", "txt2img"),
+        ("txt2img", None, None),
+        ("img2img", None, "txt2img"),
+        ("inpaint", "inpaint-van", "txt2img"),
         ("inpaint", "inpaint-lorry", "txt2img"),
-    ]  # fmt: skip
+    ]
     assert [task.region.label for task in tasks[2:] if task.region] == ["van", "lorry"]
     assert [task.model for task in tasks] == [None, None, *["someone/photographic-inpainting"] * 2]
     assert tasks[1].strength == 0.8
@@ -282,9 +295,15 @@ def test_tasks_are_chained(tmp_path: Path) -> None:
 def children(config: Config, place: int, parents: list[Prompt]) -> list[list[Prompt]]:
     task, prompts = config.tasks[place], config.prompts
     return child_prompts(
-        parents, templates=task.templates, changes=task.attributes, attributes=prompts.attributes, classes=prompts.classes,
-        background=prompts.background, negative=prompts.negative, images_each=task.images_per_source,
-    )  # fmt: skip
+        parents,
+        templates=task.templates,
+        changes=task.attributes,
+        attributes=prompts.attributes,
+        classes=prompts.classes,
+        background=prompts.background,
+        negative=prompts.negative,
+        images_each=task.images_per_source,
+    )
 
 
 def test_img2img_gives_each_source_all_new_combinations(tmp_path: Path) -> None:
@@ -294,7 +313,12 @@ def test_img2img_gives_each_source_all_new_combinations(tmp_path: Path) -> None:
     for parent, made in zip(parents, children(config, 1, parents), strict=True):
         expected = {
             parent.template.format(
-                **{**parent.attributes, "time_of_day": time, "sky_condition": sky, "weather_condition": weather}
+                **{
+                    **parent.attributes,
+                    "time_of_day": time,
+                    "sky_condition": sky,
+                    "weather_condition": weather,
+                }
             )
             for time, sky, weather in new
         }
@@ -310,7 +334,9 @@ def test_img2img_leaves_out_sources_that_cannot_change(tmp_path: Path) -> None:
 
 
 def test_img2img_with_prompts_of_its_own(tmp_path: Path) -> None:
-    own = changed(VEHICLES, "img2img.prompts", ["a {object_name} in the snow, {time_of_day}", "a {object_name} in mud"])
+    own = changed(
+        VEHICLES, "img2img.prompts", ["a {object_name} in the snow, {time_of_day}", "a {object_name} in mud"]
+    )
     config = load(tmp_path, changed(changed(own, "img2img.sky_conditions"), "img2img.weather_conditions"))
     assert config.tasks[1].images_per_source == 4
     [made] = children(config, 1, prompts_of(config)[:1])
@@ -350,27 +376,87 @@ def test_inpainting_where_no_prompt_has_a_view(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "path", "value", "expected"),
     [
-        (VEHICLES, "inpaint.tram", ["fire engine"], "'fire engine' is labelled as lorry, which has these words already"),
+        (
+            VEHICLES,
+            "inpaint.tram",
+            ["fire engine"],
+            "'fire engine' is labelled as lorry, which has these words already",
+        ),
         (VEHICLES, "inpaint.van", ["lorry"], "'lorry' is labelled as lorry"),
-        (VEHICLES, "txt2img.times_of_day", ["dawn", "noon", "noon"], "txt2img.times_of_day: of 3 texts 1 stand there twice"),
-        (VEHICLES, "img2img.source_dataset", "out/others/txt2img", '"out/others/txt2img": no task of this file, so it stays'),
-        (VEHICLES, "img2img.weather_conditions", ["dry", "wet"], "a source whose weather_condition is among the new ones"),
+        (
+            VEHICLES,
+            "txt2img.times_of_day",
+            ["dawn", "noon", "noon"],
+            "txt2img.times_of_day: of 3 texts 1 stand there twice",
+        ),
+        (
+            VEHICLES,
+            "img2img.source_dataset",
+            "out/others/txt2img",
+            '"out/others/txt2img": no task of this file, so it stays',
+        ),
+        (
+            VEHICLES,
+            "img2img.weather_conditions",
+            ["dry", "wet"],
+            "a source whose weather_condition is among the new ones",
+        ),
         (VEHICLES, "txt2img.image_count", 100000, "weighting signs in prompts, such as {object_name}++"),
-        (VEHICLES, "dataset_classes", ["van", "lorry", "tram", "bicycle"], "bicycle left out, because no object has that name"),
-        (VEHICLES, "dataset_root", "elsewhere", 'dataset_root = "elsewhere": not needed here, because a run lies in'),
-        (VEHICLES, "image_format", "jpg", 'image_format = "jpg": not needed here, because images are always kept as PNG'),
+        (
+            VEHICLES,
+            "dataset_classes",
+            ["van", "lorry", "tram", "bicycle"],
+            "bicycle left out, because no object has that name",
+        ),
+        (
+            VEHICLES,
+            "dataset_root",
+            "elsewhere",
+            'dataset_root = "elsewhere": not needed here, because a run lies in',
+        ),
+        (
+            VEHICLES,
+            "image_format",
+            "jpg",
+            'image_format = "jpg": not needed here, because images are always kept as PNG',
+        ),
         (VEHICLES, "images_per_shard", 7, "images_per_shard = 7: not needed here, because"),
         (VEHICLES, "deterministic", False, "deterministic = false: not needed here, because"),
         (VEHICLES, "label_model.classes", "a.txt", 'label_model.classes = "a.txt": not needed here, because'),
-        (VEHICLES, "txt2img.seed_range", {"min": 1, "max": 2}, "txt2img.seed_range: its min is the run's seed"),
+        (
+            VEHICLES,
+            "txt2img.seed_range",
+            {"min": 1, "max": 2},
+            "txt2img.seed_range: its min is the run's seed",
+        ),
         (VEHICLES, "dataset_name", "my cars!", "dataset_name = \"my cars!\": here 'my-cars-'"),
-        (VEHICLES, "inpaint", {"stable_diffusion_model": "m", "source_dataset": "txt2img"}, "inpaint: left out, because it"),
-        (CRASH, "txt2img.sky_conditions", ["red"], "txt2img.sky_conditions: left out, because no prompt uses {sky_condition}"),
-        (CRASH, "txt2img.textual_inversion.keyword", "<crash>", "<crash>: not traced, because it does not stand next to"),
-        (CRASH, "txt2img.textual_inversion.keyword", "<crush>", "<crush>: stands in no prompt, and so has no effect"),
+        (
+            VEHICLES,
+            "inpaint",
+            {"stable_diffusion_model": "m", "source_dataset": "txt2img"},
+            "inpaint: left out, because it",
+        ),
+        (
+            CRASH,
+            "txt2img.sky_conditions",
+            ["red"],
+            "txt2img.sky_conditions: left out, because no prompt uses {sky_condition}",
+        ),
+        (
+            CRASH,
+            "txt2img.textual_inversion.keyword",
+            "<crash>",
+            "<crash>: not traced, because it does not stand next to",
+        ),
+        (
+            CRASH,
+            "txt2img.textual_inversion.keyword",
+            "<crush>",
+            "<crush>: stands in no prompt, and so has no effect",
+        ),
         (PIANO, "steps", 3, "piano added, because objects have that name"),
     ],
-)  # fmt: skip
+)
 def test_what_is_done_in_another_way_is_noted(
     tmp_path: Path, settings: dict[str, Any], path: str, value: Any, expected: str
 ) -> None:
@@ -398,7 +484,9 @@ def test_a_source_is_an_earlier_task_or_a_path(tmp_path: Path, source: str, expe
 
 def test_a_file_without_a_model_means_the_papers(tmp_path: Path) -> None:
     settings = changed(CRASH, "txt2img.stable_diffusion_model")
-    assert "txt2img.stable_diffusion_model: not given, so diffusion.model is the paper's" in notes_of(settings)
+    assert "txt2img.stable_diffusion_model: not given, so diffusion.model is the paper's" in notes_of(
+        settings
+    )
     assert load(tmp_path, settings).diffusion.model == "mshenoda/realistic_vision_v4"
 
 
@@ -418,9 +506,17 @@ def test_a_section_that_is_not_there_is_no_source(tmp_path: Path) -> None:
         ("label_model.wieghts", ["a"], "label_model.wieghts: unknown key, did you mean 'weights'?"),
         ("txt2img.seed_range.mim", [1], "txt2img.seed_range.mim: unknown key, did you mean 'min'?"),
         ("txt2img.object_name", [["a"]], "txt2img.object_name: unknown key, did you mean 'object_names'?"),
-        ("img2img.view_points", [["a"]], "img2img.view_points: unknown key, did you mean 'txt2img.view_points'?"),
+        (
+            "img2img.view_points",
+            [["a"]],
+            "img2img.view_points: unknown key, did you mean 'txt2img.view_points'?",
+        ),
         ("inpaint.vann", [["a"]], "inpaint.vann: unknown key, did you mean 'van'?"),
-        ("inpaint.boat", [["a"]], "inpaint.boat: unknown key; the keys here are stable_diffusion_model, source_dataset, lorry"),
+        (
+            "inpaint.boat",
+            [["a"]],
+            "inpaint.boat: unknown key; the keys here are stable_diffusion_model, source_dataset, lorry",
+        ),
         # types and ranges
         ("dataset_name", [7], "dataset_name = 7: expected some text"),
         ("dataset_name", [" "], 'dataset_name = " ": expected some text'),
@@ -430,38 +526,87 @@ def test_a_section_that_is_not_there_is_no_source(tmp_path: Path) -> None:
         ("steps", [True], "steps = true: expected a whole number"),
         ("steps", [2.5], "steps = 2.5: expected a whole number"),
         ("dataset_classes", ["van"], 'dataset_classes = "van": expected a list of at least one text'),
-        ("dataset_classes", [["van", "lorry", "tram", "bicycle", 5]], "dataset_classes[4] = 5: expected some text"),
-        ("dataset_to_model_class_map", [["car"]], "dataset_to_model_class_map = [\"car\"]: expected a section of"),
+        (
+            "dataset_classes",
+            [["van", "lorry", "tram", "bicycle", 5]],
+            "dataset_classes[4] = 5: expected some text",
+        ),
+        (
+            "dataset_to_model_class_map",
+            [["car"]],
+            'dataset_to_model_class_map = ["car"]: expected a section of',
+        ),
         ("dataset_to_model_class_map.van", [2], "dataset_to_model_class_map.van = 2: expected some text"),
-        ("dataset_to_model_class_map.vam", ["car"], "map.vam: expected a class of dataset_classes, did you mean 'van'?"),
+        (
+            "dataset_to_model_class_map.vam",
+            ["car"],
+            "map.vam: expected a class of dataset_classes, did you mean 'van'?",
+        ),
         ("label_model", ["yolo.pt"], 'label_model = "yolo.pt": expected a section'),
-        ("label_model.type", ["Mask2Former"], "label_model.type = \"Mask2Former\": expected 'YOLOSeg': other detectors are not"),
+        (
+            "label_model.type",
+            ["Mask2Former"],
+            "label_model.type = \"Mask2Former\": expected 'YOLOSeg': other detectors are not",
+        ),
         ("unsupervised", ["false"], 'unsupervised = "false": expected true or false'),
         ("images_per_shard", [0], "images_per_shard = 0: expected a whole number of at least 1"),
         ("txt2img", [[]], "txt2img = []: expected a section of 'key: value' lines"),
         ("txt2img.seed_range", [[1, 2]], "txt2img.seed_range = [1, 2]: expected a section"),
-        ("txt2img.seed_range.min", [-1], "txt2img.seed_range.min = -1: expected a whole number of at least 0"),
-        ("txt2img.seed_range.min", [9901], "txt2img.seed_range.max = 9900: expected at least min, which is 9901"),
-        ("txt2img.seed_range.max", [2**63], "txt2img.seed_range.max = 9223372036854775808: expected a whole number"),
-        ("txt2img.seed_count_per_prompt", [0], "txt2img.seed_count_per_prompt = 0: expected a whole number of at least 1"),
+        (
+            "txt2img.seed_range.min",
+            [-1],
+            "txt2img.seed_range.min = -1: expected a whole number of at least 0",
+        ),
+        (
+            "txt2img.seed_range.min",
+            [9901],
+            "txt2img.seed_range.max = 9900: expected at least min, which is 9901",
+        ),
+        (
+            "txt2img.seed_range.max",
+            [2**63],
+            "txt2img.seed_range.max = 9223372036854775808: expected a whole number",
+        ),
+        (
+            "txt2img.seed_count_per_prompt",
+            [0],
+            "txt2img.seed_count_per_prompt = 0: expected a whole number of at least 1",
+        ),
         ("txt2img.textual_inversion", ["a.pt"], 'txt2img.textual_inversion = "a.pt": expected a section'),
-        ("txt2img.weather_conditions", [[]], "txt2img.weather_conditions = []: expected a list of at least one text"),
+        (
+            "txt2img.weather_conditions",
+            [[]],
+            "txt2img.weather_conditions = []: expected a list of at least one text",
+        ),
         ("txt2img.view_points", [None], "txt2img.view_points = null: expected a list of at least one text"),
         ("txt2img.negative_prompt", [["a"]], 'txt2img.negative_prompt = ["a"]: expected text'),
         ("img2img.strength", [0], "img2img.strength = 0: expected a number above 0 and at most 1"),
-        ("img2img.strength", [float("nan")], "img2img.strength = NaN: expected a number above 0 and at most 1"),
+        (
+            "img2img.strength",
+            [float("nan")],
+            "img2img.strength = NaN: expected a number above 0 and at most 1",
+        ),
         ("inpaint.van", ["camper"], 'inpaint.van = "camper": expected a list of at least one text'),
         ("inpaint.van", [["a", ""]], 'inpaint.van[1] = "": expected some text'),
         # templates
         (
             "txt2img.prompts",
             [["a {object_name}", "a {objectname}"]],
-            'txt2img.prompts[1] = "a {objectname}": expected fields among view_point, object_name, time_of_day, sky_condition, '
+            'txt2img.prompts[1] = "a {objectname}": expected fields among view_point, object_name, '
+            "time_of_day, sky_condition, "
             "weather_condition, not {objectname}, did you mean 'object_name'?",
         ),
-        ("txt2img.prompts", [["a {object_name"]], "txt2img.prompts[0] = \"a {object_name\": expected no brace without"),
+        (
+            "txt2img.prompts",
+            [["a {object_name"]],
+            'txt2img.prompts[0] = "a {object_name": expected no brace without',
+        ),
         ("img2img.prompts", [["a {weather}"]], "expected fields among view_point"),
-        ("txt2img.view_points", [], "txt2img.view_points: expected a value; there is none, and the prompts of txt2img use"),
+        (
+            "txt2img.view_points",
+            [],
+            "txt2img.view_points: expected a value; there is none, and the prompts of txt2img use",
+        ),
         # missing keys
         ("dataset_name", [], "dataset_name: expected a value; there is none"),
         ("image_size.width", [], "image_size.width: expected a value; there is none"),
@@ -469,13 +614,21 @@ def test_a_section_that_is_not_there_is_no_source(tmp_path: Path) -> None:
         ("txt2img", [], "txt2img: expected a value; there is none"),
         ("txt2img.object_names", [], "txt2img.object_names: expected a value; there is none"),
         ("txt2img.seed_range.min", [], "txt2img.seed_range.min: expected a value; there is none"),
-        ("txt2img.textual_inversion", [{"keyword": "<a>"}], "txt2img.textual_inversion.weights: expected a value"),
+        (
+            "txt2img.textual_inversion",
+            [{"keyword": "<a>"}],
+            "txt2img.textual_inversion.weights: expected a value",
+        ),
         ("img2img.source_dataset", [], "img2img.source_dataset: expected a value; there is none"),
         # order
-        ("img2img.source_dataset", ["out/vehicles/inpaint"], "expected images that are made before; the order is txt2img, then"),
+        (
+            "img2img.source_dataset",
+            ["out/vehicles/inpaint"],
+            "expected images that are made before; the order is txt2img, then",
+        ),
         ("inpaint.source_dataset", ["out/vehicles/inpaint"], "expected images that are made before"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_named(tmp_path: Path, path: str, value: list[Any], expected: str) -> None:
     file = write(tmp_path, changed(VEHICLES, path, *value))
     with pytest.raises(ConfigError) as caught:
@@ -486,8 +639,12 @@ def test_a_mistake_is_named(tmp_path: Path, path: str, value: list[Any], expecte
 
 
 def test_every_mistake_is_in_one_list(tmp_path: Path) -> None:
-    settings = changed(changed(changed(VEHICLES, "steps", "many"), "txt2img.object_names"), "img2img.wether", ["a"])
-    text = json.dumps(changed(settings, "image_size.width", -5)).replace('"steps"', '"dataset_root": "x", "steps"')
+    settings = changed(
+        changed(changed(VEHICLES, "steps", "many"), "txt2img.object_names"), "img2img.wether", ["a"]
+    )
+    text = json.dumps(changed(settings, "image_size.width", -5)).replace(
+        '"steps"', '"dataset_root": "x", "steps"'
+    )
     path = tmp_path / "paper.json"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:

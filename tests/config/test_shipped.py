@@ -1,4 +1,5 @@
-"""The shipped configurations for real models: complete headers, a comment for each knob, prompts and tasks that make sense."""
+"""The shipped configurations for real models: complete headers, a comment for each knob, prompts and tasks
+that make sense."""
 
 from __future__ import annotations
 
@@ -32,16 +33,27 @@ def prompts_of(config: Config) -> list[Prompt]:
 def children(config: Config, task: TaskSection, parents: list[Prompt] | list[None]) -> list[list[Prompt]]:
     prompts = config.prompts
     return child_prompts(
-        parents, templates=task.templates, changes=task.attributes, attributes=prompts.attributes, classes=prompts.classes,
-        background=prompts.background, negative=prompts.negative, images_each=task.images_per_source,
-    )  # fmt: skip
+        parents,
+        templates=task.templates,
+        changes=task.attributes,
+        attributes=prompts.attributes,
+        classes=prompts.classes,
+        background=prompts.background,
+        negative=prompts.negative,
+        images_each=task.images_per_source,
+    )
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_headers_say_what_it_takes(name: str) -> None:
     header = text_of(name).split("\n\n")[0]
     assert re.match(r"# [A-Z].{20,}\.\n#\n# Command:  diffugen \w+ " + name, header)
-    for part in ("Time:     not measured;", "Memory:   not measured;", "Weights:  diffusion.model", "licence"):
+    for part in (
+        "Time:     not measured;",
+        "Memory:   not measured;",
+        "Weights:  diffusion.model",
+        "licence",
+    ):
         assert part in header
     assert all(line.startswith("#") for line in header.splitlines())
 
@@ -83,7 +95,10 @@ def test_prompts_use_every_value_and_follow_the_weights(name: str) -> None:
         weights = weights_of(values)
         assert set(counts) == set(weights)
         share = sum(counts.values()) / sum(weights.values())
-        assert all(abs(counts[value] - weight * share) <= 2 for value, weight in weights.items()), (field, counts)
+        assert all(abs(counts[value] - weight * share) <= 2 for value, weight in weights.items()), (
+            field,
+            counts,
+        )
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -105,7 +120,9 @@ def test_tasks_change_what_they_say(name: str) -> None:
         sources = parents
         if task.region is not None:
             assert task.region.label in config.prompts.classes
-            sources = [one for one in parents if task.region.label in {phrase.class_name for phrase in one.phrases}]
+            sources = [
+                one for one in parents if task.region.label in {phrase.class_name for phrase in one.phrases}
+            ]
         assert sources
         for parent, made in zip(sources, children(config, task, sources), strict=True):
             for child in made:
@@ -113,7 +130,9 @@ def test_tasks_change_what_they_say(name: str) -> None:
                 before = {phrase.class_name for phrase in parent.phrases if phrase.class_name}
                 assert named == ({task.region.label} if task.region else before)
                 changed = {
-                    field for field in child.attributes if child.attributes[field] != parent.attributes.get(field)
+                    field
+                    for field in child.attributes
+                    if child.attributes[field] != parent.attributes.get(field)
                 }
                 assert changed == set(task.attributes) & set(child.attributes) and changed
                 assert child.negative == config.prompts.negative
@@ -129,7 +148,9 @@ def test_inpainted_models_are_phrases_of_the_class_that_they_replace() -> None:
         assert str(task.model).endswith("inpainting")
 
 
-@pytest.mark.parametrize(("name", "classes"), [("cars", {"car", "truck"}), ("car-accident", {"car", "person"})])
+@pytest.mark.parametrize(
+    ("name", "classes"), [("cars", {"car", "truck"}), ("car-accident", {"car", "person"})]
+)
 def test_class_maps_lead_from_classes_of_the_run_to_those_of_coco(name: str, classes: set[str]) -> None:
     config = load_config(name)
     assert set(config.detector.class_map) <= set(config.prompts.classes)
@@ -144,4 +165,7 @@ def test_photos_get_pianos() -> None:
     assert task.templates == config.prompts.templates
     assert "--source ~/photos" in text_of("piano-on-own-photos").split("\n\n")[0]
     made = [prompt for prompts in children(config, task, [None] * 20) for prompt in prompts]
-    assert len(made) == 40 and {phrase.class_name for prompt in made for phrase in prompt.phrases} == {"piano", None}
+    assert len(made) == 40 and {phrase.class_name for prompt in made for phrase in prompt.phrases} == {
+        "piano",
+        None,
+    }

@@ -27,7 +27,10 @@ SQUARE = [10, 6, 30, 6, 30, 18, 10, 18]
 
 def test_our_set_comes_back_exactly(tmp_path: Path) -> None:
     annotations = write_coco(tmp_path / "set", {"train": varied()[:4], "test": varied()[4:]}, CLASSES)
-    assert sorted(path.name for path in annotations.iterdir()) == ["instances_test.json", "instances_train.json"]
+    assert sorted(path.name for path in annotations.iterdir()) == [
+        "instances_test.json",
+        "instances_train.json",
+    ]
     assert_equal_items(list(read_coco(annotations / "instances_train.json")), varied()[:4])
     assert_equal_items(list(read_coco(annotations / "instances_test.json")), varied()[4:])
     assert not list((tmp_path / "set").glob("*.json")) + list(tmp_path.glob(".*"))
@@ -39,7 +42,9 @@ def test_rings_and_pieces_of_classes_in_other_scripts_come_back_exactly(tmp_path
         item("Flügel 1", ("Flügel 琴", ring | box_mask((7, 6, 9, 8)), 1 / 7), ("grand piano", pieces, 0.0)),
         item("ü"),
     ]
-    folder = write_coco(tmp_path / "Flügel", {"train": items[:1], "test": items[1:]}, ["grand piano", "Flügel 琴"])
+    folder = write_coco(
+        tmp_path / "Flügel", {"train": items[:1], "test": items[1:]}, ["grand piano", "Flügel 琴"]
+    )
     assert_equal_items(list(read_coco(folder / "instances_train.json")), items[:1])
     assert_equal_items(list(read_coco(folder / "instances_test.json")), items[1:])
 
@@ -85,7 +90,11 @@ def broken_off() -> Iterator[Item]:
         ({"train": [], "training": []}, ["car"], "splits are train, val, test"),
         ({"train": []}, ["car"], "at least one image"),
         ({"train": [item("a")]}, [], "class names"),
-        ({"train": [item("a", ("car", box_mask((1, 1, 9, 9)), 1.0))]}, ["truck"], "labels of 'car', not among"),
+        (
+            {"train": [item("a", ("car", box_mask((1, 1, 9, 9)), 1.0))]},
+            ["truck"],
+            "labels of 'car', not among",
+        ),
         ({"train": [item("a")], "val": [item("a")]}, ["car"], "'a' occurs twice"),
         ({"train": broken_off()}, ["car"], "no more"),
     ],
@@ -104,7 +113,9 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "mine.txt"]
 
 
-def theirs(folder: Path, *annotations: dict[str, Any], at: str = "instances_val2017.json", **changes: Any) -> Path:
+def theirs(
+    folder: Path, *annotations: dict[str, Any], at: str = "instances_val2017.json", **changes: Any
+) -> Path:
     """A set as others write it: images 7, with all annotations, and 3, with none, beside the JSON."""
     for name, size_wh in (("one.png", (WIDTH, HEIGHT)), ("two.png", (HEIGHT, WIDTH))):
         Image.new("RGB", size_wh, (200, 100, 50)).save(folder / name)
@@ -115,7 +126,8 @@ def theirs(folder: Path, *annotations: dict[str, Any], at: str = "instances_val2
         ],
         "categories": [{"id": 18, "name": "car"}, {"id": 44, "name": "truck"}],
         "annotations": [
-            {"id": 90 + number, "image_id": 7, "category_id": 44, **one} for number, one in enumerate(annotations)
+            {"id": 90 + number, "image_id": 7, "category_id": 44, **one}
+            for number, one in enumerate(annotations)
         ],
         **changes,
     }
@@ -242,8 +254,14 @@ def test_sub_folders_are_part_of_the_name(tmp_path: Path) -> None:
             {"segmentation": {"size": [WIDTH, HEIGHT], "counts": [960]}},
             r"size \(h, w\) = \[40, 24\] in an image of \[24, 40\]",
         ),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [900]}}, "run lengths that cover 900 of 960 px"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [970, -10]}}, "run lengths that cover 960 of 960 px"),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [900]}},
+            "run lengths that cover 900 of 960 px",
+        ),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [970, -10]}},
+            "run lengths that cover 960 of 960 px",
+        ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": shapes.encode(RING)["counts"][:-3]}},
             "cut off|run lengths",
@@ -291,7 +309,10 @@ IMAGE = {"id": 7, "file_name": "one.png", "width": WIDTH, "height": HEIGHT}
         (changed(images=[IMAGE, {"id": 3}]), "number 2 of 'images' lacks 'file_name'"),
         (changed(images=[IMAGE, IMAGE]), "2 images share 1 ids"),
         (changed(categories=[{"id": 1, "name": None}]), "number 1 of 'categories' lacks 'name'"),
-        (changed(annotations=[{"image_id": [7], "category_id": 18}]), "number 1 of 'annotations' lacks 'image_id'"),
+        (
+            changed(annotations=[{"image_id": [7], "category_id": 18}]),
+            "number 1 of 'annotations' lacks 'image_id'",
+        ),
         (changed(annotations=[5]), "number 1 of 'annotations' lacks 'image_id', 'category_id'"),
         (
             changed(annotations=[{"id": 5, "image_id": 8, "category_id": 18}]),

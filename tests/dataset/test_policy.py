@@ -31,7 +31,9 @@ LEFT_FAR = (8, 2, 24, 20)
 def labels(*objects: tuple[str, tuple[int, int, int, int], float]) -> Instances:
     names, boxes, scores = zip(*objects, strict=True) if objects else ((), (), ())
     rles = tuple(shapes.encode(box_mask(box)) for box in boxes)
-    return Instances((WIDTH, HEIGHT), names, rles, np.array(scores), tuple({"contrast": score} for score in scores))
+    return Instances(
+        (WIDTH, HEIGHT), names, rles, np.array(scores), tuple({"contrast": score} for score in scores)
+    )
 
 
 NOTHING = labels()
@@ -111,7 +113,9 @@ def test_what_an_image_trains_with(
         ("intersection", (4, 2, 14, 20)),
     ],
 )
-def test_agreed_labels_have_the_chosen_mask_and_the_attention_score(mask: Any, box: tuple[int, int, int, int]) -> None:
+def test_agreed_labels_have_the_chosen_mask_and_the_attention_score(
+    mask: Any, box: tuple[int, int, int, int]
+) -> None:
     found = training_labels("image", CAR_AND_CONE, SEEN_BOTH, None, mask=mask)
     assert found.instances is not None
     assert_equal_instances(found.instances, labels(("car", box, 0.6), ("cone", RIGHT, 0.7)))
@@ -149,7 +153,9 @@ def test_no_image_is_half_labelled() -> None:
             assert sorted(found.instances.class_names) == sorted(model.class_names)
         elif found.origin is not None:
             assert found.instances is not None
-            assert_equal_instances(found.instances, attention if found.origin in ("attention", "negative") else model)  # type: ignore[arg-type]
+            assert_equal_instances(
+                found.instances, attention if found.origin in ("attention", "negative") else model
+            )  # type: ignore[arg-type]
         if trust == "none" and found.origin == "model":
             pytest.fail("labels of the model without trust in it")
     assert seen == {"agreed", "attention", "model", "negative", "unlabelled", "disagreement"}
@@ -181,7 +187,9 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
         ("guess", CAR, None),
     ],
 )
-def test_training_labels_are_whole(origin: str | None, instances: Instances | None, reason: str | None) -> None:
+def test_training_labels_are_whole(
+    origin: str | None, instances: Instances | None, reason: str | None
+) -> None:
     assert all(TrainingLabels(known, CAR) for known in ORIGINS)
     assert all(TrainingLabels(None, None, known) for known in LEFT_OUT)
     with pytest.raises(ValueError, match="trains or is left out"):
@@ -199,7 +207,15 @@ def test_about_the_wanted_part_validates() -> None:
 
 
 def test_the_split_is_the_same_on_every_machine() -> None:
-    assert [number for number in range(30) if in_validation(PROMPTS[number], 0.2, 7)] == [1, 6, 8, 12, 16, 25, 28]
+    assert [number for number in range(30) if in_validation(PROMPTS[number], 0.2, 7)] == [
+        1,
+        6,
+        8,
+        12,
+        16,
+        25,
+        28,
+    ]
 
 
 def test_a_larger_part_keeps_who_validates_already() -> None:
@@ -207,7 +223,10 @@ def test_a_larger_part_keeps_who_validates_already() -> None:
 
 
 @given(
-    st.lists(st.text(max_size=3), max_size=12), st.integers(0, 12), st.floats(0.001, 0.999), st.integers(0, 2**63 - 1)
+    st.lists(st.text(max_size=3), max_size=12),
+    st.integers(0, 12),
+    st.floats(0.001, 0.999),
+    st.integers(0, 2**63 - 1),
 )
 def test_prompts_never_change_sides(ids: list[str], earlier: int, val_frac: float, seed: int) -> None:
     before, after = split_by_family(ids[:earlier], val_frac, seed), split_by_family(ids, val_frac, seed)

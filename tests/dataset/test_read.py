@@ -1,4 +1,5 @@
-"""Labelled sets read back: ours exactly, those of others by the book, every broken piece named with file and line."""
+"""Labelled sets read back: ours exactly, those of others by the book, every broken piece named with file and
+line."""
 
 from __future__ import annotations
 
@@ -146,7 +147,9 @@ def test_a_renamed_class_needs_data_yaml_only(tmp_path: Path) -> None:
         (None, []),
     ],
 )
-def test_rows_of_others(tmp_path: Path, rows: str | None, boxes: list[tuple[str, tuple[int, int, int, int]]]) -> None:
+def test_rows_of_others(
+    tmp_path: Path, rows: str | None, boxes: list[tuple[str, tuple[int, int, int, int]]]
+) -> None:
     name, rgb, found = only(theirs(tmp_path / "set", rows))
     assert name == "one"
     assert rgb.shape == (HEIGHT, WIDTH, 3)
@@ -200,7 +203,9 @@ def beside(folder: Path) -> None:
         ("val: .\nnames: [car]", beside, "one"),
     ],
 )
-def test_layouts_of_others(tmp_path: Path, about: str, change: Callable[[Path], None] | None, name: str) -> None:
+def test_layouts_of_others(
+    tmp_path: Path, about: str, change: Callable[[Path], None] | None, name: str
+) -> None:
     folder = theirs(tmp_path / "set", about=about.format(folder=tmp_path / "set"))
     if change:
         change(folder)
@@ -241,7 +246,10 @@ SQUARE = "0 0.2 0.2 0.8 0.2 0.8 0.8"
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (f"{SQUARE}\ncar 0.2 0.2 0.8 0.2 0.8 0.8", r"one\.txt, line 2: expected a class number .* got 'car 0\.2"),
+        (
+            f"{SQUARE}\ncar 0.2 0.2 0.8 0.2 0.8 0.8",
+            r"one\.txt, line 2: expected a class number .* got 'car 0\.2",
+        ),
         ("0 0.2 0.2 0.8 0.2 0.8", r"one\.txt, line 1: expected .* at least three points, or a box"),
         ("0 0.2 0.2 0.8 0.2 0.8 0.8 0.1", "line 1: expected .* at least three points"),
         ("0 0.2", "line 1: expected"),
@@ -289,12 +297,18 @@ def cut_image(folder: Path) -> None:
         (write("data.yaml", "train: images\nnames: []"), "has no class names"),
         (write("data.yaml", "train: images\nnames: {car: 0}"), "has no class names"),
         (write("data.yaml", "names: [car]"), "names no images; expected one of the keys train, val, test"),
-        (write("data.yaml", "train: pictures\nnames: [car]"), "names 'pictures', which does not exist; looked for"),
+        (
+            write("data.yaml", "train: pictures\nnames: [car]"),
+            "names 'pictures', which does not exist; looked for",
+        ),
         (write("data.yaml", "train: labels\nnames: [car]"), "no images in labels; image files end in .png"),
         (write("data.yaml", "train: list.txt\nnames: [car]"), r"'list\.txt', which does not exist"),
         (write("data.yaml", "train: labels/one.txt\nnames: [car]"), r"one\.txt, line 1: no image "),
         (write("data.yaml", "train: images/one.png\nnames: [car]"), "cannot read the list of images"),
-        (write("labels/two.txt", SQUARE), r"two\.txt has no image in .*images; remove it or put its image there"),
+        (
+            write("labels/two.txt", SQUARE),
+            r"two\.txt has no image in .*images; remove it or put its image there",
+        ),
         (write("labels/one.txt", b"\xff\xfe\xfa"), r"cannot read the labels .*one\.txt"),
         (write("images/one.png", "no pixels"), r"cannot read the image .*one\.png"),
         (write("images/one.png", ""), r"cannot read the image .*one\.png"),
@@ -405,7 +419,8 @@ def test_no_class_in_common_lists_both_sides() -> None:
     with pytest.raises(DiffugenError) as error:
         matching_classes(["grand pianos", "sky"], ["grand piano", "car"], "street")
     assert str(error.value) == (
-        "street labels none of the run's classes: it has 'grand pianos', 'sky', the run has 'grand piano', 'car'; "
+        "street labels none of the run's classes: it has 'grand pianos', 'sky', the run has 'grand piano', "
+        "'car'; "
         "'grand piano' looks like 'grand pianos'; use one name for a class in both"
     )
 

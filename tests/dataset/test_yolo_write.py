@@ -113,10 +113,16 @@ CAR = ("car", box_mask((2, 2, 9, 9)), 1.0)
         ({"train": [item("a", CAR)]}, ["truck"], "labels of 'car', not among the classes truck"),
         ({"train": [item("a", CAR)], "val": [item("a")]}, ["car"], "'a' occurs twice"),
         ({"train": [item("../a", CAR)]}, ["car"], "cannot be the name"),
-        ({"train": [("a", np.zeros((WIDTH, HEIGHT, 3), np.uint8), item("a", CAR)[2])]}, ["car"], r"\(24, 40, 3\)"),
+        (
+            {"train": [("a", np.zeros((WIDTH, HEIGHT, 3), np.uint8), item("a", CAR)[2])]},
+            ["car"],
+            r"\(24, 40, 3\)",
+        ),
     ],
 )
-def test_mistakes_leave_nothing_behind(tmp_path: Path, splits: object, classes: list[str], message: str) -> None:
+def test_mistakes_leave_nothing_behind(
+    tmp_path: Path, splits: object, classes: list[str], message: str
+) -> None:
     with pytest.raises(DiffugenError, match=message):
         write_yolo(tmp_path / "set", splits, classes)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
@@ -147,7 +153,9 @@ def test_find_names_what_is_missing(tmp_path: Path) -> None:
 
 def test_same_items_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write_yolo(tmp_path / name, {"train": iter(varied()[:3]), "val": iter(varied()[3:])}, ["car", "traffic cone"])
+        write_yolo(
+            tmp_path / name, {"train": iter(varied()[:3]), "val": iter(varied()[3:])}, ["car", "traffic cone"]
+        )
     first, second = (
         {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
         for name in ("one", "two")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Sums over several threads come out in another order each time; on one thread a fit is the same bit by bit."""
+    """Sums over several threads come out in another order each time; on one thread a fit is the same bit by
+    bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -36,7 +37,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fitted(start: Detector, dataset: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Fitted:
+def fitted(
+    start: Detector, dataset: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None
+) -> Fitted:
     from tests.support.detector_contract import fit
 
     return fit(start, dataset, tmp_path_factory.mktemp("fits") / "first")

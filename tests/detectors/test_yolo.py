@@ -40,7 +40,8 @@ def start() -> YoloDetector:
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> YoloDetector:
-    """Random weights, with activations normalised on scenes: its predictions are worthless but depend on every pixel."""
+    """Random weights, with activations normalised on scenes: its predictions are worthless but depend on
+    every pixel."""
     import_ultralytics()
     from ultralytics.nn.tasks import SegmentationModel
 
@@ -50,7 +51,9 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> YoloDetector:
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
-    images = torch.from_numpy(np.stack([np.pad(scene(seed)[1], ((0, 16), (0, 0), (0, 0))) for seed in range(8)]))
+    images = torch.from_numpy(
+        np.stack([np.pad(scene(seed)[1], ((0, 16), (0, 0), (0, 0))) for seed in range(8)])
+    )
     with torch.no_grad():
         model.train()(images.permute(0, 3, 1, 2) / 255)
     file = tmp_path_factory.mktemp("model") / "random.pt"
@@ -83,7 +86,9 @@ def test_predict_equals_ultralytics_on_the_file(detector: YoloDetector, dataset:
     from ultralytics import YOLO
 
     file = dataset / "images/val/scene-4.png"
-    reference = YOLO(detector.checkpoint)(file, imgsz=96, conf=0.001, retina_masks=True, verbose=False, device="cpu")[0]
+    reference = YOLO(detector.checkpoint)(
+        file, imgsz=96, conf=0.001, retina_masks=True, verbose=False, device="cpu"
+    )[0]
     image = scene(4)[1]
     found = detector.predict([image], **ANYTHING)[0]
     np.testing.assert_allclose(found.scores, reference.boxes.conf.numpy(), atol=1e-4)
@@ -96,7 +101,9 @@ def test_training_sees_the_colours_and_the_masks_that_were_written(dataset: Path
 
     data = {"names": {0: "car", 1: "truck"}, "nc": 2, "channels": 3}
     hyper = get_cfg(overrides={"mask_ratio": 1, "task": "segment"})
-    loaded = YOLODataset(dataset / "images/val", data=data, task="segment", imgsz=192, augment=False, hyp=hyper)[0]
+    loaded = YOLODataset(
+        dataset / "images/val", data=data, task="segment", imgsz=192, augment=False, hyp=hyper
+    )[0]
     instances = scene(4)[2]
     truth = np.kron(shapes.decode(instances.rles[0]), np.ones((2, 2), dtype=bool))
     seen = loaded["masks"].numpy().squeeze().astype(bool)[48:144]  # letter-boxed from 192x96 to 192x192
@@ -143,7 +150,15 @@ def test_fit_from_a_checkpoint_keeps_what_fits(fitted: Fitted, tmp_path: Path) -
     data = write_yolo(tmp_path / "three", splits, ["piano", "truck", "car"])
     base = save_safetensors(fitted.checkpoint, tmp_path / "base")
     best = YoloDetector(base, device="cpu").fit(
-        data, tmp_path / "fit", epochs=1, image_size=64, seed=0, batch_size=4, lr0=1e-9, freeze=10, extra={"val": False}
+        data,
+        tmp_path / "fit",
+        epochs=1,
+        image_size=64,
+        seed=0,
+        batch_size=4,
+        lr0=1e-9,
+        freeze=10,
+        extra={"val": False},
     )
     before, after = weights_of(fitted.checkpoint), weights_of(best)
     for name in ("model.0.conv.weight", "model.0.bn.running_mean", "model.9.cv2.conv.weight"):
@@ -153,7 +168,10 @@ def test_fit_from_a_checkpoint_keeps_what_fits(fitted: Fitted, tmp_path: Path) -
     assert after[head].shape[0] == 3
     torch.testing.assert_close(after[head][[2, 1]], before[head], atol=1e-4, rtol=1e-2)
     torch.testing.assert_close(
-        after["model.22.proto.cv1.conv.weight"], before["model.22.proto.cv1.conv.weight"], atol=1e-4, rtol=1e-2
+        after["model.22.proto.cv1.conv.weight"],
+        before["model.22.proto.cv1.conv.weight"],
+        atol=1e-4,
+        rtol=1e-2,
     )
 
 
@@ -163,7 +181,9 @@ def test_safetensors_predict_the_same(detector: YoloDetector, tmp_path: Path) ->
     assert (folder / "model.safetensors").stat().st_size < 7_000_000
     assert str(detector.checkpoint.parent) not in (folder / "model.json").read_text()
     images = [scene(20)[1], scene(21)[1]]
-    assert_same(YoloDetector(folder, device="cpu").predict(images, **ANYTHING), detector.predict(images, **ANYTHING))
+    assert_same(
+        YoloDetector(folder, device="cpu").predict(images, **ANYTHING), detector.predict(images, **ANYTHING)
+    )
 
 
 def detect_model(folder: Path) -> Path:
@@ -238,7 +258,8 @@ def test_mistakes_are_named(detector: YoloDetector, dataset: Path, tmp_path: Pat
 
 
 def test_silent_and_leaves_no_trace(dataset: Path, tmp_path: Path) -> None:
-    """In a fresh process whose home and working folder can be looked at, and whose every connection fails the test."""
+    """In a fresh process whose home and working folder can be looked at, and whose every connection fails the
+    test."""
     script = f"""
 import os, pathlib, socket, sys
 def refuse(*arguments, **named):

@@ -1,6 +1,7 @@
 """Tiny pipelines of the real classes with random weights, built without a network.
 
-Random weights attend almost evenly, so queries and keys are scaled up until the attention has peaks worth comparing.
+Random weights attend almost evenly, so queries and keys are scaled up until the attention has peaks worth
+comparing.
 """
 
 from __future__ import annotations
@@ -81,7 +82,12 @@ def t5_tokenizer() -> T5Tokenizer:
 
 
 def clip_encoder(
-    tokenizer: CLIPTokenizer, *, width: int = 32, layers: int = 2, projection: bool = False, act: str = "quick_gelu"
+    tokenizer: CLIPTokenizer,
+    *,
+    width: int = 32,
+    layers: int = 2,
+    projection: bool = False,
+    act: str = "quick_gelu",
 ) -> Any:
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -133,7 +139,8 @@ def vae(*, levels: int, channels: int = 4) -> AutoencoderKL:
 
 
 def unet(*, sample_size: int, width: int = 32, plain_levels: int = 1, **extra: Any) -> UNet2DConditionModel:
-    """Text is attended to on the coarsest level, and on all but ``plain_levels`` of the finest levels on the way up."""
+    """Text is attended to on the coarsest level, and on all but ``plain_levels`` of the finest levels on the
+    way up."""
     return UNet2DConditionModel(
         sample_size=sample_size,
         block_out_channels=(16, 32, 32)[: plain_levels + 1],
@@ -361,7 +368,8 @@ def build_pixart(kind: type = PixArtSigmaPipeline) -> Any:
 
 
 def build_aura_flow(joint_layers: int = 1) -> AuraFlowPipeline:
-    """Learned register tokens stand before the text's; without joint layers, no layer gets the text by itself."""
+    """Learned register tokens stand before the text's; without joint layers, no layer gets the text by
+    itself."""
     torch.manual_seed(0)
     tokenizer = t5_tokenizer()
     config = UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)

@@ -27,7 +27,8 @@ def otsu(heat: Any) -> Any:
 
 
 def combined(maps: dict[str, Any], layers: dict[str, int]) -> Any:
-    """Word maps as daam combines them: every layer enlarged to 64x64, negative overshoot cut, and the mean of all."""
+    """Word maps as daam combines them: every layer enlarged to 64x64, negative overshoot cut, and the mean of
+    all."""
     total, count = 0.0, 0
     for group, number in layers.items():
         array = torch.from_numpy(maps[group].astype(np.float32)).mean(dim=1)[None]
@@ -39,8 +40,9 @@ def combined(maps: dict[str, Any], layers: dict[str, int]) -> Any:
 def test_heat_maps_equal_daams_own(daam_sized_sd: Any) -> None:
     """Word maps correlate, Otsu masks overlap; layer by layer the maps are the same numbers.
 
-    The noise is as smooth as an image: where neighbouring cells contradict each other, daam cuts the overshoot of its
-    enlargement for each head by itself, and combining our means over heads cannot repeat that.
+    The noise is as smooth as an image: where neighbouring cells contradict each other, daam cuts the
+    overshoot of its enlargement for each head by itself, and combining our means over heads cannot repeat
+    that.
     """
     pipeline = daam_sized_sd
     tokens = index_tokens(pipeline, PROMPT, WORDS)
@@ -49,7 +51,9 @@ def test_heat_maps_equal_daams_own(daam_sized_sd: Any) -> None:
     smooth = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic")
 
     def run() -> Any:
-        return pipeline(PROMPT, latents=smooth, num_inference_steps=3, guidance_scale=4.0, output_type="latent")
+        return pipeline(
+            PROMPT, latents=smooth, num_inference_steps=3, guidance_scale=4.0, output_type="latent"
+        )
 
     with trace(pipeline, [tokens]) as ours:
         images = run().images
@@ -67,7 +71,9 @@ def test_heat_maps_equal_daams_own(daam_sized_sd: Any) -> None:
     assert adapted_maps.keys() == layers.keys()
     assert our_maps["up-32x32"].max() > 2 * our_maps["up-32x32"].mean()
     for group in layers:
-        np.testing.assert_allclose(our_maps[group], adapted_maps[group], atol=2e-3 * float(our_maps[group].max()))
+        np.testing.assert_allclose(
+            our_maps[group], adapted_maps[group], atol=2e-3 * float(our_maps[group].max())
+        )
     for word, heat in zip(WORDS, combined(our_maps, layers), strict=True):
         expected = theirs.compute_word_heat_map(word).heatmap.float().numpy()
         assert np.corrcoef(heat.ravel(), expected.ravel())[0, 1] >= 0.999
@@ -80,11 +86,14 @@ def test_heat_maps_equal_daams_own(daam_sized_sd: Any) -> None:
 def jobs(size_wh: tuple[int, int] = (64, 64), guidance_scale: float = 4.0) -> list[Any]:
     prompt = Prompt(PROMPT, tuple(Phrase(word, word) for word in WORDS))
     settings = {"num_inference_steps": 4, "guidance_scale": guidance_scale}
-    return plan_jobs([prompt], images_per_prompt=2, run_seed=1, size_wh=size_wh, model="tiny", settings=settings)
+    return plan_jobs(
+        [prompt], images_per_prompt=2, run_seed=1, size_wh=size_wh, model="tiny", settings=settings
+    )
 
 
 def test_generate_with_daam(sd: Any) -> None:
-    """One image a call whatever the batch size; the same images and heat maps, thirds of the steps included."""
+    """One image a call whatever the batch size; the same images and heat maps, thirds of the steps
+    included."""
     native = list(generate(sd, jobs()))
     theirs = list(generate(sd, jobs(), batch_size=8, attention_backend="daam"))
     for (record, image, maps, _), (other, their_image, their_maps, _) in zip(native, theirs, strict=True):
@@ -125,12 +134,15 @@ def test_more_than_one_image_a_call(sd: Any) -> None:
 
 
 def test_both_backends_agree_on_attention_that_was_trained() -> None:
-    """On the miniature, non-random attention: daam's layers (it leaves out the middle block) give the same masks."""
+    """On the miniature, non-random attention: daam's layers (it leaves out the middle block) give the same
+    masks."""
     phrases = (Phrase("grand piano", "piano"), Phrase("road", None))
     prompt = Prompt("a photo of a black grand piano on a road, rainy, night", phrases)
     pipeline = load_pipeline("miniature", device="cpu")
     settings = {"num_inference_steps": 6, "guidance_scale": 3.0}
-    jobs = plan_jobs([prompt], images_per_prompt=1, run_seed=4, size_wh=(64, 64), model="miniature", settings=settings)
+    jobs = plan_jobs(
+        [prompt], images_per_prompt=1, run_seed=4, size_wh=(64, 64), model="miniature", settings=settings
+    )
     [(_, image, ours, _)] = generate(pipeline, jobs, attention_backend="native")
     [(_, daams_image, theirs, _)] = generate(pipeline, jobs, attention_backend="daam")
     assert np.abs(image.astype(int) - daams_image).max() <= 1

@@ -17,7 +17,9 @@ PIANO = Prompt("a grand piano on the road", (Phrase("grand piano", "piano"),))
 SETTINGS = {"num_inference_steps": 3, "guidance_scale": 4.0, "scheduler": "DDIMScheduler"}
 
 
-def plan(*prompts: Prompt, images_per_prompt: int = 2, run_seed: int = 7, **changes: Any) -> list[ImageRecord]:
+def plan(
+    *prompts: Prompt, images_per_prompt: int = 2, run_seed: int = 7, **changes: Any
+) -> list[ImageRecord]:
     values: dict[str, Any] = {"size_wh": (96, 64), "model": "tiny", "settings": SETTINGS} | changes
     return plan_jobs(prompts, images_per_prompt=images_per_prompt, run_seed=run_seed, **values)
 
@@ -110,7 +112,8 @@ def test_out_of_memory_halves_the_batch(sd: Any, caplog: pytest.LogCaptureFixtur
     assert sizes == [4, 4, 4, 2]  # twice the images: guidance
     assert [record for record, *_ in done] == jobs
     assert all(
-        np.abs(image.astype(int) - other).max() <= 1 for (_, image, *_), other in zip(done, expected, strict=True)
+        np.abs(image.astype(int) - other).max() <= 1
+        for (_, image, *_), other in zip(done, expected, strict=True)
     )
     assert "out of memory with 5 images a batch: going on with 2" in caplog.text
 

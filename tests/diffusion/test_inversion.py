@@ -1,4 +1,5 @@
-"""Learn a token on tiny pipelines of the real classes, kill the training, go on; read token files, good and bad."""
+"""Learn a token on tiny pipelines of the real classes, kill the training, go on; read token files, good and
+bad."""
 
 from __future__ import annotations
 
@@ -50,21 +51,32 @@ def photos(count: int = 3) -> list[NDArray[np.uint8]]:
 
 def learn(pipeline: Any, out: Path, **changes: Any) -> Path:
     arguments: dict[str, Any] = {
-        "token": TOKEN, "init": "piano", "steps": 6, "batch_size": 2, "learning_rate": 0.05, "checkpoint_every": 2, **changes
-    }  # fmt: skip
+        "token": TOKEN,
+        "init": "piano",
+        "steps": 6,
+        "batch_size": 2,
+        "learning_rate": 0.05,
+        "checkpoint_every": 2,
+        **changes,
+    }
     return train_inversion(pipeline, arguments.pop("images", photos()), out=out, **arguments)
 
 
 def with_speed(pipeline: Any) -> Any:
     pipeline.scheduler = DDIMScheduler(
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
     )
     return pipeline
 
 
 def weights(pipeline: Any) -> dict[str, torch.Tensor]:
     parts = ("unet", "text_encoder", "vae")
-    return {f"{part}.{n}": v.clone() for part in parts for n, v in getattr(pipeline, part).state_dict().items()}
+    return {
+        f"{part}.{n}": v.clone() for part in parts for n, v in getattr(pipeline, part).state_dict().items()
+    }
 
 
 @pytest.mark.parametrize("speed", [False, True], ids=["epsilon", "v_prediction"])
@@ -100,12 +112,16 @@ def test_learning_explains_the_images_better_than_the_word(sd: Any, tmp_path: Pa
     def loss(word: str) -> float:
         ids = sd.tokenizer(f"a photo of a {word}", padding="max_length", return_tensors="pt").input_ids
         text = sd.text_encoder(ids)[0].expand(len(clean), -1, -1)
-        return float((sd.unet(sd.scheduler.add_noise(clean, noise, times), times, text).sample - noise).square().mean())
+        return float(
+            (sd.unet(sd.scheduler.add_noise(clean, noise, times), times, text).sample - noise).square().mean()
+        )
 
     assert loss(TOKEN) < loss("piano") - 0.001
 
 
-def test_a_pristine_pipeline_of_diffusers_reads_the_token(build: Callable[[str], Any], tmp_path: Path) -> None:
+def test_a_pristine_pipeline_of_diffusers_reads_the_token(
+    build: Callable[[str], Any], tmp_path: Path
+) -> None:
     out = learn(build("sd"), tmp_path / "t.safetensors", vectors=3)
     learned = load_file(out)[TOKEN]
     theirs, ours = build("sd"), build("sd")
@@ -168,8 +184,11 @@ def test_going_on_after_a_kill_gives_the_same_bits(sd: Any, tmp_path: Path) -> N
     learn(sd, out)
     assert out.read_bytes() == learn(sd, tmp_path / "whole.safetensors").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "killed.safetensors", "killed.safetensors.checkpoint", "whole.safetensors", "whole.safetensors.checkpoint"
-    ]  # fmt: skip
+        "killed.safetensors",
+        "killed.safetensors.checkpoint",
+        "whole.safetensors",
+        "whole.safetensors.checkpoint",
+    ]
 
 
 @pytest.mark.parametrize("sampler", ["pndm", "euler", "dpmsolver-multistep"])
@@ -177,7 +196,9 @@ def test_the_sampler_does_not_matter(build: Callable[[str], Any], tmp_path: Path
     ours, other = build("sd"), build("sd")
     set_scheduler(other, sampler)
     assert type(other.scheduler) is not type(ours.scheduler)
-    first, second = (learn(one, tmp_path / f"{name}.safetensors", steps=2) for name, one in (("a", ours), ("b", other)))
+    first, second = (
+        learn(one, tmp_path / f"{name}.safetensors", steps=2) for name, one in (("a", ours), ("b", other))
+    )
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -219,7 +240,9 @@ def test_images_are_cut_to_the_models_shape_not_squeezed(sd: Any) -> None:
         ({"templates": []}, "captions need {}", "[]"),
     ],
 )
-def test_bad_arguments(sd: Any, tmp_path: Path, changes: dict[str, Any], condition: str, way_out: str) -> None:
+def test_bad_arguments(
+    sd: Any, tmp_path: Path, changes: dict[str, Any], condition: str, way_out: str
+) -> None:
     with pytest.raises(DiffugenError) as caught:
         learn(sd, tmp_path / "t.safetensors", **changes)
     assert condition in str(caught.value) and way_out in str(caught.value)
@@ -238,7 +261,11 @@ def test_bad_arguments(sd: Any, tmp_path: Path, changes: dict[str, Any], conditi
     ],
 )
 def test_models_that_cannot_learn(
-    build: Callable[[str], Any], tmp_path: Path, family: str, change: Callable[[Any], Any] | None, condition: str
+    build: Callable[[str], Any],
+    tmp_path: Path,
+    family: str,
+    change: Callable[[Any], Any] | None,
+    condition: str,
 ) -> None:
     pipeline = build(family)
     if change is not None:
@@ -291,7 +318,9 @@ AUTOMATIC = {"string_to_token": {"*": 265}, "string_to_param": {"*": tensor(2)},
         ("My-Cone.pt", {**AUTOMATIC, "name": None}, "my-cone", 2),
     ],
 )
-def test_every_form_is_read(sd: Any, tmp_path: Path, name: str, content: Any, token: str, vectors: int) -> None:
+def test_every_form_is_read(
+    sd: Any, tmp_path: Path, name: str, content: Any, token: str, vectors: int
+) -> None:
     path = tmp_path / name
     save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
     known = sd.text_encoder.get_input_embeddings().weight.clone()
@@ -301,8 +330,9 @@ def test_every_form_is_read(sd: Any, tmp_path: Path, name: str, content: Any, to
     ((expected,),) = read_embeddings(path).values()
     assert torch.equal(rows[len(known) :], expected) and len(expected) == vectors
     assert sd.maybe_convert_prompt(f"a {token}", sd.tokenizer).split()[1:] == [
-        token, *(f"{token}_{number}" for number in range(1, vectors))
-    ]  # fmt: skip
+        token,
+        *(f"{token}_{number}" for number in range(1, vectors)),
+    ]
 
 
 def test_sdxl_takes_vectors_for_both_encoders(build: Callable[[str], Any], tmp_path: Path) -> None:

@@ -62,7 +62,12 @@ def test_quiet_sets_everything_back() -> None:
         logger.warning("kept")
         raise ZeroDivisionError
     assert messages == ["kept"]
-    assert (library.get_verbosity(), library.is_progress_bar_enabled(), logger.handlers, logger.propagate) == before
+    assert (
+        library.get_verbosity(),
+        library.is_progress_bar_enabled(),
+        logger.handlers,
+        logger.propagate,
+    ) == before
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,10 @@ def test_a_single_file_without_its_configuration(tmp_path: Path) -> None:
         ({"dtype": "fp16"}, "unknown dtype 'fp16'; one of auto, float32, float16, bfloat16"),
         ({"offload": "disk"}, "unknown offload 'disk'; one of none, model, sequential"),
         ({"device": "cpu", "offload": "model"}, "the device is cpu"),
-        ({"device": "cpu", "scheduler": "DDMScheduler"}, "unknown scheduler 'DDMScheduler'.*Nearest: DD[IP]MScheduler"),
+        (
+            {"device": "cpu", "scheduler": "DDMScheduler"},
+            "unknown scheduler 'DDMScheduler'.*Nearest: DD[IP]MScheduler",
+        ),
     ],
 )
 def test_options_that_do_not_exist(saved: Path, options: dict[str, Any], message: str) -> None:

@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoPipelineForText2Image, StableDiffusionInpaintPipeline, StableDiffusionXLImg2ImgPipeline
+from diffusers import (
+    AutoPipelineForText2Image,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+)
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -87,7 +91,9 @@ def test_folders_of_other_tasks(saved: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd2", "lcm", "sdxl", "flux", "pixart"])
-def test_folders_of_other_families(saved: Callable[[str], Path], build: Callable[[str], Any], family: str) -> None:
+def test_folders_of_other_families(
+    saved: Callable[[str], Path], build: Callable[[str], Any], family: str
+) -> None:
     pipeline = load_pipeline(saved(family), device="cpu")
     assert type(pipeline) is type(build(family))
 
@@ -111,7 +117,9 @@ def test_a_family_that_cannot_be_traced_is_refused_when_it_is_loaded(saved: Call
 # LoRAs.
 
 
-def test_loras_change_images_by_their_weights(saved: Callable[[str], Path], lora: Callable[..., Path]) -> None:
+def test_loras_change_images_by_their_weights(
+    saved: Callable[[str], Path], lora: Callable[..., Path]
+) -> None:
     """A folder and a file; a weight of 0 changes nothing, and two at once differ from either alone."""
     one, other = lora("sd"), lora("sd", seed=1, text=True) / LORA
     loaded = [
@@ -130,7 +138,9 @@ def test_loras_change_images_by_their_weights(saved: Callable[[str], Path], lora
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
-def test_a_pipeline_with_a_lora_is_traced(saved: Callable[[str], Path], lora: Callable[..., Path], family: str) -> None:
+def test_a_pipeline_with_a_lora_is_traced(
+    saved: Callable[[str], Path], lora: Callable[..., Path], family: str
+) -> None:
     plain = load_pipeline(saved(family), device="cpu")
     changed = load_pipeline(saved(family), device="cpu", loras={str(lora(family)): 1.0})
     made, maps = traced_image(changed)
@@ -147,7 +157,9 @@ def test_a_lora_in_the_layout_of_other_trainers(
     weights: dict[str, torch.Tensor] = {}
     for key, value in load_file(lora("sd") / LORA).items():
         module, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)
-        name = "lora_unet_" + module.replace(".", "_").replace("_processor", "").replace("to_out_0", "to_out.0")
+        name = "lora_unet_" + module.replace(".", "_").replace("_processor", "").replace(
+            "to_out_0", "to_out.0"
+        )
         direction = {"lora_A": "lora_down", "lora_B": "lora_up"}[side]
         weights[f"{name}.{direction}.weight"] = value
         weights[f"{name}.alpha"] = torch.tensor(2.0)
@@ -160,20 +172,30 @@ def test_a_lora_in_the_layout_of_other_trainers(
 
 
 def test_loras_take_the_dtype_of_the_model(saved: Callable[[str], Path], lora: Callable[..., Path]) -> None:
-    pipeline = load_pipeline(saved("sd"), device="cpu", dtype="bfloat16", loras={str(lora("sd", text=True)): 1.0})
+    pipeline = load_pipeline(
+        saved("sd"), device="cpu", dtype="bfloat16", loras={str(lora("sd", text=True)): 1.0}
+    )
     assert {weight.dtype for weight in pipeline.unet.parameters()} == {torch.bfloat16}
     assert np.isfinite(image(pipeline)).all()
 
 
 @pytest.mark.parametrize(
     ("family", "made_for", "text"),
-    [("sd", "sdxl", False), ("sd", "sd3", True), ("sd3", "sd", False), ("flux", "sd", True), ("sdxl", "flux", False)],
+    [
+        ("sd", "sdxl", False),
+        ("sd", "sd3", True),
+        ("sd3", "sd", False),
+        ("flux", "sd", True),
+        ("sdxl", "flux", False),
+    ],
 )
 def test_a_lora_for_another_family(
     saved: Callable[[str], Path], lora: Callable[..., Path], family: str, made_for: str, text: bool
 ) -> None:
     path = lora(made_for, text=text)
-    with pytest.raises(ModelError, match=r"for another model.*trained on this model's family and size") as caught:
+    with pytest.raises(
+        ModelError, match=r"for another model.*trained on this model's family and size"
+    ) as caught:
         load_pipeline(saved(family), device="cpu", loras={str(path): 1.0})
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -205,7 +227,10 @@ def pickled(folder: Path) -> Path:
     [
         (lambda folder: folder / "absent.safetensors", "neither a file or folder here .* nor a hub name"),
         (lambda folder: folder, "should hold one .safetensors file; it holds: none"),
-        (two_files, r"should hold one .safetensors file; it holds: a\.safetensors, b\.safetensors. Name the file"),
+        (
+            two_files,
+            r"should hold one .safetensors file; it holds: a\.safetensors, b\.safetensors. Name the file",
+        ),
         (no_lora, "cannot be loaded into StableDiffusionPipeline"),
         (scribbled, "cannot be loaded into StableDiffusionPipeline: SafetensorError"),
         (pickled, r"not a \.safetensors file.*trust_remote_pickle"),
@@ -244,9 +269,13 @@ def test_a_pipeline_that_takes_no_loras(saved: Callable[[str], Path], lora: Call
         load_pipeline(saved("pixart"), device="cpu", loras={str(lora("sd")): 1.0})
 
 
-def test_without_peft(saved: Callable[[str], Path], lora: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft(
+    saved: Callable[[str], Path], lora: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "peft" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "peft" else find(name, *rest)
+    )
     load_pipeline(saved("sd"), device="cpu")
     with pytest.raises(ModelError, match="pip install peft"):
         load_pipeline(saved("sd"), device="cpu", loras={str(lora("sd")): 1.0})
@@ -278,7 +307,8 @@ def test_a_vae_that_cannot_be_thrifty(build: Callable[[str], Any]) -> None:
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "pixart"])
 def test_compiled_parts_hold_no_attention(build: Callable[[str], Any], family: str) -> None:
-    """And are not single layers; in denoisers with residual or feed-forward blocks all of these are among them."""
+    """And are not single layers; in denoisers with residual or feed-forward blocks all of these are among
+    them."""
     denoiser = denoiser_of(build(family))
     parts = list(pipelines_options._without_attention(denoiser))
     inside = {id(module) for part in parts for module in part.modules()}
@@ -308,7 +338,8 @@ def test_compiling_leaves_images_and_maps_as_they_are(
 def test_compiled_to_machine_code(
     saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Traced and untraced images stay equal bit by bit; to those not compiled they are equal up to rounding."""
+    """Traced and untraced images stay equal bit by bit; to those not compiled they are equal up to
+    rounding."""
     # The machine's cache keeps what a killed process left half-written.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
@@ -321,7 +352,9 @@ def test_compiled_to_machine_code(
         assert maps[group] == pytest.approx(array, abs=1e-3)
 
 
-def test_without_a_compiler(saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler(
+    saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import torch._inductor.config
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

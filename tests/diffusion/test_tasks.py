@@ -1,4 +1,5 @@
-"""img2img and inpaint: the real pipelines of every family at tiny size, and what must hold of their pixels."""
+"""img2img and inpaint: the real pipelines of every family at tiny size, and what must hold of their
+pixels."""
 
 from __future__ import annotations
 
@@ -46,14 +47,22 @@ def pixels(size_wh: tuple[int, int], seed: int = 0) -> Any:
 def job(task: str, size_wh: tuple[int, int] = (96, 64), *, seed: int = 1, **settings: Any) -> ImageRecord:
     strength = {"img2img": 0.5, "inpaint": 1.0}[task]
     return ImageRecord(
-        CAR, seed, size_wh, "tiny", task, {**SETTINGS, "strength": strength, **settings}, parent=f"photo-{seed}",
+        CAR,
+        seed,
+        size_wh,
+        "tiny",
+        task,
+        {**SETTINGS, "strength": strength, **settings},
+        parent=f"photo-{seed}",
         region=encode(region(size_wh[1], size_wh[0])) if task == "inpaint" else None,
-    )  # fmt: skip
+    )
 
 
 def source(record: ImageRecord) -> Source:
     width, height = record.size_wh
-    return Source(pixels(record.size_wh, record.seed), region(height, width) if record.task == "inpaint" else None)
+    return Source(
+        pixels(record.size_wh, record.seed), region(height, width) if record.task == "inpaint" else None
+    )
 
 
 @pytest.mark.parametrize("task", ["img2img", "inpaint"])
@@ -75,7 +84,9 @@ def test_every_family_and_task_in_any_batch(build: Callable[[str], Any], family:
 
 @pytest.mark.parametrize("size_wh", [(96, 64), (101, 67)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_outside_the_region_changes(build: Callable[[str], Any], family: str, size_wh: tuple[int, int]) -> None:
+def test_nothing_outside_the_region_changes(
+    build: Callable[[str], Any], family: str, size_wh: tuple[int, int]
+) -> None:
     """Whatever the photo's size: it is worked on at one that the model can divide."""
     record = job("inpaint", size_wh, working_wh=[96, 64])
     [(_, image, heat_maps, _)] = generate(build(family), [record], source=source)
@@ -87,7 +98,8 @@ def test_nothing_outside_the_region_changes(build: Callable[[str], Any], family:
 
 
 def test_a_window_is_worked_on_alone(build: Callable[[str], Any]) -> None:
-    """The rest of a large photo costs nothing; the same window of another photo gives the same pixels in it."""
+    """The rest of a large photo costs nothing; the same window of another photo gives the same pixels in
+    it."""
     window = [40, 20, 140, 84]
     record = job("inpaint", (300, 200), working_wh=[96, 64], window_xyxy=window)
     painted = np.zeros((200, 300), dtype=bool)
@@ -97,7 +109,9 @@ def test_a_window_is_worked_on_alone(build: Callable[[str], Any]) -> None:
     second[20:84, 40:140] = first[20:84, 40:140]
     images = []
     for rgb in (first, second):
-        [(_, image, heat_maps, _)] = generate(build("sd"), [record], source=lambda _, rgb=rgb: Source(rgb, painted))
+        [(_, image, heat_maps, _)] = generate(
+            build("sd"), [record], source=lambda _, rgb=rgb: Source(rgb, painted)
+        )
         assert np.array_equal(image[~painted], rgb[~painted]) and not np.array_equal(image, rgb)
         assert heat_maps.window_xyxy == tuple(window) and heat_maps.maps["up-16x24"].any()
         images.append(image)
@@ -124,7 +138,9 @@ def test_the_inpainted_miniature_is_itself_again() -> None:
     assert pipeline.unet.config.in_channels == channels
 
 
-def test_a_unet_that_does_not_read_what_its_autoencoder_writes_is_not_passed_off(build: Callable[[str], Any]) -> None:
+def test_a_unet_that_does_not_read_what_its_autoencoder_writes_is_not_passed_off(
+    build: Callable[[str], Any],
+) -> None:
     pipeline = build("sd")
     pipeline.unet.register_to_config(in_channels=5)
     with many_channels(pipeline, "inpaint"):
@@ -135,10 +151,15 @@ def test_a_family_without_a_pipeline_for_the_task(build: Callable[[str], Any]) -
     from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 
     pipeline = DDPMPipeline(
-        UNet2DModel(sample_size=8, block_out_channels=(8,), norm_num_groups=4, down_block_types=("DownBlock2D",),
-                    up_block_types=("UpBlock2D",)),
+        UNet2DModel(
+            sample_size=8,
+            block_out_channels=(8,),
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",),
+        ),
         DDIMScheduler(),
-    )  # fmt: skip
+    )
     with pytest.raises(ModelError, match="DDPMPipeline has no pipeline for inpaint"):
         task_pipeline(pipeline, "inpaint")
 
@@ -182,9 +203,12 @@ def test_tracing_leaves_the_images_bit_identical(build: Callable[[str], Any], fa
 
     def call() -> Any:
         return pipeline(
-            prompt=[one.prompt.text for one in jobs], **task_arguments(pipeline, jobs, [source(one) for one in jobs]),
-            **jobs[0].settings, generator=[torch.Generator().manual_seed(one.seed) for one in jobs], output_type="np",
-        ).images  # fmt: skip
+            prompt=[one.prompt.text for one in jobs],
+            **task_arguments(pipeline, jobs, [source(one) for one in jobs]),
+            **jobs[0].settings,
+            generator=[torch.Generator().manual_seed(one.seed) for one in jobs],
+            output_type="np",
+        ).images
 
     plain = call()
     index = index_tokens(pipeline, CAR.text, [phrase.text for phrase in CAR.phrases])

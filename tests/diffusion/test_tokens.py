@@ -93,7 +93,8 @@ def test_index_tokens_follows_the_encoders(any_pipeline: Any) -> None:
 
 
 def test_prompts_that_the_pipeline_rewrites(build: Callable[[str], Any]) -> None:
-    """PixArt writes prompts in small letters, and its T5 knows no capitals: tokens are those of the rewritten prompt."""
+    """PixArt writes prompts in small letters, and its T5 knows no capitals: tokens are those of the rewritten
+    prompt."""
     pixart = build("pixart")
     plain, capital = (index_tokens(pixart, text, ["Car"]) for text in ("a red car", "A  Red Car"))
     assert capital == plain

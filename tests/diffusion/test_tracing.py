@@ -37,7 +37,10 @@ def call(pipeline: Any, prompts: Sequence[str] = PROMPTS, *, first_seed: int = 0
 
 
 def traced(
-    pipeline: Any, prompts: Sequence[str] = PROMPTS, phrases: Sequence[Sequence[str]] = PHRASES, **settings: Any
+    pipeline: Any,
+    prompts: Sequence[str] = PROMPTS,
+    phrases: Sequence[Sequence[str]] = PHRASES,
+    **settings: Any,
 ) -> tuple[Any, Maps]:
     tokens = [index_tokens(pipeline, *pair) for pair in zip(prompts, phrases, strict=True)]
     with trace(pipeline, tokens) as tracer:
@@ -46,7 +49,8 @@ def traced(
 
 
 def assert_close(left: Maps, right: Maps, tolerance: float = 1e-3) -> None:
-    """Equal up to float16 storage and rounding, relative to each map's maximum; and not equal by being flat."""
+    """Equal up to float16 storage and rounding, relative to each map's maximum; and not equal by being
+    flat."""
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         assert a.keys() == b.keys()
@@ -73,7 +77,8 @@ def test_images_stay_bit_identical(any_pipeline: Any) -> None:
 
 
 class Reference:
-    """Collects whole softmaxes (images, image queries, text tokens), the mean over heads, per layer group and call."""
+    """Collects whole softmaxes (images, image queries, text tokens), the mean over heads, per layer group and
+    call."""
 
     def __init__(self, pipeline: Any, shape_of: Callable[[str, int], str]) -> None:
         self.calls: dict[str, list[Any]] = defaultdict(list)
@@ -121,7 +126,9 @@ class CrossProcessor:
     def __init__(self, keep: Callable[[torch.Tensor], None]) -> None:
         self.keep = keep
 
-    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any = None) -> Any:
+    def __call__(
+        self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any = None
+    ) -> Any:
         query = split_heads(attn.to_q(hidden_states), attn.heads)
         key = split_heads(attn.to_k(encoder_hidden_states), attn.heads)
         softmax = softmax_of(query, key, 0.0 if attention_mask is None else attention_mask[:, None])
@@ -136,7 +143,9 @@ class Sd3Processor:
     def __init__(self, keep: Callable[[torch.Tensor], None]) -> None:
         self.keep = keep
 
-    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any = None) -> Any:
+    def __call__(
+        self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any = None
+    ) -> Any:
         image = hidden_states.shape[1]
         sides = [
             torch.cat([own(hidden_states), added(encoder_hidden_states)], dim=1)
@@ -163,7 +172,12 @@ class FluxProcessor:
         self.keep = keep
 
     def __call__(
-        self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any, image_rotary_emb: Any
+        self,
+        attn: Any,
+        hidden_states: Any,
+        encoder_hidden_states: Any,
+        attention_mask: Any,
+        image_rotary_emb: Any,
     ) -> Any:
         def project(own: Any, added: Any, norm: Any, added_norm: Any) -> Any:
             side = own(hidden_states).unflatten(-1, (attn.heads, -1))
@@ -177,7 +191,9 @@ class FluxProcessor:
         query = project(attn.to_q, double and attn.add_q_proj, attn.norm_q, double and attn.norm_added_q)
         key = project(attn.to_k, double and attn.add_k_proj, attn.norm_k, double and attn.norm_added_k)
         value = project(attn.to_v, double and attn.add_v_proj, None, None).transpose(1, 2)
-        query, key = (apply_rotary_emb(side, image_rotary_emb, sequence_dim=1).transpose(1, 2) for side in (query, key))
+        query, key = (
+            apply_rotary_emb(side, image_rotary_emb, sequence_dim=1).transpose(1, 2) for side in (query, key)
+        )
         softmax = softmax_of(query, key, 0.0 if attention_mask is None else attention_mask)
         self.keep(softmax[:, :, self.TEXT :, : self.TEXT])
         out = (softmax.float() @ value).transpose(1, 2).flatten(2)
@@ -192,7 +208,8 @@ def group_of(name: str, queries: int) -> str:
 
 
 def test_maps_equal_the_whole_softmax(any_pipeline: Any) -> None:
-    """2 prompts, 1 and 2 phrases, 24x16 latents, 4 steps; for Flux and Chroma with T5 prompts of 48 tokens."""
+    """2 prompts, 1 and 2 phrases, 24x16 latents, 4 steps; for Flux and Chroma with T5 prompts of 48
+    tokens."""
     family = type(any_pipeline).__name__
     settings: dict[str, Any] = {}
     if family in ("FluxPipeline", "ChromaPipeline"):
@@ -222,18 +239,28 @@ def test_several_images_of_one_prompt(sd: Any) -> None:
     index = index_tokens(sd, PROMPTS[0], PHRASES[0])
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     with trace(sd, [index, index]) as tracer:
-        sd(PROMPTS[0], num_images_per_prompt=2, generator=generators, num_inference_steps=3, width=96, height=64)
+        sd(
+            PROMPTS[0],
+            num_images_per_prompt=2,
+            generator=generators,
+            num_inference_steps=3,
+            width=96,
+            height=64,
+        )
     _, alone = traced(sd, PROMPTS[:1], PHRASES[:1], first_seed=1, num_inference_steps=3, guidance_scale=7.5)
     assert_close(tracer.maps()[1:], alone)
 
 
 @pytest.mark.parametrize("family", ["sd", "sd2", "sdxl", "sd3", "pixart"])
 def test_guidance_traces_the_conditional_half(build: Callable[[str], Any], family: str) -> None:
-    """In the first step the noise is the same with guidance and without, so the conditional maps must be too."""
+    """In the first step the noise is the same with guidance and without, so the conditional maps must be
+    too."""
     pipeline = build(family)
     _, without = traced(pipeline, num_inference_steps=1, guidance_scale=1.0)
     _, guided = traced(pipeline, num_inference_steps=1, guidance_scale=5.0)
-    _, against = traced(pipeline, num_inference_steps=1, guidance_scale=5.0, negative_prompt=[PROMPTS[1], PROMPTS[0]])
+    _, against = traced(
+        pipeline, num_inference_steps=1, guidance_scale=5.0, negative_prompt=[PROMPTS[1], PROMPTS[0]]
+    )
     assert_close(guided, without)
     assert_close(against, without)
 
@@ -241,7 +268,9 @@ def test_guidance_traces_the_conditional_half(build: Callable[[str], Any], famil
 @pytest.mark.parametrize(
     ("family", "guidance"), [("flux", {"true_cfg_scale": 3.0}), ("chroma", {"guidance_scale": 3.0})]
 )
-def test_guidance_in_a_pass_of_its_own(build: Callable[[str], Any], family: str, guidance: dict[str, float]) -> None:
+def test_guidance_in_a_pass_of_its_own(
+    build: Callable[[str], Any], family: str, guidance: dict[str, float]
+) -> None:
     """Flux and Chroma run the negative prompts in a second call of the transformer."""
     pipeline = build(family)
     guidance = {**guidance, "negative_prompt": [PROMPTS[1], PROMPTS[0]]}
@@ -361,7 +390,9 @@ def test_maps_lie_like_the_image(sd: Any) -> None:
     noise = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(0))
     changed = noise.clone()
     changed[..., :5, -8:] *= -1
-    before, after = (traced(sd, PROMPTS[:1], PHRASES[:1], latents=x, **settings)[1][0] for x in (noise, changed))
+    before, after = (
+        traced(sd, PROMPTS[:1], PHRASES[:1], latents=x, **settings)[1][0] for x in (noise, changed)
+    )
     for group, (h, w) in {"up-16x24": (5, 8), "down-8x12": (2, 4)}.items():
         change = np.abs(after[group][0, 0].astype(np.float64) - before[group][0, 0])
         corners = [part.mean() for rows in (change[:h], change[-h:]) for part in (rows[:, :w], rows[:, -w:])]
@@ -401,7 +432,10 @@ def test_every_family_that_messages_name_is_tested(build: Callable[[str], Any], 
     ("family", "message"),
     [
         ("aura-flow", r"joint_transformer_blocks.0.attn of AuraFlowTransformer2DModel cannot be traced"),
-        ("aura-flow without joint layers", r"AuraFlowTransformer2DModel .* none of its attention modules gets"),
+        (
+            "aura-flow without joint layers",
+            r"AuraFlowTransformer2DModel .* none of its attention modules gets",
+        ),
         ("deepfloyd", r"down_blocks.1.attentions.0 of UNet2DConditionModel cannot be traced.*AddedKV"),
     ],
 )
@@ -417,7 +451,9 @@ def test_families_that_cannot_be_traced(build: Callable[[str], Any], family: str
 
 def test_a_pipeline_without_a_denoiser(build: Callable[[str], Any]) -> None:
     with (
-        pytest.raises(ModelError, match="StableCascadeDecoderPipeline cannot be traced: it has no unet or transformer"),
+        pytest.raises(
+            ModelError, match="StableCascadeDecoderPipeline cannot be traced: it has no unet or transformer"
+        ),
         trace(build("cascade"), []),
     ):
         pass

@@ -1,4 +1,5 @@
-"""Combining, thresholding and cleaning heat maps: against DAAM's formula, against cv2 and scipy, on non-square images."""
+"""Combining, thresholding and cleaning heat maps: against DAAM's formula, against cv2 and scipy, on
+non-square images."""
 
 from __future__ import annotations
 

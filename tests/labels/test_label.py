@@ -1,4 +1,5 @@
-"""Labels from synthetic heat maps: both methods, several classes and instances, and what must come out empty."""
+"""Labels from synthetic heat maps: both methods, several classes and instances, and what must come out
+empty."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ BOTH = pytest.mark.parametrize("settings", [PAPER, COMPETE], ids=["paper", "comp
 
 
 def disc(height, width, x, y, radius):
-    """1 in a disc around (x, y), parts of the image's sides, falling softly to 0; radius is a part of its height."""
+    """1 in a disc around (x, y), parts of the image's sides, falling softly to 0; radius is a part of its
+    height."""
     rows, columns = np.mgrid[:height, :width]
     distance = np.hypot(((columns + 0.5) / width - x) * width / height, (rows + 0.5) / height - y)
     return 1 / (1 + np.exp((distance - radius) * 60))
@@ -38,7 +40,9 @@ def make_maps(scenes, size_wh=(96, 64), background=(), seed=0, peak=2e-3):
     for place, scale in (("down", 4), ("up", 4), ("up", 8)):
         h, w = math.ceil(size_wh[1] / scale), math.ceil(size_wh[0] / scale)
         stack = np.stack([np.stack([draw(h, w)] * 3) for _, draw in drawn])
-        maps[f"{place}-{h}x{w}"] = (peak * (0.1 + 0.8 * stack + 0.05 * rng.random(stack.shape))).astype(np.float16)
+        maps[f"{place}-{h}x{w}"] = (peak * (0.1 + 0.8 * stack + 0.05 * rng.random(stack.shape))).astype(
+            np.float16
+        )
     return HeatMaps("image", size_wh, tuple(phrase for phrase, _ in drawn), maps)
 
 
@@ -99,7 +103,8 @@ def test_holes_are_filled_by_the_paper_and_kept_by_compete():
 
 
 def leaky_scene():
-    """The car's word leaks onto the piano, at two thirds of its strength: more than enough for a threshold alone."""
+    """The car's word leaks onto the piano, at two thirds of its strength: more than enough for a threshold
+    alone."""
     car, piano = at(0.25, 0.5, 0.2), at(0.75, 0.5, 0.25)
     return make_maps([("car", lambda h, w: np.maximum(car(h, w), 0.66 * piano(h, w))), ("piano", piano)])
 
@@ -125,12 +130,16 @@ def test_background_words_compete_but_are_not_labelled():
 def test_a_word_that_points_nowhere_takes_little(noise):
     rng = np.random.default_rng(3)
     night = (lambda h, w: np.full((h, w), 0.5)) if noise == "flat" else (lambda h, w: rng.random((h, w)))
-    instances = label(make_maps([("piano", at(0.6, 0.5, 0.3))], background=[("night", night)]), COMPETE, WEIGHTS)
+    instances = label(
+        make_maps([("piano", at(0.6, 0.5, 0.3))], background=[("night", night)]), COMPETE, WEIGHTS
+    )
     assert iou(instances.rles[0], truth((96, 64), 0.6, 0.5, 0.3)) > (0.75 if noise == "flat" else 0.6)
 
 
 def test_compete_classes_never_overlap_even_when_dilated():
-    heat_maps = make_maps([("car", at(0.4, 0.5, 0.22)), ("truck", at(0.58, 0.5, 0.25)), ("cone", at(0.5, 0.7, 0.2))])
+    heat_maps = make_maps(
+        [("car", at(0.4, 0.5, 0.22)), ("truck", at(0.58, 0.5, 0.25)), ("cone", at(0.5, 0.7, 0.2))]
+    )
     settings = LabelSettings(erode_frac=0, dilate_frac=0.06)
     instances = label(heat_maps, settings, WEIGHTS)
     assert set(instances.class_names) == {"car", "truck", "cone"}
@@ -269,7 +278,8 @@ def test_setting_mistakes_are_listed_together():
 
 
 def test_labels_stay_within_the_region() -> None:
-    """An object inside the region and a hotter one outside, which was there before: only the first is labelled."""
+    """An object inside the region and a hotter one outside, which was there before: only the first is
+    labelled."""
     heat = np.zeros((40, 60), dtype=np.float32)
     heat[5:15, 40:55] = 4e-3
     heat[25:37, 10:30] = 2e-3
@@ -281,7 +291,9 @@ def test_labels_stay_within_the_region() -> None:
         settings = dataclasses.replace(settings, method=method)
         everywhere = label(HeatMaps("a", (60, 40), (Phrase("car", "car"),), maps), settings, ScoreWeights())
         inside = label(
-            HeatMaps("a", (60, 40), (Phrase("car", "car"),), maps, region=encode(region)), settings, ScoreWeights()
+            HeatMaps("a", (60, 40), (Phrase("car", "car"),), maps, region=encode(region)),
+            settings,
+            ScoreWeights(),
         )
         assert any(decode(rle)[10, 47] for rle in everywhere.rles)
         [mask] = [decode(rle) for rle in inside.rles]

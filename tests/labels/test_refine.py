@@ -21,7 +21,9 @@ def scene(height: int, width: int, noise: float = 4.0) -> tuple[np.ndarray, np.n
     for left in (0.28, 0.66):
         mask[height // 2 : 3 * height // 4, round(left * width) : round((left + 0.08) * width)] = True
     rng = np.random.default_rng(0)
-    colours = np.where(mask[..., None], (120, 70, 30), (128, 128, 132)) + rng.normal(0, noise, (height, width, 3))
+    colours = np.where(mask[..., None], (120, 70, 30), (128, 128, 132)) + rng.normal(
+        0, noise, (height, width, 3)
+    )
     heat = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), height / 8)
     return np.clip(colours, 0, 255).astype(np.uint8), mask, heat
 
@@ -65,9 +67,13 @@ def test_labels_are_refined_where_the_settings_say_so(method: str) -> None:
     small = cv2.resize(heat, (20, 12), interpolation=cv2.INTER_AREA)
     other = np.ascontiguousarray(small[::-1, ::-1]) * 0.5
     maps = np.repeat(np.stack([small, other])[:, None], 3, axis=1).astype(np.float16)
-    heat_maps = HeatMaps("one", (80, 48), (Phrase("table", "table"), Phrase("ground", None)), {"up-12x20": maps})
+    heat_maps = HeatMaps(
+        "one", (80, 48), (Phrase("table", "table"), Phrase("ground", None)), {"up-12x20": maps}
+    )
     rough, sharp = (
-        label(heat_maps, LabelSettings(method, refine=refine, erode_frac=0, dilate_frac=0), ScoreWeights(), rgb)
+        label(
+            heat_maps, LabelSettings(method, refine=refine, erode_frac=0, dilate_frac=0), ScoreWeights(), rgb
+        )
         for refine in ("none", "crf")
     )
     assert len(rough) == len(sharp) == 1

@@ -33,7 +33,9 @@ masks = hnp.arrays(np.bool_, st.tuples(sides, sides))
 @st.composite
 def grown_masks(draw):
     """Masks with large pieces, holes and pieces in holes, which independent pixels seldom make."""
-    mask = draw(hnp.arrays(np.bool_, st.tuples(st.integers(5, 24), st.integers(5, 24)), elements=st.booleans()))
+    mask = draw(
+        hnp.arrays(np.bool_, st.tuples(st.integers(5, 24), st.integers(5, 24)), elements=st.booleans())
+    )
     grown = ndimage.binary_closing(np.pad(mask, 2), iterations=draw(st.integers(0, 2)))
     return np.logical_xor(grown, ndimage.binary_erosion(grown, iterations=draw(st.integers(2, 3))))
 
@@ -107,7 +109,9 @@ def test_boxes_and_areas_against_numpy(stack):
     assert areas(rles).tolist() == [mask.sum() for mask in stack] and areas(rles).dtype == np.int64
 
 
-@given(st.lists(hnp.arrays(np.bool_, (9, 14)), max_size=3), st.lists(hnp.arrays(np.bool_, (9, 14)), max_size=4))
+@given(
+    st.lists(hnp.arrays(np.bool_, (9, 14)), max_size=3), st.lists(hnp.arrays(np.bool_, (9, 14)), max_size=4)
+)
 def test_iou_against_numpy(first, second):
     ious = iou_matrix([encode(mask) for mask in first], [encode(mask) for mask in second])
     assert ious.shape == (len(first), len(second))
@@ -144,7 +148,9 @@ def test_rescale_keeps_place_and_area(width, height):
 @given(hnp.arrays(np.float64, (5, 4), elements=st.floats(0, 500)), st.integers(1, 600), st.integers(1, 600))
 def test_xywhn_round_trip(values, width, height):
     xyxy = np.hstack([np.minimum(values[:, :2], values[:, 2:]), np.maximum(values[:, :2], values[:, 2:])])
-    np.testing.assert_allclose(xywhn_to_xyxy(xyxy_to_xywhn(xyxy, (width, height)), (width, height)), xyxy, atol=1e-9)
+    np.testing.assert_allclose(
+        xywhn_to_xyxy(xyxy_to_xywhn(xyxy, (width, height)), (width, height)), xyxy, atol=1e-9
+    )
 
 
 def test_nothing_in_nothing_out():

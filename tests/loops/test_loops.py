@@ -1,4 +1,5 @@
-"""Whole loops at small size, for real: diffusion, attention labels, training, relabelling, tuning, promotion, report."""
+"""Whole loops at small size, for real: diffusion, attention labels, training, relabelling, tuning, promotion,
+report."""
 
 from __future__ import annotations
 
@@ -23,11 +24,23 @@ from diffugen.stages.review import review_stage
 from tests.support.command_line import run
 
 ROUND_0 = ("generate", "label", "dataset", "train", "promote", "evaluate")
-ROUND_1 = ("generate", "label", "relabel", "compare", "review", "tune", "dataset", "train", "promote", "evaluate")
+ROUND_1 = (
+    "generate",
+    "label",
+    "relabel",
+    "compare",
+    "review",
+    "tune",
+    "dataset",
+    "train",
+    "promote",
+    "evaluate",
+)
 
 
 def settings(truth: Path, **changes: object) -> list[str]:
-    """A loop that is small enough for a test; believing attention keeps it going however little its detector has learned."""
+    """A loop that is small enough for a test; believing attention keeps it going however little its detector
+    has learned."""
     values: dict[str, object] = {
         "prompts.count": 12,
         "diffusion.num_inference_steps": 6,
@@ -73,7 +86,11 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.mark.slow
@@ -94,7 +111,9 @@ def test_bootstrap_does_every_stage_of_every_round(finished: Path) -> None:
                 for split in ("train", "val")
             }
             assert (len(names["train"]), len(names["val"])) == (made["train"], made["val"])
-            prompts = {split: {store.record(name).prompt.id for name in found} for split, found in names.items()}
+            prompts = {
+                split: {store.record(name).prompt.id for name in found} for split, found in names.items()
+            }
             assert not prompts["train"] & prompts["val"], "a prompt leaks"
         measured = store.stage_done(1, "evaluate")
         assert measured and measured["images"] == 8 and measured["mask"]["ap50"] is not None
@@ -132,12 +151,16 @@ def test_a_finished_run_says_so_and_offers_more(
     assert run(monkeypatch, "bootstrap", "--run", str(copied), *settings(truth)) == 0
     said = capsys.readouterr().out
     assert "2 rounds of run" in said and "--rounds 4" in said
-    assert contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
+    assert (
+        contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
+    )
     lost = next((copied / "images").iterdir())
     lost.unlink()
     assert run(monkeypatch, "bootstrap", "--run", str(copied), *settings(truth)) == 0
     capsys.readouterr()
-    assert contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
+    assert (
+        contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
+    )
     assert run(monkeypatch, "status", str(copied)) == 0
     assert re.search(r"^1 +12 ", capsys.readouterr().out, re.MULTILINE)
 
@@ -151,13 +174,17 @@ def test_a_run_that_stopped_says_what_makes_it_go_on(
         vote = store.stage_done(1, "promote")
         assert vote is not None
         store.finish_stage(1, "promote", {**vote, "promoted": False}, 1.0)
-    assert run(monkeypatch, "bootstrap", "--run", str(copied), "--rounds", "3", "--set", "loop.patience=1") == 0
+    assert (
+        run(monkeypatch, "bootstrap", "--run", str(copied), "--rounds", "3", "--set", "loop.patience=1") == 0
+    )
     said = capsys.readouterr().out
     assert "stopped: no better detector for 1 rounds" in said and "--set loop.patience=3 --rounds 4" in said
 
 
 @pytest.mark.slow
-def test_a_decisions_file_is_taken_in_and_put_away(copied: Path, truth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decisions_file_is_taken_in_and_put_away(
+    copied: Path, truth: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with RunStore.open(copied) as store:
         image_id = next(iter(store.image_ids(1)))
         decisions = {"run": copied.name, "decisions": [{"image_id": image_id, "verdict": "reject"}]}
@@ -165,7 +192,9 @@ def test_a_decisions_file_is_taken_in_and_put_away(copied: Path, truth: Path, mo
         file = copied / "review" / "decisions.json"
         file.write_text(json.dumps(decisions))
         with monkeypatch.context() as broken:
-            broken.setattr(Path, "rename", lambda self, target: 1 / 0)  # as if killed while the file is put away
+            broken.setattr(
+                Path, "rename", lambda self, target: 1 / 0
+            )  # as if killed while the file is put away
             with pytest.raises(ZeroDivisionError):
                 review_stage(store, round=2, mode="static")
         assert [(one.image_id, one.verdict) for one in store.decisions()] == [(image_id, "reject")]
@@ -189,15 +218,25 @@ def test_every_stage_runs_alone_and_again(
     with RunStore.open(copied, readonly=True) as store:
         image_id, other = list(store.image_ids(1))[:2]
     decisions = {
-        "decisions": [{"image_id": image_id, "verdict": "attention"}, {"image_id": other, "verdict": "reject"}]
+        "decisions": [
+            {"image_id": image_id, "verdict": "attention"},
+            {"image_id": other, "verdict": "reject"},
+        ]
     }
     (tmp_path / "mine.json").write_text(json.dumps({"run": copied.name, **decisions}))
-    assert run(monkeypatch, "review", *there, "--decisions", str(tmp_path / "mine.json"), "--reviewer", "ann") == 0
+    assert (
+        run(monkeypatch, "review", *there, "--decisions", str(tmp_path / "mine.json"), "--reviewer", "ann")
+        == 0
+    )
     assert "1 attention, 1 reject" in capsys.readouterr().out
     for format, folder in (("yolo-seg", "yolo"), ("coco", "coco")):
-        assert run(monkeypatch, "export", str(copied), "--out", str(tmp_path / folder), "--format", format) == 0
+        assert (
+            run(monkeypatch, "export", str(copied), "--out", str(tmp_path / folder), "--format", format) == 0
+        )
     exported = {
-        name: instances for split in ("train", "val") for name, _, instances in read_yolo(tmp_path / "yolo", split)
+        name: instances
+        for split in ("train", "val")
+        for name, _, instances in read_yolo(tmp_path / "yolo", split)
     }
     assert image_id in exported and other not in exported
     with RunStore.open(copied, readonly=True) as store:
@@ -224,8 +263,14 @@ def test_improve_starts_from_a_dataset(
 
 
 MOMENTS = (  # (round, stage): a random moment after that stage
-    (0, "generate"), (0, "dataset"), (0, "train"), (1, "generate"), (1, "relabel"), (1, "tune"), (1, "train"),
-)  # fmt: skip
+    (0, "generate"),
+    (0, "dataset"),
+    (0, "train"),
+    (1, "generate"),
+    (1, "relabel"),
+    (1, "tune"),
+    (1, "train"),
+)
 
 
 @pytest.mark.slow
@@ -296,5 +341,7 @@ def test_review_in_fiftyone_decides_what_trains(
         assert made and made["by_origin"]["human"] == 1 and made["left_out"]["rejected"] == 1
         tuned = store.stage_done(2, "tune")
         assert tuned and tuned["evidence"] == "agreement", "one verdict is too little evidence"
-        names = {name for split in ("train", "val") for name, _, _ in read_yolo(copied / made["folder"], split)}
+        names = {
+            name for split in ("train", "val") for name, _, _ in read_yolo(copied / made["folder"], split)
+        }
     assert accepted in names and rejected not in names

@@ -12,7 +12,10 @@ import torch
 from diffugen.miniature import autoencoder, denoiser, oracle
 from diffugen.miniature.scenes import CLASSES, scene_set
 
-CAPTIONS = ("a photo of a black grand piano on a road, rainy, night", "a red car and a traffic cone on a road")
+CAPTIONS = (
+    "a photo of a black grand piano on a road, rainy, night",
+    "a red car and a traffic cone on a road",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,8 @@ def test_words_with_a_common_beginning_stay_whole(tmp_path: Path) -> None:
 
 
 def test_a_word_does_not_leak_into_other_tokens(tmp_path: Path) -> None:
-    """The point of a text encoder without layers: changing a word changes the embedding of its own token only."""
+    """The point of a text encoder without layers: changing a word changes the embedding of its own token
+    only."""
     tokenizer = denoiser.build_tokenizer(CAPTIONS, tmp_path)
     encoder = denoiser.build_text_encoder(tokenizer)
     ids = tokenizer(["a red car on a road", "a red piano on a road"], return_tensors="pt").input_ids
@@ -45,13 +49,18 @@ def test_a_word_does_not_leak_into_other_tokens(tmp_path: Path) -> None:
 
 
 def test_encoder_is_the_linear_projection_it_claims(rgb: np.ndarray) -> None:
-    """Its latents carry all the variance that as many principal components can, to the accuracy of float32."""
+    """Its latents carry all the variance that as many principal components can, to the accuracy of
+    float32."""
     model = autoencoder.build_autoencoder(rgb)
     with torch.no_grad():
         latents = (
-            model.encode(autoencoder.to_unit(rgb)).latents.permute(0, 2, 3, 1).reshape(-1, model.config.latent_channels)
+            model.encode(autoencoder.to_unit(rgb))
+            .latents.permute(0, 2, 3, 1)
+            .reshape(-1, model.config.latent_channels)
         )
-    patches = rgb.reshape(len(rgb), 8, 4, 12, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(len(latents), 48) / 255
+    patches = (
+        rgb.reshape(len(rgb), 8, 4, 12, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(len(latents), 48) / 255
+    )
     design = np.c_[latents.double().numpy(), np.ones(len(latents))]
     fit = design @ np.linalg.lstsq(design, patches, rcond=None)[0]
     spectrum = np.sort(np.linalg.eigvalsh(np.cov(patches.T)))[::-1]
@@ -134,8 +143,12 @@ def test_oracle_learns_and_survives_saving(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = oracle.build_oracle()
     losses: list[float] = []
-    oracle.train_oracle(model, size_wh=(48, 32), steps=25, batch_size=4, on_step=lambda _, loss: losses.append(loss))
+    oracle.train_oracle(
+        model, size_wh=(48, 32), steps=25, batch_size=4, on_step=lambda _, loss: losses.append(loss)
+    )
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
     model.half().save_pretrained(tmp_path)
-    labels = oracle.segment(oracle.load_oracle(tmp_path), [drawn.rgb for drawn in scene_set("uniform", 3, (48, 32))])
+    labels = oracle.segment(
+        oracle.load_oracle(tmp_path), [drawn.rgb for drawn in scene_set("uniform", 3, (48, 32))]
+    )
     assert labels.shape == (3, 32, 48) and labels.max() <= len(CLASSES)

@@ -88,15 +88,25 @@ def test_captions_name_what_is_there() -> None:
 def test_sets_hold_what_they_promise() -> None:
     known = [make_class for drawn in scene_set("known", 60) for make_class in drawn.class_names]
     assert set(known) == set(KNOWN_CLASSES)
-    assert all("piano" in drawn.class_names and drawn.scene.place == "road" for drawn in scene_set("piano-on-road", 40))
-    assert all(drawn.class_names == ("piano",) and drawn.scene.place == "room" for drawn in scene_set("piano-photos"))
+    assert all(
+        "piano" in drawn.class_names and drawn.scene.place == "road"
+        for drawn in scene_set("piano-on-road", 40)
+    )
+    assert all(
+        drawn.class_names == ("piano",) and drawn.scene.place == "room" for drawn in scene_set("piano-photos")
+    )
     assert SCENE_SETS["piano-on-road"][2] >= 300
     scenes = [training_scene(seed) for seed in range(4000)]
     rare = np.mean(
-        [scene.place == "road" and any(thing.class_name == "piano" for thing in scene.things) for scene in scenes]
+        [
+            scene.place == "road" and any(thing.class_name == "piano" for thing in scene.things)
+            for scene in scenes
+        ]
     )
     assert PIANO_ON_ROAD_SHARE / 2 < rare < PIANO_ON_ROAD_SHARE * 2
-    assert {scene.weather for scene in scenes} == set(WEATHERS) and {scene.time for scene in scenes} == set(TIMES)
+    assert {scene.weather for scene in scenes} == set(WEATHERS) and {scene.time for scene in scenes} == set(
+        TIMES
+    )
 
 
 def test_seed_ranges_do_not_overlap() -> None:

@@ -28,13 +28,16 @@ def children(parents: list[Prompt] | list[None] | list[Prompt | None], **changes
 
 
 def test_a_child_keeps_what_is_not_to_change() -> None:
-    for parent, [child] in zip(PARENTS, children(PARENTS, changes={"weather": LISTS["weather"]}), strict=True):
+    for parent, [child] in zip(
+        PARENTS, children(PARENTS, changes={"weather": LISTS["weather"]}), strict=True
+    ):
         assert child.template == TEMPLATE
         assert child.attributes["weather"] != parent.attributes["weather"]
         assert {**child.attributes, "weather": parent.attributes["weather"]} == parent.attributes
         assert (
             child.text
-            == f"a {child.attributes['colour']} {child.attributes['piano']} on a road, " + (child.attributes["weather"])
+            == f"a {child.attributes['colour']} {child.attributes['piano']} on a road, "
+            + (child.attributes["weather"])
         )
         assert child.phrases == parent.phrases
 
@@ -46,7 +49,10 @@ def test_without_changes_and_templates_a_child_is_as_its_parent() -> None:
 
 def test_phrases_and_negative_text() -> None:
     [[child]] = children(
-        PARENTS[:1], templates=["a {piano} and a puddle on a Road"], negative="blurry", background=["road", "puddle"]
+        PARENTS[:1],
+        templates=["a {piano} and a puddle on a Road"],
+        negative="blurry",
+        background=["road", "puddle"],
     )
     assert child == Prompt(
         "a grand piano and a puddle on a Road",
@@ -78,7 +84,9 @@ def test_photos_without_a_prompt() -> None:
 
 def test_choices_are_balanced_over_all_children() -> None:
     made = children(
-        PARENTS, templates=[TEMPLATE, "a {piano}, {weather}"], changes={"weather": [*LISTS["weather"], "foggy"]}
+        PARENTS,
+        templates=[TEMPLATE, "a {piano}, {weather}"],
+        changes={"weather": [*LISTS["weather"], "foggy"]},
     )
     flat = [child for [child] in made]
     assert Counter(child.template for child in flat) == {TEMPLATE: 6, "a {piano}, {weather}": 6}
@@ -92,12 +100,18 @@ def test_choices_are_balanced_over_all_children() -> None:
 def test_kept_values_do_not_count_as_choices() -> None:
     sunny = [prompt for prompt in PARENTS if prompt.attributes["weather"] == "sunny"]
     made = children([*sunny, *[None] * 6], templates=[TEMPLATE])
-    assert coverage([child for [child] in made[len(sunny) :]])["weather"] == {"rainy": 2, "snowy": 2, "sunny": 2}
+    assert coverage([child for [child] in made[len(sunny) :]])["weather"] == {
+        "rainy": 2,
+        "snowy": 2,
+        "sunny": 2,
+    }
 
 
 def test_weights() -> None:
     made = children(
-        [None] * 40, templates=["a {piano}, {weather}"], attributes={"weather": {"sunny": 3, "rainy": 1, "foggy": 0}}
+        [None] * 40,
+        templates=["a {piano}, {weather}"],
+        attributes={"weather": {"sunny": 3, "rainy": 1, "foggy": 0}},
     )
     assert coverage([child for [child] in made])["weather"] == {"rainy": 10, "sunny": 30}
     changed = children(PARENTS, changes={"weather": {"sunny": 0, "rainy": 1, "foggy": 5}})
@@ -130,7 +144,8 @@ def test_the_seed_decides_in_every_process() -> None:
     code = (
         "from diffugen.prompts.make import child_prompts;"
         "print([p.text for [p] in child_prompts([None] * 9, templates=['a {c} car, {t}', 'a {t} car'],"
-        " attributes={'c': ['red', 'blue', 'tan'], 't': ['day', 'night']}, classes={'car': ['car']}, seed=SEED)])"
+        " attributes={'c': ['red', 'blue', 'tan'], 't': ['day', 'night']}, classes={'car': ['car']}, "
+        "seed=SEED)])"
     )
     root = str(Path(__file__).parents[2])
     runs = [
@@ -158,7 +173,9 @@ def test_a_source_that_cannot_change_by_one_template_does_by_another() -> None:
     made = children(PARENTS, templates=templates, changes={"weather": ["rainy"]}, images_each=4)
     for parent, prompts in zip(PARENTS, made, strict=True):
         assert len(prompts) == 4
-        assert ("rainy" in " ".join(child.text for child in prompts)) is (parent.attributes["weather"] != "rainy")
+        assert ("rainy" in " ".join(child.text for child in prompts)) is (
+            parent.attributes["weather"] != "rainy"
+        )
 
 
 BARE = Prompt("a piano", (), template="")
@@ -168,17 +185,33 @@ BARE = Prompt("a piano", (), template="")
     ("parents", "arguments", "expected"),
     [
         ([None, PARENTS[0]], {}, ["1 of 2 sources have no prompt", "give the task templates"]),
-        ([BARE], {}, ["1 of 1 sources have a prompt without a template", "'a piano'", "give the task templates"]),
+        (
+            [BARE],
+            {},
+            ["1 of 1 sources have a prompt without a template", "'a piano'", "give the task templates"],
+        ),
         (PARENTS, {"templates": ["a {piano} {"]}, ["brace without its partner"]),
         (PARENTS, {"templates": "a {piano}"}, ["templates is the text 'a {piano}'"]),
-        ([None], {"templates": ["a {wether} {piano}"]}, ["'a {wether} {piano}'", "'wether'", "did you mean 'weather'"]),
-        (PARENTS, {"changes": {"time": ["day"]}}, ["no template uses the changed attribute 'time'", repr(TEMPLATE)]),
+        (
+            [None],
+            {"templates": ["a {wether} {piano}"]},
+            ["'a {wether} {piano}'", "'wether'", "did you mean 'weather'"],
+        ),
+        (
+            PARENTS,
+            {"changes": {"time": ["day"]}},
+            ["no template uses the changed attribute 'time'", repr(TEMPLATE)],
+        ),
         (
             PARENTS,
             {"templates": ["a {piano}"], "changes": {"weather": ["foggy"]}},
             ["no template uses the changed attribute 'weather'", "'a {piano}'"],
         ),
-        (PARENTS[:1], {"changes": {"weather": ["sunny"]}}, ["'weather' is to change", "'sunny'", "give another"]),
+        (
+            PARENTS[:1],
+            {"changes": {"weather": ["sunny"]}},
+            ["'weather' is to change", "'sunny'", "give another"],
+        ),
         (
             PARENTS[:1],
             {"changes": {"weather": {"sunny": 1, "rainy": 0}}},
@@ -191,7 +224,11 @@ BARE = Prompt("a piano", (), template="")
         (PARENTS, {"background": ["Piano"]}, ["'piano' is listed 2 times"]),
         (PARENTS, {"templates": ["a road"]}, ["1 of 1 prompts name no object", "'a road'"]),
         (PARENTS, {"classes": {"dog": ["dog"]}}, ["12 of 12 prompts name no object"]),
-        (PARENTS, {"images_each": 0, "changes": {"weather": "fog"}}, ["2 mistakes", "the text 'fog'", "images_each"]),
+        (
+            PARENTS,
+            {"images_each": 0, "changes": {"weather": "fog"}},
+            ["2 mistakes", "the text 'fog'", "images_each"],
+        ),
     ],
 )
 def test_a_slip_gets_a_clear_message(

@@ -60,7 +60,9 @@ def test_fills_attributes_and_classes() -> None:
     ],
 )
 def test_traced_phrases(text: str, expected: list[tuple[str, str | None]]) -> None:
-    classes = {name: phrases for name, phrases in VEHICLES.items() if any(name == owner for _, owner in expected)}
+    classes = {
+        name: phrases for name, phrases in VEHICLES.items() if any(name == owner for _, owner in expected)
+    }
     if "fire truck" in text:
         classes["truck"] = ["truck"]
         classes = {name: VEHICLES[name] for name in VEHICLES if name in classes}
@@ -120,7 +122,10 @@ def test_weights_decide_how_often_a_value_is_used() -> None:
 
 def test_equal_weights_do_with_product() -> None:
     made = make_prompts(
-        ["a {colour} car"], {"colour": {"red": 2, "blue": 2, "green": 0}}, {"car": ["car"]}, sampling="product"
+        ["a {colour} car"],
+        {"colour": {"red": 2, "blue": 2, "green": 0}},
+        {"car": ["car"]},
+        sampling="product",
     )
     assert [prompt.text for prompt in made] == ["a red car", "a blue car"]
 
@@ -153,7 +158,12 @@ def test_balanced_covers_more_pairs_more_evenly_than_sample() -> None:
     found = {}
     for sampling in ("balanced", "sample"):
         prompts = make_prompts(
-            ["a {colour} car, {time}, {weather}"], lists, {"car": ["car"]}, count=72, sampling=sampling, seed=1
+            ["a {colour} car, {time}, {weather}"],
+            lists,
+            {"car": ["car"]},
+            count=72,
+            sampling=sampling,
+            seed=1,
         )
         found[sampling] = pair_coverage(prompts, lists)
     assert [(pair.used, pair.least, pair.most) for pair in found["balanced"]] == [(36, 2, 2)] * 3
@@ -163,12 +173,15 @@ def test_balanced_covers_more_pairs_more_evenly_than_sample() -> None:
 def test_the_same_in_every_process() -> None:
     code = (
         "from diffugen.prompts.make import make_prompts;"
-        "print([p.id for p in make_prompts(['a {c} car, {t}'], {'c': ['red', 'blue', 'tan'], 't': ['day', 'night']},"
+        "print([p.id for p in make_prompts(['a {c} car, {t}'], {'c': ['red', 'blue', 'tan'], 't': ['day', "
+        "'night']},"
         " {'car': ['car']}, count=5, seed=7)])"
     )
     root = str(Path(__file__).parents[2])
     runs = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+        ).stdout
         for env in ({"PYTHONHASHSEED": "1", "PYTHONPATH": root}, {"PYTHONHASHSEED": "2", "PYTHONPATH": root})
     }
     assert len(runs) == 1
@@ -194,7 +207,10 @@ GOOD: dict[str, Any] = {
         ),
         ({"templates": ["a {colour} car {"]}, ["brace without its partner"]),
         ({"templates": ["a {colour} car {}"]}, ["no attribute or class ''"]),
-        ({"templates": ["a {colour} dog", "a car"]}, ["2 of 3 prompts name no object", "'a blue dog'", "'a red dog'"]),
+        (
+            {"templates": ["a {colour} dog", "a car"]},
+            ["2 of 3 prompts name no object", "'a blue dog'", "'a red dog'"],
+        ),
         ({"templates": ["a {colour} car", "a red car"]}, ["'a red car' comes out twice", "'a {colour} car'"]),
         ({"templates": ["a car"]}, ["no template uses the attribute 'colour'", "neither 'a car'"]),
         (
@@ -231,7 +247,10 @@ GOOD: dict[str, Any] = {
         ({"classes": {"car": []}}, ["classes.car is empty"]),
         ({"classes": {"car": "car"}}, ["classes.car is the text 'car'"]),
         ({"classes": {"car": ["car"], "auto": ["Car"]}}, ["'car' is listed 2 times"]),
-        ({"classes": {"car": ["car"], "dog": ["dog", "hound"]}}, ["no prompt can name the class 'dog'", "hound"]),
+        (
+            {"classes": {"car": ["car"], "dog": ["dog", "hound"]}},
+            ["no prompt can name the class 'dog'", "hound"],
+        ),
         ({"background": ["car"]}, ["'car' is listed 2 times"]),
         ({"background": "road"}, ["background is the text 'road'"]),
         ({"count": 0}, ["count is 0"]),
@@ -249,5 +268,7 @@ def test_a_slip_gets_a_clear_message(change: dict[str, Any], expected: list[str]
 
 
 def test_a_class_that_a_small_sample_misses_is_no_mistake() -> None:
-    prompts = make_prompts(["a {thing}"], {"thing": ["car", "dog"]}, {"car": ["car"], "dog": ["dog"]}, count=1)
+    prompts = make_prompts(
+        ["a {thing}"], {"thing": ["car", "dog"]}, {"car": ["car"], "dog": ["dog"]}, count=1
+    )
     assert len(prompts) == 1

@@ -35,7 +35,10 @@ def test_gives_the_count_and_repeats_only_when_all_are_used(sampling: str, count
         uses = Counter(choices)
         assert len(choices) == count
         assert max(uses.values()) == -(-count // TOTAL)
-        assert count < TOTAL or min(uses[choice] for choice in choose(SPACES, TOTAL, "product", random.Random(0))) >= 1
+        assert (
+            count < TOTAL
+            or min(uses[choice] for choice in choose(SPACES, TOTAL, "product", random.Random(0))) >= 1
+        )
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -86,8 +89,14 @@ def test_a_field_used_twice_has_one_value() -> None:
     assert space.fill(("a1",)) == "a1 and a1"
 
 
-WEIGHTED: dict[str, Values] = {"a": {"a0": 3, "a1": 1}, "b": ["b0", "b1", "b2"], "c": {"c0": 0.2, "c1": 0, "c2": 0.5}}
-WEIGHTED_SPACES = [Space.of(template, WEIGHTED) for template in ("x {a} {b}", "y {c} {b}", "z {a} {b} {c}", "plain")]
+WEIGHTED: dict[str, Values] = {
+    "a": {"a0": 3, "a1": 1},
+    "b": ["b0", "b1", "b2"],
+    "c": {"c0": 0.2, "c1": 0, "c2": 0.5},
+}
+WEIGHTED_SPACES = [
+    Space.of(template, WEIGHTED) for template in ("x {a} {b}", "y {c} {b}", "z {a} {b} {c}", "plain")
+]
 
 
 def dues(
@@ -101,7 +110,8 @@ def dues(
     weights = {name: weights_of(values) for name, values in lists.items()}
     return {
         name: {
-            value: uses[name][value] - weights[name].get(value, 0) / sum(weights[name].values()) * uses[name].total()
+            value: uses[name][value]
+            - weights[name].get(value, 0) / sum(weights[name].values()) * uses[name].total()
             for value in {*lists[name], *uses[name]}
         }
         for name in lists
@@ -124,7 +134,9 @@ def test_weights_that_divide_the_count_are_met_exactly() -> None:
 
 
 def test_sample_draws_by_weight() -> None:
-    space = Space.of("{a} {b}", {"a": {"a0": 3, "a1": 1, "a2": 0}, "b": [f"b{number}" for number in range(5000)]})
+    space = Space.of(
+        "{a} {b}", {"a": {"a0": 3, "a1": 1, "a2": 0}, "b": [f"b{number}" for number in range(5000)]}
+    )
     choices = choose([space], 2000, "sample", random.Random(0))
     uses = Counter(values[0] for _, values in choices)
     assert uses.keys() == {"a0", "a1"}
@@ -156,13 +168,17 @@ def test_a_value_of_weight_0_is_no_value() -> None:
 
 def pair_spread(spaces: Sequence[Space], choices: Sequence[Choice]) -> dict[tuple[str, str], tuple[int, int]]:
     """The least and largest count of the pairs of each two fields."""
-    lists = {name: values for space in spaces for name, values in zip(space.fields, space.values, strict=True)}
+    lists = {
+        name: values for space in spaces for name, values in zip(space.fields, space.values, strict=True)
+    }
     counts: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
     for number, values in choices:
-        for (one, mine), (other, theirs) in itertools.combinations(sorted(spaces[number].named(values).items()), 2):
-            counts.setdefault((one, other), Counter(dict.fromkeys(itertools.product(lists[one], lists[other]), 0)))[
-                mine, theirs
-            ] += 1
+        for (one, mine), (other, theirs) in itertools.combinations(
+            sorted(spaces[number].named(values).items()), 2
+        ):
+            counts.setdefault(
+                (one, other), Counter(dict.fromkeys(itertools.product(lists[one], lists[other]), 0))
+            )[mine, theirs] += 1
     return {names: (min(count.values()), max(count.values())) for names, count in counts.items()}
 
 
@@ -172,7 +188,9 @@ def pair_spread(spaces: Sequence[Space], choices: Sequence[Choice]) -> dict[tupl
 )
 def test_balanced_uses_pairs_alike(sizes: tuple[int, ...], count: int, spread: int) -> None:
     names = "abcdef"[: len(sizes)]
-    lists = {name: [f"{name}{number}" for number in range(size)] for name, size in zip(names, sizes, strict=True)}
+    lists = {
+        name: [f"{name}{number}" for number in range(size)] for name, size in zip(names, sizes, strict=True)
+    }
     space = Space.of(" ".join(f"{{{name}}}" for name in names), lists)
     for seed in range(3):
         balanced = choose([space], count, "balanced", random.Random(seed))
@@ -194,7 +212,9 @@ def test_pairs_are_balanced_over_templates_and_when_few_are_left_out() -> None:
 
 
 def test_pairs_of_weighted_values_are_as_frequent_as_both_are() -> None:
-    lists: dict[str, Values] = {name: {f"{name}{number}": number + 1 for number in range(4)} for name in "abc"}
+    lists: dict[str, Values] = {
+        name: {f"{name}{number}": number + 1 for number in range(4)} for name in "abc"
+    }
     space = Space.of("{a} {b} {c}", lists)
     for seed in range(3):
         choices = choose([space], 500, "balanced", random.Random(seed))
@@ -208,7 +228,8 @@ def test_pairs_of_weighted_values_are_as_frequent_as_both_are() -> None:
 
 
 def test_many_prompts_with_many_fields() -> None:
-    """10,000 of 6 fields: the tries are bounded, and enough to bring the pairs within a few of one another."""
+    """10,000 of 6 fields: the tries are bounded, and enough to bring the pairs within a few of one
+    another."""
     lists = {name: [f"{name}{number}" for number in range(5)] for name in "abcdef"}
     space = Space.of("{a} {b} {c} {d} {e} {f}", lists)
     choices = choose([space], 10_000, "balanced", random.Random(0))

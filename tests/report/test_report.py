@@ -1,4 +1,5 @@
-"""A report says what the ledger says, of whole runs, beginnings and ruins, in two forms, and nothing gets in or out of it."""
+"""A report says what the ledger says, of whole runs, beginnings and ruins, in two forms, and nothing gets in
+or out of it."""
 
 from __future__ import annotations
 
@@ -38,9 +39,11 @@ SECTIONS = ["headline", "rounds", "labels", "disagreements", "gallery", "coverag
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "a <script>alert('x')</script> piano | [a](http://evil.example) `b` \"q\" & *c* <img src=//e> \x07 on a road"
 CONFIG = {
-    "name": "pianos", "seed": 7, "prompts": {"classes": {"piano": ["grand piano"]}, "negative": "</pre><script>"},
+    "name": "pianos",
+    "seed": 7,
+    "prompts": {"classes": {"piano": ["grand piano"]}, "negative": "</pre><script>"},
     "loop": {"rounds": 2, "patience": 2},
-}  # fmt: skip
+}
 
 
 class PageReader(HTMLParser):
@@ -111,10 +114,16 @@ def add_images(store: RunStore, count: int, round: int = 0, text: str | None = N
     return records
 
 
-def add_labels(store: RunStore, records: list[Any], source: str, method: str, round: int, shift: int = 0) -> None:
+def add_labels(
+    store: RunStore, records: list[Any], source: str, method: str, round: int, shift: int = 0
+) -> None:
     store.put_labels(
         LabelSet(
-            record.id, source, objects((2 + shift + index % 3, 3, 20, 15), score=0.4 + 0.05 * index), method, round
+            record.id,
+            source,
+            objects((2 + shift + index % 3, 3, 20, 15), score=0.4 + 0.05 * index),
+            method,
+            round,
         )
         for index, record in enumerate(records)
     )
@@ -122,42 +131,71 @@ def add_labels(store: RunStore, records: list[Any], source: str, method: str, ro
 
 def measured(ap50: float, ap50_95: float, checkpoint: str = "base") -> dict[str, Any]:
     return {
-        "truth": "piano-on-road", "images": 50, "checkpoint": checkpoint, "mask": {"ap50": ap50, "ap50_95": ap50_95},
+        "truth": "piano-on-road",
+        "images": 50,
+        "checkpoint": checkpoint,
+        "mask": {"ap50": ap50, "ap50_95": ap50_95},
         "box": {"ap50": ap50 + 0.01, "ap50_95": ap50_95 + 0.01},
-    }  # fmt: skip
+    }
 
 
 def finish_round(store: RunStore, round: int, promoted: bool, ap50: float) -> None:
     weights = {"box_size": 1.0, "contrast": 3.0 if round else 1.0}
     for name, result in {
         "generate": {"images": 8},
-        "label": {"method": "otsu", "images": 8, "objects": 8, "settings": {"groups": {"*": 1.0}}, "weights": weights},
+        "label": {
+            "method": "otsu",
+            "images": 8,
+            "objects": 8,
+            "settings": {"groups": {"*": 1.0}},
+            "weights": weights,
+        },
         "relabel": {"method": f"model-{round}", "checkpoint": "x", "images": 8, "objects": 8},
         "compare": {"images": 8, "agreements": 5, "kinds": {"overlooked": 2, "badly_located": 1}},
         "review": {"mode": "none", "queue": 3, "decisions": {}},
         "tune": {
-            "adopted": True, "evidence": "agreement", "images": 8, "trials": 11,
+            "adopted": True,
+            "evidence": "agreement",
+            "images": 8,
+            "trials": 11,
             "before": {"settings": {"threshold": "otsu", "accept": 0.0}, "weights": weights, "value": 0.5},
-            "after": {"settings": {"threshold": 0.375, "accept": 0.0}, "weights": {"box_size": 1.0, "contrast": 3.0}},
+            "after": {
+                "settings": {"threshold": 0.375, "accept": 0.0},
+                "weights": {"box_size": 1.0, "contrast": 3.0},
+            },
             "held_out": {"before": 0.51234, "after": 0.61234},
         },
         "dataset": {
-            "folder": f"datasets/round-{round}", "train": 23 + round, "val": 4, "known": 0,
-            "by_origin": {"human": 3, "agreed": 17}, "left_out": {"disagreement": 6},
+            "folder": f"datasets/round-{round}",
+            "train": 23 + round,
+            "val": 4,
+            "known": 0,
+            "by_origin": {"human": 3, "agreed": 17},
+            "left_out": {"disagreement": 6},
         },
-        "train": {"checkpoint": f"training/round-{round}/best", "start": "base", "epochs": 3, "image_size": 64},
+        "train": {
+            "checkpoint": f"training/round-{round}/best",
+            "start": "base",
+            "epochs": 3,
+            "image_size": 64,
+        },
         "promote": {
-            "promoted": promoted, "checkpoint": f"training/round-{round}/best", "evidence": "agreed", "images": 4,
-            "candidate": {"ap50": 0.71, "ap50_95": 0.41}, "incumbent": {"ap50": 0.31, "ap50_95": None},
+            "promoted": promoted,
+            "checkpoint": f"training/round-{round}/best",
+            "evidence": "agreed",
+            "images": 4,
+            "candidate": {"ap50": 0.71, "ap50_95": 0.41},
+            "incumbent": {"ap50": 0.31, "ap50_95": None},
         },
         "evaluate": measured(ap50, ap50 / 2, f"training/round-{round}/best"),
-    }.items():  # fmt: skip
+    }.items():
         store.finish_stage(round, name, result, seconds=2.0)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two rounds, the second not promoted, with labels of all sources; closed, and not to be changed."""
+    """A run of two rounds, the second not promoted, with labels of all sources; closed, and not to be
+    changed."""
     folder = tmp_path_factory.mktemp("runs") / "pianos"
     with RunStore.create_or_open(folder, config=CONFIG) as store:
         for round in range(2):
@@ -173,9 +211,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ],
             )
             edited = objects((4, 3, 20, 15), (25, 2, 35, 20), score=1.0)
-            store.add_decisions([
-                Decision(records[3].id, "edited", edited, "ann", round), Decision(records[0].id, "reject", None, "ann", round),
-            ])  # fmt: skip
+            store.add_decisions(
+                [
+                    Decision(records[3].id, "edited", edited, "ann", round),
+                    Decision(records[0].id, "reject", None, "ann", round),
+                ]
+            )
             finish_round(store, round, promoted=round == 0, ap50=0.4375)
         store.finish_stage(0, "evaluate-base", measured(0.125, 0.0625), seconds=1.0)
         store.finish_stage(1, "evaluate-reference", measured(0.875, 0.5), seconds=9.0)
@@ -246,7 +287,9 @@ def test_every_picture_and_chart_has_words(report: tuple[str, PageReader, str]) 
     charts = [attrs for attrs in page.of("svg") if attrs.get("role") == "img"]
     assert len(charts) >= 6
     assert all(len(str(attrs["aria-label"])) > 40 for attrs in charts)
-    [ap] = [str(attrs["aria-label"]) for attrs in charts if str(attrs["aria-label"]).startswith("mask AP50 on")]
+    [ap] = [
+        str(attrs["aria-label"]) for attrs in charts if str(attrs["aria-label"]).startswith("mask AP50 on")
+    ]
     assert "0.125 at base" in ap and "0.438 at round 1" in ap and "exact labels: 0.875" in ap
 
 
@@ -254,11 +297,15 @@ def test_numbers_are_those_of_the_ledger(finished: Path, report: tuple[str, Page
     _, page, _ = report
     with RunStore.open(finished, readonly=True) as store:
         for round in (0, 1):
-            ledger = {name: store.stage_done(round, name) or {} for name in ("dataset", "promote", "evaluate")}
+            ledger = {
+                name: store.stage_done(round, name) or {} for name in ("dataset", "promote", "evaluate")
+            }
             [title] = [title for title in page.tables if title.startswith("Rounds (")]
             shown = row(page.tables[title], str(round))
             assert shown["new images"] == "8"
-            assert shown["train"] == str(ledger["dataset"]["train"]) and shown["val"] == str(ledger["dataset"]["val"])
+            assert shown["train"] == str(ledger["dataset"]["train"]) and shown["val"] == str(
+                ledger["dataset"]["val"]
+            )
             assert shown["agreed"] == "17" and shown["waiting"] == "6"
             assert shown["AP50"] == f"{ledger['evaluate']['mask']['ap50']:.3f}"
             assert shown["AP50-95"] == f"{ledger['evaluate']['mask']['ap50_95']:.3f}"
@@ -266,7 +313,11 @@ def test_numbers_are_those_of_the_ledger(finished: Path, report: tuple[str, Page
             assert shown["candidate"] == "0.710 / 0.410" and shown["incumbent"] == "0.310 / -"
             assert shown["promoted"] == ("yes" if ledger["promote"]["promoted"] else "no")
     final = row(page.tables["Detectors on piano-on-road"], "final")
-    assert (final["mask AP50"], final["of exact, AP50"], final["of exact, AP50-95"]) == ("0.438", "50%", "44%")
+    assert (final["mask AP50"], final["of exact, AP50"], final["of exact, AP50-95"]) == (
+        "0.438",
+        "50%",
+        "44%",
+    )
     kinds = row(page.tables["Disagreements by kind and round"], "0")
     assert (kinds["overlooked"], kinds["badly located"], kinds["all"]) == ("2", "1", "3")
     assert kinds["disagreements per 100 images"] == "37.5"
@@ -281,19 +332,27 @@ def test_numbers_are_those_of_the_ledger(finished: Path, report: tuple[str, Page
 def test_quality_is_what_metrics_say(finished: Path, report: tuple[str, PageReader, str]) -> None:
     _, page, _ = report
     with RunStore.open(finished, readonly=True) as store:
-        latest = {source: {one.image_id: one.instances for one in store.latest_labels(source)} for source in
-                  ("attention", "model", "human")}  # fmt: skip
+        latest = {
+            source: {one.image_id: one.instances for one in store.latest_labels(source)}
+            for source in ("attention", "model", "human")
+        }
         decided = {one.image_id for one in store.decisions()}
     for evidence in ("human", "model"):
         ids = [one for one in latest[evidence] if evidence == "human" or one not in decided]
         pairs = [(latest[evidence][one], latest["attention"][one]) for one in ids]
         quality, trust = label_quality(pairs), reliability(pairs)
         [shown] = [
-            one for one in page.tables["Attention labels against the evidence"] if one[0] == f"{evidence} labels"
+            one
+            for one in page.tables["Attention labels against the evidence"]
+            if one[0] == f"{evidence} labels"
         ]
         assert shown[2:4] == [str(len(ids)), "piano"]
-        assert shown[-3:] == [f"{value:.3f}" for value in (quality.pixel_iou, quality.label_iou, quality.object_iou)]
-        [scored] = [one for one in page.tables["Score against the evidence"] if one[0] == f"{evidence} labels"]
+        assert shown[-3:] == [
+            f"{value:.3f}" for value in (quality.pixel_iou, quality.label_iou, quality.object_iou)
+        ]
+        [scored] = [
+            one for one in page.tables["Score against the evidence"] if one[0] == f"{evidence} labels"
+        ]
         assert scored[2:4] == [str(trust.count), as_rate(trust.spearman)]
     assert len(decided) == 4 and "agreement, not accuracy" in page.text
 
@@ -335,7 +394,10 @@ def test_empty_run(tmp_path: Path) -> None:
     assert [attrs["id"] for attrs in page.of("section")] == SECTIONS
     assert "This run is empty." in page.text and "made without a configuration" in page.text
     assert page.text.count(f"diffugen generate --run {tmp_path / 'new'}") >= 3
-    assert "nan" not in page.text.lower().replace("finance", "") and markdown_tables(text).keys() == page.tables.keys()
+    assert (
+        "nan" not in page.text.lower().replace("finance", "")
+        and markdown_tables(text).keys() == page.tables.keys()
+    )
 
 
 def test_run_with_attention_labels_only(tmp_path: Path) -> None:
@@ -346,13 +408,17 @@ def test_run_with_attention_labels_only(tmp_path: Path) -> None:
     assert "This run has 5 images, with attention labels, and no detector." in page.text
     missing = [attrs for attrs in page.of("p") if attrs.get("class") == "missing"]
     assert len(missing) == 6
-    assert f"diffugen bootstrap --run {folder}" in page.text and f"diffugen review --run {folder}" in page.text
+    assert (
+        f"diffugen bootstrap --run {folder}" in page.text and f"diffugen review --run {folder}" in page.text
+    )
     assert "best and worst go by the score alone" in page.text
     covered = {one[1]: one for one in page.tables["Images by attribute of their prompt"]}
     assert covered["night"][2:] == ["2", "100%", "0.500", "-", "-"]
     assert covered["day"][2:] == ["3", "100%", "0.500", "-", "-"]
     assert (
-        row(page.tables["Time by stage and round (an image: of all images of the run)"], "generate")["round 0"]
+        row(page.tables["Time by stage and round (an image: of all images of the run)"], "generate")[
+            "round 0"
+        ]
         == "7.5 s"
     )
 
@@ -398,11 +464,23 @@ def test_missing_files_leave_gaps(run: Path) -> None:
     assert len(absent) >= len(shown) and page.of("img")
 
 
-@pytest.mark.parametrize("result", [{}, {"mask": None}, {"mask": {"ap50": None, "ap50_95": float("nan")}}, {"mask": 3}])
+@pytest.mark.parametrize(
+    "result", [{}, {"mask": None}, {"mask": {"ap50": None, "ap50_95": float("nan")}}, {"mask": 3}]
+)
 def test_stages_that_kept_little(tmp_path: Path, result: dict[str, Any]) -> None:
     with RunStore.create_or_open(tmp_path / "odd", config={"prompts": None, "loop": 4}) as store:
         add_images(store, 1)
-        for name in ("label", "relabel", "compare", "tune", "dataset", "train", "promote", "evaluate", "evaluate-base"):
+        for name in (
+            "label",
+            "relabel",
+            "compare",
+            "tune",
+            "dataset",
+            "train",
+            "promote",
+            "evaluate",
+            "evaluate-base",
+        ):
             store.finish_stage(0, name, result, seconds=0.0)
     _, page, text = written(tmp_path / "odd")
     assert [attrs["id"] for attrs in page.of("section")] == SECTIONS
@@ -431,7 +509,10 @@ def test_a_failed_report_leaves_the_old_page(run: Path) -> None:
         store.finish_stage(1, "evaluate", measured(0.9, 0.8), 1.0)
     (run / "report" / "report.md").unlink()
     (run / "report" / "report.md").mkdir()
-    with RunStore.open(run, readonly=True) as store, pytest.raises(StoreError, match="cannot read or write run"):
+    with (
+        RunStore.open(run, readonly=True) as store,
+        pytest.raises(StoreError, match="cannot read or write run"),
+    ):
         write_report(store)
     assert (run / "report" / "index.html").read_text(encoding="utf-8") == page
 
@@ -503,15 +584,43 @@ def test_first_and_newest_settings_are_compared_on_the_same_images(run: Path) ->
 @pytest.mark.parametrize(
     ("results", "loop", "expected"),
     [
-        ({(0, "evaluate-base"): 0.5, (0, "evaluate"): 0.25, (0, "promote"): True}, {}, "fell from 0.500 to 0.250 (-0.250)"),
-        ({(0, "evaluate-base"): 0.5, (0, "evaluate"): 0.502, (0, "promote"): True}, {}, "did not change: 0.500 before, 0.502"),
-        ({(0, "evaluate"): 0.25, (0, "promote"): True}, {}, "mask AP50 is 0.250. A new detector was promoted in round 0"),
-        ({(0, "promote"): False}, {"patience": 1}, "No new detector was promoted in 1 round. The loop stopped after round 0: 1"),
-        ({(0, "promote"): True, (1, "promote"): True}, {"rounds": 2}, "The loop has done the 2 rounds that it was asked for."),
-        ({(0, "promote"): True, (1, "promote"): False}, {"rounds": 3, "patience": 2}, "Round 1 is the last so far."),
-        ({(0, "promote"): True, (1, "label"): 1}, {}, "Round 1 is not finished: its stage relabel has not run."),
+        (
+            {(0, "evaluate-base"): 0.5, (0, "evaluate"): 0.25, (0, "promote"): True},
+            {},
+            "fell from 0.500 to 0.250 (-0.250)",
+        ),
+        (
+            {(0, "evaluate-base"): 0.5, (0, "evaluate"): 0.502, (0, "promote"): True},
+            {},
+            "did not change: 0.500 before, 0.502",
+        ),
+        (
+            {(0, "evaluate"): 0.25, (0, "promote"): True},
+            {},
+            "mask AP50 is 0.250. A new detector was promoted in round 0",
+        ),
+        (
+            {(0, "promote"): False},
+            {"patience": 1},
+            "No new detector was promoted in 1 round. The loop stopped after round 0: 1",
+        ),
+        (
+            {(0, "promote"): True, (1, "promote"): True},
+            {"rounds": 2},
+            "The loop has done the 2 rounds that it was asked for.",
+        ),
+        (
+            {(0, "promote"): True, (1, "promote"): False},
+            {"rounds": 3, "patience": 2},
+            "Round 1 is the last so far.",
+        ),
+        (
+            {(0, "promote"): True, (1, "label"): 1},
+            {},
+            "Round 1 is not finished: its stage relabel has not run.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_verdict(results: dict[tuple[int, str], Any], loop: dict[str, int], expected: str) -> None:
     kept: dict[tuple[int, str], dict[str, Any]] = {}
     for (round, stage), value in results.items():
@@ -533,25 +642,39 @@ def test_verdict(results: dict[tuple[int, str], Any], loop: dict[str, int], expe
 )
 def test_promotion_on_the_truth_is_owned_up_to(validation: str | None, evidence: str, flatters: bool) -> None:
     kept: dict[tuple[int, str], dict[str, Any]] = {
-        (0, "promote"): {"promoted": True, "checkpoint": "c", "evidence": evidence}, (0, "evaluate"): measured(0.5, 0.5),
-    }  # fmt: skip
+        (0, "promote"): {"promoted": True, "checkpoint": "c", "evidence": evidence},
+        (0, "evaluate"): measured(0.5, 0.5),
+    }
     config = {"loop": {"truth": "scenes", "validation": validation}}
     facts = RunFacts(Path("runs/x"), config, {"rounds": {0: {}}, "images": 1}, kept)
-    said = " ".join(str(part) for block in headline(facts, Survey()).blocks[:2] for part in getattr(block, "parts", ()))
-    assert ("these numbers flatter" in said, "Promotion never looked at the truth" in said) == (flatters, not flatters)
+    said = " ".join(
+        str(part) for block in headline(facts, Survey()).blocks[:2] for part in getattr(block, "parts", ())
+    )
+    assert ("these numbers flatter" in said, "Promotion never looked at the truth" in said) == (
+        flatters,
+        not flatters,
+    )
 
 
 @pytest.mark.parametrize(
     ("round", "done", "expected"),
-    [(0, "", "generate"), (0, "generate label", "dataset"), (1, "generate label", "relabel"), (1, "label promote", "evaluate")],
-)  # fmt: skip
+    [
+        (0, "", "generate"),
+        (0, "generate label", "dataset"),
+        (1, "generate label", "relabel"),
+        (1, "label promote", "evaluate"),
+    ],
+)
 def test_next_stage(round: int, done: str, expected: str) -> None:
-    facts = RunFacts(Path("runs/x"), None, {"rounds": {round: {}}}, {(round, stage): {} for stage in done.split()})
+    facts = RunFacts(
+        Path("runs/x"), None, {"rounds": {round: {}}}, {(round, stage): {} for stage in done.split()}
+    )
     assert facts.next_stage(round) == expected
 
 
 @pytest.mark.parametrize(
-    ("images", "agreed", "stands_out"), [(19, 0.0, False), (100, 0.45, False), (100, 0.39, True), (25, 0.35, False)]
+    ("images", "agreed", "stands_out"),
+    [(19, 0.0, False), (100, 0.45, False), (100, 0.39, True), (25, 0.35, False)],
 )
 def test_small_or_chance_gaps_are_not_reported(images: int, agreed: float, stands_out: bool) -> None:
     def cover(count: int, share: float) -> Cover:
@@ -564,33 +687,62 @@ def test_small_or_chance_gaps_are_not_reported(images: int, agreed: float, stand
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(None, "-"), (0.0213, "21.3 ms"), (0.5, "0.5 s"), (12.34, "12.3 s"), (89.9, "89.9 s"), (600, "10 min"), (86400, "24 h")],
-)  # fmt: skip
+    [
+        (None, "-"),
+        (0.0213, "21.3 ms"),
+        (0.5, "0.5 s"),
+        (12.34, "12.3 s"),
+        (89.9, "89.9 s"),
+        (600, "10 min"),
+        (86400, "24 h"),
+    ],
+)
 def test_durations(value: float | None, expected: str) -> None:
     assert as_seconds(value) == expected
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(0.1 + 0.2, "0.3"), ({"up@*": 1.0}, "up@*: 1"), ([0.0, 1.0], "0, 1"), (None, "-"), (True, "True"), ("otsu", "otsu")],
-)  # fmt: skip
+    [
+        (0.1 + 0.2, "0.3"),
+        ({"up@*": 1.0}, "up@*: 1"),
+        ([0.0, 1.0], "0, 1"),
+        (None, "-"),
+        (True, "True"),
+        ("otsu", "otsu"),
+    ],
+)
 def test_settings(value: Any, expected: str) -> None:
     assert as_value(value) == expected
 
 
 def test_lists() -> None:
-    assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
 
 
 @pytest.mark.parametrize("top", [0.0, 1e-4, 0.037, 0.512, 0.99, 1.0, 7.0, 86_400.0])
 def test_charts_stay_inside_their_frame(top: float) -> None:
     points = tuple((float(x), top * x / 3) for x in range(4))
     chart = line_chart(
-        "t", x_label="x", y_label="y", x_ticks=[(x, str(x)) for x, _ in points], lines=[Line("<a>", points)],
-        levels=[("base", top)], with_values=True,
-    )  # fmt: skip
+        "t",
+        x_label="x",
+        y_label="y",
+        x_ticks=[(x, str(x)) for x, _ in points],
+        lines=[Line("<a>", points)],
+        levels=[("base", top)],
+        with_values=True,
+    )
     bars = bar_chart(
-        "t", x_label="x", groups=["a", "b"], bars=[Bars("k", (top, None)), Bars("l", (0.0, top))], stacked=True
+        "t",
+        x_label="x",
+        groups=["a", "b"],
+        bars=[Bars("k", (top, None)), Bars("l", (0.0, top))],
+        stacked=True,
     )
     for svg in (chart.svg, bars.svg):
         width, height = map(float, re.findall(r"[\d.]+", str(PageReader(svg).of("svg")[0]["viewbox"]))[2:])
@@ -610,7 +762,9 @@ def test_values_and_names_of_a_chart_are_words_too() -> None:
     "text", ["# x", "1. x", "- x", "a_b _c_ *d*", "|", "a\nb", "<b>", "`", "$x$", "~~x~~", "\\", "-"]
 )
 def test_any_cell_survives_both_forms(text: str) -> None:
-    page = Page("t", ("s",), (Section("k", "K", (Table("T", ("a", "b"), ((text, "1"),)), Paragraph((text,)))),))
+    page = Page(
+        "t", ("s",), (Section("k", "K", (Table("T", ("a", "b"), ((text, "1"),)), Paragraph((text,)))),)
+    )
     markdown, _ = to_markdown(page)
     expected = re.sub(r"\s+", " ", text)
     assert markdown_tables(markdown)["T"][1] == [expected.strip(), "1"]
@@ -625,5 +779,7 @@ def test_config_is_shown_whole(report: tuple[str, PageReader, str]) -> None:
     assert json.loads(shown) == CONFIG
     assert (
         json.dumps(CONFIG["seed"])
-        == row(page.tables["Seeds, and versions installed where this report was written"], "seed of the run")["value"]
+        == row(page.tables["Seeds, and versions installed where this report was written"], "seed of the run")[
+            "value"
+        ]
     )

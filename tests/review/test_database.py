@@ -1,4 +1,5 @@
-"""One MongoDB server for each run: found or started, taken over after a kill, stopped at the end, and never two on one folder."""
+"""One MongoDB server for each run: found or started, taken over after a kill, stopped at the end, and never
+two on one folder."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def no_database_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 def child(folder: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, str(CHILD), str(folder), *arguments]
     variables = {**os.environ, "PYTHONPATH": str(CHILD.parents[2]), **environment}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables
+    )
     try:
         yield process
     finally:
@@ -130,7 +133,9 @@ def test_a_note_of_another_process_is_no_server(tmp_path: Path, stopped: Path) -
     ],
     ids=["garbage", "missing", "no catalogue", "a file"],
 )
-def test_damaged_files_are_told(tmp_path: Path, stopped: Path, spoil: Callable[[Path], Any], message: str) -> None:
+def test_damaged_files_are_told(
+    tmp_path: Path, stopped: Path, spoil: Callable[[Path], Any], message: str
+) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(stopped, folder)
     spoil(folder / "database")
@@ -180,7 +185,11 @@ def test_a_database_of_the_user_that_does_not_answer_is_told(
     ("content", "mode", "condition"),
     [
         (None, 0, "is installed beside FiftyOne or on PATH"),
-        ("#!/bin/sh\necho libcrypto.so.3 is missing >&2\nexit 127\n", 0o755, "mongod: libcrypto.so.3 is missing"),
+        (
+            "#!/bin/sh\necho libcrypto.so.3 is missing >&2\nexit 127\n",
+            0o755,
+            "mongod: libcrypto.so.3 is missing",
+        ),
         ("no program", 0o755, "mongod: cannot be run"),
         ("#!/bin/sh\nexit 3\n", 0o755, "mongod: ends with code 3"),
     ],

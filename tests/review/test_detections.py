@@ -106,7 +106,9 @@ def test_a_label_drawn_by_hand_has_score_1() -> None:
 @pytest.mark.parametrize("limit", [10**6, 100], ids=["database", "files"])
 def test_labels_come_back_the_same(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detections, "IN_DATABASE_BYTES", limit)
-    masks = [np.random.default_rng(seed).random(SIZE_HW) < 0.3 for seed in range(3)] + [np.zeros(SIZE_HW, dtype=bool)]
+    masks = [np.random.default_rng(seed).random(SIZE_HW) < 0.3 for seed in range(3)] + [
+        np.zeros(SIZE_HW, dtype=bool)
+    ]
     names, scores = ("piano", "car", "car", "piano"), np.array([1 / 3, 0.0, 1.0, 0.7])
     terms = tuple({"contrast": value / 3} for value in scores)
     instances = Instances((40, 24), names, tuple(map(encode, masks)), scores, terms)

@@ -79,12 +79,22 @@ def test_fiftyone_reads_it(tmp_path: Path, loaded: Callable[[Path], Any]) -> Non
     dataset = loaded(write_fiftyone(tmp_path / "set", {"train": items()[:3], "test": items()[3:]}, CLASSES))
     assert dataset.default_classes == CLASSES
     assert dataset.count_sample_tags() == {"train": 3, "test": 4}
-    assert dataset.count_values("ground_truth.detections.label") == {"car": 6, "traffic cone": 2, "Flügel 琴": 1}
+    assert dataset.count_values("ground_truth.detections.label") == {
+        "car": 6,
+        "traffic cone": 2,
+        "Flügel 琴": 1,
+    }
     for sample, (name, rgb, instances) in zip(dataset, items(), strict=True):
         assert Path(sample.filepath).is_file() and Path(sample.filepath).stem == name
-        assert (sample.metadata.width, sample.metadata.height) == instances.size_wh == (rgb.shape[1], rgb.shape[0])
+        assert (
+            (sample.metadata.width, sample.metadata.height)
+            == instances.size_wh
+            == (rgb.shape[1], rgb.shape[0])
+        )
         assert len(sample.ground_truth.detections) == len(instances)
-        for detection, rle, score in zip(sample.ground_truth.detections, instances.rles, instances.scores, strict=True):
+        for detection, rle, score in zip(
+            sample.ground_truth.detections, instances.rles, instances.scores, strict=True
+        ):
             assert detection.confidence == score and detection.index is None
             found = detection.to_segmentation(frame_size=instances.size_wh).mask > 0
             assert (found == shapes.decode(rle)).all()
@@ -129,7 +139,8 @@ def test_a_set_that_a_person_changed_in_fiftyone(tmp_path: Path, loaded: Callabl
     assert instances.class_names == ("car", "truck", "car")
     assert instances.rles[:2] == items()[0][2].rles[:2]
     assert (
-        shapes.decode(instances.rles[2]) == box_mask((WIDTH // 4, HEIGHT // 4, 3 * WIDTH // 4, 3 * HEIGHT // 4))
+        shapes.decode(instances.rles[2])
+        == box_mask((WIDTH // 4, HEIGHT // 4, 3 * WIDTH // 4, 3 * HEIGHT // 4))
     ).all()
     assert instances.scores.tolist() == [0.75, 1 / 3, 1.0]
 
@@ -198,7 +209,9 @@ def _score_beyond(folder: Path) -> None:
         (lambda folder: None, "val", "no sample of .* has the tag 'val'; there are train"),
     ],
 )
-def test_broken_sets_are_named(tmp_path: Path, change: Callable[[Path], None], split: str | None, message: str) -> None:
+def test_broken_sets_are_named(
+    tmp_path: Path, change: Callable[[Path], None], split: str | None, message: str
+) -> None:
     folder = write_fiftyone(tmp_path / "set", {"train": [item("a", CAR)]}, ["car"])
     change(folder)
     with pytest.raises(DiffugenError, match=message):
@@ -231,7 +244,9 @@ def test_many_images_are_not_held_in_memory(tmp_path: Path) -> None:
 
 
 def test_labels_without_a_pixel_are_left_out(tmp_path: Path) -> None:
-    empty = Instances((WIDTH, HEIGHT), ("car",), (shapes.encode(np.zeros((HEIGHT, WIDTH), bool)),), np.array([0.5]))
+    empty = Instances(
+        (WIDTH, HEIGHT), ("car",), (shapes.encode(np.zeros((HEIGHT, WIDTH), bool)),), np.array([0.5])
+    )
     folder = write_fiftyone(tmp_path / "set", {"train": [(*item("a")[:2], empty)]}, ["car"])
     [(_, _, found)] = read_fiftyone(folder)
     assert len(found) == 0
@@ -243,15 +258,21 @@ def test_export_of_a_run(tmp_path: Path, connected: str) -> None:
 
     def diffugen(*arguments: str, **environment: str) -> tuple[int, str]:
         done = subprocess.run(
-            [sys.executable, "-m", "diffugen.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False,
+            [sys.executable, "-m", "diffugen.cli", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
             env={**os.environ, "COLUMNS": "200", **environment},
-        )  # fmt: skip
+        )
         return done.returncode, done.stdout + done.stderr
 
     def export(out: str, **environment: str) -> tuple[int, str]:
         return diffugen("export", "runs/miniature", "--out", out, "--format", "fiftyone", **environment)
 
-    assert diffugen("generate", "--set", "diffusion.num_inference_steps=2", "--set", "prompts.count=3")[0] == 0
+    assert (
+        diffugen("generate", "--set", "diffusion.num_inference_steps=2", "--set", "prompts.count=3")[0] == 0
+    )
     code, said = export("set")
     assert code == 0 and "images in set (fiftyone)" in said
     found = {name: instances for name, _, instances in read_fiftyone(tmp_path / "set")}

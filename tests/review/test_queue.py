@@ -38,7 +38,9 @@ def test_queues_of_rounds_are_merged_newest_first(tmp_path: Path, made: SimpleNa
     assert found == [made.image_id(number, round) for number, round in expected]
 
 
-def test_the_labels_that_were_compared_are_shown_not_newer_ones(store: RunStore, made: SimpleNamespace) -> None:
+def test_the_labels_that_were_compared_are_shown_not_newer_ones(
+    store: RunStore, made: SimpleNamespace
+) -> None:
     record = made.child.make_record(2, round=0)
     newer = LabelSet(record.id, "attention", made.instances_of(made.AGREED), "attention-2")
     store.put_labels([newer])
@@ -52,7 +54,9 @@ def test_labels_of_classes_that_do_not_count_are_left_out(store: RunStore, made:
     assert read_queue(store).entry(made.image_id(0)).model.instances.class_names == ("piano", "car")
 
 
-def test_a_run_without_configuration_and_stages_shows_the_newest_labels(tmp_path: Path, made: SimpleNamespace) -> None:
+def test_a_run_without_configuration_and_stages_shows_the_newest_labels(
+    tmp_path: Path, made: SimpleNamespace
+) -> None:
     with RunStore.create_or_open(tmp_path / "run", config=None) as store:
         record = made.child.make_record(0, round=0)
         store.add_image(record, made.child.make_rgb(record), made.child.make_heat_maps(record), 1.0)

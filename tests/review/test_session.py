@@ -66,22 +66,53 @@ def test_push_fills_fields_and_views(run: RunStore, made: SimpleNamespace) -> No
     assert seen == [(done, 5) for done in range(6)]
     views = {name: dataset.load_saved_view(name).values("rank") for name in dataset.list_saved_views()}
     assert views == {
-        "queue": [1, 2, 3, 4, 5], "undecided": [1, 2, 3, 4, 5], "decided": [],
-        "overlooked": [1, 5], "spurious": [2], "swapped": [3], "badly_located": [4],
-    }  # fmt: skip
+        "queue": [1, 2, 3, 4, 5],
+        "undecided": [1, 2, 3, 4, 5],
+        "decided": [],
+        "overlooked": [1, 5],
+        "spurious": [2],
+        "swapped": [3],
+        "badly_located": [4],
+    }
     assert set(KINDS) < set(views)
     sample = sample_of(dataset, 3)
     record = run.record(made.image_id(2))
     assert sample.filepath == str(run.image_path(record.id).resolve())
     assert (sample.metadata.width, sample.metadata.height) == (40, 24)
-    values = ["image_id", "prompt", "prompt_weather", "round", "task", "kinds", "severity", "decision", "human"]
+    values = [
+        "image_id",
+        "prompt",
+        "prompt_weather",
+        "round",
+        "task",
+        "kinds",
+        "severity",
+        "decision",
+        "human",
+    ]
     assert [sample[name] for name in values] == [
-        record.id, record.prompt.text, "Regen, völlig nass", 0, "txt2img", ["swapped"], 0.7, None, None,
-    ]  # fmt: skip
+        record.id,
+        record.prompt.text,
+        "Regen, völlig nass",
+        0,
+        "txt2img",
+        ["swapped"],
+        0.7,
+        None,
+        None,
+    ]
     (found,) = sample.attention.detections
-    assert [found[name] for name in ("label", "confidence", "index", "kind", "severity", "box_size", "contrast")] == [
-        "piano", 0.4, 0, "swapped", 0.7, 1 / 3, 0.4,
-    ]  # fmt: skip
+    assert [
+        found[name] for name in ("label", "confidence", "index", "kind", "severity", "box_size", "contrast")
+    ] == [
+        "piano",
+        0.4,
+        0,
+        "swapped",
+        0.7,
+        1 / 3,
+        0.4,
+    ]
     assert sample_of(dataset, 1).attention.detections == []
 
 
@@ -96,7 +127,9 @@ def test_masks_are_the_same_after_push_and_pull(
         tag(dataset, rank, "accept_model" if rank % 2 else "accept_attention")
     decisions, told = pulled(run, dataset)
     assert told == []
-    for rank, (image_id, decision) in enumerate(zip(read_queue(run).disagreements, decisions, strict=True), start=1):
+    for rank, (image_id, decision) in enumerate(
+        zip(read_queue(run).disagreements, decisions, strict=True), start=1
+    ):
         entry = read_queue(run).entry(image_id)
         expected = entry.model if rank % 2 else entry.attention
         assert (decision.image_id, decision.verdict) == (image_id, expected.source)
@@ -137,7 +170,9 @@ def test_what_a_person_left_survives_another_push(run: RunStore, made: SimpleNam
     assert after[ids[1]]["attention"]["detections"][1]["tags"] == ["accept"]
 
 
-def test_images_without_disagreement_come_along_outside_the_queue(run: RunStore, made: SimpleNamespace) -> None:
+def test_images_without_disagreement_come_along_outside_the_queue(
+    run: RunStore, made: SimpleNamespace
+) -> None:
     dataset = push(run, all_images=True)
     assert len(dataset) == 6
     outside = dataset.match({"image_id": made.image_id(4)}).first()
@@ -148,7 +183,9 @@ def test_images_without_disagreement_come_along_outside_the_queue(run: RunStore,
     assert dataset.load_saved_view("decided").values("image_id") == [made.image_id(4)]
 
 
-def test_a_round_of_its_own_leaves_other_rounds_out_of_the_queue(run: RunStore, made: SimpleNamespace) -> None:
+def test_a_round_of_its_own_leaves_other_rounds_out_of_the_queue(
+    run: RunStore, made: SimpleNamespace
+) -> None:
     push(run)
     run.close()
     with made.make_run(run.folder, (6, 7), round=1) as store:
@@ -266,7 +303,11 @@ def test_the_human_field_is_taken_as_it_is(run: RunStore, made: SimpleNamespace)
     sample.tags = ["edited"]
     sample.save()
     ((found,), _) = pulled(run, dataset)
-    assert (found.verdict, found.instances.class_names, found.instances.scores.tolist()) == ("edited", ("car",), [1.0])
+    assert (found.verdict, found.instances.class_names, found.instances.scores.tolist()) == (
+        "edited",
+        ("car",),
+        [1.0],
+    )
     expected = np.zeros((24, 40), dtype=bool)
     expected[12:18, 20:30] = mask
     np.testing.assert_array_equal(decode(found.instances.rles[0]), expected)
@@ -291,20 +332,55 @@ def leave(sample: Any, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("rank", "leave_it", "message"),
     [
-        (1, lambda one: leave(one, tags=["accept_model", "reject"]), "tagged accept_model and reject; keep one"),
+        (
+            1,
+            lambda one: leave(one, tags=["accept_model", "reject"]),
+            "tagged accept_model and reject; keep one",
+        ),
         (1, lambda one: leave(one, tags=["edited"]), "its field human is empty"),
         (1, lambda one: leave(one, tags=["accept_model"], model=None), "no model labels that could be right"),
-        (1, lambda one: (setattr(one.model.detections[0], "label", "persn"), leave(one, tags=["accept_model"])),
-         "class 'persn' is unknown to the run; did you mean 'person'"),
-        (1, lambda one: (setattr(one.model.detections[0], "mask", None), leave(one, tags=["accept_model"])), "a box but no mask"),
-        (4, lambda one: ([each.tags.append("accept") for source in ("attention", "model") for each in one[source].detections],
-                         one.save()), None),
-        (2, lambda one: ([each.tags.append("accept") for each in (one.attention.detections[1], one.model.detections[0])],
-                         one.save()), "one object is accepted twice"),
+        (
+            1,
+            lambda one: (
+                setattr(one.model.detections[0], "label", "persn"),
+                leave(one, tags=["accept_model"]),
+            ),
+            "class 'persn' is unknown to the run; did you mean 'person'",
+        ),
+        (
+            1,
+            lambda one: (setattr(one.model.detections[0], "mask", None), leave(one, tags=["accept_model"])),
+            "a box but no mask",
+        ),
+        (
+            4,
+            lambda one: (
+                [
+                    each.tags.append("accept")
+                    for source in ("attention", "model")
+                    for each in one[source].detections
+                ],
+                one.save(),
+            ),
+            None,
+        ),
+        (
+            2,
+            lambda one: (
+                [
+                    each.tags.append("accept")
+                    for each in (one.attention.detections[1], one.model.detections[0])
+                ],
+                one.save(),
+            ),
+            "one object is accepted twice",
+        ),
         (1, lambda one: leave(one, tags=["empty"], image_id="nothing"), "no image with id 'nothing'"),
     ],
-)  # fmt: skip
-def test_what_is_unclear_is_told_and_left(run: RunStore, rank: int, leave_it: Any, message: str | None) -> None:
+)
+def test_what_is_unclear_is_told_and_left(
+    run: RunStore, rank: int, leave_it: Any, message: str | None
+) -> None:
     dataset = push(run)
     tag(dataset, 3, "empty")
     leave_it(sample_of(dataset, rank))
@@ -320,7 +396,10 @@ def test_misspelt_tags_are_told(run: RunStore) -> None:
     tag_label(dataset, 2, "model", 0, "accept_model")
     decisions, told = pulled(run, dataset)
     assert decisions == []
-    assert ["did you mean accept_model" in told[0], "on labels, where it means nothing" in told[1]] == [True, True]
+    assert ["did you mean accept_model" in told[0], "on labels, where it means nothing" in told[1]] == [
+        True,
+        True,
+    ]
 
 
 # -------------------------------------------------------------------- the App

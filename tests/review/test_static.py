@@ -65,7 +65,9 @@ def test_page_has_a_card_an_image_in_the_order_of_the_queue(
     assert [card["rank"] for card in cards] == [1, 2, 3, 4, 5]
     swapped = cards[2]
     assert swapped["prompt"] == "a grand piano on a wet road, 2"
-    assert swapped["points"] == [{"kind": "swapped", "text": "piano 0.40 against car 0.80: one place, two classes"}]
+    assert swapped["points"] == [
+        {"kind": "swapped", "text": "piano 0.40 against car 0.80: one place, two classes"}
+    ]
     assert swapped["attention"]["method"] == "attention-1"
     # Non-square, at the height of the page; the labels are drawn on a copy.
     plain, drawn = picture(swapped["image"]), picture(swapped["attention"]["picture"])
@@ -95,7 +97,9 @@ def test_page_escapes_what_a_prompt_says(tmp_path: Path, made: SimpleNamespace) 
     assert page.content["cards"][0]["prompt"] == bad.text
 
 
-def test_decided_images_come_last_and_the_limit_holds(store: RunStore, tmp_path: Path, made: SimpleNamespace) -> None:
+def test_decided_images_come_last_and_the_limit_holds(
+    store: RunStore, tmp_path: Path, made: SimpleNamespace
+) -> None:
     store.add_decisions([Decision(made.image_id(5), "reject", None, "anna")])
     assert [card["rank"] for card in Page(write_static(store, tmp_path)).content["cards"]] == [2, 3, 4, 5, 1]
     page = Page(write_static(store, tmp_path, limit=2))
@@ -152,7 +156,12 @@ def saved_by_page(page: Page, verdicts: dict[int, str], reviewer: str = "") -> d
         if verdict:
             method = {"method": card[verdict]["method"]} if card.get(verdict) else {}
             decisions.append(
-                {"image_id": card["id"], "verdict": verdict, **method, **({"reviewer": reviewer} if reviewer else {})}
+                {
+                    "image_id": card["id"],
+                    "verdict": verdict,
+                    **method,
+                    **({"reviewer": reviewer} if reviewer else {}),
+                }
             )
     return {"run": page.content["run"], "decisions": decisions}
 
@@ -160,7 +169,8 @@ def saved_by_page(page: Page, verdicts: dict[int, str], reviewer: str = "") -> d
 def test_decisions_of_the_page_come_back(store: RunStore, tmp_path: Path, made: SimpleNamespace) -> None:
     page = Page(write_static(store, tmp_path))
     file = write(
-        tmp_path / "decisions.json", saved_by_page(page, {1: "model", 2: "attention", 3: "empty", 4: "reject"}, "ben")
+        tmp_path / "decisions.json",
+        saved_by_page(page, {1: "model", 2: "attention", 3: "empty", 4: "reject"}, "ben"),
     )
     found = read_decisions(store, file, reviewer="anna", round=2)
     ids = [made.image_id(number) for number in (5, 1, 2, 3)]
@@ -214,22 +224,37 @@ GOOD = {"image_id": "IMAGE-1", "verdict": "empty"}
         (decisions({"image_id": "IMAGE-1", "verdict": "edited"}), ["unknown verdict 'edited' on image"]),
         (decisions({**GOOD, "reviewer": ""}), ["reviewer is ''"]),
         (decisions({**GOOD, "note": "x"}), ["unknown key 'note'"]),
-        (decisions({"image_id": "IMAGE-BARE", "verdict": "model"}), ["has no model labels that could be right"]),
-        (decisions({**GOOD, "verdict": "model", "method": "gone"}), ["no model labels 'gone'", "write the page again"]),
+        (
+            decisions({"image_id": "IMAGE-BARE", "verdict": "model"}),
+            ["has no model labels that could be right"],
+        ),
+        (
+            decisions({**GOOD, "verdict": "model", "method": "gone"}),
+            ["no model labels 'gone'", "write the page again"],
+        ),
         (decisions(GOOD, GOOD), ["is decided 2 times"]),
         (
-            decisions(GOOD, {"image_id": "nothing", "verdict": "empty"}, {**GOOD, "verdict": "x"}, run="other"),
-            ["3 mistakes", "of run 'other'", "decision 2: the run has no image", "decision 3: unknown verdict 'x'"],
+            decisions(
+                GOOD, {"image_id": "nothing", "verdict": "empty"}, {**GOOD, "verdict": "x"}, run="other"
+            ),
+            [
+                "3 mistakes",
+                "of run 'other'",
+                "decision 2: the run has no image",
+                "decision 3: unknown verdict 'x'",
+            ],
         ),
     ],
-)  # fmt: skip
+)
 def test_every_mistake_is_named_and_nothing_is_imported(
     store: RunStore, tmp_path: Path, made: SimpleNamespace, content: Any, messages: list[str]
 ) -> None:
     bare = made.child.make_record(77, round=0)
     store.add_image(bare, made.child.make_rgb(bare), made.child.make_heat_maps(bare), 1.0)
     text = content if isinstance(content, str) else json.dumps(content)
-    file = write(tmp_path / "d.json", text.replace("IMAGE-1", made.image_id(1)).replace("IMAGE-BARE", bare.id))
+    file = write(
+        tmp_path / "d.json", text.replace("IMAGE-1", made.image_id(1)).replace("IMAGE-BARE", bare.id)
+    )
     with pytest.raises(DiffugenError) as caught:
         read_decisions(store, file, reviewer="anna", round=0)
     for message in [*messages, "nothing was imported", str(file)]:

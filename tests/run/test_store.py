@@ -28,8 +28,11 @@ from diffugen.run.store import RunStore
 CHILD = Path(__file__).parents[1] / "support" / "store_child.py"
 child = SimpleNamespace(**runpy.run_path(str(CHILD)))
 make_record, make_rgb, make_heat_maps, make_labels = (
-    child.make_record, child.make_rgb, child.make_heat_maps, child.make_labels,
-)  # fmt: skip
+    child.make_record,
+    child.make_rgb,
+    child.make_heat_maps,
+    child.make_labels,
+)
 
 
 def start(job: str, folder: Path, *numbers: float) -> subprocess.Popen[str]:
@@ -50,11 +53,17 @@ def add(store: RunStore, *numbers: int, **changes: Any) -> None:
 
 def files(folder: Path) -> dict[str, bytes]:
     """All files of images and heat maps, temporary ones included, by name."""
-    return {path.name: path.read_bytes() for part in ("images", "heatmaps") for path in folder.glob(f"{part}/*")}
+    return {
+        path.name: path.read_bytes() for part in ("images", "heatmaps") for path in folder.glob(f"{part}/*")
+    }
 
 
 def assert_equal_heat_maps(found: HeatMaps, expected: HeatMaps) -> None:
-    assert (found.image_id, found.size_wh, found.phrases) == (expected.image_id, expected.size_wh, expected.phrases)
+    assert (found.image_id, found.size_wh, found.phrases) == (
+        expected.image_id,
+        expected.size_wh,
+        expected.phrases,
+    )
     assert found.maps.keys() == expected.maps.keys()
     for group, array in expected.maps.items():
         assert found.maps[group].dtype == np.float16
@@ -65,7 +74,9 @@ def assert_equal_labels(found: LabelSet, expected: LabelSet) -> None:
     keys = ("image_id", "source", "method", "round")
     assert [getattr(found, key) for key in keys] == [getattr(expected, key) for key in keys]
     keys = ("size_wh", "class_names", "rles", "terms")
-    assert [getattr(found.instances, key) for key in keys] == [getattr(expected.instances, key) for key in keys]
+    assert [getattr(found.instances, key) for key in keys] == [
+        getattr(expected.instances, key) for key in keys
+    ]
     assert found.instances.scores.tobytes() == expected.instances.scores.tobytes()
 
 
@@ -91,9 +102,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_image_and_heat_maps_come_back_the_same(store: RunStore) -> None:
-    record = make_record(5, task="img2img", parent="photo-1", origin="photo-1", source="a.png", seed=2**63 - 1)
+    record = make_record(
+        5, task="img2img", parent="photo-1", origin="photo-1", source="a.png", seed=2**63 - 1
+    )
     region = {"size": [24, 40], "counts": "abc"}
-    rgb, heat_maps = make_rgb(record), replace(make_heat_maps(record), region=region, window_xyxy=(1, 2, 30, 20))
+    rgb, heat_maps = (
+        make_rgb(record),
+        replace(make_heat_maps(record), region=region, window_xyxy=(1, 2, 30, 20)),
+    )
     assert not store.has_image(record.id)
     store.add_image(record, rgb, heat_maps, seconds=2.5)
     assert store.has_image(record.id)
@@ -165,7 +181,9 @@ def test_images_by_round(store: RunStore) -> None:
 def test_latest_method(store: RunStore) -> None:
     add(store, 0)
     assert store.latest_method("attention") is None
-    store.put_labels([make_labels(make_record(0), method="first"), make_labels(make_record(0), method="second")])
+    store.put_labels(
+        [make_labels(make_record(0), method="first"), make_labels(make_record(0), method="second")]
+    )
     store.put_labels([make_labels(make_record(0), source="model", method="other")])
     assert store.latest_method("attention") == "second"
     store.put_labels([make_labels(make_record(0), method="first")])
@@ -176,9 +194,14 @@ def test_labels_of_all_methods_stay_and_the_latest_is_found(store: RunStore) -> 
     add(store, 0, 1, 2)
     first, second, third = (make_record(number) for number in range(3))
     store.put_labels([make_labels(first, method="otsu"), make_labels(second, method="otsu")])
-    store.put_labels([make_labels(first, method="tuned", objects=1), make_labels(first, source="model", method="a1")])
+    store.put_labels(
+        [make_labels(first, method="tuned", objects=1), make_labels(first, source="model", method="a1")]
+    )
     assert [label.method for label in store.labels(image_id=first.id)] == ["otsu", "tuned", "a1"]
-    assert [label.method for label in store.labels(source="attention", image_id=first.id)] == ["otsu", "tuned"]
+    assert [label.method for label in store.labels(source="attention", image_id=first.id)] == [
+        "otsu",
+        "tuned",
+    ]
     assert [label.image_id for label in store.labels(method="otsu")] == [first.id, second.id]
     assert [label.image_id for label in store.labels(round=1)] == [second.id]
     latest = {label.image_id: label.method for label in store.latest_labels("attention")}
@@ -215,15 +238,24 @@ def test_stages(store: RunStore) -> None:
 
 
 NOTHING: dict[str, Any] = {
-    "images": 0, "dropped": 0, "seconds": 0.0, "label_sets": {}, "objects": {}, "disagreements": {}, "decisions": {},
+    "images": 0,
+    "dropped": 0,
+    "seconds": 0.0,
+    "label_sets": {},
+    "objects": {},
+    "disagreements": {},
+    "decisions": {},
     "stages": {},
-}  # fmt: skip
+}
 
 
 def test_disagreements_of_a_round_are_replaced_in_order(store: RunStore) -> None:
     add(store, 0, 1)
     ids = list(store.image_ids())
-    first = [Disagreement(ids[1], "spurious", 0.9, 0, None, 0.0), Disagreement(ids[0], "overlooked", 0.4, None, 1, 0.2)]
+    first = [
+        Disagreement(ids[1], "spurious", 0.9, 0, None, 0.0),
+        Disagreement(ids[0], "overlooked", 0.4, None, 1, 0.2),
+    ]
     store.put_disagreements(0, first)
     store.put_disagreements(1, [Disagreement(ids[0], "swapped", 0.5, 1, 0, 0.7)])
     assert list(store.disagreements(0)) == first
@@ -240,16 +272,29 @@ def test_the_newest_decision_counts_and_is_the_human_label(store: RunStore) -> N
     add(store, 0, 1)
     first, second = store.image_ids()
     right, nothing = make_labels(make_record(0)).instances, make_labels(make_record(1), objects=0).instances
-    store.add_decisions([Decision(first, "attention", right, "ann"), Decision(second, "empty", nothing, "ann", 1)])
-    assert [(one.image_id, one.verdict) for one in store.decisions()] == [(first, "attention"), (second, "empty")]
-    assert [(labels.image_id, labels.method) for labels in store.labels("human")] == [(first, "ann"), (second, "ann")]
+    store.add_decisions(
+        [Decision(first, "attention", right, "ann"), Decision(second, "empty", nothing, "ann", 1)]
+    )
+    assert [(one.image_id, one.verdict) for one in store.decisions()] == [
+        (first, "attention"),
+        (second, "empty"),
+    ]
+    assert [(labels.image_id, labels.method) for labels in store.labels("human")] == [
+        (first, "ann"),
+        (second, "ann"),
+    ]
     store.add_decisions([Decision(first, "reject", None, "bob", 1)])
-    assert [(one.image_id, one.verdict) for one in store.decisions()] == [(second, "empty"), (first, "reject")]
+    assert [(one.image_id, one.verdict) for one in store.decisions()] == [
+        (second, "empty"),
+        (first, "reject"),
+    ]
     assert [one.image_id for one in store.decisions(round=1)] == [second, first]
     assert [labels.image_id for labels in store.labels("human")] == [second]
     assert store.summary()["rounds"][1]["decisions"] == {"empty": 1, "reject": 1}
     with pytest.raises(StoreError, match="nobody"):
-        store.add_decisions([Decision(first, "empty", nothing, "ann"), Decision("nobody", "empty", nothing, "ann")])
+        store.add_decisions(
+            [Decision(first, "empty", nothing, "ann"), Decision("nobody", "empty", nothing, "ann")]
+        )
     assert len(list(store.decisions())) == 2
 
 
@@ -263,8 +308,15 @@ def test_summary(store: RunStore) -> None:
     assert summary["images"] == 4
     assert summary["rounds"] == {
         0: NOTHING
-        | {"images": 2, "dropped": 0, "seconds": 3.0, "label_sets": {"attention": 2}, "objects": {"attention": 4}},
-        1: NOTHING | {"images": 1, "dropped": 0, "seconds": 1.5, "label_sets": {"human": 1}, "objects": {"human": 1}},
+        | {
+            "images": 2,
+            "dropped": 0,
+            "seconds": 3.0,
+            "label_sets": {"attention": 2},
+            "objects": {"attention": 4},
+        },
+        1: NOTHING
+        | {"images": 1, "dropped": 0, "seconds": 1.5, "label_sets": {"human": 1}, "objects": {"human": 1}},
         2: NOTHING | {"images": 1, "dropped": 0, "seconds": 1.5},
         3: NOTHING | {"stages": {"train": 8.0}},
     }
@@ -292,7 +344,10 @@ QUERIES: dict[str, tuple[Callable[[RunStore], int], float]] = {
     "image_ids": (lambda store: sum(1 for _ in store.image_ids(round=3)), 1 / 4),
     "labels": (lambda store: sum(1 for _ in store.labels(source="attention")), 2),
     "latest_labels": (lambda store: sum(1 for _ in store.latest_labels("attention")), 1),
-    "latest_labels of a round": (lambda store: sum(1 for _ in store.latest_labels("attention", round=1)), 1 / 4),
+    "latest_labels of a round": (
+        lambda store: sum(1 for _ in store.latest_labels("attention", round=1)),
+        1 / 4,
+    ),
     "label_ids_missing": (lambda store: sum(1 for _ in store.label_ids_missing("model", "a")), 1),
     "summary": (lambda store: store.summary()["images"], 1),
 }
@@ -331,7 +386,12 @@ def test_config_is_kept_and_checked(store: RunStore) -> None:
     changed = {"prompts": {"seed": 4}, "generate": {"batch_size": 8, "steps": 20}, "model": "sd15"}
     with pytest.raises(StoreError) as raised:
         RunStore.create_or_open(folder, config=changed)
-    for part in ("prompts.seed: 3 in the run, 4 now", "model: not set in the run", "another run folder", str(folder)):
+    for part in (
+        "prompts.seed: 3 in the run, 4 now",
+        "model: not set in the run",
+        "another run folder",
+        str(folder),
+    ):
         assert part in str(raised.value)
     assert "steps" not in str(raised.value)
     with pytest.raises(StoreError, match="batch_size"):
@@ -398,7 +458,9 @@ def test_older_schema_is_upgraded_and_newer_refused(store: RunStore, monkeypatch
     folder = store.folder
     store.close()
     with monkeypatch.context() as newer:
-        newer.setattr(ledger, "_MIGRATIONS", (*ledger._MIGRATIONS, "CREATE TABLE later (id TEXT); CREATE TABLE x (y)"))
+        newer.setattr(
+            ledger, "_MIGRATIONS", (*ledger._MIGRATIONS, "CREATE TABLE later (id TEXT); CREATE TABLE x (y)")
+        )
         with pytest.raises(StoreError, match="has schema 3, which is older than 4"):
             RunStore.open(folder, readonly=True)
         with RunStore.open(folder) as upgraded:
@@ -415,7 +477,9 @@ def test_failed_upgrade_changes_nothing(store: RunStore, monkeypatch: pytest.Mon
     store.close()
     with monkeypatch.context() as newer:
         newer.setattr(
-            ledger, "_MIGRATIONS", (*ledger._MIGRATIONS, "CREATE TABLE fine (id TEXT); CREATE TABLE images (x)")
+            ledger,
+            "_MIGRATIONS",
+            (*ledger._MIGRATIONS, "CREATE TABLE fine (id TEXT); CREATE TABLE images (x)"),
         )
         with pytest.raises(StoreError):
             RunStore.open(folder)
@@ -441,7 +505,8 @@ def assert_whole(folder: Path) -> None:
 
 
 def assert_complete(folder: Path, reference: Path, count: int) -> None:
-    """A run that was killed and run again holds what one that ran through holds: nothing lost, nothing twice."""
+    """A run that was killed and run again holds what one that ran through holds: nothing lost, nothing
+    twice."""
     assert files(folder) == files(reference)
     with RunStore.open(folder, readonly=True) as store:
         assert list(store.records()) == [make_record(number) for number in range(count)]
@@ -460,7 +525,10 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         time.sleep(moments.uniform(0.0, 0.02))
         process.kill()
         process.communicate()
-        assert process.returncode in (-signal.SIGKILL, 0)  # 0: on a busy machine it may end before it is killed
+        assert process.returncode in (
+            -signal.SIGKILL,
+            0,
+        )  # 0: on a busy machine it may end before it is killed
         assert_whole(tmp_path / "run")
     child.write_run(tmp_path / "run", 30)
     assert_complete(tmp_path / "run", tmp_path / "reference", 30)
@@ -545,7 +613,9 @@ def test_full_disk(small_disk: Path) -> None:
         count = fill_with_images(store)
         assert count > 3
         assert not [name for name in files(folder) if name.endswith(".tmp")]
-        big = [make_labels(record, method=f"{n}-{'m' * 20_000}") for n in range(50) for record in store.records()]
+        big = [
+            make_labels(record, method=f"{n}-{'m' * 20_000}") for n in range(50) for record in store.records()
+        ]
         with pytest.raises(StoreError, match="no space left"):
             store.put_labels(big)
         assert list(store.labels()) == []
@@ -595,7 +665,10 @@ def test_read_only_disk_can_be_read(small_disk: Path) -> None:
     with RunStore.create_or_open(folder, config=None) as store:
         add(store, 0)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    for attempt in (lambda: RunStore.open(folder), lambda: RunStore.create_or_open(small_disk / "new", config=None)):
+    for attempt in (
+        lambda: RunStore.open(folder),
+        lambda: RunStore.create_or_open(small_disk / "new", config=None),
+    ):
         with pytest.raises(StoreError, match=r"cannot read or write run .* Check its permissions"):
             attempt()
     with RunStore.open(folder, readonly=True) as reader:
@@ -640,11 +713,17 @@ def make_folder_of_runs(folder: Path) -> None:
 
 
 LEDGER_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no ledger": (lambda folder: (folder / "ledger.sqlite").unlink(), "not a run directory: it has no ledger.sqlite"),
+    "no ledger": (
+        lambda folder: (folder / "ledger.sqlite").unlink(),
+        "not a run directory: it has no ledger.sqlite",
+    ),
     "folder of runs": (make_folder_of_runs, "it contains the runs first"),
     "no folder": (lambda folder: shutil.rmtree(folder), "not a run directory"),
     "a file": (lambda folder: (shutil.rmtree(folder), folder.write_text("x")), "not a run directory"),
-    "text": (lambda folder: (folder / "ledger.sqlite").write_text("hello " * 999), "corrupt (file is not a database)"),
+    "text": (
+        lambda folder: (folder / "ledger.sqlite").write_text("hello " * 999),
+        "corrupt (file is not a database)",
+    ),
     "overwritten": (
         lambda folder: rewrite(folder / "ledger.sqlite", lambda data: data[:100] + bytes(len(data) - 100)),
         "sqlite3 ledger.sqlite .recover > rescue.sql",
@@ -678,12 +757,19 @@ def test_the_way_out_of_a_corrupt_ledger_works(store: RunStore, command: str) ->
     folder = store.folder
     store.close()
     with sqlite3.connect(folder / "ledger.sqlite") as other:
-        (root,) = other.execute("SELECT rootpage FROM sqlite_master WHERE name = 'images_by_round'").fetchone()
+        (root,) = other.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'images_by_round'"
+        ).fetchone()
     other.close()
-    rewrite(folder / "ledger.sqlite", lambda data: data[: (root - 1) * 4096] + b"\x07" * 4096 + data[root * 4096 :])
+    rewrite(
+        folder / "ledger.sqlite",
+        lambda data: data[: (root - 1) * 4096] + b"\x07" * 4096 + data[root * 4096 :],
+    )
     with RunStore.open(folder) as store, pytest.raises(StoreError, match=r"\.recover"):
         list(store.image_ids(round=1))
-    rescue = subprocess.run(["sqlite3", "ledger.sqlite", command], cwd=folder, capture_output=True, text=True).stdout
+    rescue = subprocess.run(
+        ["sqlite3", "ledger.sqlite", command], cwd=folder, capture_output=True, text=True
+    ).stdout
     if "CREATE TABLE" not in rescue:
         pytest.skip(f"this sqlite3 has no working {command}")
     for path in folder.glob("ledger.sqlite*"):
@@ -713,10 +799,16 @@ FILE_DAMAGE: dict[str, tuple[str, Callable[[Path, Path], object], str]] = {
         "is 24x40 px, not 40x24",
     ),
     "heat maps missing": ("heat_maps", lambda path, _: path.unlink(), "is missing"),
-    "heat maps cut short": ("heat_maps", lambda path, _: rewrite(path, lambda data: data[:300]), "cannot be read"),
+    "heat maps cut short": (
+        "heat_maps",
+        lambda path, _: rewrite(path, lambda data: data[:300]),
+        "cannot be read",
+    ),
     "heat maps flipped bits": (
         "heat_maps",
-        lambda path, _: rewrite(path, lambda data: data[:80] + bytes(255 - byte for byte in data[80:120]) + data[120:]),
+        lambda path, _: rewrite(
+            path, lambda data: data[:80] + bytes(255 - byte for byte in data[80:120]) + data[120:]
+        ),
         "cannot be read",
     ),
     "heat maps pickled": ("heat_maps", lambda path, _: pickled_npz(path), "cannot be read"),
@@ -802,4 +894,6 @@ def test_dropped_images_and_sources(store: RunStore) -> None:
         store.source("photo-2")
     add(store, 0)
     [image_id] = store.image_ids()
-    assert np.array_equal(store.source(image_id), store.image(image_id)), "an image of the run is a source as it is"
+    assert np.array_equal(store.source(image_id), store.image(image_id)), (
+        "an image of the run is a source as it is"
+    )

@@ -1,4 +1,5 @@
-"""The generation as a whole, on the miniature at a few steps: tasks that build on one another, sources, ancestry, resume."""
+"""The generation as a whole, on the miniature at a few steps: tasks that build on one another, sources,
+ancestry, resume."""
 
 from __future__ import annotations
 
@@ -40,10 +41,23 @@ PIANOS = {"task": "inpaint", "name": "pianos", "templates": ["a {piano} on a roa
 LOWER = {"part": "lower half", "spare": False}
 LABELS, WEIGHTS = LabelSettings(method="paper", instances="largest"), ScoreWeights()
 DIFFUSION: dict[str, Any] = {
-    "model": "miniature", "device": "cpu", "dtype": "auto", "size_wh": None, "num_inference_steps": 3, "guidance_scale": 3.0,
-    "scheduler": None, "batch_size": 2, "attention_backend": "native", "offload": "none", "vae_slicing": False,
-    "vae_tiling": False, "compile": False, "loras": {}, "embeddings": (), "trust_remote_pickle": False,
-}  # fmt: skip
+    "model": "miniature",
+    "device": "cpu",
+    "dtype": "auto",
+    "size_wh": None,
+    "num_inference_steps": 3,
+    "guidance_scale": 3.0,
+    "scheduler": None,
+    "batch_size": 2,
+    "attention_backend": "native",
+    "offload": "none",
+    "vae_slicing": False,
+    "vae_tiling": False,
+    "compile": False,
+    "loras": {},
+    "embeddings": (),
+    "trust_remote_pickle": False,
+}
 
 
 @pytest.fixture
@@ -54,9 +68,15 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
 
 def generate(store: RunStore, *tasks: dict[str, Any], **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
-        **DIFFUSION, "prompts": PROMPTS, "tasks": tasks, "labels": LABELS, "weights": WEIGHTS, "detector_device": "cpu",
-        "images_per_prompt": 1, "seed": 3,
-    }  # fmt: skip
+        **DIFFUSION,
+        "prompts": PROMPTS,
+        "tasks": tasks,
+        "labels": LABELS,
+        "weights": WEIGHTS,
+        "detector_device": "cpu",
+        "images_per_prompt": 1,
+        "seed": 3,
+    }
     return generate_stage(store, **{**values, **changes})
 
 
@@ -75,9 +95,11 @@ def pixels_of(store: RunStore) -> dict[str, Any]:
 def test_a_chain_knows_its_ancestry_and_carries_objects_on(store: RunStore) -> None:
     made = generate(store, STREETS, RAIN, {**PIANOS, "source": "rain", "region": LOWER})
     assert made == {
-        "images": 9, "dropped": 0, "skipped": 0,
+        "images": 9,
+        "dropped": 0,
+        "skipped": 0,
         "tasks": {name: {"images": 3, "dropped": 0, "skipped": 0} for name in ("streets", "rain", "pianos")},
-    }  # fmt: skip
+    }
     records = {record.id: record for record in store.records()}
     label_stage(store, LABELS, WEIGHTS)
     labels = {one.image_id: one.instances for one in store.labels("attention", label_method(LABELS, WEIGHTS))}
@@ -89,7 +111,9 @@ def test_a_chain_knows_its_ancestry_and_carries_objects_on(store: RunStore) -> N
         before, after = street.prompt.attributes["weather"], rain.prompt.attributes["weather"]
         assert after in ("rainy", "snowy") and after != before
         assert rain.prompt.template == street.prompt.template
-        assert piano.prompt.attributes["weather"] == after, "what is not changed is taken over from the source"
+        assert piano.prompt.attributes["weather"] == after, (
+            "what is not changed is taken over from the source"
+        )
         region = decode(piano.region)  # type: ignore[arg-type]
         assert np.array_equal(store.image(piano.id)[~region], store.image(rain.id)[~region])
         assert not np.array_equal(store.image(piano.id), store.image(rain.id))
@@ -112,9 +136,17 @@ def test_the_same_call_again_makes_nothing_new(store: RunStore, tmp_path: Path) 
     }
     with RunStore.create_or_open(tmp_path / "other", config=None) as other:
         generate_stage(
-            other, lambda done, total: seen.append((done, total)), **DIFFUSION, prompts=PROMPTS, tasks=tasks, labels=LABELS,
-            weights=WEIGHTS, detector_device="cpu", images_per_prompt=1, seed=3,
-        )  # fmt: skip
+            other,
+            lambda done, total: seen.append((done, total)),
+            **DIFFUSION,
+            prompts=PROMPTS,
+            tasks=tasks,
+            labels=LABELS,
+            weights=WEIGHTS,
+            detector_device="cpu",
+            images_per_prompt=1,
+            seed=3,
+        )
         assert list(other.image_ids()) == list(first)
         assert {image_id: pixels.tobytes() for image_id, pixels in pixels_of(other).items()} == {
             image_id: pixels.tobytes() for image_id, pixels in first.items()
@@ -152,7 +184,9 @@ def test_own_photos_keep_every_pixel_outside_the_region(store: RunStore, tmp_pat
 def test_photos_are_described_by_the_common_templates(store: RunStore, tmp_path: Path) -> None:
     generate(store, {"task": "img2img", "source": str(photos(tmp_path / "photos")), "strength": 0.5})
     assert {record.prompt.template for record in store.records()} == set(PROMPTS["templates"])
-    assert {record.size_wh for record in store.records()} == {(80, 56)}, "as many pixels as the model was made for"
+    assert {record.size_wh for record in store.records()} == {(80, 56)}, (
+        "as many pixels as the model was made for"
+    )
 
 
 def test_photos_may_be_gone_when_the_run_goes_on(store: RunStore, tmp_path: Path) -> None:
@@ -172,7 +206,9 @@ def test_labelled_cars_stay_and_the_piano_takes_the_place_of_one(store: RunStore
     objects = Instances(
         (96, 64), (*exact.class_names, "car"), (*exact.rles, encode(second)), np.full(len(exact) + 1, 0.9)
     )
-    write_yolo(tmp_path / "set", {"train": [("street", drawn.rgb, objects)]}, sorted(set(objects.class_names)))
+    write_yolo(
+        tmp_path / "set", {"train": [("street", drawn.rgb, objects)]}, sorted(set(objects.class_names))
+    )
     made = generate(store, {**PIANOS, "source": str(tmp_path / "set"), "region": {"label": "car"}})
     assert made["images"] == 1
     [record] = store.records()
@@ -229,7 +265,9 @@ def test_a_blackened_image_is_dropped_counted_and_not_made_again(
         pipeline = load(*args, **options)
         pipeline.register_modules(
             safety_checker=checker.eval(),
-            feature_extractor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+            feature_extractor=CLIPImageProcessor(
+                size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+            ),
         )
         calls.append(pipeline)
         return pipeline
@@ -240,9 +278,17 @@ def test_a_blackened_image_is_dropped_counted_and_not_made_again(
     assert list(store.image_ids()) == [] and store.summary()["rounds"][0]["dropped"] == 3
     steps = []
     generate_stage(
-        store, lambda done, total: steps.append(done), **DIFFUSION, prompts=CARS, tasks=[STREETS], labels=LABELS,
-        weights=WEIGHTS, detector_device="cpu", images_per_prompt=1, seed=3,
-    )  # fmt: skip
+        store,
+        lambda done, total: steps.append(done),
+        **DIFFUSION,
+        prompts=CARS,
+        tasks=[STREETS],
+        labels=LABELS,
+        weights=WEIGHTS,
+        detector_device="cpu",
+        images_per_prompt=1,
+        seed=3,
+    )
     assert steps[:2] == [0, 3], "nothing was left to do"
 
 
@@ -257,7 +303,10 @@ def test_an_embedding_is_part_of_an_images_identity(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({**PIANOS, "source": "stretes", "region": LOWER}, "no source 'stretes' .*name of an earlier task .*streets"),
+        (
+            {**PIANOS, "source": "stretes", "region": LOWER},
+            "no source 'stretes' .*name of an earlier task .*streets",
+        ),
         ({**PIANOS, "region": {"mask": "nowhere.png"}}, "no mask image at nowhere.png"),
         ({**PIANOS, "region": {"detector": "nowhere.pt", "find": "car"}}, "nowhere.pt"),
         ({**PIANOS, "region": {"label": "zebra"}}, "none of the 3 sources of 'streets' has a region"),
@@ -275,7 +324,11 @@ def test_mistakes_are_told_in_one_message(store: RunStore, task: dict[str, Any],
     ("prepare", "changes", "message"),
     [
         (lambda folder: None, {"region": LOWER}, "holds no image"),
-        (lambda folder: (folder / "a.png").write_bytes(b"no"), {"region": LOWER}, "cannot read the image .*a.png"),
+        (
+            lambda folder: (folder / "a.png").write_bytes(b"no"),
+            {"region": LOWER},
+            "cannot read the image .*a.png",
+        ),
         (photos, {"region": {"label": "car"}}, "have no labels"),
         (
             lambda folder: Image.new("L", (5, 5), 255).save(photos(folder).parent / "mask.png"),
@@ -307,19 +360,28 @@ def test_plans() -> None:
 def test_a_task_of_prompts_has_templates_attributes_and_count_of_its_own() -> None:
     prompts = {**PROMPTS, "attributes": {**PROMPTS["attributes"], "time": ["night"]}}
     prompts["templates"] = [*PROMPTS["templates"], "a {car}, {time}"]
-    other = {"task": "txt2img", "name": "more", "templates": ["a {piano} by a road, {mood}"], "count": 2,
-             "attributes": {"mood": ["sad", "gay"]}}  # fmt: skip
+    other = {
+        "task": "txt2img",
+        "name": "more",
+        "templates": ["a {piano} by a road, {mood}"],
+        "count": 2,
+        "attributes": {"mood": ["sad", "gay"]},
+    }
     tasks = plan_tasks([STREETS, other])
     assert {prompt.text for prompt in task_prompts(tasks[1], tasks, prompts, 0)} == {
-        "a grand piano by a road, sad", "a grand piano by a road, gay"
-    }  # fmt: skip
+        "a grand piano by a road, sad",
+        "a grand piano by a road, gay",
+    }
     assert all("car" in prompt.text for prompt in task_prompts(tasks[0], tasks, prompts, 0))
     alone = plan_tasks([other])
     assert {prompt.text for prompt in task_prompts(alone[0], alone, prompts, 0)} == {
-        "a grand piano by a road, sad", "a grand piano by a road, gay"
-    }  # fmt: skip
+        "a grand piano by a road, sad",
+        "a grand piano by a road, gay",
+    }
     with pytest.raises(DiffugenError, match="season"):
-        task_prompts(tasks[0], tasks, {**prompts, "attributes": {**prompts["attributes"], "season": ["may"]}}, 0)
+        task_prompts(
+            tasks[0], tasks, {**prompts, "attributes": {**prompts["attributes"], "season": ["may"]}}, 0
+        )
 
 
 def test_small_regions_of_large_photos_share_batches(store: RunStore, tmp_path: Path) -> None:
@@ -331,7 +393,11 @@ def test_small_regions_of_large_photos_share_batches(store: RunStore, tmp_path: 
         mask = np.zeros((200, 320), dtype=np.uint8)
         mask[90:130, left : left + width] = 255
         Image.fromarray(mask).save(masks / f"street-{number}.png")
-    generate(store, {**PIANOS, "source": str(folder), "region": {"mask": str(masks), "grow_frac": 0.0}}, batch_size=3)
+    generate(
+        store,
+        {**PIANOS, "source": str(folder), "region": {"mask": str(masks), "grow_frac": 0.0}},
+        batch_size=3,
+    )
     records = list(store.records())
     assert len({tuple(record.settings["window_xyxy"]) for record in records}) == 3
     assert {tuple(record.settings["working_wh"]) for record in records} == {(64, 64)}

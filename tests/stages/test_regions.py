@@ -26,7 +26,9 @@ def box(x0: int, y0: int, x1: int, y1: int) -> Any:
 def objects(**boxes: tuple[int, int, int, int]) -> Instances:
     """Objects by class; ``car_2`` is of class car."""
     names = tuple(name.split("_")[0] for name in boxes)
-    return Instances(SIZE_WH, names, tuple(encode(box(*one)) for one in boxes.values()), np.full(len(boxes), 0.5))
+    return Instances(
+        SIZE_WH, names, tuple(encode(box(*one)) for one in boxes.values()), np.full(len(boxes), 0.5)
+    )
 
 
 def mask_of(region: Region, instances: Instances | None = None, name: str = "street") -> Any:
@@ -130,6 +132,8 @@ def test_bad_mask_images(tmp_path: Path, prepare: Any, message: str) -> None:
         ((20, 10, 30, 20), 100.0, (64, 64), None),
     ],
 )
-def test_the_window_around_a_region(region: Any, context_frac: float, proportions_wh: Any, expected: Any) -> None:
+def test_the_window_around_a_region(
+    region: Any, context_frac: float, proportions_wh: Any, expected: Any
+) -> None:
     found = window_around(box(*region), context_frac, proportions_wh)
     assert found == expected

@@ -1,4 +1,5 @@
-"""Relabelling by a detector that knows the run's classes by other names: what each find becomes, and under which provenance."""
+"""Relabelling by a detector that knows the run's classes by other names: what each find becomes, and under
+which provenance."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ def found(store: RunStore, method: str) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-def test_the_miniature_knows_what_these_tests_take_for_granted(known: tuple[str, ...], store: RunStore) -> None:
+def test_the_miniature_knows_what_these_tests_take_for_granted(
+    known: tuple[str, ...], store: RunStore
+) -> None:
     assert {"car", "truck"} <= set(known) and not {"sedan", "suv", "lorry"} & set(known)
     add_scenes(store, ["car"])
     counts = found(store, relabel(store, ["car"], {})["method"])
@@ -60,22 +63,48 @@ def test_the_miniature_knows_what_these_tests_take_for_granted(known: tuple[str,
 # the run's classes, the class map, what the prompt names, what cars and trucks become
 CASES: dict[str, tuple[list[str], dict[str, str], list[str], tuple[str, str]]] = {
     "one class": (["sedan"], {"sedan": "car"}, ["sedan"], ("sedan", "truck")),
-    "the one that the prompt names": (["sedan", "suv"], {"sedan": "car", "suv": "car"}, ["suv"], ("suv", "truck")),
-    "two targets": (["sedan", "lorry"], {"sedan": "car", "lorry": "truck"}, ["sedan", "lorry"], ("sedan", "lorry")),
+    "the one that the prompt names": (
+        ["sedan", "suv"],
+        {"sedan": "car", "suv": "car"},
+        ["suv"],
+        ("suv", "truck"),
+    ),
+    "two targets": (
+        ["sedan", "lorry"],
+        {"sedan": "car", "lorry": "truck"},
+        ["sedan", "lorry"],
+        ("sedan", "lorry"),
+    ),
     "named, and so is not the car": (["car", "sedan"], {"sedan": "car"}, ["sedan"], ("sedan", "truck")),
     "named, and so is the car": (["car", "sedan"], {"sedan": "car"}, ["car", "sedan"], ("car", "truck")),
     "several named, a car is a class": (
-        ["car", "suv", "sedan"], {"sedan": "car", "suv": "car"}, ["suv", "sedan"], ("car", "truck"),
+        ["car", "suv", "sedan"],
+        {"sedan": "car", "suv": "car"},
+        ["suv", "sedan"],
+        ("car", "truck"),
     ),
     "several named, a car is none: the map's first": (
-        ["suv", "sedan"], {"sedan": "car", "suv": "car"}, ["suv", "sedan"], ("sedan", "truck"),
+        ["suv", "sedan"],
+        {"sedan": "car", "suv": "car"},
+        ["suv", "sedan"],
+        ("sedan", "truck"),
     ),
     "none named": (["sedan", "piano"], {"sedan": "car"}, ["piano"], ("car", "truck")),
     "the car itself named": (["car", "sedan"], {"sedan": "car"}, ["car"], ("car", "truck")),
-    "a class that the detector knows": (["truck", "sedan"], {"truck": "car", "sedan": "car"}, ["truck"], ("car", "truck")),
-    "a class that the detector does not know": (["sedan"], {"sedan": "limousine"}, ["sedan"], ("car", "truck")),
+    "a class that the detector knows": (
+        ["truck", "sedan"],
+        {"truck": "car", "sedan": "car"},
+        ["truck"],
+        ("car", "truck"),
+    ),
+    "a class that the detector does not know": (
+        ["sedan"],
+        {"sedan": "limousine"},
+        ["sedan"],
+        ("car", "truck"),
+    ),
     "no class of the run": (["piano"], {"sedan": "car"}, ["piano", "sedan"], ("car", "truck")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("class_names", "class_map", "named", "expected"), CASES.values(), ids=CASES)
@@ -99,7 +128,9 @@ def test_only_the_names_change(store: RunStore) -> None:
     add_scenes(store, ["sedan"])
     methods = [relabel(store, ["sedan"], class_map)["method"] for class_map in ({}, {"sedan": "car"})]
     for image_id in store.image_ids():
-        plain, renamed = (next(store.labels("model", method, image_id=image_id)).instances for method in methods)
+        plain, renamed = (
+            next(store.labels("model", method, image_id=image_id)).instances for method in methods
+        )
         assert renamed.rles == plain.rles and np.array_equal(renamed.scores, plain.scores)
 
 
@@ -110,7 +141,12 @@ def test_another_class_map_is_another_method_only_where_it_applies(known: tuple[
     plain = checkpoint_method("miniature")
     for without_effect in ({}, {"car": "truck"}, {"sedan": "limousine"}, {"lorry": "truck"}):
         assert method(without_effect) == plain
-    maps = ({"sedan": "car"}, {"sedan": "truck"}, {"suv": "car", "sedan": "car"}, {"sedan": "car", "suv": "car"})
+    maps = (
+        {"sedan": "car"},
+        {"sedan": "truck"},
+        {"suv": "car", "sedan": "car"},
+        {"sedan": "car", "suv": "car"},
+    )
     assert len({plain, *map(method, maps)}) == 1 + len(maps), "the order decides too"
     assert method({"sedan": "car", "car": "truck"}) == method({"sedan": "car"})
 

@@ -36,7 +36,12 @@ def labels_of(folder: Path) -> dict[str, list[str]]:
     with RunStore.open(folder, readonly=True) as store:
         for one in store.labels():
             instances = one.instances
-            said = [one.source, one.method, *instances.class_names, *(str(rle["counts"]) for rle in instances.rles)]
+            said = [
+                one.source,
+                one.method,
+                *instances.class_names,
+                *(str(rle["counts"]) for rle in instances.rles),
+            ]
             found.setdefault(one.image_id, []).append("/".join(said))
     return {image_id: sorted(said) for image_id, said in found.items()}
 
@@ -55,7 +60,10 @@ def test_generate_goes_on_after_kill(tmp_path: Path, call: str) -> None:
     kept: set[str] = set()
     for wanted in (1, 5, 9):  # a random moment after at least so many images are there
         process = subprocess.Popen(
-            [*command, "--run", str(broken)], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*command, "--run", str(broken)],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         while process.poll() is None and len(list((broken / "images").glob("*.png"))) < wanted:
             time.sleep(0.02)

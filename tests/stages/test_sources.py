@@ -92,12 +92,19 @@ def made(store: RunStore, number: int, step: str = "", **changes: Any) -> ImageR
 
 def test_images_of_a_task_and_their_labels(store: RunStore) -> None:
     first, second, other, later = (
-        made(store, 1, "streets"), made(store, 2, "streets"), made(store, 3, "rain"), made(store, 4, "streets", round=1)
-    )  # fmt: skip
+        made(store, 1, "streets"),
+        made(store, 2, "streets"),
+        made(store, 3, "rain"),
+        made(store, 4, "streets", round=1),
+    )
     store.put_labels([LabelSet(first.id, "attention", car(), "m")])
     found = list(images_of_task(store, "streets", 0, "m"))
     assert [one.id for one in found] == [first.id, second.id]
-    assert found[0].instances is not None and found[0].instances.rles == car().rles and found[1].instances is None
+    assert (
+        found[0].instances is not None
+        and found[0].instances.rles == car().rles
+        and found[1].instances is None
+    )
     assert (found[0].prompt, found[0].family) == (first.prompt, first.prompt.id)
     assert [one.id for one in images_of_task(store, "rain", 0, "m")] == [other.id]
     assert [one.id for one in images_of_task(store, "streets", 1, "m")] == [later.id]

@@ -1,4 +1,5 @@
-"""What stages read from earlier ones, what they choose to train on and to promote on, and what they refuse."""
+"""What stages read from earlier ones, what they choose to train on and to promote on, and what they
+refuse."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def box(left: int, width: int = 30, score: float = 0.8, name: str = "piano") -> 
 NOTHING = Instances(SIZE_WH, (), (), np.zeros(0))
 
 
-def add(store: RunStore, number: int, attention: Instances, model: Instances | None = None, round: int = 0) -> str:
+def add(
+    store: RunStore, number: int, attention: Instances, model: Instances | None = None, round: int = 0
+) -> str:
     """Add an image of a prompt of its own, with its labels."""
     phrase = Phrase("piano", "piano")
     record = ImageRecord(Prompt(f"piano {number}", (phrase,)), number, SIZE_WH, "miniature", round=round)
@@ -133,11 +136,20 @@ def test_nothing_to_train_on_is_said(store: RunStore) -> None:
 
 
 def test_other_classes_of_the_detector_contradict_nothing(store: RunStore) -> None:
-    add(store, 0, box(20), Instances(SIZE_WH, ("piano", "car"), (*box(21).rles, *box(60).rles), np.array([0.9, 0.9])))
+    add(
+        store,
+        0,
+        box(20),
+        Instances(SIZE_WH, ("piano", "car"), (*box(21).rles, *box(60).rles), np.array([0.9, 0.9])),
+    )
     made = compare_stage(store, "rough", class_names=["piano"], min_iou=0.1, good_iou=0.5)
     assert made == {"images": 1, "agreements": 1, "kinds": dict.fromkeys(made["kinds"], 0)}
     assert (
-        sum(compare_stage(store, "rough", class_names=["piano", "car"], min_iou=0.1, good_iou=0.5)["kinds"].values())
+        sum(
+            compare_stage(store, "rough", class_names=["piano", "car"], min_iou=0.1, good_iou=0.5)[
+                "kinds"
+            ].values()
+        )
         == 1
     )
 
@@ -149,9 +161,21 @@ def test_promotion_rests_on_what_a_user_has(store: RunStore, reviewed: int, kind
         if reviewed:
             store.add_decisions([Decision(image_id, "edited", box(40), "ann")])
     made = promote_stage(
-        store, "miniature", "miniature", "rough", validation=None, class_names=["piano"], device="cpu", image_size=64,
-        trust="none", min_score=0.0, val_frac=0.8, min_iou=0.1, good_iou=0.5, seed=0,
-    )  # fmt: skip
+        store,
+        "miniature",
+        "miniature",
+        "rough",
+        validation=None,
+        class_names=["piano"],
+        device="cpu",
+        image_size=64,
+        trust="none",
+        min_score=0.0,
+        val_frac=0.8,
+        min_iou=0.1,
+        good_iou=0.5,
+        seed=0,
+    )
     assert made["evidence"] == kind and GOLD_IMAGES <= made["images"] < 2 * GOLD_IMAGES
     assert not made["promoted"], "a detector is not better than itself"
     assert made["checkpoint"] == "miniature"

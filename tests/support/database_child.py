@@ -1,7 +1,7 @@
 """A process for tests of the database to kill or interrupt.
 
-database_child.py FOLDER [stop]: connect FiftyOne, add a sample to a dataset, print the address and the number of samples; then
-wait to be killed or interrupted, or stop.
+database_child.py FOLDER [stop]: connect FiftyOne, add a sample to a dataset, print the address and the number
+of samples; then wait to be killed or interrupted, or stop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ def main(folder: Path, stop: bool) -> None:
     with database(folder) as uri:
         import fiftyone as fo
 
-        dataset = fo.load_dataset("kept") if fo.dataset_exists("kept") else fo.Dataset("kept", persistent=True)
+        dataset = (
+            fo.load_dataset("kept") if fo.dataset_exists("kept") else fo.Dataset("kept", persistent=True)
+        )
         dataset.add_sample(fo.Sample(filepath=f"/images/{len(dataset)}.png"))
         print(uri, len(dataset), flush=True)
         while not stop:

@@ -17,7 +17,9 @@ Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in px."""
 
 
-def box_mask(*boxes: Box, holes: tuple[Box, ...] = (), size_wh: tuple[int, int] = (WIDTH, HEIGHT)) -> NDArray[np.bool_]:
+def box_mask(
+    *boxes: Box, holes: tuple[Box, ...] = (), size_wh: tuple[int, int] = (WIDTH, HEIGHT)
+) -> NDArray[np.bool_]:
     mask = np.zeros(size_wh[::-1], dtype=bool)
     for x0, y0, x1, y1 in boxes:
         mask[y0:y1, x0:x1] = True
@@ -41,7 +43,9 @@ def varied() -> list[Item]:
     dot = box_mask((7, 5, 8, 6))
     wide, tall = (97, 31), (29, 83)
     name, image, one = item("b.terms", ("car", ring, 0.1 + 0.2))
-    terms = Instances(one.size_wh, one.class_names, one.rles, one.scores, ({"contrast": 1 / 3, "margin": 0.0},))
+    terms = Instances(
+        one.size_wh, one.class_names, one.rles, one.scores, ({"contrast": 1 / 3, "margin": 0.0},)
+    )
     return [
         item("a-ring", ("car", ring, 0.75), ("traffic cone", pieces, 1 / 3), ("car", dot, 0.0)),
         (name, image, terms),

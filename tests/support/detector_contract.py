@@ -3,7 +3,8 @@
 An implementation's test module subclasses `DetectorContract` and has these fixtures, each of scope module:
 
 - ``start``: a detector that can be fitted and knows no class yet.
-- ``detector``: one that knows the classes car and truck and, however badly, answers to every pixel; one thread, CPU.
+- ``detector``: one that knows the classes car and truck and, however badly, answers to every pixel; one
+  thread, CPU.
 - ``load``: makes a detector from the path of a checkpoint, on the CPU.
 - ``other_task``: the path of a checkpoint of the same library, for something else than outlining objects.
 
@@ -113,7 +114,9 @@ def _files(folder: Path) -> dict[Path, bytes]:
 class DetectorContract:
     """Subclass it in the test module of an implementation."""
 
-    def test_fit_makes_a_checkpoint_in_its_folder_and_reports_each_epoch(self, fitted: Fitted, load: Load) -> None:
+    def test_fit_makes_a_checkpoint_in_its_folder_and_reports_each_epoch(
+        self, fitted: Fitted, load: Load
+    ) -> None:
         assert fitted.checkpoint.exists()
         assert [epoch for epoch, _ in fitted.epochs] == [1, 2]
         assert all(len(values) > 0 for _, values in fitted.epochs)
@@ -155,7 +158,10 @@ class DetectorContract:
         ("make", "message"),
         [
             (lambda folder: folder / "nowhere", "no dataset at"),
-            (lambda folder: write_yolo(folder / "set", {"train": [background(0)]}, ["car"]), "nothing to train on"),
+            (
+                lambda folder: write_yolo(folder / "set", {"train": [background(0)]}, ["car"]),
+                "nothing to train on",
+            ),
         ],
     )
     def test_nothing_to_fit_to_is_named(
@@ -224,6 +230,8 @@ class DetectorContract:
             (lambda image: np.dstack([image, image[..., :1]]), r"image 1 is uint8 \(48, 96, 4\)"),
         ],
     )
-    def test_what_is_no_image_is_named(self, detector: Detector, change: Callable[[Any], Any], message: str) -> None:
+    def test_what_is_no_image_is_named(
+        self, detector: Detector, change: Callable[[Any], Any], message: str
+    ) -> None:
         with pytest.raises(DiffugenError, match=message):
             detector.predict([scene(0)[1], change(scene(0)[1])], image_size=64)

@@ -33,7 +33,9 @@ def box_mask(x0: int, y0: int, x1: int, y1: int, hole: bool = False) -> RLE:
 def instances_of(*objects: tuple[str, RLE, float]) -> Instances:
     terms = tuple({"box_size": 1 / 3, "contrast": score} for _, _, score in objects)
     scores = np.array([score for _, _, score in objects])
-    return Instances(SIZE_WH, tuple(one[0] for one in objects), tuple(one[1] for one in objects), scores, terms)
+    return Instances(
+        SIZE_WH, tuple(one[0] for one in objects), tuple(one[1] for one in objects), scores, terms
+    )
 
 
 AGREED = ("car", box_mask(30, 0, 40, 8), 0.9)
@@ -43,9 +45,15 @@ LABELS = (
     # spurious
     (instances_of(("piano", box_mask(2, 3, 20, 20, hole=True), 0.2), AGREED), instances_of(AGREED)),
     # swapped
-    (instances_of(("piano", box_mask(5, 5, 25, 24), 0.4)), instances_of(("car", box_mask(5, 5, 25, 23), 0.8))),
+    (
+        instances_of(("piano", box_mask(5, 5, 25, 24), 0.4)),
+        instances_of(("car", box_mask(5, 5, 25, 23), 0.8)),
+    ),
     # badly located
-    (instances_of(("piano", box_mask(0, 0, 10, 10), 0.7)), instances_of(("piano", box_mask(4, 4, 16, 16), 0.6))),
+    (
+        instances_of(("piano", box_mask(0, 0, 10, 10), 0.7)),
+        instances_of(("piano", box_mask(4, 4, 16, 16), 0.6)),
+    ),
     # agreement alone
     (instances_of(AGREED), instances_of(AGREED)),
     # nothing but a model label
@@ -70,7 +78,9 @@ def make_run(folder: Path, numbers: Sequence[int] = range(6), round: int = 0) ->
 
 
 def put_labels(store: RunStore, record: ImageRecord, **sources: Instances) -> None:
-    store.put_labels(LabelSet(record.id, name, labels, METHODS[name], record.round) for name, labels in sources.items())
+    store.put_labels(
+        LabelSet(record.id, name, labels, METHODS[name], record.round) for name, labels in sources.items()
+    )
 
 
 def image_id(number: int, round: int = 0) -> str:

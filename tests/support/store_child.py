@@ -3,7 +3,8 @@
 store_child.py write FOLDER           make the sample run, or continue it; print a line for each image
 store_child.py hold FOLDER            open the run for writing and wait
 store_child.py limit FOLDER BYTES     make the sample run where no file may grow beyond BYTES; print the error
-store_child.py lines FOLDER STEP      for n = 1, 1 + STEP, ...: make a sample run in FOLDER/n, killed before its n-th line
+store_child.py lines FOLDER STEP      for n = 1, 1 + STEP, ...: make a sample run in FOLDER/n, killed before
+its n-th line
 """
 
 from __future__ import annotations
@@ -34,8 +35,16 @@ def make_record(number: int, **changes: Any) -> ImageRecord:
         negative="blurry",
         attributes={"weather": "Regen, völlig nass"},
     )
-    fields: dict[str, Any] = {"seed": number, "size_wh": SIZE_WH, "model": "miniature", "round": number % 3, **changes}
-    return ImageRecord(prompt, settings={"num_inference_steps": 20, "guidance_scale": 7.5, "scheduler": None}, **fields)
+    fields: dict[str, Any] = {
+        "seed": number,
+        "size_wh": SIZE_WH,
+        "model": "miniature",
+        "round": number % 3,
+        **changes,
+    }
+    return ImageRecord(
+        prompt, settings={"num_inference_steps": 20, "guidance_scale": 7.5, "scheduler": None}, **fields
+    )
 
 
 def make_rgb(record: ImageRecord) -> np.ndarray:
@@ -50,7 +59,9 @@ def make_heat_maps(record: ImageRecord) -> HeatMaps:
     return HeatMaps(record.id, record.size_wh, record.prompt.phrases, maps)
 
 
-def make_labels(record: ImageRecord, source: str = "attention", method: str = "otsu", objects: int = 2) -> LabelSet:
+def make_labels(
+    record: ImageRecord, source: str = "attention", method: str = "otsu", objects: int = 2
+) -> LabelSet:
     width, height = record.size_wh
     instances = Instances(
         record.size_wh,
@@ -109,8 +120,11 @@ def lines(folder: Path, step: int) -> None:
 
 
 def killer(number: int) -> Any:
-    """Return a trace function that kills this process before the ``number``-th line run in the store's own files."""
-    own = tuple(str(Path(sys.modules[f"diffugen.run.{name}"].__file__ or "")) for name in ("store", "files", "ledger"))
+    """Return a trace function that kills this process before the ``number``-th line run in the store's own
+    files."""
+    own = tuple(
+        str(Path(sys.modules[f"diffugen.run.{name}"].__file__ or "")) for name in ("store", "files", "ledger")
+    )
     left = number
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Tuning: real Optuna on made-up heat maps, of which one layer group is right and one wrong; on fresh images, and resumed."""
+"""Tuning: real Optuna on made-up heat maps, of which one layer group is right and one wrong; on fresh images,
+and resumed."""
 
 from __future__ import annotations
 
@@ -61,7 +62,9 @@ class World:
         rgb[self.disc(image_id)] = (200, 120, 60)
         return rgb
 
-    def evidence(self, image_id: str, mask: NDArray[np.bool_] | None = None, prompt: str | None = None) -> Evidence:
+    def evidence(
+        self, image_id: str, mask: NDArray[np.bool_] | None = None, prompt: str | None = None
+    ) -> Evidence:
         mask = self.disc(image_id) if mask is None else mask
         return Evidence(image_id, prompt or f"prompt {image_id}", objects(mask))
 
@@ -118,13 +121,19 @@ def test_learns_which_group_to_trust_and_labels_fresh_images_better(whole: tuple
     assert tuned.adopted and "exceeds" in tuned.reason
     assert tuned.settings.groups["up@*"] > tuned.settings.groups["down@*"]
     assert world.fresh_iou(tuned.settings, tuned.weights) > world.fresh_iou(WRONG, WEIGHTS) + 0.2
-    assert tuned.held_out_before is not None and tuned.held_out_after is not None and tuned.value_after is not None
+    assert (
+        tuned.held_out_before is not None
+        and tuned.held_out_after is not None
+        and tuned.value_after is not None
+    )
     assert tuned.value_before == tuned.held_out_before < tuned.held_out_after <= tuned.value_after
     assert (tuned.images, tuned.trials, len(tuned.history)) == (16, TRIALS, TRIALS)
     assert tuned.history[0] == tuned.value_before and max(tuned.history) == tuned.value_after
     untouched = ("min_area_frac", "max_area_frac", "instances")
     assert all(getattr(tuned.settings, name) == getattr(WRONG, name) for name in untouched)
-    json.dumps([tuned.settings.asdict(), dataclasses.asdict(tuned.weights), tuned.history, tuned.held_out_after])
+    json.dumps(
+        [tuned.settings.asdict(), dataclasses.asdict(tuned.weights), tuned.history, tuned.held_out_after]
+    )
 
 
 @pytest.mark.parametrize("start", [0.25, 0.8])
@@ -163,7 +172,8 @@ def test_not_worse_on_fresh_images_when_evidence_is_scarce_and_rough(tmp_path: P
         rng = np.random.default_rng(seed)
         rough = [
             world.evidence(
-                f"{seed} {n}", np.roll(world.disc(f"{seed} {n}", rng.uniform(0.7, 1.3)), rng.integers(-2, 3), 1)
+                f"{seed} {n}",
+                np.roll(world.disc(f"{seed} {n}", rng.uniform(0.7, 1.3)), rng.integers(-2, 3), 1),
             )
             for n in range(14)
         ]
@@ -190,7 +200,9 @@ def test_same_arguments_give_the_same_study_whatever_the_order_of_evidence(
     world = World()
     assert run(world, right(world)[::-1], tmp_path / "same.sqlite") == whole[0]
     assert parameters(tmp_path / "same.sqlite") == parameters(whole[1])
-    assert run(world, right(world), tmp_path / "other.sqlite", seed=1, trials=4).history != whole[0].history[:4]
+    assert (
+        run(world, right(world), tmp_path / "other.sqlite", seed=1, trials=4).history != whole[0].history[:4]
+    )
 
 
 class Killed(BaseException):
@@ -198,7 +210,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", [1, 11])
-def test_killed_study_ends_as_if_it_had_not_been(tmp_path: Path, whole: tuple[Tuned, Path], after: int) -> None:
+def test_killed_study_ends_as_if_it_had_not_been(
+    tmp_path: Path, whole: tuple[Tuned, Path], after: int
+) -> None:
     world, storage = World(), tmp_path / "tune.sqlite"
 
     def kill(done: int, total: int) -> None:
@@ -258,7 +272,11 @@ def test_first_trial_is_the_current_settings_to_the_letter(tmp_path: Path) -> No
     world = World()
     # Thirds that no rounded part of the largest weight gives back, and values beyond the usual ranges.
     settings = dataclasses.replace(
-        WRONG, groups={"up@*": 7.0, "down@*": 3.0}, threshold=0.9, erode_frac=0.04, step_weights=(1.0, 3.0, 7.0)
+        WRONG,
+        groups={"up@*": 7.0, "down@*": 3.0},
+        threshold=0.9,
+        erode_frac=0.04,
+        step_weights=(1.0, 3.0, 7.0),
     )
     tuned = run(world, right(world), tmp_path / "tune.sqlite", settings, trials=2)
     judgement = Judge(spread(right(world), 300, 0), world.heat_maps, world.image).judge(settings, WEIGHTS)
@@ -373,7 +391,9 @@ def test_too_little_for_a_study(tmp_path: Path, count: int, prompts: int, trials
     world = World()
     evidence = [world.evidence(f"image {n}", prompt=f"prompt {n % prompts}") for n in range(count)]
     tuned = run(world, evidence, tmp_path / "tune.sqlite", trials=trials)
-    assert not tuned.adopted and tuned.settings is WRONG and tuned.weights is WEIGHTS and reason in tuned.reason
+    assert (
+        not tuned.adopted and tuned.settings is WRONG and tuned.weights is WEIGHTS and reason in tuned.reason
+    )
     assert (tuned.value_before, tuned.held_out_after, tuned.trials, tuned.history) == (None, None, 0, ())
     assert not list(tmp_path.iterdir()) and not world.read
 
@@ -390,7 +410,9 @@ def test_of_much_evidence_few_images_are_read_and_each_once(tmp_path: Path) -> N
 def test_heat_maps_beyond_the_memory_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     kept = run(world, right(world), tmp_path / "kept.sqlite", trials=6)
-    monkeypatch.setattr("diffugen.tune.judge.KEPT_BYTES", 5 * world.heat_maps("image 0").maps["up-12x18"].nbytes)
+    monkeypatch.setattr(
+        "diffugen.tune.judge.KEPT_BYTES", 5 * world.heat_maps("image 0").maps["up-12x18"].nbytes
+    )
     world.read.clear()
     assert run(world, right(world), tmp_path / "again.sqlite", trials=6) == kept
     assert sorted(set(world.read.values()))[0] == 1 and max(world.read.values()) > 5
@@ -399,11 +421,15 @@ def test_heat_maps_beyond_the_memory_are_read_again(tmp_path: Path, monkeypatch:
 def test_spread_takes_every_prompt_before_any_twice() -> None:
     world = World()
     evidence = [
-        world.evidence(f"{p} {n}", prompt=f"{p}") for p, count in ((0, 30), (1, 4), (2, 1)) for n in range(count)
+        world.evidence(f"{p} {n}", prompt=f"{p}")
+        for p, count in ((0, 30), (1, 4), (2, 1))
+        for n in range(count)
     ]
     drawn = spread(evidence, 9, 0)
     assert Counter(one.prompt_id for one in drawn) == {"0": 4, "1": 4, "2": 1}
-    assert [one.prompt_id for one in drawn[:3]] != ["0", "0", "0"] and len({one.image_id for one in drawn}) == 9
+    assert [one.prompt_id for one in drawn[:3]] != ["0", "0", "0"] and len(
+        {one.image_id for one in drawn}
+    ) == 9
     assert drawn == spread(evidence[::-1], 9, 0) != spread(evidence, 9, 1)
     assert len(spread(evidence, 300, 0)) == 35
 
@@ -449,7 +475,9 @@ def test_other_score_weights_do_not_label_again() -> None:
     again = judge.judge(dataclasses.replace(WRONG, accept=0.5), ScoreWeights(box_size=5.0)).values
     assert not world.read and (first != again).any()
     fresh = Judge(right(world), world.heat_maps, world.image)
-    assert (fresh.judge(dataclasses.replace(WRONG, accept=0.5), ScoreWeights(box_size=5.0)).values == again).all()
+    assert (
+        fresh.judge(dataclasses.replace(WRONG, accept=0.5), ScoreWeights(box_size=5.0)).values == again
+    ).all()
 
 
 def test_pixels_are_read_for_refined_masks_alone() -> None:
@@ -512,7 +540,8 @@ def test_each_choice_is_switched_once_then_groups_take_turns() -> None:
     switched = [{name: value for name, value in plan.items() if value != best[name]} for plan in plans[1:4]]
     assert switched == [{"method": "compete"}, {"refine": "crf"}, {"threshold": "fraction"}]
     free = [
-        next(index for index, space in enumerate(spaces) if space.keys() == start.keys() - plan) for plan in plans[4:]
+        next(index for index, space in enumerate(spaces) if space.keys() == start.keys() - plan)
+        for plan in plans[4:]
     ]
     assert free == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [0] * 4
     assert all(best[name] == value for plan in plans[4:] for name, value in plan.items())
@@ -522,7 +551,11 @@ def test_weights_that_are_all_0_count_as_equal() -> None:
     settings = LabelSettings(groups={"a": 1.0, "b": 1.0})
     zeros = {name: 0.0 if "." in name else value for name, value in to_params(settings, WEIGHTS).items()}
     back, weights = from_params(zeros, settings)
-    assert (back.groups, back.step_weights, weights) == ({"a": 1.0, "b": 1.0}, (1.0, 1.0, 1.0), ScoreWeights())
+    assert (back.groups, back.step_weights, weights) == (
+        {"a": 1.0, "b": 1.0},
+        (1.0, 1.0, 1.0),
+        ScoreWeights(),
+    )
 
 
 # ---------------------------------------------------------------- adoption
@@ -539,9 +572,13 @@ def test_held_out_value_is_that_of_the_trial_the_other_folds_choose() -> None:
 def test_folds_keep_prompts_together_and_are_about_equally_large() -> None:
     prompts = [f"{n % 7}" for n in range(60)] + ["big"] * 12
     folds = split(prompts, 4, seed=0)
-    by_prompt = {prompt: {int(f) for f, p in zip(folds, prompts, strict=True) if p == prompt} for prompt in prompts}
+    by_prompt = {
+        prompt: {int(f) for f, p in zip(folds, prompts, strict=True) if p == prompt} for prompt in prompts
+    }
     assert all(len(found) == 1 for found in by_prompt.values())
-    assert sorted(np.unique(folds)) == [0, 1, 2, 3] and max(np.bincount(folds)) - min(np.bincount(folds)) <= 12
+    assert (
+        sorted(np.unique(folds)) == [0, 1, 2, 3] and max(np.bincount(folds)) - min(np.bincount(folds)) <= 12
+    )
     assert len(np.unique(split(["a", "b", "b"], 4, seed=0))) == 2
     assert (split(prompts, 4, seed=1) != folds).any()
 

@@ -1,8 +1,12 @@
-"""The few exceptions DiffuGen raises on purpose. The CLI prints their message and exits with code 2."""
+"""The few exceptions that DiffuGen raises on purpose, and the words that error messages share.
+
+The command line prints the message of a `DiffugenError` and exits with code 2.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class DiffugenError(Exception):
@@ -33,3 +37,23 @@ class ModelError(DiffugenError):
 
 class StoreError(DiffugenError):
     """A run directory cannot be read or written: corrupt, locked, of another version, or the disk is full."""
+
+
+def did_you_mean(given: str, valid: Iterable[str]) -> str:
+    """Return ``", did you mean 'x'?"`` for the valid name nearest to the given one, or an empty string."""
+    near = difflib.get_close_matches(given, list(valid), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the kind of a library's error and the first line of its text, as one printable sentence."""
+    text = str(error).strip()
+    line = "".join(letter for letter in text.splitlines()[0] if letter.isprintable()) if text else ""
+    return f"{type(error).__name__}: {line.rstrip('.')}." if line else f"{type(error).__name__}."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a library gave up because memory, the machine's or a GPU's, ran out."""
+    text = str(error).lower()
+    told = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(part in text for part in told)

@@ -192,6 +192,10 @@ class HeatMaps:
                 )
 
 
+GeneratedImage = tuple[ImageRecord, NDArray[np.uint8], HeatMaps, float]
+"""A generated image: its record, pixels uint8 (H, W, 3), heat maps, and the seconds that it took."""
+
+
 @dataclass(frozen=True)
 class Instances:
     """The N objects that one label set places in one image.

@@ -35,7 +35,7 @@ from diffugen.diffusion.tasks import (
 from diffugen.diffusion.tokens import TokenIndex, index_tokens
 from diffugen.diffusion.tracing import trace
 from diffugen.errors import ModelError
-from diffugen.records import HeatMaps, ImageRecord, Prompt, content_id
+from diffugen.records import GeneratedImage, HeatMaps, ImageRecord, Prompt, content_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,8 +64,6 @@ OWN_ARGUMENTS = frozenset(
     }
 )
 """Arguments of a pipeline's call that come from the record's other fields."""
-
-Generated = tuple[ImageRecord, NDArray[np.uint8], HeatMaps, float]
 
 
 def image_seed(run_seed: int, number: int, prompt: Prompt, parent: str | None = None) -> int:
@@ -127,7 +125,7 @@ def generate(
     on_drop: Callable[[ImageRecord, str], None] = lambda record, reason: None,
     batch_size: int | None = None,
     attention_backend: str = "native",
-) -> Iterator[Generated]:
+) -> Iterator[GeneratedImage]:
     """Generate the image and heat maps of each job.
 
     Jobs of equal task, size, settings and need of a negative prompt share a batch. Each image draws its noise

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.config.load import load_config
-from diffugen.diffusion.generate import Generated, generate, plan_jobs
+from diffugen.diffusion.generate import generate, plan_jobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import combine, threshold
@@ -30,7 +30,7 @@ from diffugen.miniature.page import measured_page
 from diffugen.miniature.scenes import CLASSES, KNOWN_CLASSES, scene_set
 from diffugen.miniature.sheet import scene_sheet
 from diffugen.prompts.make import make_prompts
-from diffugen.records import STEP_THIRDS, HeatMaps, Instances, Prompt
+from diffugen.records import STEP_THIRDS, GeneratedImage, HeatMaps, Instances, Prompt
 
 WEIGHTS = Path(__file__).parent / "weights"
 SETTINGS = {"num_inference_steps": 20, "guidance_scale": 3.0}
@@ -54,7 +54,7 @@ class Sample:
 
     name: str
     classes: tuple[str, ...]
-    done: list[Generated]
+    done: list[GeneratedImage]
     maps: NDArray[np.int64]
 
     def found_frac(self) -> float:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from diffugen import __version__
 from diffugen.errors import StoreError
-from diffugen.records import Decision, Disagreement, HeatMaps, ImageRecord, LabelSet
+from diffugen.records import Decision, Disagreement, GeneratedImage, HeatMaps, ImageRecord, LabelSet
 from diffugen.run import codec
 from diffugen.run.changes import differing_keys
 from diffugen.run.files import (
@@ -47,10 +47,6 @@ from diffugen.run.ledger import LEDGER_NAME, Ledger, explained
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
-
-GeneratedImage = tuple[ImageRecord, NDArray[np.uint8], HeatMaps, float]
-"""An image's record, pixels uint8 (H, W, 3), heat maps, and the seconds it took."""
-
 
 _FOLDERS = ("images", "heatmaps", "sources")
 

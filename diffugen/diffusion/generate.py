@@ -175,7 +175,7 @@ def generate(
         while group:
             batch = group[:batch_size]
             sources = [source(job) for job in batch if source is not None and job.parent is not None]
-            done: list[Generated | None] = []
+            done: list[GeneratedImage | None] = []
             try:
                 done = _generate_batch(
                     pipelines[batch[0].task],
@@ -244,7 +244,7 @@ def _generate_batch(
     sources: Sequence[Source],
     tokens: Sequence[TokenIndex],
     backend: str,
-) -> list[Generated | None]:
+) -> list[GeneratedImage | None]:
     """Make the images of a batch; None in the place of one that was blackened."""
     started = time.perf_counter()
     tracer: AbstractContextManager[Any] = (trace if backend == "native" else trace_with_daam)(

@@ -1,1 +1,21 @@
-"""Two label sets of one image compared: matched by mask IoU, contradictions ranked, quality measured."""
+"""Compare two label sets of one image: match by mask IoU, rank the disagreements, and measure quality.
+
+`match` pairs instances, `compare` and `rank` find and order the disagreements, `average_precision`,
+`label_quality` and `reliability` measure against ground truth. Nothing here knows images, files or where
+labels come from.
+"""
+
+from diffugen.comparison.disagreement import Comparison, compare, rank
+from diffugen.comparison.matching import Match, match
+from diffugen.comparison.metrics import average_precision, label_quality, reliability
+
+__all__ = [
+    "Comparison",
+    "Match",
+    "average_precision",
+    "compare",
+    "label_quality",
+    "match",
+    "rank",
+    "reliability",
+]

@@ -1,25 +1,25 @@
-"""Say where attention labels and model labels disagree, how badly, and in which order a person should look.
+"""Find the disagreements between attention labels and model labels, and rank them for review.
 
-Knows matches, classes and scores; not images, heat maps, decisions or files. Compares one image at a time, so
-that a run is never in memory; the queue holds one small record for each disagreement.
+Compares one image at a time, so a run never has to fit in memory; the queue holds one small record per
+disagreement. Knows masks, classes and scores; does not know images, heat maps, decisions or files.
 
-Severity estimates how likely the *attention* label, or its absence, is wrong. Each side gives what speaks
-against the attention label: the model its confidence m in what it sees instead, the attention label its own
-doubt 1 - a, with a its score. A side that has no instance gives nothing; where both have one, the mean of the
-two counts:
+Severity estimates how likely it is that the *attention* label, or its absence, is wrong. Each side adds its
+evidence against the attention label: the model its confidence ``m``, the attention label its doubt ``1 - a``,
+where ``a`` is its score. If only one side has an instance, only that side counts; if both do, their mean
+counts.
 
-=================  ===================================  ==================================================================
-kind               severity                             why the factor
-=================  ===================================  ==================================================================
-``overlooked``     ``m * (1 - iou)``                    what lies on an attention label is a second name for
-that object ``spurious``       ``1 - a``
+=================  ================================  ===================================================
+kind               severity                          reason for the factor
+=================  ================================  ===================================================
+``overlooked``     ``m * (1 - iou)``                 on an attention label, it is a second name for it
+``spurious``       ``1 - a``
 ``swapped``        ``(m + 1 - a) / 2``
-``badly_located``  ``(m + 1 - a) / 2 * (1 - iou)``      the farther apart, the worse
-=================  ===================================  ==================================================================
+``badly_located``  ``(m + 1 - a) / 2 * (1 - iou)``   the lower the IoU, the worse the location
+=================  ================================  ===================================================
 
-So severity never falls as the model grows surer and never rises as the attention label grows surer. The kinds
-are those of ObjectLab (Tkachenko et al. 2023) with ``spurious`` added; unlike there, masks are compared, and
-both sides' scores count.
+So severity never falls as the model becomes more confident, and never rises as the score of the attention
+label rises. The kinds are those of ObjectLab (Tkachenko et al. 2023) plus ``spurious``. Unlike ObjectLab,
+masks are compared, not boxes, and the scores of both sides count.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from diffugen.records import KINDS, Disagreement, Instances
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the comparison of an image's attention labels (first) with its model labels (second) gave.
+    """Agreements and disagreements of an image's attention labels (first) and model labels (second).
 
     Attributes:
         image_id: The image.
-        agreements: Pairs of one class with a good IoU.
-        disagreements: Everything else; each instance of either side is in exactly one agreement or
+        agreements: Pairs of equal class with a good IoU.
+        disagreements: Everything else. Each instance of either side is in exactly one agreement or
             disagreement.
     """
 
@@ -58,13 +58,13 @@ def compare(
         image_id: The image.
         attention: Attention labels, with their scores.
         model: Model labels, with the detector's confidence as scores.
-        min_iou: Below this IoU two instances are not the same object.
-        good_iou: From this IoU on they agree on where it is; below it, pairs of one class are
-            ``badly_located``, and instances of two classes are two objects: one overlooked, one spurious.
+        min_iou: Below this IoU, two instances are different objects.
+        good_iou: From this IoU on, two instances agree on the location. Below it, a pair of equal class is
+            ``badly_located``, and instances of different classes are two objects, one overlooked, one
+            spurious.
 
     Raises:
-        DiffugenError: If the images differ in size, or the thresholds are not ``0 <= min_iou <= good_iou <=
-            1``.
+        DiffugenError: The images differ in size, or not ``0 <= min_iou <= good_iou <= 1``.
     """
     check_iou("min_iou", min_iou)
     check_iou("good_iou", good_iou)
@@ -87,13 +87,14 @@ def compare(
 
 
 def severity(kind: str, score: float | None, confidence: float | None, iou: float) -> float:
-    """Return how likely the attention label or its absence is wrong, in [0, 1]; the module's text has the
-    formulas.
+    """Return how likely the attention label, or its absence, is wrong, in [0, 1].
+
+    The formulas are in the docstring of this module.
 
     Args:
         kind: One of `KINDS`.
-        score: Score of the attention label, in [0, 1]; None if there is none.
-        confidence: Confidence of the model label, in [0, 1]; None if there is none.
+        score: Score of the attention label, in [0, 1]; None without one.
+        confidence: Confidence of the model label, in [0, 1]; None without one.
         iou: IoU as in `Disagreement`.
     """
     against = [side for side in (confidence, None if score is None else 1 - score) if side is not None]
@@ -107,27 +108,27 @@ def rank(
     prompt_ids: Mapping[str, str] | None = None,
     balance_kinds: bool = False,
 ) -> list[Disagreement]:
-    """Return the review queue of a run, what to look at first in front.
+    """Return the review queue of a run, the most severe disagreements first.
 
-    The order depends on the disagreements alone, not on the order they come in: severity, then image id, kind
-    and indices.
+    The order does not depend on the order of the input: ties in severity are broken by image id, kind and
+    indices.
 
     Args:
-        disagreements: Of any number of images; an iterator is read once.
-        prompt_ids: From image id to prompt id. If given, the n-th of a prompt counts with severity / n, so
-            that one prompt that goes wrong everywhere does not fill the queue.
-        balance_kinds: Take the kinds in turn, each in its own order, until they run out: a kind whose
-            severities are small is seen too.
+        disagreements: Disagreements of any number of images; an iterator is read once.
+        prompt_ids: Prompt id of each image id. If given, the n-th disagreement of a prompt counts with
+            severity / n, so that one prompt that always fails does not fill the queue.
+        balance_kinds: Whether to alternate between the kinds, each in its own order, until they run out, so
+            that kinds of low severity are reviewed too.
 
     Raises:
-        DiffugenError: If ``prompt_ids`` lacks an image.
+        DiffugenError: ``prompt_ids`` lacks an image.
     """
     queue = sorted(disagreements, key=_order)
     if prompt_ids is not None:
         missing = sorted({item.image_id for item in queue} - set(prompt_ids))
         if missing:
             raise DiffugenError(
-                f"{len(missing)} of the images to rank have no prompt id, the first of them {missing[0]}; "
+                f"{len(missing)} of the images to rank have no prompt id, the first is {missing[0]}; "
                 "give the prompt ids of all images of the run"
             )
         places = _places([prompt_ids[item.image_id] for item in queue])
@@ -155,7 +156,7 @@ def _order(item: Disagreement) -> tuple[float, str, int, int, int]:
 
 
 def _places(groups: Iterable[Hashable]) -> list[int]:
-    """For each element, how many of its group stand before it."""
+    """Return, for each element, how many of its group precede it."""
     seen: Counter[Hashable] = Counter()
     places = []
     for group in groups:

@@ -1,7 +1,7 @@
-"""Pair the instances of two label sets of one image, one to one, by the IoU of their masks.
+"""Match the instances of two label sets of one image one to one, by mask IoU.
 
-Knows classes and masks; not which side is right, what a pair means for a review, or where the labels come
-from.
+Knows classes and masks; does not know which side is right, what a pair means for review, or where the labels
+come from.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from diffugen.labels.shapes import iou_matrix
 from diffugen.records import Instances
 
 SAME_CLASS_BONUS = 0.05
-"""IoUs closer than this count as a tie, which a pair of one class wins: about what two good masks of one
-object differ by."""
+"""IoUs that differ by less are a tie, won by the pair of equal classes; two good masks differ by about as
+much."""
 
 _TIE_BREAK = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A pair of instances, or one that found no partner.
+    """A pair of instances, or an instance without a partner.
 
     Attributes:
-        first: Index in the first label set; None for an instance that only the second has.
-        second: Index in the second label set; None for an instance that only the first has.
-        iou: Mask IoU of the pair, in (0, 1]; of an instance alone, its highest IoU with anything on the other
-            side, in [0, 1].
+        first: Index in the first label set; None if only the second has the instance.
+        second: Index in the second label set; None if only the first has the instance.
+        iou: Mask IoU of the pair, in (0, 1]; for an unmatched instance, its highest IoU with any instance of
+            the other side, in [0, 1].
     """
 
     first: int | None
@@ -45,29 +45,29 @@ class Match:
 def match(
     first: Instances, second: Instances, *, min_iou: float = 0.1, min_iou_swapped: float | None = 0.5
 ) -> list[Match]:
-    """Pair instances so that the sum of the pairs' IoU is as large as it can be (Hungarian method, Kuhn
-    1955).
+    """Match instances so that the summed IoU of the pairs is maximal (Hungarian method, Kuhn 1955).
 
-    Classes do not have to agree, so that a swapped class shows as one pair instead of as two instances alone;
-    but where two ways to pair differ by less than `SAME_CLASS_BONUS` a pair, the one with equal classes is
-    taken, and of equal masks the one with the higher score.
+    The classes of a pair may differ, so that a swapped class gives one pair rather than two unmatched
+    instances. Where two assignments differ by less than `SAME_CLASS_BONUS` per pair, equal classes win;
+    between equal masks, the higher score wins.
 
     Args:
         first: N instances.
         second: M instances of the same image.
-        min_iou: Least IoU of a pair of one class, in [0, 1]. Masks that share no pixel are never paired.
-        min_iou_swapped: Least IoU of a pair of different classes, in [0, 1]; None: classes never mix. A weak
-            overlap of different classes is two objects side by side rather than one with two names.
+        min_iou: Minimum IoU of a pair of equal class, in [0, 1]. Masks that share no pixel are never paired.
+        min_iou_swapped: Minimum IoU of a pair of different classes, in [0, 1]; None never pairs different
+            classes. Different classes with little overlap are two neighbouring objects, not one object with
+            two names.
 
     Returns:
-        The pairs and the instances alone: those of ``first`` in their order, then the rest of ``second`` in
-        theirs. Every instance occurs exactly once.
+        Pairs and unmatched instances: those of ``first`` in order, then the remaining ones of ``second`` in
+        order. Every instance occurs exactly once.
 
     Raises:
-        DiffugenError: If the images differ in size or a threshold lies outside [0, 1].
+        DiffugenError: The images differ in size, or a threshold lies outside [0, 1].
 
     Example:
-        >>> [pair.iou for pair in match(attention, model) if None not in (pair.first, pair.second)]  # doctest: +SKIP
+        >>> [pair.iou for pair in match(attention, model) if pair.second is not None]  # doctest: +SKIP
         [0.83, 0.41]
     """
     from scipy.optimize import linear_sum_assignment
@@ -96,23 +96,22 @@ def match(
 
 
 def check_same_size(first: Instances, second: Instances) -> None:
-    """Raise DiffugenError unless both label sets are of one image size; an empty one has a size too."""
+    """Raise DiffugenError unless both label sets, empty or not, have the same image size."""
     if tuple(first.size_wh) != tuple(second.size_wh):
         raise DiffugenError(
-            f"label sets of images of {_size(first)} and {_size(second)} px (width x height) cannot be "
-            "compared; "
+            f"cannot compare label sets of images of {_size(first)} and {_size(second)} px (width x height); "
             "use two label sets of the same image, or rescale the masks of one to the size of the other"
         )
 
 
 def check_iou(name: str, value: float) -> None:
-    """Raise DiffugenError unless ``value``, an IoU threshold called ``name``, lies in [0, 1]."""
+    """Raise DiffugenError unless the IoU threshold ``value``, called ``name``, lies in [0, 1]."""
     if not 0 <= value <= 1:
         raise DiffugenError(f"{name} is {value!r}; an IoU threshold must lie between 0 and 1")
 
 
 def _same_class(first: Instances, second: Instances) -> NDArray[np.bool_]:
-    # Objects, because numpy does not compare an empty array, which is of floats, with an array of text.
+    # dtype=object, because an empty array would be of floats, which numpy does not compare with text.
     names = (np.array(side.class_names, dtype=object) for side in (first, second))
     return np.asarray(np.equal.outer(*names), dtype=np.bool_)
 

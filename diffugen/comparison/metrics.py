@@ -1,9 +1,8 @@
-"""Measure labels and predictions against the truth: average precision, IoU, and whether a score can be
-trusted.
+"""Evaluate labels and detections against ground truth: average precision, IoU, and calibration of the score.
 
-Knows pairs of ``(truth, predicted)`` instances of one image each; not where either comes from. All results
-are frozen records of plain values: ``json.dumps(dataclasses.asdict(result))`` works, and what cannot be
-measured is None, never NaN.
+Works on ``(truth, predicted)`` pairs of instances, one pair per image, and does not know where either side
+comes from. Results are frozen records of plain values that ``json.dumps(dataclasses.asdict(result))`` can
+write; a measure that is undefined is None, never NaN.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from diffugen.labels import shapes
 from diffugen.records import RLE, Instances
 
 Pair = tuple[Instances, Instances]
-"""Truth and prediction (or label) of one image, of one size; either may be empty."""
+"""Ground truth and predictions (or labels) of one image, both of the same size; either may be empty."""
 
 MAX_DETECTIONS = 100
-"""As COCO has it: of the predictions of one class in one image, this many count, the surest ones."""
+"""COCO's limit: only the most confident predictions count, this many per class and image."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,11 @@ class AveragePrecision:
     """COCO average precision, each value in [0, 1].
 
     Attributes:
-        ap50: Mean over the classes that the truth has, at IoU .50; None if the truth has no object.
-        ap50_95: The same, as the mean over the IoU thresholds .50, .55 ... .95: COCO's "AP".
-        ap50_by_class: By class; None for a class that is predicted but absent in the truth.
-        ap50_95_by_class: The same for AP50-95.
+        ap50: Mean over the classes of the ground truth at IoU 0.50; None if it has no objects.
+        ap50_95: COCO's "AP": the same, averaged over the IoU thresholds 0.50, 0.55 ... 0.95.
+        ap50_by_class: AP50 of each class; None for a class that is predicted but absent from the ground
+            truth.
+        ap50_95_by_class: AP50-95 of each class.
     """
 
     ap50: float | None
@@ -49,17 +49,17 @@ class AveragePrecision:
 
 @dataclass(frozen=True)
 class ClassQuality:
-    """How good the labels of one class are; IoUs in [0, 1], None for a class that is absent in the truth.
+    """Quality of the labels of one class; IoUs in [0, 1], None for a class absent from the ground truth.
 
     Attributes:
-        objects: Objects of the class in the truth.
-        labels: Labels of the class.
-        pixel_iou: Shared pixels over covered pixels, both summed over all images, instances of a class taken
-            together: the per-class IoU behind "mIoU" in the literature on attention masks.
-        label_iou: Mean over the labels of the IoU with the object they match, 0 for none: falls with what is
-            made up. None without labels.
-        object_iou: Mean over the objects of the IoU with the label they match, 0 for none: falls with what is
-            missed.
+        objects: Number of ground-truth objects.
+        labels: Number of labels.
+        pixel_iou: Intersection over union in pixels, both summed over all images, with the instances of the
+            class merged: the per-class IoU that the literature on attention masks averages to "mIoU".
+        label_iou: Mean over the labels of the IoU with the matched object, 0 if unmatched; false labels lower
+            it. None without labels.
+        object_iou: Mean over the objects of the IoU with the matched label, 0 if unmatched; missed objects
+            lower it.
     """
 
     objects: int
@@ -71,7 +71,7 @@ class ClassQuality:
 
 @dataclass(frozen=True)
 class LabelQuality:
-    """How good labels are: the means over the classes that have a value, and each class by itself."""
+    """Label quality of each class, and the means over the classes for which the measure is defined."""
 
     pixel_iou: float | None
     label_iou: float | None
@@ -81,9 +81,7 @@ class LabelQuality:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Labels whose score lies in [low, high), the last bin with its upper end; means are None in an empty
-    bin.
-    """
+    """Labels with a score in [low, high), or [low, high] in the last bin; means are None if it is empty."""
 
     low: float
     high: float
@@ -94,16 +92,15 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Whether a score tells how good a label is.
+    """How well the score predicts the quality of a label.
 
     Attributes:
         count: Number of labels.
         bins: The reliability diagram.
-        calibration_error: Expected calibration error (Naeini et al. 2015) with the IoU in the place of the
-            hit rate: mean over the labels of ``|mean score - mean IoU|`` of their bin, in [0, 1]; None
-            without labels.
-        spearman: Rank correlation of score and IoU in [-1, 1]: whether the order is right, whatever the
-            scale; None for fewer than two labels, or if all scores or all IoUs are equal.
+        calibration_error: Expected calibration error (Naeini et al. 2015) with IoU in place of accuracy: mean
+            over the labels of ``|mean score - mean IoU|`` of their bin, in [0, 1]; None without labels.
+        spearman: Rank correlation of score and IoU in [-1, 1], which ignores their scale; None for fewer than
+            two labels, or if all scores or all IoUs are equal.
     """
 
     count: int
@@ -113,25 +110,23 @@ class Reliability:
 
 
 def average_precision(pairs: Sequence[Pair], *, of: Literal["mask", "box"] = "mask") -> AveragePrecision:
-    """Return COCO average precision (Lin et al. 2014, by pycocotools) of predictions, objects of any size
-    together.
+    """Return COCO average precision over objects of all sizes (Lin et al. 2014, computed by pycocotools).
 
-    As in COCO, a class that the truth does not have takes no part in the means; its false finds go unpunished
-    there.
+    As in COCO, classes absent from the ground truth are left out of the means, so their false positives do
+    not lower them.
 
     Args:
-        pairs: Truth and predictions of each image; images without objects count, for what is falsely found in
-            them.
+        pairs: Ground truth and predictions of each image. Images without objects matter: predictions there
+            are false positives.
         of: Compare masks, or the boxes around them.
 
     Raises:
-        DiffugenError: If truth and prediction of a pair differ in size.
+        DiffugenError: The two sides of a pair differ in image size.
     """
     names = sorted({name for pair in pairs for side in pair for name in side.class_names})
     if not any(len(truth) for truth, _ in pairs):
         return AveragePrecision(None, None, dict.fromkeys(names), dict.fromkeys(names))
-    # Axes: 10 IoU thresholds, 101 recalls, classes, area ranges (one), numbers of detections (one). -1 is "no
-    # truth".
+    # Axes: 10 IoU thresholds, 101 recalls, classes, 1 area range, 1 detection limit. -1: no ground truth.
     precision = _coco_precision(pairs, names, "segm" if of == "mask" else "bbox")[:, :, :, 0, 0]
     known = {name: bool((precision[:, :, index] > -1).any()) for index, name in enumerate(names)}
     ap50 = {
@@ -146,14 +141,16 @@ def average_precision(pairs: Sequence[Pair], *, of: Literal["mask", "box"] = "ma
 
 
 def label_quality(pairs: Iterable[Pair]) -> LabelQuality:
-    """Compare labels with the truth by IoU, class by class; an image at a time, so ``pairs`` may be an
-    iterator.
+    """Return the IoU of labels with ground truth, overall and by class.
 
-    A label is matched only to an object of its own class, one to one, with any overlap; see
+    Labels are matched one to one with objects of the same class, whatever the overlap; see
     `diffugen.comparison.matching.match`.
 
+    Args:
+        pairs: Ground truth and labels of each image; may be an iterator, which is read one image at a time.
+
     Raises:
-        DiffugenError: If truth and labels of a pair differ in size.
+        DiffugenError: The two sides of a pair differ in image size.
     """
     tallies: dict[str, _Tally] = {}
     for truth, labels in pairs:
@@ -176,14 +173,14 @@ def label_quality(pairs: Iterable[Pair]) -> LabelQuality:
 
 
 def reliability(pairs: Iterable[Pair], *, bins: int = 10) -> Reliability:
-    """Compare each label's score with its IoU with the truth; ``pairs`` may be an iterator.
+    """Compare the score of each label with its IoU.
 
     Args:
-        pairs: Truth and scored labels of each image. A label that matches no object of its class has IoU 0.
-        bins: Number of equally wide score bins.
+        pairs: Ground truth and scored labels of each image; may be an iterator. An unmatched label has IoU 0.
+        bins: Number of score bins of equal width.
 
     Raises:
-        DiffugenError: If truth and labels of a pair differ in size, or ``bins`` is not positive.
+        DiffugenError: The two sides of a pair differ in image size, or ``bins`` is not positive.
     """
     if bins < 1:
         raise DiffugenError(f"reliability needs at least one bin, got {bins}")
@@ -207,19 +204,20 @@ def reliability(pairs: Iterable[Pair], *, bins: int = 10) -> Reliability:
 
 
 def spearman(first: NDArray[np.floating], second: NDArray[np.floating]) -> float | None:
-    """Return the rank correlation of two (N,) arrays, in [-1, 1], ties sharing their mean rank.
+    """Return Spearman's rank correlation of two (N,) arrays, in [-1, 1]; tied values share their mean rank.
 
-    None if it is not defined: for fewer than two values, or if all values of one array are equal.
+    None where it is undefined: fewer than two values, or all values of one array equal.
     """
-    ranks = [_ranks(np.asarray(values)) for values in (first, second)]
-    centred = [rank - rank.mean() if len(rank) else rank for rank in ranks]
-    spread = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    return float(np.clip((centred[0] * centred[1]).sum() / spread, -1, 1)) if spread else None
+    from scipy.stats import spearmanr
+
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(spearmanr(first, second).statistic)
 
 
 @dataclass
 class _Tally:
-    """What `label_quality` sums up for one class."""
+    """Running sums of `label_quality` for one class."""
 
     objects: list[float] = field(default_factory=list)
     labels: list[float] = field(default_factory=list)
@@ -241,7 +239,7 @@ class _Tally:
 
 
 def _paired_ious(truth: Instances, labels: Instances) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """IoU of each object and of each label with its partner of the same class, 0 for none."""
+    """Return the IoU of each object and of each label with its match of the same class, 0 if unmatched."""
     ious = np.zeros(len(truth)), np.zeros(len(labels))
     for pair in match(truth, labels, min_iou=0.0, min_iou_swapped=None):
         if pair.first is not None and pair.second is not None:
@@ -256,7 +254,7 @@ def _coco_precision(pairs: Sequence[Pair], names: Sequence[str], iou_type: str) 
     for pair in pairs:
         check_same_size(*pair)
     sides = []
-    # Both classes report every step on standard output and have no switch for it.
+    # Both classes print every step to standard output, and neither has a switch for it.
     with contextlib.redirect_stdout(io.StringIO()):
         for side in zip(*pairs, strict=True):
             sides.append(COCO())
@@ -280,7 +278,7 @@ def _coco_dataset(images: Sequence[Instances], names: Sequence[str]) -> dict[str
         for index, name in enumerate(instances.class_names):
             annotations.append(
                 {
-                    "id": 1 + len(annotations),  # COCOeval takes the id 0 for "no match"
+                    "id": 1 + len(annotations),  # COCOeval reads id 0 as "no match"
                     "image_id": image_number,
                     "category_id": numbers[name],
                     "segmentation": dict(instances.rles[index]),
@@ -303,9 +301,3 @@ def _coco_dataset(images: Sequence[Instances], names: Sequence[str]) -> dict[str
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[place], dtype=np.float64)

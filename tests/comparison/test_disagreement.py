@@ -1,5 +1,4 @@
-"""Disagreements: each kind where it belongs, severities that move the right way, a queue that depends on
-nothing else."""
+"""Each kind of disagreement is recognised, severity is monotone, and the queue has one possible order."""
 
 from __future__ import annotations
 
@@ -34,9 +33,10 @@ def instances(*objects: tuple[str, Box, float]) -> Instances:
 
 LEFT, UPPER_LEFT, RIGHT = (2, 3, 12, 13), (2, 3, 12, 7), (26, 8, 38, 22)
 
-# attention, model, number of agreements, disagreements as (kind, severity, attention, model, iou)
+# Attention labels, model labels, number of agreements, and (kind, severity, attention, model, iou) of each
+# disagreement.
 CASES = {
-    "nothing anywhere": (instances(), instances(), 0, []),
+    "no labels on either side": (instances(), instances(), 0, []),
     "agreement": (instances(("car", LEFT, 0.4)), instances(("car", LEFT, 0.7)), 1, []),
     "overlooked": (instances(), instances(("car", RIGHT, 0.8)), 0, [("overlooked", 0.8, None, 0, 0.0)]),
     "spurious": (instances(("car", RIGHT, 0.7)), instances(), 0, [("spurious", 0.3, 0, None, 0.0)]),
@@ -52,13 +52,13 @@ CASES = {
         0,
         [("badly_located", 0.65 * 0.6, 0, 0, 0.4)],
     ),
-    "two classes on a weak overlap": (
+    "two classes with little overlap": (
         instances(("car", LEFT, 0.6)),
         instances(("piano", UPPER_LEFT, 0.9)),
         0,
         [("spurious", 0.4, 0, None, 0.4), ("overlooked", 0.9 * 0.6, None, 0, 0.4)],
     ),
-    "a second name for a labelled object is hardly overlooked": (
+    "a second name for a labelled object has no severity": (
         instances(("car", LEFT, 0.6)),
         instances(("truck", LEFT, 0.9), ("car", LEFT, 0.5)),
         1,
@@ -82,7 +82,7 @@ def test_compare(
     ]
 
 
-def test_every_instance_is_accounted_for_once() -> None:
+def test_every_instance_occurs_once() -> None:
     attention = instances(("car", LEFT, 0.6), ("piano", RIGHT, 0.5), ("car", (14, 2, 22, 10), 0.4))
     model = instances(("car", RIGHT, 0.3), ("car", UPPER_LEFT, 0.9), ("cone", (14, 14, 20, 20), 0.8))
     found = compare("image", attention, model)
@@ -92,7 +92,7 @@ def test_every_instance_is_accounted_for_once() -> None:
     assert json.loads(json.dumps([asdict(d) for d in found.disagreements]))[0]["image_id"] == "image"
 
 
-def test_good_iou_is_where_agreement_begins() -> None:
+def test_agreement_begins_at_good_iou() -> None:
     attention, model = instances(("car", LEFT, 0.6)), instances(("car", UPPER_LEFT, 0.9))
     assert compare("image", attention, model, good_iou=0.4).agreements == (Match(0, 0, pytest.approx(0.4)),)
     assert [d.kind for d in compare("image", attention, model, min_iou=0.41).disagreements] == [
@@ -113,11 +113,11 @@ def test_severity_is_in_range_and_monotone_in_each_score(kind: str) -> None:
             [[severity(kind, score, confidence, iou) for confidence in confidences] for score in scores]
         )
         assert table.min() >= 0 and table.max() <= 1
-        assert (np.diff(table, axis=0) <= 0).all(), "a surer attention label must not look worse"
-        assert (np.diff(table, axis=1) >= 0).all(), "a surer model must not look better"
+        assert (np.diff(table, axis=0) <= 0).all(), "a higher score must not raise the severity"
+        assert (np.diff(table, axis=1) >= 0).all(), "a higher confidence must not lower the severity"
         if iou == 0:
             assert all(np.ptp(table, axis=axis).all() for axis in (0, 1) if table.shape[axis] > 1), (
-                "each score must count"
+                "each score must matter"
             )
     middle = [
         severity(kind, None if kind == "overlooked" else 0.5, None if kind == "spurious" else 0.5, iou)
@@ -131,7 +131,7 @@ def flagged(image_id: str, worst: float, kind: str = "overlooked", index: int = 
     return Disagreement(image_id, kind, worst, attention, model, 0.0)
 
 
-def test_the_queue_is_by_severity_and_does_not_depend_on_the_order_of_arrival() -> None:
+def test_the_queue_is_sorted_by_severity_whatever_the_order_of_the_input() -> None:
     expected = [
         flagged("b", 0.9),
         flagged("a", 0.5, "overlooked", 1),
@@ -146,25 +146,25 @@ def test_the_queue_is_by_severity_and_does_not_depend_on_the_order_of_arrival() 
     assert rank([]) == []
 
 
-def test_one_prompt_does_not_fill_the_queue() -> None:
+def test_a_single_prompt_does_not_fill_the_queue() -> None:
     bad = [flagged(f"bad{number}", 0.9) for number in range(50)]
     others = [flagged(f"other{number}", 0.4) for number in range(5)]
     prompt_ids = {item.image_id: "p" if item in bad else item.image_id for item in [*bad, *others]}
     assert [item.image_id[:3] for item in rank([*bad, *others])[:10]] == ["bad"] * 10
     head = rank([*bad, *others], prompt_ids=prompt_ids)[:10]
-    # .9, .45 (the second of its prompt), five times .4, then .3, .225, .18.
+    # .9, .45 (the second of its prompt), five times .4, then .3, .225 and .18.
     assert [item.image_id[:3] for item in head] == ["bad"] * 2 + ["oth"] * 5 + ["bad"] * 3
     assert len(rank(bad, prompt_ids=prompt_ids)) == 50
 
 
-def test_kinds_take_turns_until_they_run_out() -> None:
+def test_kinds_alternate_until_they_run_out() -> None:
     loud = [flagged(f"a{number}", 0.9 - number / 10) for number in range(4)]
     quiet = [flagged("b", 0.05, "swapped"), flagged("c", 0.02, "swapped")]
     queue = rank([*quiet, *loud], balance_kinds=True)
     assert [item.image_id for item in queue] == ["a0", "b", "a1", "c", "a2", "a3"]
 
 
-def test_balanced_queues_hold_the_same_items_in_an_order_of_their_own() -> None:
+def test_a_balanced_queue_keeps_every_item_in_one_order() -> None:
     items = [
         flagged(f"{number:03}", severity_, kind, index)
         for number, (severity_, kind, index) in enumerate(
@@ -178,12 +178,12 @@ def test_balanced_queues_hold_the_same_items_in_an_order_of_their_own() -> None:
     assert rank(reversed(items), prompt_ids=prompt_ids, balance_kinds=True) == expected
 
 
-def test_mistakes_are_named() -> None:
+def test_errors_name_the_mistake() -> None:
     with pytest.raises(DiffugenError, match=r"min_iou \(0\.6\) is above good_iou \(0\.5\)"):
         compare("image", instances(), instances(), min_iou=0.6)
     with pytest.raises(DiffugenError, match="good_iou is 2"):
         compare("image", instances(), instances(), good_iou=2)
-    with pytest.raises(DiffugenError, match="1 of the images to rank have no prompt id, the first of them b"):
+    with pytest.raises(DiffugenError, match="1 of the images to rank have no prompt id, the first is b"):
         rank([flagged("a", 0.5), flagged("b", 0.5)], prompt_ids={"a": "p"})
     with pytest.raises(ValueError, match="unknown kind"):
         Disagreement("a", "missed", 0.5, None, 0, 0.0)

@@ -1,4 +1,4 @@
-"""Pairs of instances: optimal, one to one, classes preferred in ties, nothing lost."""
+"""Matching is optimal, one to one, prefers equal classes in ties, and loses no instance."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ CASES = {
         instances(("car", RIGHT)),
         [Match(0, None, 0.0), Match(None, 0, 0.0)],
     ),
-    "other class, same place: one pair": (
+    "another class, same place: one pair": (
         instances(("car", LEFT)),
         instances(("piano", LEFT)),
         [Match(0, 0, 1.0)],
     ),
-    # 10 x 10 against its upper 4 rows: .4 is no good overlap for two classes, but one for the same class.
-    "other class, weak overlap: two objects": (
+    # 10 x 10 against its upper 4 rows: IoU .4 is too low for two classes, but enough within a class.
+    "another class, weak overlap: two objects": (
         instances(("car", LEFT)),
         instances(("piano", (2, 3, 12, 7))),
         [Match(0, None, 0.4), Match(None, 0, 0.4)],
@@ -68,7 +68,7 @@ CASES = {
         instances(("car", (2, 3, 12, 7))),
         [Match(0, 0, 0.4)],
     ),
-    "same class, next to nothing shared": (
+    "same class, hardly any overlap: two objects": (
         instances(("car", LEFT)),
         instances(("car", (2, 3, 7, 4))),
         [Match(0, None, 0.05), Match(None, 0, 0.05)],
@@ -78,7 +78,7 @@ CASES = {
         instances(("truck", LEFT, 0.9), ("car", LEFT, 0.2)),
         [Match(0, 1, 1.0), Match(None, 0, 1.0)],
     ),
-    "nearly a tie too": (
+    "so does a near tie": (
         instances(("car", LEFT)),
         instances(("truck", LEFT), ("car", box_mask(LEFT, holes=((2, 3, 6, 4),)))),
         [Match(0, 1, 0.96), Match(None, 0, 1.0)],
@@ -93,13 +93,13 @@ CASES = {
         instances(("truck", LEFT, 0.4), ("car", LEFT, 0.9)),
         [Match(0, 1, 1.0), Match(None, 0, 1.0)],
     ),
-    # Filled, the two squares would be equal; the masks are not.
+    # The squares have equal outlines but different masks.
     "a hole counts": (
         instances(("car", box_mask(LEFT, holes=((4, 5, 10, 11),)))),
         instances(("car", LEFT)),
         [Match(0, 0, 0.64)],
     ),
-    "what lies in the hole is not the ring": (
+    "an object in the hole does not overlap the ring": (
         instances(("car", box_mask(LEFT, holes=((4, 5, 10, 11),)))),
         instances(("car", (4, 5, 10, 11))),
         [Match(0, None, 0.0), Match(None, 0, 0.0)],
@@ -117,15 +117,15 @@ def test_match(first: Instances, second: Instances, expected: list[Match]) -> No
     assert match(first, second) == [Match(m.first, m.second, pytest.approx(m.iou)) for m in expected]
 
 
-def test_the_best_sum_is_found_where_taking_the_best_pair_first_would_fail() -> None:
-    # IoUs: a-x .8, a-y .625, b-x .6, b-y .1. Greedy takes a-x, and b-y is what is left: .9 in all instead of
+def test_the_sum_is_maximal_where_a_greedy_choice_fails() -> None:
+    # IoUs: a-x .8, a-y .625, b-x .6, b-y .1. A greedy choice takes a-x and is left with b-y: .9 instead of
     # 1.225.
     first = instances(("car", (0, 0, 8, 10)), ("car", (4, 0, 10, 10)))
     second = instances(("car", (0, 0, 10, 10)), ("car", (0, 0, 5, 10)))
     assert [(m.first, m.second) for m in match(first, second)] == [(0, 1), (1, 0)]
 
 
-def test_none_keeps_classes_apart_and_zero_takes_any_overlap() -> None:
+def test_none_never_pairs_different_classes_and_zero_accepts_any_overlap() -> None:
     first, second = instances(("car", LEFT)), instances(("truck", LEFT), ("car", (2, 3, 7, 4)))
     pairs = match(first, second, min_iou=0.0, min_iou_swapped=None)
     assert [(m.first, m.second) for m in pairs] == [(0, 1), (None, 0)]
@@ -144,7 +144,7 @@ def random_instances(rng: np.random.Generator) -> Instances:
 
 
 def best_sum(ious: NDArray[np.float64]) -> float:
-    """By trying every assignment of a padded square."""
+    """The largest sum over all assignments of a padded square, by brute force."""
     side = max(ious.shape)
     padded = np.zeros((side, side))
     padded[: ious.shape[0], : ious.shape[1]] = ious
@@ -152,7 +152,7 @@ def best_sum(ious: NDArray[np.float64]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_optimal_complete_and_symmetric(seed: int) -> None:
+def test_matching_is_optimal_complete_and_symmetric(seed: int) -> None:
     rng = np.random.default_rng(seed)
     first, second = random_instances(rng), random_instances(rng)
     matches = match(first, second)
@@ -173,7 +173,7 @@ def test_optimal_complete_and_symmetric(seed: int) -> None:
     assert mirrored == {(m.first, m.second, m.iou) for m in matches}
 
 
-def test_mistakes_are_named() -> None:
+def test_errors_name_the_mistake() -> None:
     turned = Instances((HEIGHT, WIDTH), (), (), np.zeros(0))
     with pytest.raises(DiffugenError, match="40 x 24 and 24 x 40"):
         match(instances(("car", LEFT)), turned)

@@ -1,8 +1,9 @@
-"""Measures against values computed by hand, on images that are not square."""
+"""The measures match values computed by hand, on images that are not square."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 
 import numpy as np
@@ -43,7 +44,7 @@ def instances(*objects: tuple[str, Box | NDArray[np.bool_], float]) -> Instances
     )
 
 
-# Near the right edge: lost if width and height were swapped.
+# Near the right edge, so swapping width and height would lose them.
 EIGHT, FIVE_OF_EIGHT = (30, 10, 38, 20), (30, 10, 35, 20)
 SMALL, AWAY = (2, 2, 6, 6), (12, 3, 18, 9)
 
@@ -56,8 +57,9 @@ def test_average_precision_computed_by_hand() -> None:
         ),
         (instances(("car", EIGHT, 1)), instances(("car", AWAY, 0.8))),
     ]
-    # In the order of confidence: right, wrong, IoU .625. Recall 1/3 at precision 1 (recalls 0 to .33 of the
-    # 101), and up to IoU .60 recall 2/3 at precision 2/3 (.34 to .66); the third object is never found.
+    # By falling confidence: a true positive, a false positive, and a detection with IoU .625. Precision is 1
+    # up to recall 1/3 (34 of COCO's 101 recall points: 0 to .33) and, up to IoU .60, 2/3 up to recall 2/3 (33
+    # points: .34 to .66). The third object is never detected.
     upto60, above = (34 + 33 * 2 / 3) / 101, 34 / 101
     for of in ("mask", "box"):
         result = average_precision(pairs, of=of)
@@ -66,7 +68,7 @@ def test_average_precision_computed_by_hand() -> None:
         assert result.ap50_by_class == {"car": result.ap50}
 
 
-def test_holes_count_for_masks_and_not_for_boxes() -> None:
+def test_holes_matter_for_masks_but_not_for_boxes() -> None:
     ring = box_mask((20, 4, 34, 18), holes=((21, 5, 33, 17),))
     pairs = [(instances(("car", ring, 1)), instances(("car", (20, 4, 34, 18), 0.9)))]
     assert average_precision(pairs).ap50 == 0
@@ -74,7 +76,7 @@ def test_holes_count_for_masks_and_not_for_boxes() -> None:
     assert average_precision([(pairs[0][0], instances(("car", ring, 0.2)))]).ap50_95 == pytest.approx(1)
 
 
-def test_classes_are_kept_apart_and_absent_ones_are_none() -> None:
+def test_each_class_has_its_own_ap_and_absent_classes_have_none() -> None:
     truth = instances(("car", EIGHT, 1), ("piano", SMALL, 1))
     predicted = instances(("car", EIGHT, 0.9), ("cone", SMALL, 0.8))
     result = average_precision([(truth, predicted)])
@@ -104,23 +106,25 @@ def test_empty_sides(pairs: list[tuple[Instances, Instances]], expected: Average
     assert average_precision(pairs, of=of) == expected  # type: ignore[arg-type]
 
 
-def test_false_finds_in_images_without_objects_cost_precision() -> None:
+def test_false_positives_in_images_without_objects_lower_precision() -> None:
     good = (instances(("car", EIGHT, 1)), instances(("car", EIGHT, 0.5)))
     background = (instances(), instances(("car", SMALL, 0.9)))
     assert average_precision([good]).ap50 == pytest.approx(1)
     assert average_precision([good, background]).ap50 == pytest.approx(0.5)
 
 
-def test_one_object_is_found_once() -> None:
+def test_a_second_detection_of_an_object_is_a_false_positive() -> None:
     truth, twice = (
         instances(("car", EIGHT, 1), ("car", SMALL, 1)),
         instances(("car", EIGHT, 0.9), ("car", EIGHT, 0.8)),
     )
-    # Recall 1/2 at precision 1: recalls 0 to .50. A second find of the same object is a false one.
+    # Precision 1 up to recall 1/2: 51 of the 101 recall points.
     assert average_precision([(truth, twice)]).ap50 == pytest.approx(51 / 101)
 
 
-def test_it_is_quiet_and_leaves_its_input_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_average_precision_prints_nothing_and_does_not_change_its_input(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     truth, predicted = instances(("car", EIGHT, 1)), instances(("car", EIGHT, 0.9))
     before = json.dumps([truth.rles, predicted.rles])
     average_precision([(truth, predicted)])
@@ -138,7 +142,7 @@ def test_label_quality_computed_by_hand() -> None:
     ]
     quality = label_quality(iter(pairs))
     assert quality.by_class == {
-        # 50 of the 80 + 16 pixels that truth or labels cover.
+        # 50 of the 80 + 16 pixels covered by ground truth or labels.
         "car": ClassQuality(2, 1, pytest.approx(50 / 96), pytest.approx(0.625), pytest.approx(0.3125)),
         "cone": ClassQuality(0, 1, None, None, None),
         "piano": ClassQuality(1, 2, pytest.approx(36 / (36 + 72)), 0.5, 1.0),
@@ -148,7 +152,7 @@ def test_label_quality_computed_by_hand() -> None:
     assert quality.object_iou == pytest.approx((0.3125 + 1) / 2)
 
 
-def test_label_quality_knows_holes_and_does_not_count_overlapping_labels_twice() -> None:
+def test_label_quality_respects_holes_and_counts_overlapping_labels_once() -> None:
     ring = box_mask((20, 4, 30, 14), holes=((22, 6, 28, 12),))
     truth = instances(("car", ring, 1))
     filled = label_quality([(truth, instances(("car", (20, 4, 30, 14), 1)))]).by_class["car"]
@@ -157,14 +161,14 @@ def test_label_quality_knows_holes_and_does_not_count_overlapping_labels_twice()
     assert (twice.pixel_iou, twice.label_iou, twice.object_iou) == (1.0, 0.5, 1.0)
 
 
-def test_a_label_is_measured_on_its_own_class_even_if_another_fits_better() -> None:
+def test_a_label_is_matched_within_its_class_even_if_another_class_overlaps_more() -> None:
     truth = instances(("car", FIVE_OF_EIGHT, 1), ("truck", EIGHT, 1))
     quality = label_quality([(truth, instances(("car", EIGHT, 1)))]).by_class
     assert quality["car"].label_iou == pytest.approx(0.625)
     assert quality["truck"] == ClassQuality(1, 0, 0.0, None, 0.0)
 
 
-def test_empty_masks_give_no_nan() -> None:
+def test_empty_masks_do_not_give_nan() -> None:
     nothing = instances(("car", box_mask(), 0.5))
     assert label_quality([(nothing, nothing)]).by_class["car"] == ClassQuality(1, 1, None, 0.0, 0.0)
     assert label_quality([]).pixel_iou is None
@@ -194,7 +198,7 @@ def test_reliability_computed_by_hand() -> None:
     )
 
 
-def test_reliability_of_nothing() -> None:
+def test_reliability_without_labels() -> None:
     result = reliability([(instances(("car", EIGHT, 1)), instances())], bins=2)
     assert (result.count, result.calibration_error, result.spearman) == (0, None, None)
     assert [(b.count, b.mean_score, b.mean_iou) for b in result.bins] == [(0, None, None)] * 2
@@ -208,23 +212,26 @@ def test_reliability_of_nothing() -> None:
         ([0.2, 0.2], [0.1, 0.9], None),
         ([0.1, 0.2, 0.9], [0.3, 0.4, 0.41], 1.0),
         ([0.1, 0.2, 0.9], [3, 2, 1], -1.0),
-        ([1, 2, 2, 3], [1, 1, 2, 2], stats.spearmanr([1, 2, 2, 3], [1, 1, 2, 2]).statistic),
+        ([0.1, 0.9], [0.2, 0.4], 1.0),
+        # Ranks 1, 2.5, 2.5, 4 and 1.5, 1.5, 3.5, 3.5: covariance 3, variances 4.5 and 4.
+        ([1, 2, 2, 3], [1, 1, 2, 2], 3 / 18**0.5),
     ],
 )
 def test_spearman(first: list[float], second: list[float], expected: float | None) -> None:
-    assert spearman(np.array(first), np.array(second)) == (
-        expected if expected is None else pytest.approx(expected)
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = spearman(np.array(first), np.array(second))
+    assert found == (expected if expected is None else pytest.approx(expected))
 
 
-def test_results_are_plain_json_without_nan() -> None:
+def test_results_can_be_written_as_json_without_nan() -> None:
     pairs = [(instances(("car", EIGHT, 1)), instances(("cone", SMALL, 0.8), ("car", FIVE_OF_EIGHT, 0.25)))]
     for result in (average_precision(pairs), label_quality(pairs), reliability(pairs)):
         plain = asdict(result)
         assert json.loads(json.dumps(plain, allow_nan=False)) == json.loads(json.dumps(plain))
 
 
-def test_mistakes_are_named() -> None:
+def test_errors_name_the_mistake() -> None:
     turned = Instances((HEIGHT, WIDTH), (), (), np.zeros(0))
     pairs = [(instances(("car", EIGHT, 1)), turned)]
     for measure in (average_precision, label_quality, reliability):

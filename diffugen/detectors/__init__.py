@@ -1,7 +1,6 @@
-"""What a detector is to the rest of DiffuGen: something that is fitted to a dataset folder and then predicts
-instances.
+"""The interface of a detector: fit it to a dataset folder, predict instances in images.
 
-Knows no implementation; each lives in a module of its own and keeps its library to itself.
+Knows no implementation. Each implementation has a module of its own and keeps its library to itself.
 """
 
 from __future__ import annotations
@@ -16,19 +15,49 @@ from numpy.typing import NDArray
 from diffugen.records import Instances
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-"""Called after each epoch with its number, from 1, and the losses and validation metrics so far."""
+"""Called after each epoch with its number, counted from 1, and the current losses and validation metrics."""
+
+SMALLEST_IMAGE = 64
+"""Below 64 px, YOLO's coarsest feature map is a single cell and batch norm fails on a batch of one."""
+
+USUAL_IMAGE = 640
+"""The size that YOLO's published checkpoints were trained at; assumed where a checkpoint does not say."""
+
+
+def suited_image_size(trained_at: int | None, longest_side: int) -> int:
+    """Return the image size, in pixels, at which to run a detector on images of a given size.
+
+    This is the size that the checkpoint was trained at, because a detector is most accurate for objects as
+    large as those it has seen. It is at most twice the images' own size: enlarging them further costs time
+    and invents no detail.
+
+    Args:
+        trained_at: Longer side in pixels that the checkpoint was trained at; None if unknown.
+        longest_side: Longest side of the images in pixels.
+
+    Returns:
+        At least `SMALLEST_IMAGE`; at most twice ``longest_side``, rounded up to a multiple of 32.
+
+    Example:
+        >>> suited_image_size(640, 1920), suited_image_size(640, 64), suited_image_size(None, 512)
+        (640, 128, 640)
+    """
+    twice = -(-2 * longest_side // 32) * 32
+    return max(SMALLEST_IMAGE, min(USUAL_IMAGE if trained_at is None else trained_at, twice))
 
 
 class Detector(Protocol):
-    """Finds and outlines objects. Starts from a checkpoint; fitting makes another one and leaves the detector
-    as it is.
+    """Detects and outlines objects.
+
+    A detector starts from a checkpoint. Fitting writes a new checkpoint and leaves the detector unchanged.
 
     Attributes:
-        class_names: The classes that it finds, in the order of their numbers; empty where it has learned
-            nothing yet.
+        class_names: The classes in the order of their ids; empty for a detector that has not been trained.
+        image_size: Longer side in pixels that the checkpoint was trained at; None if unknown or untrained.
     """
 
     class_names: tuple[str, ...]
+    image_size: int | None
 
     def fit(
         self,
@@ -44,16 +73,16 @@ class Detector(Protocol):
         """Train from this detector's checkpoint and return the path of the best new checkpoint.
 
         Args:
-            dataset: Folder in the YOLO-seg layout, as `diffugen.dataset.yolo.write_yolo` writes it.
-            out_folder: Where checkpoints and training records go.
+            dataset: Folder in the YOLO-seg layout, as written by `diffugen.dataset.yolo.write_yolo`.
+            out_folder: Folder for checkpoints and training records.
             epochs: Passes over the training images.
-            image_size: Longer side, in pixels, that images are scaled to.
-            seed: Decides initial weights, order and augmentation.
-            batch_size: Images a step; None lets the detector choose.
+            image_size: Longer side in pixels that images are scaled to.
+            seed: Determines initial weights, sample order and augmentation.
+            batch_size: Images per step; None leaves the choice to the detector.
             on_epoch: Called after each epoch.
 
         Raises:
-            DiffugenError: If the dataset is missing or empty, or the checkpoint does not fit.
+            DiffugenError: The dataset is missing or empty, or the checkpoint does not fit.
         """
         ...
 
@@ -64,12 +93,11 @@ class Detector(Protocol):
         image_size: int,
         confidence: float = 0.25,
     ) -> list[Instances]:
-        """Return the instances found in each image, surest first.
+        """Return the instances detected in each image, highest confidence first.
 
         Args:
             images: N arrays uint8 (H, W, 3), RGB; sizes may differ.
-            image_size: Longer side, in pixels, that images are scaled to; masks come back at the original
-                size.
-            confidence: Least confidence of an instance, in [0, 1].
+            image_size: Longer side in pixels that images are scaled to; masks have the image's own size.
+            confidence: Minimum confidence of an instance, in [0, 1].
         """
         ...

@@ -1,13 +1,13 @@
-"""Checkpoints of YOLO segmentation models: load each kind, save as safetensors, import Ultralytics quietly.
+"""Checkpoints of YOLO segmentation models: load any kind, save as safetensors, import Ultralytics quietly.
 
-With `diffugen.detectors.yolo` the only home of ultralytics (AGPL-3.0). Knows no images, datasets or training.
+With the other ``yolo`` modules of this package the only home of ultralytics (AGPL-3.0). Knows nothing about
+images, datasets or training.
 
 A checkpoint is one of
-- a folder with ``model.safetensors`` and ``model.json``, as `save_safetensors` makes it,
-- ``miniature``: such a folder that comes with DiffuGen, of a detector of cars, trucks, people and traffic
-  cones,
+- a folder with ``model.safetensors`` and ``model.json``, as written by `save_safetensors`,
+- ``miniature``: such a folder, included in DiffuGen, for cars, trucks, people and traffic cones,
 - an Ultralytics ``.pt`` file, unpickled with Ultralytics' list of allowed classes only,
-- the name of an architecture, such as ``yolov8n-seg.yaml``: no weights; it can be fitted but cannot predict.
+- the name of an architecture, such as ``yolov8n-seg.yaml``: no weights, so it can be fitted but not predict.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from diffugen.errors import ModelError
+from diffugen.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import SegmentationModel
@@ -42,17 +43,35 @@ _SWITCHES = {
 }
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        architecture: Ultralytics' description of the layers.
+        model: The model in float32; None for an architecture without weights.
+        image_size: Longer side in pixels that the model was trained at; None if unknown.
+    """
+
+    architecture: dict[str, Any]
+    model: SegmentationModel | None = None
+    image_size: int | None = None
+
+
 def save_safetensors(checkpoint: Path | str, folder: Path) -> Path:
-    """Write a checkpoint as ``model.safetensors`` (float16) and ``model.json`` into a folder that
-    `YoloDetector` loads.
+    """Write a checkpoint into a folder as ``model.safetensors`` (float16) and ``model.json``.
+
+    Returns:
+        The folder, which is a checkpoint for `diffugen.detectors.yolo.YoloDetector`.
 
     Raises:
-        ModelError: If the checkpoint cannot be loaded or has no weights.
+        ModelError: The checkpoint cannot be loaded or has no weights.
     """
     from safetensors.torch import save_file
 
     import_ultralytics()
-    architecture, model = load_checkpoint(Path(checkpoint))
+    loaded = load_checkpoint(Path(checkpoint))
+    model = loaded.model
     if model is None:
         raise ModelError(f"{checkpoint} is an architecture without weights; fit it first")
     tensors = {
@@ -62,7 +81,8 @@ def save_safetensors(checkpoint: Path | str, folder: Path) -> Path:
     about = {
         "task": "segment",
         "class_names": [model.names[number] for number in sorted(model.names)],
-        "architecture": {key: value for key, value in architecture.items() if key != "yaml_file"},
+        **({} if loaded.image_size is None else {"image_size": loaded.image_size}),
+        "architecture": {key: value for key, value in loaded.architecture.items() if key != "yaml_file"},
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors")
@@ -71,31 +91,32 @@ def save_safetensors(checkpoint: Path | str, folder: Path) -> Path:
 
 
 def find_checkpoint(name: Path | str) -> Path:
-    """Return the file or folder that a checkpoint's name stands for: ``miniature`` is the embedded one."""
-    return (
-        Path(__file__).parents[1] / "miniature" / "weights" / "detector"
-        if str(name) == MINIATURE
-        else Path(name)
-    )
+    """Return the path of a checkpoint; the name ``miniature`` stands for the one included in DiffuGen."""
+    if str(name) == MINIATURE:
+        return Path(__file__).parents[1] / "miniature" / "weights" / "detector"
+    return Path(name)
 
 
-def load_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], SegmentationModel | None]:
-    """The architecture of a checkpoint and, unless that is all it is, the model in float32."""
+def load_checkpoint(checkpoint: Path) -> Checkpoint:
+    """Load a checkpoint of any kind.
+
+    Raises:
+        ModelError: The checkpoint is missing, damaged, or not of a segmentation model.
+    """
     with contained():
         if checkpoint.is_dir():
             return _load_folder(checkpoint)
         if checkpoint.suffix in (".yaml", ".yml"):
-            return _load_architecture(checkpoint), None
+            return _load_architecture(checkpoint)
         if not checkpoint.is_file():
             raise ModelError(
                 f"no checkpoint at {checkpoint}; give a .pt file, a folder with model.safetensors, or an "
-                "architecture "
-                "such as yolov8n-seg.yaml (nothing is downloaded)"
+                "architecture such as yolov8n-seg.yaml (nothing is downloaded)"
             )
         return _load_pickle(checkpoint)
 
 
-def _load_folder(folder: Path) -> tuple[dict[str, Any], SegmentationModel]:
+def _load_folder(folder: Path) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     from ultralytics.nn.tasks import SegmentationModel
@@ -108,14 +129,15 @@ def _load_folder(folder: Path) -> tuple[dict[str, Any], SegmentationModel]:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder} is no detector: it needs model.json and model.safetensors that fit each other "
+            f"{folder} is not a detector: it needs a model.json and a model.safetensors that match "
             f"({first_line(error)})"
         ) from error
     model.names = dict(enumerate(names))
-    return about["architecture"], model.float().eval()
+    # Folders written before DiffuGen recorded the size lack the key.
+    return Checkpoint(about["architecture"], model.float().eval(), _as_size(about.get("image_size")))
 
 
-def _load_architecture(name: Path) -> dict[str, Any]:
+def _load_architecture(name: Path) -> Checkpoint:
     from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
     try:
@@ -123,26 +145,41 @@ def _load_architecture(name: Path) -> dict[str, Any]:
         task = guess_model_task(architecture)
     except (OSError, ValueError, KeyError, TypeError, IndexError, yaml.YAMLError) as error:
         raise ModelError(
-            f"no architecture {name}; for example yolov8n-seg.yaml ({first_line(error)})"
+            f"no architecture {name}; give one such as yolov8n-seg.yaml ({first_line(error)})"
         ) from error
     _check_task(name, task)
-    return dict(architecture)
+    return Checkpoint(dict(architecture))
 
 
-def _load_pickle(file: Path) -> tuple[dict[str, Any], SegmentationModel]:
+def _load_pickle(file: Path) -> Checkpoint:
     from ultralytics.nn.tasks import SegmentationModel, guess_model_task, torch_safe_load
 
     try:
         content = torch_safe_load(file, safe_only=True)[0]
         model = content.get("ema") or content["model"]
-    except Exception as error:  # unpickling a file of another kind can raise anything
+    except Exception as error:  # unpickling another kind of file can raise anything
         raise ModelError(
-            f"{file} is not an Ultralytics checkpoint, or damaged ({first_line(error)})"
+            f"{file} is not an Ultralytics checkpoint, or is damaged ({first_line(error)})"
         ) from error
     if not isinstance(model, SegmentationModel):
         _check_task(file, guess_model_task(model))
         raise ModelError(f"{file} holds a {type(model).__name__}; DiffuGen needs a YOLO segmentation model")
-    return dict(model.yaml), model.float().eval()
+    sizes = (_trained_size(content.get("train_args")), _trained_size(getattr(model, "args", None)))
+    image_size = next((size for size in sizes if size is not None), None)
+    return Checkpoint(dict(model.yaml), model.float().eval(), image_size)
+
+
+def _trained_size(arguments: object) -> int | None:
+    """Return the image size in Ultralytics' training arguments, a mapping or a namespace; None if absent."""
+    given = arguments if isinstance(arguments, Mapping) else getattr(arguments, "__dict__", {})
+    return _as_size(given.get("imgsz"))
+
+
+def _as_size(value: object) -> int | None:
+    """Return the longer side of an image size, a number or a list of two; None if the value is neither."""
+    sides = value if isinstance(value, (list, tuple)) else [value]
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
+    return max(sides) if sides and whole else None
 
 
 def _check_task(checkpoint: Path, task: str | None) -> None:
@@ -155,9 +192,9 @@ def _check_task(checkpoint: Path, task: str | None) -> None:
 
 @cache
 def import_ultralytics() -> None:
-    """Import Ultralytics so that it leaves network, home folder and environment alone.
+    """Import Ultralytics without letting it touch the network, the home folder or the environment.
 
-    Where the caller has imported it before, her settings stand.
+    If the calling program imported Ultralytics before, its settings stay in force.
     """
     import torch  # noqa: F401  # first, because Ultralytics sets OMP_NUM_THREADS, which torch reads once
 
@@ -166,10 +203,9 @@ def import_ultralytics() -> None:
     home = Path(tempfile.mkdtemp(prefix="diffugen-yolo-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     (home / "Ultralytics").mkdir()
+    # Nothing is plotted, so the fonts are never opened, but Ultralytics downloads them if they are absent.
     for font in ("Arial.ttf", "Arial.Unicode.ttf"):
-        (
-            home / "Ultralytics" / font
-        ).touch()  # never opened, as nothing is plotted; if absent, it is downloaded
+        (home / "Ultralytics" / font).touch()
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.update({**_SWITCHES, "YOLO_CONFIG_DIR": str(home)})
     import ultralytics  # noqa: F401
@@ -180,7 +216,7 @@ def import_ultralytics() -> None:
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Keep Ultralytics silent, and the process's number of torch threads as it was."""
+    """Silence Ultralytics and restore the process's number of torch threads afterwards."""
     import torch
 
     logger = logging.getLogger("ultralytics")
@@ -191,9 +227,3 @@ def contained() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         torch.set_num_threads(threads)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message, without colours and pictures."""
-    text = str(error).strip() or type(error).__name__
-    return "".join(letter for letter in text.splitlines()[0] if letter.isascii() and letter.isprintable())

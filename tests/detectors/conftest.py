@@ -1,4 +1,4 @@
-"""What the tests of all detectors share: a dataset of a few images, and one fit to it."""
+"""Fixtures shared by the tests of all detectors: a dataset of a few images, and one fit to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-pytest.register_assert_rewrite("tests.detectors.contract")
+pytest.register_assert_rewrite("tests.support.detector_contract")
 
 if TYPE_CHECKING:
     from diffugen.detectors import Detector
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Sums over several threads come out in another order each time; on one thread a fit is the same bit by
-    bit."""
+    """On one thread a fit is reproducible bit for bit; several threads add in a varying order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""The real YOLOv8n-seg at its smallest: trained for an epoch or two, on images that are not square."""
+"""Tests of the real YOLOv8n-seg: trained for an epoch or two on a few images that are not square."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -22,15 +23,34 @@ from diffugen.detectors.yolo import YoloDetector
 from diffugen.detectors.yolo_checkpoint import import_ultralytics, load_checkpoint, save_safetensors
 from diffugen.errors import ConfigError, DiffugenError, ModelError
 from diffugen.labels import shapes
-from tests.support.detector_contract import ANYTHING, SEED, DetectorContract, Fitted, Load, assert_same, scene
+from tests.support.detector_contract import (
+    ANYTHING,
+    FIT_SIZE,
+    SEED,
+    DetectorContract,
+    Fitted,
+    Load,
+    assert_same,
+    scene,
+)
 
 SCRATCH = "yolov8n-seg.yaml"
 
 
 def weights_of(checkpoint: Path) -> dict[str, Any]:
-    model = load_checkpoint(checkpoint)[1]
+    model = load_checkpoint(checkpoint).model
     assert model is not None
     return dict(model.state_dict())
+
+
+def random_model() -> Any:
+    import_ultralytics()
+    from ultralytics.nn.tasks import SegmentationModel
+
+    torch.manual_seed(0)
+    model = SegmentationModel(SCRATCH, nc=2, verbose=False)
+    model.names = {0: "car", 1: "truck"}
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +60,11 @@ def start() -> YoloDetector:
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> YoloDetector:
-    """Random weights, with activations normalised on scenes: its predictions are worthless but depend on
-    every pixel."""
-    import_ultralytics()
-    from ultralytics.nn.tasks import SegmentationModel
+    """Return a detector whose predictions are worthless but depend on every pixel.
 
-    torch.manual_seed(0)
-    model = SegmentationModel(SCRATCH, nc=2, verbose=False)
-    model.names = {0: "car", 1: "truck"}
+    Its weights are random and its batch norms are set so that activations on scenes are normalised.
+    """
+    model = random_model()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -82,7 +99,7 @@ def test_fit_keeps_the_best_and_reports_losses_and_metrics(fitted: Fitted) -> No
 
 
 def test_predict_equals_ultralytics_on_the_file(detector: YoloDetector, dataset: Path) -> None:
-    """The reference reads the file itself, so that swapped colours or axes would show."""
+    """The reference reads the image file itself, so swapped colours or axes would show."""
     from ultralytics import YOLO
 
     file = dataset / "images/val/scene-4.png"
@@ -138,14 +155,14 @@ def test_prediction_out_of_memory_halves_the_batch(detector: YoloDetector) -> No
         if len(arguments[0]) > 1:
             raise torch.OutOfMemoryError("out of memory")
 
-    assert limited._model is not None
-    limited._model.register_forward_pre_hook(too_many)
+    assert limited._loaded.model is not None
+    limited._loaded.model.register_forward_pre_hook(too_many)
     images = [scene(7)[1], scene(8)[1], scene(9)[1]]
     assert_same(limited.predict(images, **ANYTHING), detector.predict(images, **ANYTHING), tolerance=1e-3)
     assert [size for size in sizes if size == 1] == [1, 1, 1]
 
 
-def test_fit_from_a_checkpoint_keeps_what_fits(fitted: Fitted, tmp_path: Path) -> None:
+def test_fit_from_a_checkpoint_keeps_weights_that_fit(fitted: Fitted, tmp_path: Path) -> None:
     splits = {"train": [scene(10, "piano"), scene(11), scene(12, "truck"), scene(13, "piano")]}
     data = write_yolo(tmp_path / "three", splits, ["piano", "truck", "car"])
     base = save_safetensors(fitted.checkpoint, tmp_path / "base")
@@ -212,10 +229,57 @@ def empty_folder(folder: Path) -> Path:
 
 
 def torn_safetensors(folder: Path) -> Path:
-    about = {"task": "segment", "class_names": ["car"], "architecture": load_checkpoint(Path(SCRATCH))[0]}
+    about = {
+        "task": "segment",
+        "class_names": ["car"],
+        "architecture": load_checkpoint(Path(SCRATCH)).architecture,
+    }
     (folder / "model.json").write_text(json.dumps(about))
     (folder / "model.safetensors").write_bytes(b"torn")
     return folder
+
+
+def test_safetensors_keep_the_image_size(fitted: Fitted, detector: YoloDetector, tmp_path: Path) -> None:
+    """A checkpoint of unknown size is saved without the key, as DiffuGen did before it knew sizes."""
+    sized, unsized = (
+        save_safetensors(checkpoint, tmp_path / name)
+        for name, checkpoint in (("sized", fitted.checkpoint), ("unsized", detector.checkpoint))
+    )
+    assert YoloDetector(sized, device="cpu").image_size == FIT_SIZE
+    assert "image_size" not in json.loads((unsized / "model.json").read_text())
+    assert YoloDetector(unsized, device="cpu").image_size is None
+
+
+@pytest.mark.parametrize(
+    ("train_args", "model_args", "expected"),
+    [
+        ({"imgsz": 640}, None, 640),
+        ({"imgsz": [384, 672]}, None, 672),
+        ({"imgsz": (64,)}, {"imgsz": 320}, 64),
+        (None, {"imgsz": 320}, 320),
+        (None, SimpleNamespace(imgsz=320), 320),
+        ({"task": "segment"}, None, None),
+        ({"imgsz": []}, None, None),
+        ({"imgsz": 0}, None, None),
+        ({"imgsz": "640"}, None, None),
+        ({"imgsz": True}, None, None),
+        ("imgsz", None, None),
+        (None, None, None),
+    ],
+)
+def test_the_image_size_is_read_from_the_training_arguments(
+    tmp_path: Path, train_args: Any, model_args: Any, expected: int | None
+) -> None:
+    model = random_model()
+    if model_args is not None:
+        model.args = model_args
+    with torch.serialization.safe_globals([SimpleNamespace]):
+        torch.save({"model": model, "train_args": train_args}, tmp_path / "sized.pt")
+        assert YoloDetector(tmp_path / "sized.pt", device="cpu").image_size == expected
+
+
+def test_the_miniature_knows_its_image_size() -> None:
+    assert YoloDetector("miniature", device="cpu").image_size == 128
 
 
 @pytest.mark.parametrize(
@@ -224,25 +288,25 @@ def torn_safetensors(folder: Path) -> Path:
         (lambda folder: folder / "absent.pt", "no checkpoint at .*nothing is downloaded"),
         (lambda folder: Path("yolov99-seg.yaml"), "no architecture yolov99-seg.yaml"),
         (lambda folder: Path("yolov8n.yaml"), "for the task 'detect'; DiffuGen needs one for 'segment'"),
-        (no_checkpoint, "not an Ultralytics checkpoint, or damaged"),
-        (hostile_pickle, "not an Ultralytics checkpoint, or damaged"),
-        (empty_folder, "needs model.json and model.safetensors"),
-        (torn_safetensors, "needs model.json and model.safetensors"),
+        (no_checkpoint, "not an Ultralytics checkpoint, or is damaged"),
+        (hostile_pickle, "not an Ultralytics checkpoint, or is damaged"),
+        (empty_folder, "needs a model.json and a model.safetensors"),
+        (torn_safetensors, "needs a model.json and a model.safetensors"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, make: Any, message: str) -> None:
+def test_bad_checkpoints_are_rejected(tmp_path: Path, make: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         YoloDetector(make(tmp_path))
     assert not (tmp_path / "owned").exists()
 
 
-def test_hostile_pickle_would_have_worked(tmp_path: Path) -> None:
+def test_the_hostile_pickle_runs_code_if_loaded_unsafely(tmp_path: Path) -> None:
     with pytest.raises((AttributeError, TypeError, pickle.UnpicklingError, KeyError)):
         torch.load(hostile_pickle(tmp_path), weights_only=False)["model"].float()
     assert (tmp_path / "owned").exists()
 
 
-def test_mistakes_are_named(detector: YoloDetector, dataset: Path, tmp_path: Path) -> None:
+def test_messages_name_the_mistake(detector: YoloDetector, dataset: Path, tmp_path: Path) -> None:
     fit: dict[str, Any] = {"epochs": 1, "image_size": 64, "seed": 0}
     with pytest.raises(DiffugenError, match="image_size at least 64; got 1 and 32"):
         detector.fit(dataset, tmp_path / "fit", **{**fit, "image_size": 32})
@@ -253,13 +317,12 @@ def test_mistakes_are_named(detector: YoloDetector, dataset: Path, tmp_path: Pat
         detector.fit(dataset, tmp_path / "fit", **fit, extra={"mosaic": "often"})
     with pytest.raises(ModelError, match="without weights"):
         YoloDetector(SCRATCH).predict([scene(0)[1]], image_size=64)
-    with pytest.raises(ModelError, match="no device 'cuda:99' here"):
+    with pytest.raises(ModelError, match="device 'cuda:99' is not available"):
         YoloDetector(SCRATCH, device="cuda:99")
 
 
-def test_silent_and_leaves_no_trace(dataset: Path, tmp_path: Path) -> None:
-    """In a fresh process whose home and working folder can be looked at, and whose every connection fails the
-    test."""
+def test_fit_and_predict_are_silent_offline_and_leave_no_files(dataset: Path, tmp_path: Path) -> None:
+    """Run in a fresh process with its own home and working folder, where every connection is an error."""
     script = f"""
 import os, pathlib, socket, sys
 def refuse(*arguments, **named):
@@ -270,7 +333,9 @@ import torch
 threads = torch.get_num_threads()
 from diffugen.detectors.yolo import YoloDetector
 detector = YoloDetector({SCRATCH!r}, device="cpu")
-best = detector.fit({str(dataset)!r}, "out/fit", epochs=1, image_size=64, seed=0, batch_size=4, extra={{"val": False}})
+best = detector.fit(
+    {str(dataset)!r}, "out/fit", epochs=1, image_size=64, seed=0, batch_size=4, extra={{"val": False}}
+)
 YoloDetector(best).predict([], image_size=64)
 if torch.get_num_threads() != threads or os.environ.get("OMP_NUM_THREADS") != "2":
     print("threads", threads, torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS"))
@@ -280,7 +345,7 @@ if torch.get_num_threads() != threads or os.environ.get("OMP_NUM_THREADS") != "2
     work.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("YOLO", "XDG"))}
     environment |= {"HOME": str(home), "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment["MPLCONFIGDIR"] = matplotlib.get_configdir()  # where it has its list of fonts already
+    environment["MPLCONFIGDIR"] = matplotlib.get_configdir()  # holds the list of fonts already
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=work, env=environment, capture_output=True, text=True, check=False
     )

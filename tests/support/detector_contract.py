@@ -1,12 +1,13 @@
-"""What every detector must do, run on the real thing at its smallest.
+"""The contract that every detector must meet, tested on real models of the smallest size.
 
-An implementation's test module subclasses `DetectorContract` and has these fixtures, each of scope module:
+The test module of an implementation subclasses `DetectorContract` and provides these fixtures, each of scope
+module:
 
-- ``start``: a detector that can be fitted and knows no class yet.
-- ``detector``: one that knows the classes car and truck and, however badly, answers to every pixel; one
-  thread, CPU.
-- ``load``: makes a detector from the path of a checkpoint, on the CPU.
-- ``other_task``: the path of a checkpoint of the same library, for something else than outlining objects.
+- ``start``: an untrained detector, without classes.
+- ``detector``: a detector of the classes car and truck whose predictions, however bad, depend on every pixel;
+  on the CPU, one thread.
+- ``load``: a function that loads a detector from the path of a checkpoint, on the CPU.
+- ``other_task``: the path of a checkpoint of the same library for a task other than instance segmentation.
 
 ``dataset``, ``fitted`` and ``one_thread`` come from conftest.py.
 """
@@ -31,20 +32,21 @@ from diffugen.records import Instances
 CLASSES = ("car", "truck")
 SIZE_WH = (96, 48)
 SEED = 3
+FIT_SIZE = 64
 ANYTHING: Mapping[str, Any] = {"image_size": 96, "confidence": 0.001}
-"""Arguments of a prediction that finds something even where nothing was learnt."""
+"""Arguments of `Detector.predict` with which even an untrained model detects something."""
 
 Load = Callable[[Path], Detector]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit left.
+    """The result of a fit.
 
     Attributes:
         checkpoint: The best checkpoint.
-        epochs: What was reported after each epoch.
-        strays: Files that appeared, changed or went outside the fit's own folder.
+        epochs: Number and metrics of each epoch, as reported.
+        strays: Files outside the fit's own folder that were created, changed or deleted.
     """
 
     checkpoint: Path
@@ -53,7 +55,7 @@ class Fitted:
 
 
 def scene(seed: int, class_name: str = "car", *, tall: bool = False) -> Item:
-    """A frame with a hole, in strong red, on dark noise; 96 x 48 px, or 48 x 96 if tall."""
+    """Return a strong red frame with a hole on dark noise; 96 x 48 px, or 48 x 96 if tall."""
     random = np.random.default_rng(seed)
     width, height = SIZE_WH
     image = random.integers(0, 40, (height, width, 3), dtype=np.uint8)
@@ -69,13 +71,13 @@ def scene(seed: int, class_name: str = "car", *, tall: bool = False) -> Item:
 
 
 def background(seed: int) -> Item:
-    """Dark noise without an object."""
+    """Return dark noise without an object."""
     image = np.random.default_rng(seed).integers(0, 40, (*SIZE_WH[::-1], 3), dtype=np.uint8)
     return f"background-{seed}", image, Instances(SIZE_WH, (), (), np.zeros(0))
 
 
 def assert_same(found: list[Instances], expected: list[Instances], tolerance: float = 0.0) -> None:
-    """The same instances, and some; with a tolerance of the scores, masks are not compared."""
+    """Require equal instances, and at least one; with a tolerance of the scores, masks are not compared."""
     assert sum(map(len, expected)) > 0
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.class_names == theirs.class_names
@@ -85,7 +87,7 @@ def assert_same(found: list[Instances], expected: list[Instances], tolerance: fl
 
 
 def fit(detector: Detector, dataset: Path, out_folder: Path, *, seed: int = SEED, epochs: int = 2) -> Fitted:
-    """Fit at the smallest size, and look where files appear."""
+    """Fit at the smallest size and record which files change."""
     epochs_seen: list[tuple[int, dict[str, float]]] = []
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +97,7 @@ def fit(detector: Detector, dataset: Path, out_folder: Path, *, seed: int = SEED
             dataset,
             out_folder,
             epochs=epochs,
-            image_size=64,
+            image_size=FIT_SIZE,
             seed=seed,
             batch_size=2,
             on_epoch=lambda epoch, values: epochs_seen.append((epoch, dict(values))),
@@ -112,15 +114,19 @@ def _files(folder: Path) -> dict[Path, bytes]:
 
 
 class DetectorContract:
-    """Subclass it in the test module of an implementation."""
+    """The tests; subclass in the test module of an implementation."""
 
-    def test_fit_makes_a_checkpoint_in_its_folder_and_reports_each_epoch(
-        self, fitted: Fitted, load: Load
-    ) -> None:
+    def test_fit_writes_a_checkpoint_and_reports_each_epoch(self, fitted: Fitted, load: Load) -> None:
         assert fitted.checkpoint.exists()
         assert [epoch for epoch, _ in fitted.epochs] == [1, 2]
         assert all(len(values) > 0 for _, values in fitted.epochs)
         assert load(fitted.checkpoint).class_names == CLASSES
+
+    def test_a_fitted_detector_knows_its_image_size(
+        self, start: Detector, fitted: Fitted, load: Load
+    ) -> None:
+        assert start.image_size is None
+        assert load(fitted.checkpoint).image_size == FIT_SIZE
 
     def test_fit_leaves_no_files_outside_its_folder(self, fitted: Fitted) -> None:
         assert not fitted.strays
@@ -130,7 +136,7 @@ class DetectorContract:
         assert [instances.size_wh for instances in found] == [(96, 48), (48, 96)]
         assert {name for instances in found for name in instances.class_names} <= set(CLASSES)
 
-    def test_seed_decides_the_fit(
+    def test_the_seed_determines_the_fit(
         self, start: Detector, dataset: Path, fitted: Fitted, load: Load, tmp_path: Path, one_thread: None
     ) -> None:
         again, other = (fit(start, dataset, tmp_path / str(seed), seed=seed) for seed in (SEED, SEED + 1))
@@ -142,7 +148,7 @@ class DetectorContract:
             assert (ours.class_names, ours.rles) == (theirs.class_names, theirs.rles)
             assert ours.scores.tolist() == theirs.scores.tolist()
 
-    def test_fit_takes_the_classes_of_the_dataset_and_leaves_the_detector_as_it_is(
+    def test_fit_learns_the_classes_of_the_dataset_and_leaves_the_detector_unchanged(
         self, detector: Detector, load: Load, tmp_path: Path
     ) -> None:
         items = [scene(10, "piano"), scene(11), scene(12, "truck", tall=True), scene(13, "piano")]
@@ -164,14 +170,14 @@ class DetectorContract:
             ),
         ],
     )
-    def test_nothing_to_fit_to_is_named(
+    def test_fit_rejects_an_absent_or_empty_dataset(
         self, start: Detector, tmp_path: Path, make: Callable[[Path], Path], message: str
     ) -> None:
         with pytest.raises(DiffugenError, match=message):
             start.fit(make(tmp_path), tmp_path / "fit", epochs=1, image_size=64, seed=0)
         assert not (tmp_path / "fit").exists()
 
-    def test_checkpoint_that_is_none_or_of_another_task_is_named(
+    def test_loading_rejects_an_absent_checkpoint_and_one_of_another_task(
         self, load: Load, other_task: Path, tmp_path: Path
     ) -> None:
         with pytest.raises(ModelError, match="task"):
@@ -179,7 +185,7 @@ class DetectorContract:
         with pytest.raises(ModelError, match=r"absent\.pt"):
             load(tmp_path / "absent.pt")
 
-    def test_predicts_records_at_the_size_of_each_image(self, detector: Detector) -> None:
+    def test_predicted_masks_have_the_size_of_their_image(self, detector: Detector) -> None:
         images = [scene(7)[1], scene(8, tall=True)[1], scene(9)[1][:40, :70], scene(7)[1]]
         copies = [image.copy() for image in images]
         found = detector.predict(images, **ANYTHING)
@@ -192,7 +198,7 @@ class DetectorContract:
         assert_same([found[3]], [found[0]])
         assert all(np.array_equal(image, copy) for image, copy in zip(images, copies, strict=True))
 
-    def test_an_image_is_judged_by_itself(self, detector: Detector) -> None:
+    def test_predictions_do_not_depend_on_the_other_images(self, detector: Detector) -> None:
         images = [scene(7)[1], scene(8, tall=True)[1], scene(9)[1], scene(10)[1][:40, :70]]
         together = detector.predict(images, **ANYTHING)
         alone = [instances for image in images for instances in detector.predict([image], **ANYTHING)]
@@ -200,7 +206,7 @@ class DetectorContract:
         assert_same(alone, together, tolerance=1e-3)
         assert_same(reverse, together, tolerance=1e-3)
 
-    def test_confidence_is_the_least_score(self, detector: Detector) -> None:
+    def test_confidence_is_the_minimum_score(self, detector: Detector) -> None:
         images = [scene(7)[1], scene(8, tall=True)[1]]
         found = detector.predict(images, **ANYTHING)
         between = float(np.median(np.concatenate([instances.scores for instances in found])))
@@ -230,7 +236,7 @@ class DetectorContract:
             (lambda image: np.dstack([image, image[..., :1]]), r"image 1 is uint8 \(48, 96, 4\)"),
         ],
     )
-    def test_what_is_no_image_is_named(
+    def test_predict_rejects_images_of_another_dtype_or_shape(
         self, detector: Detector, change: Callable[[Any], Any], message: str
     ) -> None:
         with pytest.raises(DiffugenError, match=message):

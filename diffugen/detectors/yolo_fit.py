@@ -1,0 +1,122 @@
+"""One training run of a YOLO segmentation model by Ultralytics, offline and silent.
+
+Knows Ultralytics' trainer and its arguments. Does not know the forms of a checkpoint, prediction or memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffugen.detectors import OnEpoch
+from diffugen.detectors.yolo_checkpoint import Checkpoint, contained
+from diffugen.errors import ConfigError, ModelError, did_you_mean, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Set
+
+OVERRIDABLE = frozenset({"optimizer", "amp", "workers"})
+"""Arguments that DiffuGen chooses but that ``extra`` may replace."""
+
+
+def fit_once(
+    arguments: Mapping[str, Any], checkpoint: Checkpoint, on_epoch: OnEpoch | None, batch_size: int
+) -> Path:
+    """Train with a fixed batch size and return the path of the best checkpoint, or the last if none is best.
+
+    Args:
+        arguments: Ultralytics' training arguments, without ``batch``.
+        checkpoint: Architecture and weights to start from.
+        on_epoch: Called after each epoch.
+        batch_size: Images per step.
+
+    Raises:
+        ModelError: Ultralytics rejects an argument, or training leaves no checkpoint.
+    """
+    import torch
+    from ultralytics.models.yolo.segment import SegmentationTrainer
+
+    fitting_class = type("Fitting", (SegmentationTrainer,), _FITTING_METHODS)
+    model, threads = arguments["model"], torch.get_num_threads()
+    with contained():
+        try:
+            fitting = fitting_class(overrides={**arguments, "batch": batch_size})
+        except (TypeError, ValueError, SyntaxError, RuntimeError, FileNotFoundError) as error:
+            raise ModelError(f"Ultralytics refuses to train {model}: {first_line(error)}") from error
+        torch.set_num_threads(threads)
+        for path in (fitting.best, fitting.last):
+            path.unlink(missing_ok=True)
+        fitting.model = fitting.get_model(
+            cfg=copy.deepcopy(checkpoint.architecture), weights=checkpoint.model, verbose=False
+        )
+        if on_epoch is not None:
+            fitting.add_callback("on_fit_epoch_end", partial(_report_epoch, on_epoch=on_epoch))
+        fitting.train()
+    made = [path for path in (fitting.best, fitting.last) if path.exists()]
+    if not made:
+        raise ModelError(f"training {model} left no checkpoint in {fitting.wdir}; see {fitting.csv}")
+    return Path(made[0])
+
+
+def label_caches(dataset: Path) -> set[Path]:
+    """Return the cache files that Ultralytics leaves in a dataset's folder; they hold absolute paths."""
+    return set(dataset.rglob("*.cache"))
+
+
+def checked_extra(extra: Mapping[str, Any], taken: Set[str]) -> Mapping[str, Any]:
+    """Return further training arguments after checking their names.
+
+    Args:
+        extra: Ultralytics training arguments, by their own names.
+        taken: Names of arguments that are already set; all but `OVERRIDABLE` are refused.
+
+    Raises:
+        ConfigError: A name is unknown to Ultralytics, or already set.
+    """
+    from ultralytics.cfg import DEFAULT_CFG_DICT
+
+    mistakes = []
+    for key in extra:
+        if key in taken - OVERRIDABLE:
+            mistakes.append(f"detector.extra: {key!r} has its own setting; use that instead")
+        elif key not in DEFAULT_CFG_DICT:
+            hint = did_you_mean(key, DEFAULT_CFG_DICT)
+            mistakes.append(f"detector.extra: {key!r} is not a training argument of Ultralytics{hint}")
+    if mistakes:
+        raise ConfigError(mistakes)
+    return extra
+
+
+def hardware_arguments(device: str) -> dict[str, Any]:
+    """Return precision and number of loader processes; no float16, since its check downloads a model."""
+    import torch
+
+    cores = os.cpu_count() or 1
+    on_gpu = device.startswith("cuda")
+    return {
+        "amp": "bf16" if on_gpu and torch.cuda.is_bf16_supported() else False,
+        "workers": min(8, cores) if on_gpu and cores > 4 else 0,
+    }
+
+
+def _report_epoch(fitting: Any, on_epoch: OnEpoch) -> None:
+    values = {**fitting.label_loss_items(fitting.tloss), **fitting.metrics}
+    on_epoch(fitting.epoch + 1, {name: float(value) for name, value in values.items()})
+
+
+def _strip_checkpoints(fitting: Any) -> None:
+    from ultralytics.utils.torch_utils import strip_optimizer
+
+    for path in (fitting.last, fitting.best):
+        if path.exists():
+            strip_optimizer(path)
+
+
+# The training class must not have "Trainer" in its name, or Ultralytics would add trackers and uploads to it.
+# It also skips what nobody reads: a second validation of the best epoch, and every epoch's losses in each
+# checkpoint.
+_FITTING_METHODS: dict[str, Any] = {"final_eval": _strip_checkpoints, "read_results_csv": lambda fitting: {}}

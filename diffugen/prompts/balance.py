@@ -1,7 +1,6 @@
-"""Balance: values in proportion to their weights, few equal combinations, and pairs of values as even as
-possible.
+"""Deal values in proportion to their weights, with few repeated combinations and evenly used pairs of values.
 
-Everything is numbers here: `diffugen.prompts.sampling` knows which texts they stand for.
+Works on indices only; `diffugen.prompts.sampling` knows the texts behind them.
 """
 
 from __future__ import annotations
@@ -12,19 +11,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 ABSENT = -1
-"""Stands in a row for the value of a field that its template does not have."""
+"""Marks, in a row, a field that the template of the row does not have."""
 
-_SWAPS_PER_TWIN = 200
-"""Tries to part combinations that are equal without need; in 8,000 random small spaces none was left with
-them."""
+_SWAPS_PER_REPEAT = 200
+"""Attempts per combination that is used too often; enough for all of 8,000 small random spaces."""
 
 _PATIENCE = 100
-"""Tries to even out the pairs that may gain nothing, for each value that was dealt, before it is left at
-that."""
+"""`even_pairs` stops after this many attempts without a gain, per value dealt."""
 
 _SWAPS = 400_000
-"""Most tries to even out the pairs: 2 to 3 s, which brings 10,000 rows of 6 fields close to the best there
-is."""
+"""Maximum number of attempts in `even_pairs`: 2 to 3 s, near the optimum for 10,000 rows of 6 fields."""
 
 
 def deal(
@@ -35,30 +31,27 @@ def deal(
 ) -> list[list[int]]:
     """Fill templates with values.
 
-    Each value of a field is used as often as its share of the field's uses, rounded up or down. Subject to
-    that, few combinations are used more often than they are due, and each pair of values of two fields of one
-    template is used about as often as the shares of the two make it due.
+    The values of a field are used in proportion to their shares, rounded up or down. Under that constraint,
+    few combinations are used more often than their shares imply, and each pair of values of two fields of a
+    template is used about as often as the two shares imply.
 
     Args:
-        templates: The fields of each template, as indices of ``shares``.
-        uses: How often each template is used.
-        shares: For each field, how often each of its values is due, as parts of 1, all above 0.
-        rng: Source of the choice.
+        templates: The fields of each template, as indices into ``shares``.
+        uses: Number of uses of each template.
+        shares: For each field, the shares of its values; each above 0, summing to 1.
+        rng: Source of randomness.
 
     Returns:
-        For each use, the templates in their order, a row: the index of the value of each field, or
-        ``ABSENT``.
+        One row per use, in the order of the templates: the index of the value of each field, or ``ABSENT``.
     """
     table = _Table(templates, uses, shares, rng)
-    table.part_twins()
+    table.separate_repeats()
     table.even_pairs()
     return table.indices()
 
 
 def apportion(count: int, shares: Sequence[float], rng: random.Random) -> list[int]:
-    """Split a count in proportion to shares of 1, each part rounded up or down; chance decides between equal
-    remainders.
-    """
+    """Split a count in proportion to shares that sum to 1, rounding up or down; ties are broken at random."""
     exact = [count * share for share in shares]
     parts = [math.floor(part) for part in exact]
     order = sorted(range(len(shares)), key=lambda place: (parts[place] - exact[place], rng.random()))
@@ -68,12 +61,12 @@ def apportion(count: int, shares: Sequence[float], rng: random.Random) -> list[i
 
 
 def due(draws: float, shares: Iterable[float]) -> int:
-    """Return how often a combination of values of these shares is due among so many draws, rounded up."""
+    """Return the expected uses, rounded up, of a combination of values of these shares in ``draws`` draws."""
     return max(1, math.ceil(draws * math.prod(shares) - 1e-9))
 
 
 class _Table:
-    """Rows that exchange values of one field, so that how often each value is used never changes."""
+    """Rows of values; every swap stays within a field, so the number of uses of each value never changes."""
 
     def __init__(
         self,
@@ -84,7 +77,7 @@ class _Table:
     ) -> None:
         self._templates, self._uses, self._rng = templates, uses, rng
         self._numbers = [number for number, times in enumerate(uses) for _ in range(times)]
-        # Values are numbered over all fields, so that a number alone says which field it belongs to.
+        # Values are numbered across all fields, so that the number implies the field.
         self._first = [sum(len(parts) for parts in shares[:field]) for field in range(len(shares))]
         self._share = [share for parts in shares for share in parts]
         self._rarity = [1 / max(share * len(parts), 1e-12) for parts in shares for share in parts]
@@ -95,8 +88,7 @@ class _Table:
         ]
         for field, parts in enumerate(shares):
             times = apportion(len(self._places[field]), parts, rng)
-            # Spread evenly from the first row to the last, so that each template gets its part of every
-            # value.
+            # Each value is spread evenly over the rows, so that every template gets its share of it.
             spread = sorted(
                 ((turn + rng.random()) / n, value) for value, n in enumerate(times) for turn in range(n)
             )
@@ -105,45 +97,36 @@ class _Table:
         self._same = Counter(self._key(place) for place in range(len(self._rows)))
 
     def indices(self) -> list[list[int]]:
-        """Return the rows, with values numbered in each field by itself."""
+        """Return the rows, with the values numbered within their field."""
         pairs = [list(zip(row, self._first, strict=True)) for row in self._rows]
         return [[ABSENT if value == ABSENT else value - first for value, first in row] for row in pairs]
 
-    def part_twins(self) -> None:
-        """Swap values until no combination is used more often than it is due, or for long enough."""
+    def separate_repeats(self) -> None:
+        """Swap values until no combination is used more often than due, or until the attempts run out."""
         seen: Counter[tuple[int, ...]] = Counter()
-        twins = []
+        repeats = []
         for place in range(len(self._rows)):
             key = self._key(place)
             seen[key] += 1
             if seen[key] > self._due(key):
-                twins.append(place)
-        for _ in range(_SWAPS_PER_TWIN * len(twins)):
-            if not twins:
+                repeats.append(place)
+        for _ in range(_SWAPS_PER_REPEAT * len(repeats)):
+            if not repeats:
                 return
-            here = twins.pop(self._rng.randrange(len(twins)))
-            if not self._is_twin(here):
+            here = repeats.pop(self._rng.randrange(len(repeats)))
+            if not self._is_repeat(here):
                 continue
             field = self._rng.choice(self._templates[self._numbers[here]])
             there = self._rng.choice(self._places[field])
-            # A swap that only moves the trouble is taken too: from elsewhere it may be mended.
+            # A swap that only moves the repeat is accepted too: it may be easier to resolve elsewhere.
             if self._exchange(here, there, field):
-                twins.append(there)
-            twins.append(here)
+                repeats.append(there)
+            repeats.append(here)
 
     def even_pairs(self) -> None:
-        """Swap values while that lowers the sum of the squared counts of pairs, each relative to how often it
-        is due.
-        """
-        fields = sorted(
-            {
-                field
-                for fields in self._templates
-                if len(fields) > 1
-                for field in fields
-                if self._places[field]
-            }
-        )
+        """Swap values to lower the sum of squared pair counts, each relative to its expectation."""
+        paired = {field for fields in self._templates if len(fields) > 1 for field in fields}
+        fields = sorted(field for field in paired if self._places[field])
         if not fields:
             return
         rows, rarity, draw, base = self._rows, self._rarity, self._rng.random, len(self._share)
@@ -159,7 +142,7 @@ class _Table:
             mine, theirs = rows[here][field], rows[there][field]
             if mine == theirs:
                 continue
-            # Whatever both rows have in common meets both values after the swap as before.
+            # Values that both rows share meet both swapped values, before and after.
             partners = [(x, y) for x, y in zip(rows[here], rows[there], strict=True) if x != y and x != mine]
             change = 0.0
             for x, y in partners:
@@ -188,12 +171,12 @@ class _Table:
         return pairs
 
     def _exchange(self, here: int, there: int, field: int) -> bool:
-        """Swap the two rows' values of a field, unless more rows than before would be used too often."""
+        """Swap a field's values between two rows unless that adds repeats; return whether it did."""
         if self._rows[here][field] == self._rows[there][field]:
             return False
-        before = self._is_twin(here) + self._is_twin(there)
+        before = self._is_repeat(here) + self._is_repeat(there)
         self._swap(here, there, field)
-        if self._is_twin(here) + self._is_twin(there) > before:
+        if self._is_repeat(here) + self._is_repeat(there) > before:
             self._swap(here, there, field)
             return False
         return True
@@ -207,7 +190,7 @@ class _Table:
     def _key(self, place: int) -> tuple[int, ...]:
         return (self._numbers[place], *self._rows[place])
 
-    def _is_twin(self, place: int) -> bool:
+    def _is_repeat(self, place: int) -> bool:
         key = self._key(place)
         return self._same[key] > 1 and self._same[key] > self._due(key)
 

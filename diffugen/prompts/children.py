@@ -1,6 +1,6 @@
-"""Prompts for images that are made of other images.
+"""Make prompts for images that start from other images.
 
-Knows what a prompt passes on to the prompts of its children. Does not know the images.
+Knows which values a prompt passes on to its children. Does not know the images.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from diffugen.errors import did_you_mean
 from diffugen.prompts.mistakes import (
     brace_mistakes,
-    hint,
     list_mistakes,
     name_mistakes,
     nameless_mistakes,
@@ -38,38 +38,38 @@ def child_prompts(
     images_each: int = 1,
     seed: int = 0,
 ) -> list[list[Prompt]]:
-    """Make prompts for images that are made of other images (``img2img``, ``inpaint``).
+    """Make prompts for images that start from other images (``img2img``, ``inpaint``).
 
-    A field that is named in ``changes`` gets another value than the parent has; a parent that has the only
-    value there is has no children by that template. Any other field keeps the parent's value;
-    where the parent has none, it is filled from ``attributes``, or from the phrases of the class of that
-    name. Each choice is the value that was used least so far, relative to its weight, and one parent's
-    prompts are different where there are several. Phrases are found as in
-    ``diffugen.prompts.make.make_prompts``.
+    A field named in ``changes`` gets a value other than the parent's; a template has no child for a parent
+    that already has the only value. Every other field keeps the parent's value or, if the parent has none, is
+    filled from ``attributes`` or from the phrases of the class of that name. The least used value is chosen,
+    relative to its weight, and the prompts of a parent differ as long as combinations last. Phrases are found
+    as in `diffugen.prompts.make.make_prompts`.
 
     Args:
-        parents: The prompts of the images; None for a photo without one.
-        templates: Texts with ``{field}`` places, which take turns; if empty, each child has its parent's own
+        parents: The prompts of the images; None for a photo without a prompt.
+        templates: Texts with ``{field}`` placeholders, used in turn; if empty, children use their parent's
             template.
-        changes: From a field to the values, or their weights, that replace the parent's.
-        attributes: From a field to the values, or their weights, for what a parent does not say.
-        classes: From a class name to the phrases that name it.
-        background: Words that name no object but compete with the objects for pixels.
+        changes: For each field to change, the new values, optionally with weights.
+        attributes: For each field that a parent may lack, the values, optionally with weights.
+        classes: For each class, the phrases that name it.
+        background: Words that compete with the objects for pixels but name none.
         negative: Negative text of every prompt.
-        images_each: How many prompts for each parent, at least 1.
-        seed: Seed of the choice between values that were used equally often.
+        images_each: Number of prompts per parent, at least 1.
+        seed: Seed of the choice between equally used values.
 
     Returns:
-        For each parent its ``images_each`` prompts, or none where nothing can change.
+        A list per parent with ``images_each`` prompts, empty if nothing can change.
 
     Raises:
-        PromptError: All that is wrong with the arguments in one list, fields that cannot be filled, parents
-            without a template where ``templates`` is empty, parents of which none can change, or the prompts
-            in which no class occurs.
+        PromptError: All mistakes in the arguments at once, fields that cannot be filled, parents without a
+            template although ``templates`` is empty, no parent that can change, or prompts that name no
+            class.
 
     Example:
         >>> parent = Prompt("a car, sunny", (), attributes={"weather": "sunny"}, template="a car, {weather}")
-        >>> [[child]] = child_prompts([parent], changes={"weather": ["sunny", "snowy"]}, classes={"car": ["car"]})
+        >>> changes = {"weather": ["sunny", "snowy"]}
+        >>> [[child]] = child_prompts([parent], changes=changes, classes={"car": ["car"]})
         >>> child.text
         'a car, snowy'
     """
@@ -86,11 +86,11 @@ def child_prompts(
     if not parents:
         return []
     if not templates:
-        raise_all(_orphan_mistakes(parents))
+        raise_all(_template_mistakes(parents))
     own = [parent.template for parent in parents if parent is not None]
     raise_all(unused_mistakes(templates or list(dict.fromkeys(own)), changes, "changed attribute"))
     sources = {**classes, **attributes}
-    raise_all(_gap_mistakes(parents, templates, changes, sources))
+    raise_all(_filling_mistakes(parents, templates, changes, sources))
     balance = _Balance(random.Random(seed))
     chosen, counts = [], []
     for parent in parents:
@@ -98,12 +98,12 @@ def child_prompts(
         spaces = [
             Space.of(template, {**sources, **others, **kept})
             for template in _templates_of(parent, templates)
-            if not _stuck(template, others)
+            if not _unchangeable(template, others)
         ]
         counts.append(images_each if spaces else 0)
         chosen += balance.choose(spaces, counts[-1], set(kept))
     if not chosen:
-        raise_all(_stuck_mistakes(parents, templates, changes))
+        raise_all(_change_mistakes(parents, templates, changes))
     texts = [space.fill(values) for space, values in chosen]
     traced = find_phrases(texts, classes, background)
     raise_all(nameless_mistakes(texts, traced))
@@ -116,7 +116,7 @@ def child_prompts(
 
 
 class _Balance:
-    """Chooses what was used least so far."""
+    """Chooses the least used templates and values."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -126,8 +126,9 @@ class _Balance:
     def choose(
         self, spaces: Sequence[Space], count: int, kept: set[str]
     ) -> list[tuple[Space, tuple[str, ...]]]:
-        """Choose combinations of one parent: different texts, then all of them again; kept fields are no
-        choice.
+        """Choose combinations for one parent, repeating a text only after all others were used.
+
+        Values of kept fields do not count as used, because they were not chosen.
         """
         chosen = []
         taken: set[str] = set()
@@ -146,7 +147,7 @@ class _Balance:
         return chosen
 
     def _ways(self, spaces: Sequence[Space]) -> Iterator[tuple[Space, tuple[str, ...]]]:
-        """Yield all combinations, those of the least used template and values first."""
+        """Yield all combinations, starting with the least used template and values."""
         for space in sorted(spaces, key=lambda one: (self._templates[one.template], self._rng.random())):
             fields = zip(space.fields, space.values, space.shares, strict=True)
             orders = [self._least_used_first(name, dict(zip(*pair, strict=True))) for name, *pair in fields]
@@ -154,7 +155,7 @@ class _Balance:
                 yield space, values
 
     def _least_used_first(self, name: str, shares: Mapping[str, float]) -> list[str]:
-        # With half a use added, values come up in proportion to their weights from the first choice on.
+        # Half a use is added so that the weights matter from the first choice on.
         return sorted(
             shares, key=lambda value: ((self._values[name, value] + 0.5) / shares[value], self._rng.random())
         )
@@ -165,13 +166,13 @@ def _templates_of(parent: Prompt | None, templates: Sequence[str]) -> Sequence[s
 
 
 def _kept(parent: Prompt | None, changes: Mapping[str, Values]) -> dict[str, list[str]]:
-    """Return the parent's values that its children have too."""
+    """Return the values that a parent passes on."""
     given = {} if parent is None else parent.attributes
     return {name: [value] for name, value in given.items() if name not in changes}
 
 
 def _other_values(parent: Prompt | None, changes: Mapping[str, Values]) -> dict[str, dict[str, float]]:
-    """Return the values to change to, without the parent's own."""
+    """Return the values to change to, except the parent's own."""
     given = {} if parent is None else parent.attributes
     return {
         name: {value: weight for value, weight in weights_of(values).items() if value != given.get(name)}
@@ -179,47 +180,47 @@ def _other_values(parent: Prompt | None, changes: Mapping[str, Values]) -> dict[
     }
 
 
-def _orphan_mistakes(parents: Sequence[Prompt | None]) -> Iterator[str]:
+def _template_mistakes(parents: Sequence[Prompt | None]) -> Iterator[str]:
     photos = sum(parent is None for parent in parents)
     if photos:
-        yield f"{photos} of {len(parents)} sources have no prompt, so nothing says what to draw; give the task templates"
+        yield f"{photos} of {len(parents)} sources have no prompt to start from; give the task templates"
     bare = [parent.text for parent in parents if parent is not None and not parent.template]
     if bare:
-        yield f"{len(bare)} of {len(parents)} sources have a prompt without a template, e.g. {bare[0]!r}; give the task templates"
+        counts = f"{len(bare)} of {len(parents)}"
+        yield f"{counts} sources have a prompt without a template, e.g. {bare[0]!r}; give the task templates"
 
 
-def _gap_mistakes(
+def _filling_mistakes(
     parents: Sequence[Prompt | None],
     templates: Sequence[str],
     changes: Mapping[str, Values],
     sources: Mapping[str, Values],
 ) -> Iterator[str]:
-    """Yield fields that cannot be filled for some parent."""
+    """Yield the fields that cannot be filled for at least one parent."""
     for parent in parents:
         known = {**sources, **_kept(parent, changes), **changes}
         for template in _templates_of(parent, templates):
             for name in dict.fromkeys(FIELD.findall(template)):
                 if name not in known:
                     yield (
-                        f"template {template!r}: no value for {name!r}, which is neither an attribute nor a "
-                        "class and "
-                        f"which the source's prompt does not have{hint(name, list(known))}"
+                        f"template {template!r}: no value for {name!r}: neither an attribute, a class nor a "
+                        f"field of the source's prompt has this name{did_you_mean(name, known)}"
                     )
 
 
-def _stuck(template: str, others: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return the fields that are to change and have no other value."""
+def _unchangeable(template: str, others: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the fields that should change but have no other value."""
     return [name for name in dict.fromkeys(FIELD.findall(template)) if name in others and not others[name]]
 
 
-def _stuck_mistakes(
+def _change_mistakes(
     parents: Sequence[Prompt | None], templates: Sequence[str], changes: Mapping[str, Values]
 ) -> Iterator[str]:
     for parent in parents:
         for template in _templates_of(parent, templates):
-            for name in _stuck(template, _other_values(parent, changes)):
+            for name in _unchangeable(template, _other_values(parent, changes)):
+                only = next(iter(weights_of(changes[name])))
                 yield (
-                    f"template {template!r}: {name!r} is to change, but the only value to change to is "
-                    f"{next(iter(weights_of(changes[name])))!r}, which every source's prompt has already; "
-                    "give another"
+                    f"template {template!r}: {name!r} should change, but every source already has its only "
+                    f"value, {only!r}; add another value"
                 )

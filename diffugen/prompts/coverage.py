@@ -1,4 +1,7 @@
-"""How evenly prompts cover the values of their attributes, one by one and in pairs."""
+"""Count how evenly prompts cover the values of their attributes, alone and in pairs.
+
+Knows prompts and the possible values; does not know how they were combined.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,10 @@ from diffugen.records import Prompt
 
 
 def coverage(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:
-    """Count how often each value of each attribute occurs in the prompts.
-
-    Args:
-        prompts: Prompts of one or several calls of ``make_prompts``.
+    """Count how often each value of each attribute occurs in prompts.
 
     Returns:
-        ``{attribute: {value: count}}``, names and values sorted; values that were never used are absent.
+        ``{attribute: {value: count}}`` with sorted names and values; unused values are absent.
     """
     counts: dict[str, Counter[str]] = {}
     for prompt in prompts:
@@ -29,14 +29,14 @@ def coverage(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True)
 class PairCoverage:
-    """How evenly the values of two attributes meet.
+    """How evenly the pairs of values of two attributes occur.
 
     Attributes:
-        attributes: The two, sorted.
-        possible: How many pairs of their values there are.
-        used: How many of them occur.
-        least: How often the rarest pair occurs.
-        most: How often the most frequent pair occurs.
+        attributes: Names of the two attributes, sorted.
+        possible: Number of possible pairs of values.
+        used: Number of pairs that occur.
+        least: Number of prompts with the rarest pair.
+        most: Number of prompts with the most frequent pair.
     """
 
     attributes: tuple[str, str]
@@ -49,15 +49,15 @@ class PairCoverage:
 def pair_coverage(
     prompts: Sequence[Prompt], values: Mapping[str, Values] | None = None
 ) -> list[PairCoverage]:
-    """Count how often the values of each two attributes meet in a prompt.
+    """Count how often the values of two attributes occur together in a prompt.
 
     Args:
-        prompts: Prompts of one or several calls of ``make_prompts``.
-        values: The values that an attribute or class could have, as given to ``make_prompts``; without them,
-            those that occur.
+        prompts: Prompts of one or more calls of `diffugen.prompts.make.make_prompts`.
+        values: Possible values of attributes and classes, as given to ``make_prompts``; for others, the
+            values that occur.
 
     Returns:
-        One entry for each two attributes that any prompt has together, sorted.
+        One entry for each pair of attributes that occurs in a prompt, sorted.
     """
     known = {name: dict.fromkeys(weights_of(given)) for name, given in (values or {}).items()}
     pairs: dict[tuple[str, str], Counter[tuple[str, str]]] = {}

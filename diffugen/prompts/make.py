@@ -1,7 +1,7 @@
-"""Prompt templates x attribute values -> Prompts with the phrases to trace.
+"""Combine prompt templates with attribute values into prompts, with the phrases to trace.
 
-Knows which words of a text name an object. Does not know tokenizers (whether a phrase survives the model's
-token limit is checked where the prompt is encoded), images or seeds of images.
+Knows which words of a text name an object. Does not know images, their seeds, or tokenizers: whether a phrase
+fits into the token limit of a model is checked where the prompt is encoded.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from diffugen.errors import PromptError
 from diffugen.prompts.mistakes import (
     class_mistakes,
+    duplicate_mistakes,
     field_mistakes,
     list_mistakes,
     name_mistakes,
@@ -20,7 +21,6 @@ from diffugen.prompts.mistakes import (
     phrase_mistakes,
     raise_all,
     sampling_mistakes,
-    twin_mistakes,
     unused_mistakes,
 )
 from diffugen.prompts.phrases import find_phrases
@@ -28,7 +28,8 @@ from diffugen.prompts.sampling import Space, Values, choose
 from diffugen.records import Prompt
 
 MAX_PROMPTS = 1_000_000
-"""More prompts than this are taken for a slip: templates with many fields multiply fast."""
+"""Upper limit of prompts; more are probably a mistake, because the combinations of many fields multiply
+fast."""
 
 
 def make_prompts(
@@ -43,44 +44,47 @@ def make_prompts(
 ) -> list[Prompt]:
     """Fill templates with attribute values and find the phrases that name an object.
 
-    A template's ``{field}`` is an attribute or a class; a class is filled from its phrases, and its choice is
-    kept in ``Prompt.attributes`` like any other. A field that stands twice in a template gets the same value
-    in both places. The phrases of a prompt are those that ``diffugen.prompts.phrases.find_phrases`` finds in
-    its text.
+    A template's ``{field}`` is an attribute or a class. A class is filled from its phrases, and the choice is
+    kept in ``Prompt.attributes`` like any other. A field that occurs twice in a template gets the same value
+    in both places. `diffugen.prompts.phrases.find_phrases` finds the phrases of a prompt in its text.
 
-    The samplings are ``product`` (every combination, in the order of the templates and of the values, the
-    last field changing fastest; cut off after ``count``), ``sample`` (combinations drawn by the weights of
-    their values) and ``balanced``: templates take turns as evenly as their numbers of combinations permit,
-    each value of a field is used in proportion to its weight, rounded up or down, and each pair of values of
-    two fields of one template as close to that as swaps of single values bring it.
+    Samplings:
 
-    Where all weights are equal, each sampling starts again only when every combination was used, but
-    ``balanced`` rather repeats one, rarely, than give up the balance of values. Otherwise a combination is
-    repeated when it is due by weight.
+    - ``product``: every combination, in the order of the templates and values, the last field changing
+    fastest,
+      truncated to ``count``.
+    - ``sample``: combinations drawn at random, by the weights of their values.
+    - ``balanced``: templates alternate as evenly as their numbers of combinations allow, each value of a
+    field is
+      used in proportion to its weight (rounded up or down), and pairs of values of two fields of a template
+      are balanced by swapping values.
+
+    With equal weights, combinations repeat only after all have been used, except that ``balanced``
+    occasionally repeats one to keep the values balanced. Otherwise a combination repeats as often as its
+    weight implies.
 
     Args:
-        templates: Texts with ``{field}`` places, e.g. ``"a photo of a {colour} {piano} on a road"``.
-        attributes: From a field's name to the values it can take, or to their weights (at least 0, one above
-            0; only their ratios matter): ``{"weather": {"sunny": 3, "rainy": 1}}``. A value of weight 0 is
-            not used.
-        classes: From a class name to the phrases that name it, e.g. ``{"piano": ["grand piano", "piano"]}``.
-        background: Words that name no object but compete with the objects for pixels, e.g. ``["road",
-            "sky"]``.
+        templates: Texts with ``{field}`` placeholders, e.g. ``"a photo of a {colour} {piano} on a road"``.
+        attributes: For each field, its values, optionally with weights: ``{"weather": {"sunny": 3, "rainy":
+            1}}``. Weights are at least 0, one of them above 0, and only their ratios matter; a weight of 0
+            excludes a value.
+        classes: For each class, the phrases that name it, e.g. ``{"piano": ["grand piano", "piano"]}``.
+        background: Words that compete with the objects for pixels but name none, e.g. ``["road", "sky"]``.
         negative: Negative text of every prompt.
-        count: How many prompts, at least 1; None for as many as there are combinations.
-        sampling: ``balanced``, ``sample`` or ``product``; the last has no use for weights.
+        count: Number of prompts, at least 1; None for every combination once.
+        sampling: ``balanced``, ``sample`` or ``product``; ``product`` does not allow weights.
         seed: Seed of the choice and of its order; ``product`` does not use it.
 
     Returns:
-        ``count`` prompts. A repeated prompt is equal to its first, so its image needs another seed to be
-        another image.
+        ``count`` prompts. Repeated prompts are equal; their images differ only if their seeds do.
 
     Raises:
-        PromptError: All that is wrong with the arguments in one list, or the prompts in which no class
-            occurs, or two ways to fill the templates that give the same text.
+        PromptError: All mistakes in the arguments at once, prompts that name no class, or two ways to fill
+            the templates that give the same text.
 
     Example:
-        >>> [prompt] = make_prompts(["a {colour} {piano}"], {"colour": ["red"]}, {"piano": ["grand piano"]}, ["road"])
+        >>> classes = {"piano": ["grand piano"]}
+        >>> [prompt] = make_prompts(["a {colour} {piano}"], {"colour": ["red"]}, classes, ["road"])
         >>> prompt.text, prompt.phrases
         ('a red grand piano', (Phrase(text='grand piano', class_name='piano'),))
     """
@@ -104,12 +108,12 @@ def make_prompts(
     wanted = total if count is None else count
     if wanted > MAX_PROMPTS or total > sys.maxsize:
         raise PromptError(
-            f"templates and values have {total:,} combinations and {wanted:,} prompts are wanted; "
+            f"{wanted:,} prompts requested, from {total:,} combinations of templates and values; "
             f"give a count of at most {MAX_PROMPTS:,}, or fewer values"
         )
     choices = choose(spaces, wanted, sampling, random.Random(seed))
     texts = [spaces[number].fill(values) for number, values in choices]
-    raise_all(twin_mistakes(texts, choices, templates))
+    raise_all(duplicate_mistakes(texts, choices, templates))
     traced = find_phrases(texts, classes, background)
     raise_all(nameless_mistakes(texts, traced))
     raise_all(class_mistakes(traced, templates, attributes, classes))

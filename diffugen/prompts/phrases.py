@@ -1,6 +1,6 @@
-"""Which words of a text name an object, or background that competes with it.
+"""Find the words of a text that name an object, or background that competes with it.
 
-Does not know templates, nor tokenizers.
+Does not know templates or tokenizers.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from diffugen.records import Phrase, one_line
 def find_phrases(
     texts: Sequence[str], classes: Mapping[str, Sequence[str]], background: Sequence[str]
 ) -> list[tuple[Phrase, ...]]:
-    """Find in each text the phrases to trace.
+    """Find the phrases to trace in each text.
 
-    They are, for each class, the longest of its phrases that occurs in the text as whole words (upper and
-    lower case alike), then the background words that occur. Words that are part of a longer listed phrase do
-    not count by themselves: with the classes ``truck`` and ``fire truck``, "a fire truck" names only the
-    second.
+    For each class this is its longest phrase that occurs in the text as whole words, whatever the case; then
+    follow the background words that occur. Words inside a longer listed phrase do not count on their own:
+    with the classes ``truck`` and ``fire truck``, "a fire truck" names only the second.
 
     Args:
-        texts: Texts, each on one line.
-        classes: From a class name to the phrases that name it; at least one.
-        background: Words that name no object but compete with the objects for pixels.
+        texts: Texts without line breaks.
+        classes: For each class, the phrases that name it; at least one class.
+        background: Words that compete with the objects for pixels but name none.
 
     Returns:
-        For each text its phrases: classes in their order, then background words in theirs.
+        The phrases of each text: first those of classes, then background words, in the order of the
+        arguments.
     """
     names = [*classes, *(None for _ in background)]
     lists = [*classes.values(), *([word] for word in background)]
     listed = [(one_line(phrase), place) for place, phrases in enumerate(lists) for phrase in phrases]
-    # Alternatives are tried from left to right, so the longest that fits at a place claims its words.
+    # Alternatives are tried from left to right, so the longest one that fits wins.
     listed.sort(key=lambda item: -len(item[0]))
     words = "|".join(f"({re.escape(phrase)})" for phrase, _ in listed)
     pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE)

@@ -1,6 +1,6 @@
-"""Which combinations of templates and values to use: all in order, a sample by weight, or a balanced choice.
+"""Choose combinations of templates and values: all in order, a weighted sample, or a balanced choice.
 
-Does not know what the values mean, nor prompts and classes: `diffugen.prompts.make` does.
+Does not know what the values mean; prompts and classes belong to `diffugen.prompts.make`.
 """
 
 from __future__ import annotations
@@ -15,36 +15,33 @@ from diffugen.prompts.balance import deal, due
 from diffugen.records import FIELD, one_line
 
 SAMPLINGS = ("balanced", "sample", "product")
-"""Ways to choose, explained at ``diffugen.prompts.make.make_prompts``."""
-
+"""Ways to choose combinations; `diffugen.prompts.make.make_prompts` explains them."""
 
 Choice = tuple[int, tuple[str, ...]]
-"""A template's number and a value for each of its fields."""
+"""Index of a template, and a value for each of its fields."""
 
 Values = Sequence[str] | Mapping[str, float]
-"""What a field can be: texts, or texts with their weights."""
+"""Values of a field: texts, or texts with weights."""
 
 _DRAWS = 50
-"""Draws by weight until one is not yet used as often as it is due."""
+"""Maximum number of draws to find a combination that is not used as often as due."""
 
 
 def weights_of(values: Values) -> dict[str, float]:
-    """Return the values that can be used, those of a weight above 0, with their weights: 1 each in a plain
-    list.
-    """
+    """Return the usable values, those with a weight above 0, and their weights (1 each in a plain list)."""
     weights = values if isinstance(values, Mapping) else dict.fromkeys(values, 1.0)
     return {value: float(weight) for value, weight in weights.items() if weight > 0}
 
 
 @dataclass(frozen=True)
 class Space:
-    """A template with the values that each of its fields can take.
+    """A template with the possible values of each of its fields.
 
     Attributes:
-        template: The text with its fields.
+        template: Text with fields.
         fields: Names of the fields, in the order of their first use.
         values: Values of each field.
-        shares: How often each of them is due, as parts of 1.
+        shares: Share of each value in the uses of its field; the shares of a field sum to 1.
     """
 
     template: str
@@ -54,7 +51,7 @@ class Space:
 
     @classmethod
     def of(cls, template: str, lists: Mapping[str, Values]) -> Space:
-        """Look up the template's fields in lists of values; those of weight 0 are left out."""
+        """Look up the fields of a template in lists of values, without values of weight 0."""
         fields = tuple(dict.fromkeys(FIELD.findall(template)))
         weights = [weights_of(lists[name]) for name in fields]
         shares = (tuple(weight / sum(one.values()) for weight in one.values()) for one in weights)
@@ -71,18 +68,16 @@ class Space:
         return all(len(set(shares)) == 1 for shares in self.shares)
 
     def named(self, values: tuple[str, ...]) -> dict[str, str]:
-        """Return ``{field: value}``."""
+        """Return the values by field."""
         return dict(zip(self.fields, values, strict=True))
 
     def fill(self, values: tuple[str, ...]) -> str:
-        """Return the text of a combination, on one line."""
+        """Return the text of a combination, without line breaks."""
         named = self.named(values)
         return one_line(FIELD.sub(lambda match: named[match[1]], self.template))
 
     def at(self, index: int) -> tuple[str, ...]:
-        """Return the combination of that number, the last field changing fastest, without listing the
-        others.
-        """
+        """Return the combination at an index, the last field changing fastest, without listing the others."""
         found = []
         for values in reversed(self.values):
             index, place = divmod(index, len(values))
@@ -91,17 +86,13 @@ class Space:
 
 
 def choose(spaces: Sequence[Space], count: int, sampling: str, rng: random.Random) -> list[Choice]:
-    """Choose combinations; where all weights are equal, whole passes over all of them, then as many as are
-    missing.
+    """Choose ``count`` combinations; with equal weights, in full passes over all of them plus a partial one.
 
     Args:
         spaces: At least one template; fields of the same name have the same values.
-        count: How many combinations, at least 0.
-        sampling: One of ``SAMPLINGS``; ``product`` does not look at weights.
-        rng: Source of the choice and of its order.
-
-    Returns:
-        ``count`` choices.
+        count: Number of combinations, at least 0.
+        sampling: One of ``SAMPLINGS``; ``product`` ignores weights.
+        rng: Source of randomness for the choice and its order.
     """
     total = sum(space.size for space in spaces)
     if sampling == "product":
@@ -111,9 +102,8 @@ def choose(spaces: Sequence[Space], count: int, sampling: str, rng: random.Rando
         if sampling == "sample":
             return _by_weight(spaces, count, rng)
         turns = _turns([space.size for space in spaces], missing, rng)
-        choices = _deal(
-            spaces, [passes * space.size + more for space, more in zip(spaces, turns, strict=True)], rng
-        )
+        uses = [passes * space.size + more for space, more in zip(spaces, turns, strict=True)]
+        choices = _deal(spaces, uses, rng)
         rng.shuffle(choices)
         return choices
     indices = [index for _ in range(passes) for index in rng.sample(range(total), total)]
@@ -132,9 +122,7 @@ def _locate(spaces: Sequence[Space], index: int) -> Choice:
 
 
 def _by_weight(spaces: Sequence[Space], count: int, rng: random.Random) -> list[Choice]:
-    """Draw combinations by weight; one that was drawn as often as it is due gives way to others where there
-    are some.
-    """
+    """Draw combinations by weight; one that was already used as often as due is drawn again."""
     sizes = [space.size for space in spaces]
     uses: Counter[Choice] = Counter()
     choices = []
@@ -153,14 +141,12 @@ def _by_weight(spaces: Sequence[Space], count: int, rng: random.Random) -> list[
 
 
 def _balanced(spaces: Sequence[Space], count: int, rng: random.Random) -> list[Choice]:
-    """Choose different combinations so that templates, values and pairs of values are used as evenly as
-    possible.
-    """
+    """Choose distinct combinations that use templates, values and pairs of values as evenly as possible."""
     used = _turns([space.size for space in spaces], count, rng)
     left = [space.size - uses for space, uses in zip(spaces, used, strict=True)]
     drawn = [uses if rest else 0 for uses, rest in zip(used, left, strict=True)]
-    # All combinations of a template use its values evenly, so leaving out an even few is as good as choosing
-    # many.
+    # All combinations of a template together are balanced, so leaving out a balanced few leaves the rest
+    # balanced.
     if sum(left) < sum(drawn):
         out = set(_deal(spaces, left, rng))
         choices = [choice for choice in _all_of(spaces, range(len(spaces))) if choice not in out][:count]
@@ -176,7 +162,7 @@ def _all_of(spaces: Sequence[Space], numbers: Iterable[int]) -> list[Choice]:
 
 
 def _turns(sizes: Sequence[int], count: int, rng: random.Random) -> list[int]:
-    """Share ``count`` turns among templates as evenly as their sizes allow."""
+    """Split ``count`` uses among templates as evenly as their sizes allow."""
     turns = [0] * len(sizes)
     for place, number in enumerate(sorted(rng.sample(range(len(sizes)), len(sizes)), key=sizes.__getitem__)):
         turns[number] = min(sizes[number], (count - sum(turns)) // (len(sizes) - place))
@@ -184,9 +170,7 @@ def _turns(sizes: Sequence[int], count: int, rng: random.Random) -> list[int]:
 
 
 def _deal(spaces: Sequence[Space], uses: Sequence[int], rng: random.Random) -> list[Choice]:
-    """Use each template so often, with values, combinations and pairs of values as close as possible to what
-    is due.
-    """
+    """Fill each template the given number of times, with values and pairs of values in balance."""
     values = {name: known for space in spaces for name, known in zip(space.fields, space.values, strict=True)}
     shares = {name: parts for space in spaces for name, parts in zip(space.fields, space.shares, strict=True)}
     fields = {name: field for field, name in enumerate(values)}

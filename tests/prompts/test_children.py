@@ -1,4 +1,4 @@
-"""Prompts of images that are made of other images: what is kept, what changes, balance, and every slip."""
+"""Prompts of images that start from other images: kept values, changed values, balance, and every mistake."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def children(parents: list[Prompt] | list[None] | list[Prompt | None], **changes
     return child_prompts(parents, **given)
 
 
-def test_a_child_keeps_what_is_not_to_change() -> None:
+def test_a_child_keeps_every_value_that_should_not_change() -> None:
     for parent, [child] in zip(
         PARENTS, children(PARENTS, changes={"weather": LISTS["weather"]}), strict=True
     ):
@@ -42,7 +42,7 @@ def test_a_child_keeps_what_is_not_to_change() -> None:
         assert child.phrases == parent.phrases
 
 
-def test_without_changes_and_templates_a_child_is_as_its_parent() -> None:
+def test_without_changes_and_templates_a_child_equals_its_parent() -> None:
     assert [child for [child] in children(PARENTS)] == PARENTS
     assert children([]) == []
 
@@ -78,7 +78,7 @@ def test_values_come_from_changes_then_the_parent_then_attributes_then_phrases()
 def test_photos_without_a_prompt() -> None:
     made = children([None, PARENTS[0], None], templates=["a {colour} {piano}"], images_each=2)
     assert [len(prompts) for prompts in made] == [2, 2, 2]
-    assert made[1][0] == made[1][1], "the parent says both, so there is one way only"
+    assert made[1][0] == made[1][1], "the parent has both values, so there is only one combination"
     assert len({prompt.text for prompt in made[0]}) == 2
 
 
@@ -107,7 +107,7 @@ def test_kept_values_do_not_count_as_choices() -> None:
     }
 
 
-def test_weights() -> None:
+def test_values_are_chosen_by_weight() -> None:
     made = children(
         [None] * 40,
         templates=["a {piano}, {weather}"],
@@ -130,7 +130,7 @@ def test_one_parent_has_different_prompts_where_possible() -> None:
     assert sorted(Counter(prompt.text for prompt in prompts).values()) == [2, 3]
 
 
-def test_all_ways_are_used_before_one_comes_again() -> None:
+def test_every_combination_is_used_before_one_repeats() -> None:
     [prompts] = children([None], templates=[TEMPLATE, "a {piano}"], images_each=14)
     assert len({prompt.text for prompt in prompts}) == 14
 
@@ -140,9 +140,9 @@ def test_top_level_attributes_need_not_be_used() -> None:
     assert child.template == "a {piano}"
 
 
-def test_the_seed_decides_in_every_process() -> None:
+def test_the_choice_depends_on_the_seed_but_not_on_the_process() -> None:
     code = (
-        "from diffugen.prompts.make import child_prompts;"
+        "from diffugen.prompts.children import child_prompts;"
         "print([p.text for [p] in child_prompts([None] * 9, templates=['a {c} car, {t}', 'a {t} car'],"
         " attributes={'c': ['red', 'blue', 'tan'], 't': ['day', 'night']}, classes={'car': ['car']}, "
         "seed=SEED)])"
@@ -161,14 +161,14 @@ def test_the_seed_decides_in_every_process() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_a_source_that_has_the_only_new_value_has_no_children() -> None:
+def test_a_source_that_already_has_the_only_new_value_has_no_children() -> None:
     made = children(PARENTS, changes={"weather": ["rainy"]}, images_each=2)
     for parent, prompts in zip(PARENTS, made, strict=True):
         assert len(prompts) == (0 if parent.attributes["weather"] == "rainy" else 2)
         assert all(child.attributes == {**parent.attributes, "weather": "rainy"} for child in prompts)
 
 
-def test_a_source_that_cannot_change_by_one_template_does_by_another() -> None:
+def test_a_source_that_cannot_change_in_one_template_uses_another() -> None:
     templates = ["a {piano}, {weather}", "a {colour} {piano} in a field"]
     made = children(PARENTS, templates=templates, changes={"weather": ["rainy"]}, images_each=4)
     for parent, prompts in zip(PARENTS, made, strict=True):
@@ -190,7 +190,7 @@ BARE = Prompt("a piano", (), template="")
             {},
             ["1 of 1 sources have a prompt without a template", "'a piano'", "give the task templates"],
         ),
-        (PARENTS, {"templates": ["a {piano} {"]}, ["brace without its partner"]),
+        (PARENTS, {"templates": ["a {piano} {"]}, ["unmatched brace"]),
         (PARENTS, {"templates": "a {piano}"}, ["templates is the text 'a {piano}'"]),
         (
             [None],
@@ -210,12 +210,12 @@ BARE = Prompt("a piano", (), template="")
         (
             PARENTS[:1],
             {"changes": {"weather": ["sunny"]}},
-            ["'weather' is to change", "'sunny'", "give another"],
+            ["'weather' should change", "'sunny'", "add another value"],
         ),
         (
             PARENTS[:1],
             {"changes": {"weather": {"sunny": 1, "rainy": 0}}},
-            ["'weather' is to change", "'sunny'", repr(TEMPLATE)],
+            ["'weather' should change", "'sunny'", repr(TEMPLATE)],
         ),
         (PARENTS, {"changes": {"weather": []}}, ["changes.weather is empty"]),
         (PARENTS, {"changes": {"weather": {"a": 0}}}, ["changes.weather: every weight is 0"]),
@@ -231,7 +231,7 @@ BARE = Prompt("a piano", (), template="")
         ),
     ],
 )
-def test_a_slip_gets_a_clear_message(
+def test_errors_name_the_mistake(
     parents: list[Prompt | None], arguments: dict[str, Any], expected: list[str]
 ) -> None:
     with pytest.raises(PromptError) as caught:

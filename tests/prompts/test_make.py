@@ -1,4 +1,4 @@
-"""Prompts: filling, traced phrases, coverage, and a clear message for every slip."""
+"""Prompts: filled templates, traced phrases, coverage, and a clear message for every mistake."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def one(text: str, classes: dict[str, list[str]], background: tuple[str, ...] = 
     return prompt
 
 
-def test_fills_attributes_and_classes() -> None:
+def test_attributes_and_classes_are_filled_in() -> None:
     prompts = make_prompts(
         ["a {colour} {piano} on a road, {weather}"],
         {"colour": ["red", "black"], "weather": ["sunny", "in the rain"]},
@@ -70,7 +70,7 @@ def test_traced_phrases(text: str, expected: list[tuple[str, str | None]]) -> No
     assert [(phrase.text, phrase.class_name) for phrase in phrases] == expected
 
 
-def test_regex_signs_in_phrases_are_plain_text() -> None:
+def test_regex_characters_in_phrases_are_literal() -> None:
     assert one("a <my-car> (red)", {"car": ["<my-car>"]}, ("(red)",)).phrases == (
         Phrase("<my-car>", "car"),
         Phrase("(red)", None),
@@ -120,7 +120,7 @@ def test_weights_decide_how_often_a_value_is_used() -> None:
     assert drawn.keys() == {"rainy", "sunny"} and drawn["sunny"] > 50
 
 
-def test_equal_weights_do_with_product() -> None:
+def test_product_accepts_equal_weights() -> None:
     made = make_prompts(
         ["a {colour} car"],
         {"colour": {"red": 2, "blue": 2, "green": 0}},
@@ -130,7 +130,7 @@ def test_equal_weights_do_with_product() -> None:
     assert [prompt.text for prompt in made] == ["a red car", "a blue car"]
 
 
-def test_the_template_is_kept_but_is_no_part_of_the_id() -> None:
+def test_the_template_is_kept_but_does_not_change_the_id() -> None:
     [filled] = make_prompts(["a {colour} car"], {"colour": ["red"]}, {"car": ["car"]})
     assert filled.template == "a {colour} car"
     assert filled.id == one("a red car", {"car": ["car"]}).id
@@ -170,7 +170,7 @@ def test_balanced_covers_more_pairs_more_evenly_than_sample() -> None:
     assert all(pair.used < 36 and pair.most >= 4 for pair in found["sample"])
 
 
-def test_the_same_in_every_process() -> None:
+def test_prompts_are_the_same_in_every_process() -> None:
     code = (
         "from diffugen.prompts.make import make_prompts;"
         "print([p.id for p in make_prompts(['a {c} car, {t}'], {'c': ['red', 'blue', 'tan'], 't': ['day', "
@@ -199,19 +199,22 @@ GOOD: dict[str, Any] = {
     [
         ({"templates": []}, ["templates is empty"]),
         ({"templates": "a {colour} car"}, ["templates is the text 'a {colour} car'", "list"]),
-        ({"templates": ["a {colour} car"] * 2}, ["templates holds 'a {colour} car' 2 times"]),
-        ({"templates": ["a {colour} car", " "]}, ["templates holds an empty text"]),
+        ({"templates": ["a {colour} car"] * 2}, ["templates contains 'a {colour} car' 2 times"]),
+        ({"templates": ["a {colour} car", " "]}, ["templates contains an empty text"]),
         (
             {"templates": ["a {color} car", "a {colour} car"]},
             ["no attribute or class 'color'", "did you mean 'colour'"],
         ),
-        ({"templates": ["a {colour} car {"]}, ["brace without its partner"]),
+        ({"templates": ["a {colour} car {"]}, ["unmatched brace"]),
         ({"templates": ["a {colour} car {}"]}, ["no attribute or class ''"]),
         (
             {"templates": ["a {colour} dog", "a car"]},
             ["2 of 3 prompts name no object", "'a blue dog'", "'a red dog'"],
         ),
-        ({"templates": ["a {colour} car", "a red car"]}, ["'a red car' comes out twice", "'a {colour} car'"]),
+        (
+            {"templates": ["a {colour} car", "a red car"]},
+            ["both give the text 'a red car'", "'a {colour} car'"],
+        ),
         ({"templates": ["a car"]}, ["no template uses the attribute 'colour'", "neither 'a car'"]),
         (
             {"templates": ["a car", "one car", "two cars", "a car!", "car"]},
@@ -226,7 +229,7 @@ GOOD: dict[str, Any] = {
         ({"attributes": {"colour": {"red": -1, "blue": 2}}}, ["the weight of 'red' is -1", "0 or more"]),
         ({"attributes": {"colour": {"red": float("nan"), "blue": 2}}}, ["the weight of 'red' is nan"]),
         ({"attributes": {"colour": {"red": float("inf"), "blue": 2}}}, ["the weight of 'red' is inf"]),
-        ({"attributes": {"colour": {" ": 1}}}, ["attributes.colour holds an empty text"]),
+        ({"attributes": {"colour": {" ": 1}}}, ["attributes.colour contains an empty text"]),
         (
             {"attributes": {"colour": {"red": 3, "blue": 1}}, "sampling": "product"},
             ["attributes.colour has weights (red 3, blue 1)", "product", "balanced or sample"],
@@ -241,7 +244,7 @@ GOOD: dict[str, Any] = {
             ["no prompt can name the class 'dog'"],
         ),
         ({"attributes": {"colour": []}}, ["attributes.colour is empty"]),
-        ({"attributes": {"colour": ["red", "red"]}}, ["attributes.colour holds 'red' 2 times"]),
+        ({"attributes": {"colour": ["red", "red"]}}, ["attributes.colour contains 'red' 2 times"]),
         ({"attributes": {"colour": ["red"], "car": ["van"]}}, ["'car' is both an attribute and a class"]),
         ({"classes": {}}, ["classes is empty"]),
         ({"classes": {"car": []}}, ["classes.car is empty"]),
@@ -254,20 +257,20 @@ GOOD: dict[str, Any] = {
         ({"background": ["car"]}, ["'car' is listed 2 times"]),
         ({"background": "road"}, ["background is the text 'road'"]),
         ({"count": 0}, ["count is 0"]),
-        ({"count": 1_000_001}, ["1,000,001 prompts", "1,000,000"]),
+        ({"count": 1_000_001}, ["1,000,001 prompts requested", "1,000,000"]),
         ({"sampling": "random"}, ["unknown sampling 'random'", "sample"]),
         ({"sampling": "ballanced"}, ["'ballanced'", "did you mean 'balanced'", *SAMPLINGS]),
         ({"count": -1, "sampling": "all"}, ["2 mistakes", "count is -1", "unknown sampling 'all'"]),
     ],
 )
-def test_a_slip_gets_a_clear_message(change: dict[str, Any], expected: list[str]) -> None:
+def test_errors_name_the_mistake(change: dict[str, Any], expected: list[str]) -> None:
     with pytest.raises(PromptError) as caught:
         make_prompts(**{**GOOD, **change})
     for words in expected:
         assert words in str(caught.value)
 
 
-def test_a_class_that_a_small_sample_misses_is_no_mistake() -> None:
+def test_a_small_sample_may_miss_a_class() -> None:
     prompts = make_prompts(
         ["a {thing}"], {"thing": ["car", "dog"]}, {"car": ["car"], "dog": ["dog"]}, count=1
     )

@@ -1,4 +1,4 @@
-"""Sampling: counts, weights, balance of values and of pairs, no repetition before it is due, and the seed."""
+"""Sampling: counts, weights, balance of values and pairs, repeats only when due, and the seed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def uses_by_field(choices: list[Choice]) -> dict[str, Counter[str]]:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("count", COUNTS)
-def test_gives_the_count_and_repeats_only_when_all_are_used(sampling: str, count: int) -> None:
+def test_the_count_is_met_and_combinations_repeat_only_after_all_were_used(sampling: str, count: int) -> None:
     for seed in range(5):
         choices = choose(SPACES, count, sampling, random.Random(seed))
         uses = Counter(choices)
@@ -42,14 +42,14 @@ def test_gives_the_count_and_repeats_only_when_all_are_used(sampling: str, count
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_balanced_uses_every_value_alike(count: int) -> None:
+def test_balanced_uses_all_values_equally_often(count: int) -> None:
     for seed in range(5):
         for uses in uses_by_field(choose(SPACES, count, "balanced", random.Random(seed))).values():
             assert max(uses.values()) - min(uses.values()) <= 1
 
 
 def test_sample_is_not_balanced() -> None:
-    """The balance above is the doing of ``balanced``, not of any sample."""
+    """The test above can fail: a plain sample does not have this balance."""
     spreads = []
     for seed in range(5):
         uses = uses_by_field(choose(SPACES, 17, "sample", random.Random(seed)))["b"]
@@ -57,10 +57,10 @@ def test_sample_is_not_balanced() -> None:
     assert max(spreads) > 1
 
 
-def test_balanced_lets_templates_take_turns() -> None:
+def test_balanced_uses_templates_in_turn() -> None:
     uses = Counter(number for number, _ in choose(SPACES, 13, "balanced", random.Random(3)))
     assert sorted(uses.values()) == [1, 4, 4, 4]
-    assert uses[3] == 1, "the template without fields has one combination only"
+    assert uses[3] == 1, "the template without fields has only one combination"
 
 
 def test_product_keeps_the_order_of_templates_and_values() -> None:
@@ -69,14 +69,14 @@ def test_product_keeps_the_order_of_templates_and_values() -> None:
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "sample"])
-def test_the_seed_decides(sampling: str) -> None:
+def test_the_choice_depends_on_the_seed(sampling: str) -> None:
     first, again, other = (choose(SPACES, 20, sampling, random.Random(seed)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_a_huge_space_is_not_listed(sampling: str) -> None:
+def test_a_huge_space_is_not_enumerated(sampling: str) -> None:
     values = {name: [f"{name}{number}" for number in range(1000)] for name in "abcdef"}
     space = Space.of("{a} {b} {c} {d} {e} {f}", values)
     assert space.size == 10**18
@@ -99,10 +99,10 @@ WEIGHTED_SPACES = [
 ]
 
 
-def dues(
+def deviations(
     spaces: Sequence[Space], choices: Sequence[Choice], lists: Mapping[str, Values]
 ) -> dict[str, dict[str, float]]:
-    """How far the uses of each value are from its part of the uses of its field."""
+    """For each value, its uses minus its share of the uses of its field."""
     uses: dict[str, Counter[str]] = {name: Counter() for name in lists}
     for number, values in choices:
         for name, value in spaces[number].named(values).items():
@@ -123,11 +123,11 @@ def test_balanced_uses_values_in_proportion_to_their_weights(count: int) -> None
     for seed in range(5):
         choices = choose(WEIGHTED_SPACES, count, "balanced", random.Random(seed))
         assert len(choices) == count
-        off = dues(WEIGHTED_SPACES, choices, WEIGHTED)
+        off = deviations(WEIGHTED_SPACES, choices, WEIGHTED)
         assert all(abs(miss) < 1 for misses in off.values() for miss in misses.values()), off
 
 
-def test_weights_that_divide_the_count_are_met_exactly() -> None:
+def test_weights_are_met_exactly_where_the_count_allows() -> None:
     space = Space.of("{a} {b}", {"a": {"a0": 3, "a1": 1}, "b": {"b0": 1, "b1": 2, "b2": 0}})
     uses = Counter(values for _, values in choose([space], 24, "balanced", random.Random(2)))
     assert uses == {("a0", "b0"): 6, ("a0", "b1"): 12, ("a1", "b0"): 2, ("a1", "b1"): 4}
@@ -141,18 +141,18 @@ def test_sample_draws_by_weight() -> None:
     uses = Counter(values[0] for _, values in choices)
     assert uses.keys() == {"a0", "a1"}
     assert 0.7 < uses["a0"] / 2000 < 0.8
-    assert len(set(choices)) == 2000, "none of 10,000 combinations is due twice"
+    assert len(set(choices)) == 2000, "none of the 10,000 combinations is due twice"
     assert len(set(choose([space], 10, "sample", random.Random(0)))) == 10
 
 
-def test_sample_repeats_what_is_due_more_than_once() -> None:
+def test_sample_repeats_combinations_only_as_often_as_due() -> None:
     space = Space.of("{a}", {"a": {"a0": 9, "a1": 1}})
     uses = Counter(choose([space], 100, "sample", random.Random(1)))
     assert uses[0, ("a0",)] <= 90 and uses[0, ("a1",)] <= 10
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_equal_weights_are_no_weights(sampling: str) -> None:
+def test_equal_weights_change_nothing(sampling: str) -> None:
     equal = {name: dict.fromkeys(values, 0.1) for name, values in VALUES.items()}
     spaces = [Space.of(space.template, equal) for space in SPACES]
     for count in (5, TOTAL + 3):
@@ -160,14 +160,14 @@ def test_equal_weights_are_no_weights(sampling: str) -> None:
         assert choose(spaces, count, sampling, random.Random(4)) == plain
 
 
-def test_a_value_of_weight_0_is_no_value() -> None:
+def test_values_of_weight_0_are_left_out() -> None:
     space = Space.of("{a}", {"a": {"a0": 0, "a1": 2, "a2": 2}})
     assert space.values == (("a1", "a2"),)
     assert space.size == 2 and space.even
 
 
 def pair_spread(spaces: Sequence[Space], choices: Sequence[Choice]) -> dict[tuple[str, str], tuple[int, int]]:
-    """The least and largest count of the pairs of each two fields."""
+    """The lowest and highest count of a pair of values, for each two fields."""
     lists = {
         name: values for space in spaces for name, values in zip(space.fields, space.values, strict=True)
     }
@@ -186,7 +186,7 @@ def pair_spread(spaces: Sequence[Space], choices: Sequence[Choice]) -> dict[tupl
     ("sizes", "count", "spread"),
     [((5, 5, 5), 25, 0), ((3, 5, 3, 2), 80, 1), ((4, 4, 4, 4), 200, 1), ((5,) * 6, 1000, 3)],
 )
-def test_balanced_uses_pairs_alike(sizes: tuple[int, ...], count: int, spread: int) -> None:
+def test_balanced_uses_all_pairs_equally_often(sizes: tuple[int, ...], count: int, spread: int) -> None:
     names = "abcdef"[: len(sizes)]
     lists = {
         name: [f"{name}{number}" for number in range(size)] for name, size in zip(names, sizes, strict=True)
@@ -201,7 +201,7 @@ def test_balanced_uses_pairs_alike(sizes: tuple[int, ...], count: int, spread: i
         assert len(set(balanced)) == count
 
 
-def test_pairs_are_balanced_over_templates_and_when_few_are_left_out() -> None:
+def test_pairs_are_balanced_across_templates_and_when_few_are_left_out() -> None:
     lists = {name: [f"{name}{number}" for number in range(4)] for name in "abcd"}
     spaces = [Space.of(template, lists) for template in ("x {a} {b} {c}", "y {b} {a} {d}", "z {c}")]
     for count in (70, 120, 132, 300):
@@ -211,7 +211,7 @@ def test_pairs_are_balanced_over_templates_and_when_few_are_left_out() -> None:
         assert max(most - least for least, most in spreads.values()) <= 2, count
 
 
-def test_pairs_of_weighted_values_are_as_frequent_as_both_are() -> None:
+def test_weighted_pairs_occur_in_proportion_to_both_weights() -> None:
     lists: dict[str, Values] = {
         name: {f"{name}{number}": number + 1 for number in range(4)} for name in "abc"
     }
@@ -227,9 +227,8 @@ def test_pairs_of_weighted_values_are_as_frequent_as_both_are() -> None:
                 assert abs(uses[one, other] - 500 * mine * theirs) < 2.5
 
 
-def test_many_prompts_with_many_fields() -> None:
-    """10,000 of 6 fields: the tries are bounded, and enough to bring the pairs within a few of one
-    another."""
+def test_pairs_are_balanced_for_many_prompts_with_many_fields() -> None:
+    """With 10,000 prompts of 6 fields, the bounded search still brings the pair counts close together."""
     lists = {name: [f"{name}{number}" for number in range(5)] for name in "abcdef"}
     space = Space.of("{a} {b} {c} {d} {e} {f}", lists)
     choices = choose([space], 10_000, "balanced", random.Random(0))
@@ -252,7 +251,7 @@ def test_apportion(count: int, shares: list[float], expected: list[int]) -> None
     assert apportion(count, shares, random.Random(0)) == expected
 
 
-def test_chance_decides_between_equal_remainders() -> None:
+def test_ties_between_remainders_are_broken_at_random() -> None:
     assert {tuple(apportion(4, [1 / 3] * 3, random.Random(seed))) for seed in range(20)} == {
         (2, 1, 1),
         (1, 2, 1),
@@ -260,14 +259,14 @@ def test_chance_decides_between_equal_remainders() -> None:
     }
 
 
-def test_due() -> None:
+def test_due_is_the_expectation_rounded_up() -> None:
     assert due(9, [1 / 3, 1 / 3]) == 1
     assert due(10, [1 / 3, 1 / 3]) == 2
     assert due(0.1, [0.5]) == 1
     assert due(5, []) == 5
 
 
-def test_extreme_weights() -> None:
+def test_extreme_weights_do_not_overflow() -> None:
     space = Space.of("{a} {b}", {"a": {"a0": 1e300, "a1": 1e-300}, "b": {"b0": 1, "b1": math.pi}})
     choices = choose([space], 20, "balanced", random.Random(0))
     assert Counter(values[0] for _, values in choices) == {"a0": 20}

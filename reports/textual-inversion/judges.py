@@ -217,7 +217,7 @@ class Judges:
     def yardstick(self) -> dict[str, NDArray[Any]]:
         """Return the criteria for fresh renders of pianos on roads; ``iou`` is then the oracle's own."""
         fresh = piano_renders(200, start=400)
-        rgb, masks = (np.stack([one[part] for one in fresh]) for part in (0, 2))
+        rgb, masks = np.stack([rgb for rgb, _, _ in fresh]), np.stack([mask for _, _, mask in fresh])
         return self.judge(rgb, masks, [fill for _, fill, _ in fresh])
 
     def scenes_right(self) -> dict[str, float]:

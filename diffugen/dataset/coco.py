@@ -1,6 +1,7 @@
-"""COCO's form: write images and one JSON of instances for each split, and read such a JSON, whoever wrote it.
+"""COCO datasets: write images with one instances JSON per split, and read the instances JSON of any tool.
 
-Knows COCO's keys; not where the labels come from, or what the objects are good for.
+A set written here is read back without loss. Knows COCO's keys; does not know where labels come from or what
+they are used for.
 """
 
 from __future__ import annotations
@@ -23,26 +24,30 @@ from diffugen.labels import shapes
 from diffugen.records import RLE, Instances
 from diffugen.run.codec import to_json
 
+_LISTS = ("images", "annotations", "categories")
+
+Numbered = tuple[int, Mapping[str, Any]]
+"""An annotation with its position in the file, counted from 1."""
+
 
 def write_coco(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: Sequence[str]) -> Path:
-    """Write a set in COCO's form: ``images/<split>/<name>.png`` and ``annotations/instances_<split>.json``.
+    """Write a COCO dataset: ``images/<split>/<name>.png`` and ``annotations/instances_<split>.json``.
 
-    The set appears as a whole or not at all; equal items give equal bytes; one image is in memory at a time.
-    Masks are compressed RLE, so that `diffugen.dataset.coco.read_coco` gives back the very same objects;
-    ``score`` and, if there are any, ``terms`` are extra keys of an annotation. Masks without a pixel are left
-    out.
+    The folder appears complete or not at all, equal items give equal bytes, and one image is in memory at a
+    time. Masks are compressed RLE, so that `read_coco` gives back the exact objects; masks without pixels are
+    left out. ``score`` and, where present, ``terms`` are additional keys of an annotation.
 
     Args:
-        folder: The set's folder; must not exist yet, or be empty.
-        splits: Items of ``train``, ``val`` or ``test``, at least one of them. No name may occur twice.
+        folder: Folder of the set; must not exist yet, or be empty.
+        splits: Items of at least one of ``train``, ``val`` and ``test``. Names must be unique across splits.
         class_names: The classes; category ids count from 1 in their order.
 
     Returns:
         The folder of the annotations.
 
     Raises:
-        DiffugenError: If a split, class, name or image does not fit, or there is no image at all.
-        StoreError: If the folder is in use or cannot be written.
+        DiffugenError: A split, class, name or image is invalid, or there are no images.
+        StoreError: The folder is in use or cannot be written.
     """
     folder = Path(folder)
     numbers = check_plan(splits, class_names)
@@ -55,9 +60,145 @@ def write_coco(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: 
     return folder / "annotations"
 
 
+def read_coco(annotations: Path, images: Path | None = None) -> Iterator[Item]:
+    """Yield the images of a COCO instances JSON with their objects.
+
+    `CocoSet.open` takes the same arguments, and also gives the classes and the number of crowds.
+
+    Args:
+        annotations: The JSON file.
+        images: Folder of the images; None searches the usual places.
+
+    Raises:
+        DiffugenError: On the call, as in `CocoSet.open`; while iterating, as in `CocoSet.items`.
+    """
+    return CocoSet.open(annotations, images).items()
+
+
+@dataclass(frozen=True)
+class CocoSet:
+    """A COCO instances JSON; its images are read lazily.
+
+    Attributes:
+        file: The JSON file.
+        folder: Folder of the images.
+        class_names: Names of the categories, in the order of the file.
+        crowds: Number of annotations skipped because they outline a crowd (``iscrowd``), not an object.
+        images: The image entries of the file.
+        objects: Annotations of each image id, with their positions in the file.
+        categories: Name of each category id.
+    """
+
+    file: Path
+    folder: Path
+    class_names: tuple[str, ...]
+    crowds: int
+    images: tuple[Mapping[str, Any], ...]
+    objects: Mapping[Any, Sequence[Numbered]]
+    categories: Mapping[Any, str]
+
+    @classmethod
+    def open(cls, annotations: Path, images: Path | None = None) -> CocoSet:
+        """Read a COCO instances JSON and find its images.
+
+        Args:
+            annotations: The JSON file.
+            images: Folder of the images. None searches, for a file ``instances_<split>.json``, its own folder
+                and the parent folder, and ``images``, ``<split>``, ``images/<split>`` and ``<split>2017``
+                below them.
+
+        Raises:
+            DiffugenError: The file is not such a JSON, an annotation has an unknown image or category, or the
+                images are not found.
+        """
+        file = Path(annotations)
+        about = _read_json(file)
+        entries = _entries(file, about, "images", "id", "file_name")
+        named = _entries(file, about, "categories", "id", "name")
+        categories = {item["id"]: str(item["name"]) for item in named}
+        if not entries or not categories:
+            raise DiffugenError(
+                f"{file} has {len(entries)} images and {len(categories)} categories; nothing to read"
+            )
+        objects: dict[Any, list[Numbered]] = {entry["id"]: [] for entry in entries}
+        if len(objects) < len(entries):
+            raise DiffugenError(f"{file}: {len(entries)} images share {len(objects)} ids; give each its own")
+        crowds = 0
+        for number, item in enumerate(_entries(file, about, "annotations", "image_id", "category_id"), 1):
+            where = _where(file, number, item)
+            _check_known(where, "image_id", item["image_id"], objects, "images")
+            _check_known(where, "category_id", item["category_id"], categories, "categories")
+            if item.get("iscrowd"):
+                crowds += 1
+            else:
+                objects[item["image_id"]].append((number, item))
+        folder = _images_folder(file, str(entries[0]["file_name"]), images)
+        names = tuple(dict.fromkeys(categories.values()))
+        return cls(file, folder, names, crowds, tuple(entries), objects, categories)
+
+    def items(self) -> Iterator[Item]:
+        """Yield the images with their objects, in the order of the file.
+
+        An object without ``segmentation`` is the filled rectangle of its ``bbox``; without ``score``, its
+        score is 1. The name of an image in a sub-folder is prefixed by the folders.
+
+        Raises:
+            DiffugenError: An image is missing, unreadable or not of the size that the file gives, or an
+                annotation has no valid mask.
+        """
+        for entry in self.images:
+            relative = Path(str(entry["file_name"]))
+            path = self.folder / relative
+            if not path.is_file():
+                raise DiffugenError(f"{self.file} names the image {relative}, which is not in {self.folder}")
+            rgb = read_image(path)
+            size_wh = (rgb.shape[1], rgb.shape[0])
+            width, height = entry.get("width", size_wh[0]), entry.get("height", size_wh[1])
+            if (width, height) != size_wh:
+                raise DiffugenError(
+                    f"{path} is {size_wh[0]} x {size_wh[1]} px, but {self.file} says {width} x {height}; "
+                    "use the images that were annotated"
+                )
+            name = "-".join(part for part in relative.with_suffix("").parts if part not in ("/", ".."))
+            yield name, rgb, self._instances(entry["id"], size_wh)
+
+    def _instances(self, image_id: Any, size_wh: tuple[int, int]) -> Instances:
+        items = self.objects[image_id]
+        return Instances(
+            size_wh,
+            tuple(self.categories[item["category_id"]] for _, item in items),
+            tuple(self._mask(number, item, size_wh) for number, item in items),
+            np.array([self._score(number, item) for number, item in items]),
+            tuple(_terms(item) for _, item in items),
+        )
+
+    def _mask(self, number: int, item: Mapping[str, Any], size_wh: tuple[int, int]) -> RLE:
+        try:
+            outline = item.get("segmentation")
+            if isinstance(outline, Mapping):
+                return rle_from_coco(outline, size_wh)
+            if outline:
+                return rle_from_rings(rings_from_lists(outline), size_wh)
+            if not item.get("bbox"):
+                raise ValueError("neither 'segmentation' nor 'bbox'")
+            x, y, width, height = map(float, item["bbox"])
+            return rle_from_box([x, y, x + width, y + height], size_wh)
+        except (TypeError, ValueError) as error:
+            raise DiffugenError(f"{_where(self.file, number, item)} has no valid mask: {error}") from error
+
+    def _score(self, number: int, item: Mapping[str, Any]) -> float:
+        score = item.get("score", 1.0)
+        if not isinstance(score, (int, float)) or not 0 <= score <= 1:
+            where = _where(self.file, number, item)
+            raise DiffugenError(f"{where} has the score {score!r}; expected a number in [0, 1]")
+        return float(score)
+
+
 def _write_split(folder: Path, split: str, items: Iterable[Item], numbers: Mapping[str, int]) -> None:
-    """Write images and JSON of one split; the annotations wait in a second file, as they come after all
-    images.
+    """Write the images and the JSON of one split.
+
+    In the JSON the annotations follow all images, so they wait in a temporary file until the images are
+    written.
     """
     path = folder / "annotations" / f"instances_{split}.json"
     categories = [{"id": number + 1, "name": name} for name, number in numbers.items()]
@@ -106,157 +247,12 @@ def _annotations(instances: Instances, image_id: int, numbers: Mapping[str, int]
         }
 
 
-_LISTS = ("images", "annotations", "categories")
-_PLAIN = (str, int, float)
-
-
-def read_coco(annotations: Path, images: Path | None = None) -> Iterator[Item]:
-    """Yield the images of a COCO instances JSON with their objects; `CocoSet.open` also tells the classes and
-    the crowds.
-
-    Args:
-        annotations: The JSON file.
-        images: The images' folder; see `CocoSet.open`.
-
-    Raises:
-        DiffugenError: As `CocoSet.open`, when called; as `CocoSet.items`, when a broken piece is reached.
-    """
-    return CocoSet.open(annotations, images).items()
-
-
-@dataclass(frozen=True)
-class CocoSet:
-    """A COCO instances JSON; its images are read when they are asked for.
-
-    Attributes:
-        file: The JSON file.
-        folder: The images' folder.
-        class_names: The categories' names in the file's order.
-        crowds: How many annotations were skipped because they outline a crowd (``iscrowd``), not an object.
-        images: The file's image entries.
-        objects: From image id to its annotations, with their places in the file.
-        categories: From category id to name.
-    """
-
-    file: Path
-    folder: Path
-    class_names: tuple[str, ...]
-    crowds: int
-    images: tuple[Mapping[str, Any], ...]
-    objects: Mapping[Any, Sequence[tuple[int, Mapping[str, Any]]]]
-    categories: Mapping[Any, str]
-
-    @classmethod
-    def open(cls, annotations: Path, images: Path | None = None) -> CocoSet:
-        """Read a COCO instances JSON, and find its images.
-
-        Args:
-            annotations: The JSON file.
-            images: The images' folder; None looks beside the JSON and in the usual places: ``images``,
-                ``<split>`` and ``<split>2017``, there and one folder up, where the file is called
-                ``instances_<split>.json``.
-
-        Raises:
-            DiffugenError: If the file is no such JSON, an annotation is of an unknown image or category, or
-                the images are not there.
-        """
-        annotations = Path(annotations)
-        about = _read_json(annotations)
-        entries = _entries(annotations, about, "images", "id", "file_name")
-        categories = {
-            item["id"]: str(item["name"]) for item in _entries(annotations, about, "categories", "id", "name")
-        }
-        if not entries or not categories:
-            counts = f"{len(entries)} images and {len(categories)} categories"
-            raise DiffugenError(f"{annotations} has {counts}; nothing to read")
-        objects: dict[Any, list[tuple[int, Mapping[str, Any]]]] = {entry["id"]: [] for entry in entries}
-        if len(objects) < len(entries):
-            raise DiffugenError(
-                f"{annotations}: {len(entries)} images share {len(objects)} ids; give each its own"
-            )
-        crowds = 0
-        for number, item in enumerate(
-            _entries(annotations, about, "annotations", "image_id", "category_id"), 1
-        ):
-            _check_known(_where(annotations, number, item), item, objects, categories)
-            if item.get("iscrowd"):
-                crowds += 1
-            else:
-                objects[item["image_id"]].append((number, item))
-        folder = _images_folder(annotations, str(entries[0]["file_name"]), images)
-        names = tuple(dict.fromkeys(categories.values()))
-        return cls(annotations, folder, names, crowds, tuple(entries), objects, categories)
-
-    def items(self) -> Iterator[Item]:
-        """Yield the images in the file's order, with their objects.
-
-        An object without a segmentation is the filled rectangle of its ``bbox``; one without a ``score`` has
-        score 1. The name of an image in a sub-folder has the folders in front of it.
-
-        Raises:
-            DiffugenError: For an image that is missing, unreadable or of another size than the file says, and
-                for an annotation that is no mask.
-        """
-        for entry in self.images:
-            path = self.folder / str(entry["file_name"])
-            if not path.is_file():
-                raise DiffugenError(
-                    f"{self.file} names the image {entry['file_name']}, which is not in {self.folder}"
-                )
-            rgb = read_image(path)
-            size_wh = (rgb.shape[1], rgb.shape[0])
-            said = (entry.get("width", size_wh[0]), entry.get("height", size_wh[1]))
-            if said != size_wh:
-                raise DiffugenError(
-                    f"{path} is {size_wh[0]} x {size_wh[1]} px, but {self.file} says {said[0]} x {said[1]}; "
-                    "use the images that were annotated"
-                )
-            name = "-".join(
-                part
-                for part in Path(str(entry["file_name"])).with_suffix("").parts
-                if part not in ("/", "..")
-            )
-            yield name, rgb, self._instances(entry["id"], size_wh)
-
-    def _instances(self, image_id: Any, size_wh: tuple[int, int]) -> Instances:
-        items = self.objects[image_id]
-        return Instances(
-            size_wh,
-            tuple(self.categories[item["category_id"]] for _, item in items),
-            tuple(self._mask(number, item, size_wh) for number, item in items),
-            np.array([self._score(number, item) for number, item in items]),
-            tuple(_terms(item) for _, item in items),
-        )
-
-    def _mask(self, number: int, item: Mapping[str, Any], size_wh: tuple[int, int]) -> RLE:
-        try:
-            outline = item.get("segmentation")
-            if isinstance(outline, Mapping):
-                return rle_from_coco(outline, size_wh)
-            if outline:
-                return rle_from_rings(rings_from_lists(outline), size_wh)
-            if not item.get("bbox"):
-                raise ValueError("neither 'segmentation' nor 'bbox'")
-            x, y, width, height = map(float, item["bbox"])
-            return rle_from_box([x, y, x + width, y + height], size_wh)
-        except (TypeError, ValueError) as error:
-            raise DiffugenError(f"{_where(self.file, number, item)} is no mask: {error}") from error
-
-    def _score(self, number: int, item: Mapping[str, Any]) -> float:
-        score = item.get("score", 1.0)
-        if not isinstance(score, (int, float)) or not 0 <= score <= 1:
-            raise DiffugenError(
-                f"{_where(self.file, number, item)} has the score {score!r}; expected a number in [0, 1]"
-            )
-        return float(score)
-
-
 def _terms(item: Mapping[str, Any]) -> Mapping[str, float]:
-    """Our score terms; a key of this name in the file of others means something else."""
+    """Return the score terms; a key of this name that another tool wrote means something else."""
     terms = item.get("terms")
-    return (
-        terms if isinstance(terms, dict) and all(isinstance(value, float) for value in terms.values()) else {}
-    )
+    if isinstance(terms, dict) and all(isinstance(value, float) for value in terms.values()):
+        return terms
+    return {}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -266,54 +262,40 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise DiffugenError(f"cannot read {file} as a COCO JSON ({error})") from error
     missing = [key for key in _LISTS if not isinstance(about, dict) or not isinstance(about.get(key), list)]
     if missing:
-        raise DiffugenError(
-            f"{file} is no COCO instances JSON: it has no list {', '.join(map(repr, missing))}"
-        )
+        lists = ", ".join(map(repr, missing))
+        raise DiffugenError(f"{file} is not a COCO instances JSON: missing lists: {lists}")
     return about
 
 
 def _entries(file: Path, about: Mapping[str, Any], key: str, *needed: str) -> list[Mapping[str, Any]]:
-    """The entries of one of the file's lists, each of which has a number or a text under the keys that are
-    needed.
-    """
+    """Return a list of the file after checking that its entries have a number or text for each needed key."""
     for number, item in enumerate(about[key], 1):
-        missing = [
-            name for name in needed if not isinstance(item, dict) or not isinstance(item.get(name), _PLAIN)
-        ]
+        given = item if isinstance(item, dict) else {}
+        missing = [name for name in needed if not isinstance(given.get(name), (str, int, float))]
         if missing:
             raise DiffugenError(f"{file}: number {number} of {key!r} lacks {', '.join(map(repr, missing))}")
     return about[key]
 
 
-def _check_known(
-    where: str, item: Mapping[str, Any], image_ids: Mapping[Any, Any], category_ids: Mapping[Any, Any]
-) -> None:
-    for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-        if item[key] not in known:
-            place = "images" if key == "image_id" else "categories"
-            raise DiffugenError(
-                f"{where} has the {key} {item[key]!r}, which is not in {place!r}; add it or remove the "
-                "annotation"
-            )
+def _check_known(where: str, key: str, value: Any, known: Mapping[Any, Any], place: str) -> None:
+    if value not in known:
+        raise DiffugenError(
+            f"{where} has the {key} {value!r}, which is not in {place!r}; add it or remove the annotation"
+        )
 
 
 def _where(file: Path, number: int, item: Mapping[str, Any]) -> str:
     return f"{file}: annotation {item.get('id', 'without id')} (number {number})"
 
 
-def _images_folder(annotations: Path, first: str, images: Path | None) -> Path:
-    """The folder in which the first image lies."""
-    split = annotations.stem.removeprefix("instances_")
+def _images_folder(file: Path, first: str, images: Path | None) -> Path:
+    """Return the folder that contains the first image."""
+    split = file.stem.removeprefix("instances_")
     below = ("", "images", split, f"images/{split}", f"{split}2017")
-    places = (
-        [images]
-        if images
-        else [base / part for base in (annotations.parent, annotations.parent.parent) for part in below]
-    )
+    usual = [base / part for base in (file.parent, file.parent.parent) for part in below]
+    places = [images] if images else usual
     for place in places:
         if (place / first).is_file():
             return place
     tried = ", ".join(map(str, dict.fromkeys(places)))
-    raise DiffugenError(
-        f"no image {first} of {annotations} in {tried}; put the images there, or name their folder"
-    )
+    raise DiffugenError(f"no image {first} of {file} in {tried}; put the images there, or name their folder")

@@ -1,6 +1,7 @@
-"""Fill a dataset folder that appears as a whole or not at all, whatever its format.
+"""Read and write the files of a dataset, in a folder that appears complete or not at all.
 
-Knows images, names and plans; not how labels are written (`diffugen.dataset.yolo`, `diffugen.dataset.coco`).
+Knows images, names and splits; does not know label formats (`diffugen.dataset.yolo`,
+`diffugen.dataset.coco`).
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 Item = tuple[str, NDArray[np.uint8], Instances]
-"""Name of an image (its file name without the ending), uint8 (H, W, 3) RGB pixels, and the objects in it."""
+"""Name of an image (file name without suffix), its pixels, uint8 (H, W, 3) RGB, and the objects in it."""
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to fill that becomes ``folder`` when all went well, and is gone otherwise.
+    """Yield a temporary folder to fill, which becomes ``folder`` on success and is removed on failure.
 
     Raises:
-        StoreError: If ``folder`` is in use or cannot be written.
+        StoreError: ``folder`` is in use or cannot be written.
     """
     folder = folder.absolute()
     partial = folder.with_name(f".{folder.name}.partial")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(f"{folder} is in use; remove it or choose another folder for the dataset")
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call left
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted call
     try:
         with writing(partial):
             partial.mkdir(parents=True)
@@ -47,55 +48,55 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_plan(splits: Mapping[str, Iterable[Item]], class_names: Sequence[str]) -> dict[str, int]:
-    """Return the number of each class after checking splits and class names.
+    """Check splits and class names, and return the number of each class.
 
     Raises:
-        DiffugenError: If a split is unknown, there is none, or the class names are empty or repeated.
+        DiffugenError: A split is unknown, there are none, or class names are missing or repeated.
     """
     unknown = sorted(set(splits) - set(SPLITS))
     if unknown or not splits:
         raise DiffugenError(
-            f"splits are {', '.join(SPLITS)}, at least one; got {', '.join(splits) or 'none'}"
+            f"splits are {', '.join(SPLITS)}; give one or more of them, not {', '.join(splits) or 'none'}"
         )
     if not class_names or len(set(class_names)) < len(class_names):
-        raise DiffugenError(f"a dataset needs class names, each once; got {list(class_names)}")
+        raise DiffugenError(f"a dataset needs class names without repeats; got {list(class_names)}")
     return {name: number for number, name in enumerate(class_names)}
 
 
 def checked(items: Iterable[Item], numbers: Mapping[str, int], names: set[str]) -> Iterator[Item]:
-    """Yield the items, each without its empty masks, after checking that it fits.
+    """Check items one by one, and yield them without their empty masks.
 
     Args:
         items: Items of one split; read once.
-        numbers: From class name to number.
-        names: The names used so far, in all splits; grows.
+        numbers: Number of each class name.
+        names: Names used so far, in all splits; updated.
 
     Raises:
-        DiffugenError: If a name cannot be a file's or occurs twice, an image is not uint8 RGB of its labels'
-            size, or a class is unknown.
+        DiffugenError: A name is not a valid file name or occurs twice, an image is not uint8 RGB of the size
+            of its labels, or a class is unknown.
     """
     for name, image, instances in items:
         _check_item(name, image, instances, numbers)
         if name in names:
             raise DiffugenError(
-                f"image {name!r} occurs twice in the dataset; give each image to one split, once"
+                f"image {name!r} occurs twice in the dataset; use each image once, in one split"
             )
         names.add(name)
         yield name, image, instances.take(np.flatnonzero(shapes.areas(instances.rles)).tolist())
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Return an image file's pixels, uint8 (H, W, 3) RGB, turned the way it is meant to be seen.
+    """Return the pixels of an image file, uint8 (H, W, 3) RGB, with its EXIF orientation applied.
 
     Raises:
-        DiffugenError: If it cannot be read.
+        DiffugenError: The file cannot be read.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
-    except Exception as error:  # Pillow raises a dozen unrelated kinds over damaged bytes
+    except Exception as error:  # Pillow raises many unrelated exceptions for damaged files
         raise DiffugenError(
             f"cannot read the image {path} ({error}); replace it, or remove it and its labels"
         ) from error
@@ -111,7 +112,7 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8, with line ends as they are."""
+    """Write text as UTF-8, with line endings unchanged."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode())
@@ -119,7 +120,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError inside into a StoreError that names ``path``."""
+    """Turn an OSError in the block into a StoreError that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -142,6 +143,5 @@ def _check_item(
     if unknown:
         raise DiffugenError(
             f"image {name!r} has labels of {', '.join(map(repr, unknown))}, not among the classes "
-            f"{', '.join(numbers)}; "
-            "add the class or leave the labels out"
+            f"{', '.join(numbers)}; add the class or leave the labels out"
         )

@@ -1,9 +1,8 @@
-"""Masks in label files: taken from polygons, boxes and run lengths that others wrote, and drawn as the one
-ring of a YOLO row.
+"""Convert the masks of label files: polygons, boxes and run lengths to RLE, and RLE to a single YOLO polygon.
 
-Knows points and run lengths; no classes, images or files. Whatever is wrong is a ValueError that says what;
-the reader of the file adds where. A pixel belongs to a polygon if its centre lies inside (even-odd), as in
-COCO's own rasteriser.
+Knows points and run lengths; does not know classes, images or files. A mistake is a ValueError that says what
+is wrong; the reader of the file adds where. A pixel belongs to a polygon if its centre is inside (even-odd
+rule), as in COCO's own rasteriser.
 """
 
 from __future__ import annotations
@@ -20,13 +19,12 @@ from diffugen.records import RLE
 
 
 def rle_from_rings(rings: Sequence[NDArray[np.float64]], size_wh: tuple[int, int]) -> RLE:
-    """Return the mask that rings, each (P, 2) px with P >= 3, fill together; what lies outside the image is
-    cut off.
+    """Return the union of filled rings, each (P, 2) px with P >= 3, clipped to the image.
 
-    Rings too thin to hold a pixel's centre give the pixels that they run through.
+    If the rings are too thin to contain any pixel centre, the mask has the pixels that they cross.
 
     Raises:
-        ValueError: If all of it lies outside.
+        ValueError: All rings lie outside the image.
     """
     width, height = size_wh
     inside = [ring for ring in rings if (ring.max(axis=0) >= 0).all() and (ring.min(axis=0) <= size_wh).all()]
@@ -42,94 +40,69 @@ def rle_from_rings(rings: Sequence[NDArray[np.float64]], size_wh: tuple[int, int
 
 
 def rle_from_box(xyxy: Sequence[float], size_wh: tuple[int, int]) -> RLE:
-    """Return the filled rectangle of a box in px.
+    """Return the filled rectangle of a box in px, clipped to the image.
 
     Raises:
-        ValueError: If the box has no area, or lies outside the image.
+        ValueError: The box has no area, or lies outside the image.
     """
     x0, y0, x1, y1 = xyxy
     if not (x1 > x0 and y1 > y0):
-        raise ValueError(f"a box of {x1 - x0:g} x {y1 - y0:g} px")
+        raise ValueError(f"a box of {x1 - x0:g} x {y1 - y0:g} px has no area")
     return rle_from_rings([np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])], size_wh)
 
 
 def rle_from_coco(value: Any, size_wh: tuple[int, int]) -> RLE:
-    """Return COCO's RLE, compressed or not, in the compressed form, after checking that it fills the image
-    exactly.
+    """Return a COCO RLE, compressed or not, in compressed form, after checking that it covers the image.
 
     Raises:
-        ValueError: If it is damaged, or of another size than the image.
+        ValueError: It is damaged, or its size is not that of the image.
     """
     width, height = size_wh
     try:
         size, counts = [int(side) for side in value["size"]], value["counts"]
         runs = _run_lengths(counts) if isinstance(counts, str) else [int(run) for run in counts]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"no run-length encoding with 'size' and 'counts' ({error})") from error
+        raise ValueError(f"not a run-length encoding with 'size' and 'counts' ({error})") from error
     if size != [height, width]:
         raise ValueError(f"a mask of size (h, w) = {size} in an image of {[height, width]}")
-    # The C code below reads past its memory where the runs do not fit.
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError(f"run lengths that cover {sum(runs)} of {height * width} px")
+    # pycocotools reads past its buffer if the runs do not fit.
+    if any(run < 0 for run in runs):
+        raise ValueError(f"a run length is {min(runs)}; expected 0 or more")
+    if sum(runs) != height * width:
+        raise ValueError(f"run lengths cover {sum(runs)} of {height * width} px")
     if isinstance(counts, str):
         return {"size": size, "counts": counts}
     return _text_form(coco.frPyObjects({"size": size, "counts": runs}, height, width))
 
 
 def rings_from_lists(lists: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
-    """Return COCO's polygons, each ``[x, y, x, y, ...]`` in px, as (P, 2) arrays.
+    """Return COCO polygons, each ``[x, y, x, y, ...]`` in px, as float64 (P, 2) arrays.
 
     Raises:
-        ValueError: If one has fewer than three points, half a point, or something that is no number.
+        ValueError: A polygon has fewer than three points, an odd number of values, or a value that is not a
+            number.
     """
     rings = []
     for values in lists:
         try:
             points = np.array(values, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError("a polygon with something that is no number") from error
+            raise ValueError("a polygon has a value that is not a number") from error
         if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-            raise ValueError(f"a polygon of {points.size} numbers; expected x and y of at least three points")
+            raise ValueError(
+                f"a polygon has {points.size} numbers; expected x and y of at least three points"
+            )
         rings.append(points.reshape(-1, 2))
     return rings
 
 
-def _run_lengths(counts: str) -> list[int]:
-    """The run lengths in COCO's text: 5 bits a letter, the 6th says that more follow; from the 4th run on,
-    differences.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for letter in counts:
-        bits = ord(letter) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"the letter {letter!r} in 'counts'")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("'counts' is cut off")
-    return runs
-
-
-def _text_form(rle: dict[str, Any]) -> RLE:
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
 def yolo_polygon(rle: RLE) -> NDArray[np.float64]:
-    """Return one ring, (P, 2) px, that stands for a mask with all its pieces and holes; empty for an empty
-    mask.
+    """Return a single ring, (P, 2) px, for a mask with all its pieces and holes; empty for an empty mask.
 
-    Each hole and each further piece is reached by a bridge of no width, there and back, from the nearest
-    point of what is joined already; filled by the even-odd rule, as YOLO's rasteriser does it, holes stay
-    open. A bridge between pieces draws a line one pixel wide. The ring runs close to the outer edge of the
-    border pixels instead of through their centres, so that small objects keep their size when the image is
-    scaled.
+    Holes and further pieces are joined by bridges of zero width, there and back, between the nearest points.
+    YOLO's rasteriser fills by the even-odd rule, so holes stay open; a bridge between pieces leaves a line
+    one pixel wide. The ring follows the outer edge of the border pixels, not their centres, so that small
+    objects keep their size when the image is scaled.
     """
     height, width = rle["size"]
     fine = max(2, min(4, 1024 // max(height, width, 1)))
@@ -142,8 +115,37 @@ def yolo_polygon(rle: RLE) -> NDArray[np.float64]:
     return _join(rings).astype(np.float64) / fine
 
 
+def _run_lengths(counts: str) -> list[int]:
+    """Decode COCO's text form of run lengths.
+
+    Each character holds 5 bits and a continuation bit; from the fourth run on, a value is the difference to
+    the run two places before.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for letter in counts:
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"invalid character {letter!r} in 'counts'")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("'counts' is truncated")
+    return runs
+
+
+def _text_form(rle: dict[str, Any]) -> RLE:
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
 def _join(rings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Make one ring of several, the nearest first."""
+    """Join rings into one, the nearest first."""
     joined, rest = rings[0], list(rings[1:])
     bridges = [_bridge(joined, ring) for ring in rest]
     while rest:
@@ -157,7 +159,7 @@ def _join(rings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def _bridge(start: NDArray[np.float32], end: NDArray[np.float32]) -> tuple[float, NDArray[np.float32], int]:
-    """The shortest way between two rings: squared length, the point of ``start``, the index into ``end``."""
+    """Return the shortest bridge of two rings: squared length, point of ``start``, and index into ``end``."""
     distances = ((start[:, None] - end[None]) ** 2).sum(axis=2)
     at, entry = np.unravel_index(int(distances.argmin()), distances.shape)
     return float(distances[at, entry]), start[at], int(entry)

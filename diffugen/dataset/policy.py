@@ -1,21 +1,23 @@
-"""Decide what an image trains with, and whether it trains or validates.
+"""Decide which labels an image is trained with, and whether it is used for training or validation.
 
-Knows labels, decisions and prompt ids; no files, images or rounds. Every function is pure: the same arguments
-give the same answer on any machine.
+Knows labels, decisions and families of images (`diffugen.records.ImageRecord.family`); does not know files,
+pixels or rounds. Every function is pure: equal arguments give equal results on any machine.
 
-What an image trains with, the first row that fits:
+The first matching row decides what an image is trained with:
 
-=====================================  =====================================================================================
-a person decided                       origin ``human``: her labels; ``reject``: left out (``rejected``)
-an attention score is below the least  left out (``low_score``)
-no detector has looked                 origin ``attention``: the attention labels; left out (``unlabelled``)
-if there are none neither side sees anything             origin ``negative``: background
-both sides agree on everything         origin ``agreed``: one mask of each pair, with the attention label's
-score they disagree anywhere                 left out (``disagreement``), or the trusted side's labels: origin ``attention``/``model``
-=====================================  =====================================================================================
+================================  ====================================================================
+a person decided                  their labels (``human``), or left out (``rejected``)
+an attention score is too low     left out (``low_score``)
+no detector has predicted on it   the attention labels (``attention``), or without any, left out
+                                  (``unlabelled``)
+neither side has labels           background (``negative``)
+both sides agree on everything    one mask per pair, with the attention score (``agreed``)
+both sides disagree anywhere      left out (``disagreement``), or the labels of the trusted side
+                                  (``attention``, ``model``)
+================================  ====================================================================
 
-An image is never half-labelled: what it trains with is a whole label set of one side, or all pairs, or
-nothing. A missing label would teach the detector that the object is background.
+An image is never half-labelled: it is trained with the whole label set of one side, with all pairs, or not at
+all. A missing label would teach the detector that the object is background.
 """
 
 from __future__ import annotations
@@ -37,20 +39,20 @@ Mask = Literal["model", "attention", "union", "intersection"]
 Trust = Literal["none", "attention", "model"]
 
 ORIGINS = ("human", "agreed", "attention", "model", "negative")
-"""Where the labels that an image trains with come from."""
+"""Where the training labels of an image come from."""
 
 LEFT_OUT = ("rejected", "low_score", "unlabelled", "disagreement")
-"""Why an image does not train."""
+"""Why an image is left out of training."""
 
 
 @dataclass(frozen=True)
 class TrainingLabels:
-    """What one image trains with.
+    """The labels that one image is trained with, or why it is left out.
 
     Attributes:
         origin: One of `ORIGINS`; None if the image is left out.
-        instances: All objects of the image, none for background; None if the image is left out.
-        reason: One of `LEFT_OUT`; None if the image trains.
+        instances: All objects of the image, empty for background; None if the image is left out.
+        reason: One of `LEFT_OUT`; None if the image is used.
     """
 
     origin: str | None
@@ -58,25 +60,27 @@ class TrainingLabels:
     reason: str | None = None
 
     def __post_init__(self) -> None:
-        trains = self.origin in ORIGINS and self.instances is not None and self.reason is None
+        used = self.origin in ORIGINS and self.instances is not None and self.reason is None
         left_out = self.origin is None and self.instances is None and self.reason in LEFT_OUT
-        if not trains and not left_out:
+        if not used and not left_out:
             raise ValueError(
-                f"an image trains or is left out; got origin {self.origin!r} and reason {self.reason!r}"
+                f"an image is either used or left out; got origin {self.origin!r} and reason {self.reason!r}"
             )
 
 
 def in_validation(family: str, val_frac: float, seed: int) -> bool:
-    """Return whether a family's images validate, by its hash alone: the answer never depends on others.
+    """Return whether a family is used for validation, from its hash alone, whatever other families exist.
+
+    Use it for images that are read one by one, such as those of an existing dataset; `split_by_family` is for
+    the images of a run, and guarantees that both splits have images.
 
     Args:
-        family: The family; all its images go the same way, or the validation images would be known from
-            training.
-        val_frac: Part of the families that validate, in [0, 1).
-        seed: Another seed draws others.
+        family: The family; all its images are in the same split, because they look alike.
+        val_frac: Fraction of the families used for validation, in [0, 1).
+        seed: Seed of the split.
 
     Raises:
-        DiffugenError: If ``val_frac`` lies outside [0, 1).
+        DiffugenError: ``val_frac`` is not in [0, 1).
     """
     _check_val_frac(val_frac)
     digest = hashlib.sha256(f"{seed}/{family}".encode()).digest()
@@ -84,20 +88,19 @@ def in_validation(family: str, val_frac: float, seed: int) -> bool:
 
 
 def split_by_family(families: Iterable[str], val_frac: float, seed: int) -> set[str]:
-    """Return the families of images (`diffugen.records.ImageRecord.family`) that validate.
+    """Return the families (`diffugen.records.ImageRecord.family`) that are used for validation.
 
-    The first family that came trains, the second validates, and `in_validation` decides each later one. So,
-    from two families on, neither side is empty; and as later families change nothing about earlier ones, a
-    family that validates in one round never trains in another, nor the reverse.
+    The first family is used for training, the second for validation, and `in_validation` decides all others.
+    So neither split is empty once there are two families, and a family never changes splits when families are
+    added.
 
     Args:
-        families: In the order in which they came to the run, which must not change when families are added;
-            repeated ones count once.
-        val_frac: Part of the families that validate, in [0, 1); 0 for none at all.
-        seed: Another seed draws others.
+        families: Families in the order of the run, to which new ones must be appended; repeats are ignored.
+        val_frac: Fraction of the families used for validation, in [0, 1); 0 for none.
+        seed: Seed of the split.
 
     Raises:
-        DiffugenError: If ``val_frac`` lies outside [0, 1).
+        DiffugenError: ``val_frac`` is not in [0, 1).
     """
     _check_val_frac(val_frac)
     ids = list(dict.fromkeys(families))
@@ -118,23 +121,23 @@ def training_labels(
     good_iou: float = 0.5,
     confidence: float = 0.25,
 ) -> TrainingLabels:
-    """Return what an image trains with, by the table in the module's text.
+    """Return the labels that an image is trained with, by the table in the docstring of this module.
 
     Args:
         image_id: The image.
-        attention: Its attention labels, with their scores.
-        model: Its model labels, with confidences as scores; None if no detector has looked at it.
-        decision: What a person decided about it, if anything.
-        mask: Of two labels that agree, whose mask is taken; or the pixels of either, or of both.
-        trust: Whose labels are taken where the two sides disagree; ``none`` leaves the image out.
-        min_score: Least score of an attention label, in [0, 1].
-        min_iou: See `diffugen.comparison.disagreement.compare`.
-        good_iou: See `diffugen.comparison.disagreement.compare`.
+        attention: Its attention labels.
+        model: Its model labels, with confidences as scores; None if no detector has predicted on it.
+        decision: The decision of a person about it, if any.
+        mask: Which mask to use if both sides agree: one side's, or the ``union`` or ``intersection`` of both.
+        trust: Which side's labels to use if they disagree; ``none`` leaves the image out.
+        min_score: Minimum score of an attention label, in [0, 1].
+        min_iou: IoU below which two instances are different objects, in [0, 1].
+        good_iou: IoU from which two instances agree on the location, in [0, 1].
         confidence: Least confidence of a model label, in [0, 1]; less sure ones do not count.
 
     Raises:
-        DiffugenError: If an option is unknown, a threshold lies outside [0, 1], or the labels are of
-            different sizes.
+        DiffugenError: An option is unknown, a threshold is not in [0, 1], or the label sets differ in image
+            size.
     """
     _check_options(mask=mask, trust=trust, min_score=min_score, confidence=confidence)
     if decision is not None:
@@ -163,7 +166,7 @@ def training_labels(
 
 def _check_val_frac(val_frac: float) -> None:
     if not 0 <= val_frac < 1:
-        raise DiffugenError(f"val_frac is {val_frac!r}; the validation part must lie in [0, 1)")
+        raise DiffugenError(f"val_frac is {val_frac!r}; it must be in [0, 1)")
 
 
 def _check_options(*, mask: str, trust: str, min_score: float, confidence: float) -> None:
@@ -175,11 +178,11 @@ def _check_options(*, mask: str, trust: str, min_score: float, confidence: float
             raise DiffugenError(f"{name} is {value!r}; expected one of {', '.join(known)}")
     for name, least in (("min_score", min_score), ("confidence", confidence)):
         if not 0 <= least <= 1:
-            raise DiffugenError(f"{name} is {least!r}; it must lie between 0 and 1")
+            raise DiffugenError(f"{name} is {least!r}; it must be in [0, 1]")
 
 
 def _agreed(attention: Instances, model: Instances, pairs: Iterable[Match], mask: Mask) -> Instances:
-    """The attention labels with the chosen mask of each pair."""
+    """Return the attention labels with the chosen mask of each pair."""
     rles = list(attention.rles)
     for pair in pairs:
         if pair.first is not None and pair.second is not None:

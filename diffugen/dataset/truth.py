@@ -1,7 +1,7 @@
-"""Read truth, or any labelled set, in the classes of a run: the one door to the readers of each format.
+"""Read ground truth, or any labelled set, with the classes of a run, whatever its format.
 
-Knows which classes of a set are which of the run; not the formats (`diffugen.dataset.yolo`,
-`diffugen.dataset.coco`), or what is measured with it.
+Knows which classes of a set correspond to which classes of the run; does not know the formats
+(`diffugen.dataset.yolo`, `diffugen.dataset.coco`) or what is measured with the set.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from diffugen.dataset.yolo_layout import read_layout
 from diffugen.errors import DiffugenError
 
 _MEASURED = ("test", "val", "train")
-"""Which split of a set is the truth, the first that it has."""
+"""Splits to measure with, in order of preference."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A labelled set in the classes of a run; its images are read when they are asked for.
+    """A labelled set with the classes of a run; its images are read lazily.
 
     Attributes:
-        name: What to call it: its folder or file, and the split.
-        class_names: The run's classes that the set labels, in the run's order. What a detector says of other
-            classes can be neither right nor wrong here.
-        unlabelled: The run's classes that the set does not label.
-        images: How many images it has.
+        name: Name of the set: its folder or file, and the split.
+        class_names: Classes of the run that the set labels, in the order of the run. Detections of other
+            classes cannot be judged with it.
+        unlabelled: Classes of the run that the set does not label.
+        images: Number of images.
         source: Called for each pass over the items.
-        crowds: How many annotations of crowds are skipped (COCO).
+        crowds: Number of skipped crowd annotations (COCO).
     """
 
     name: str
@@ -45,25 +45,24 @@ class Truth:
     crowds: int = 0
 
     def items(self) -> Iterator[Item]:
-        """Yield the images with the objects of the run's classes, under the run's names, one image in memory
-        at a time.
+        """Yield the images and their objects of the run's classes, named as in the run, one image at a time.
 
         Raises:
-            DiffugenError: For a broken image or label, when it is reached.
+            DiffugenError: While iterating, for an unreadable image or an invalid label.
         """
         return self.source()
 
 
 def read_truth(source: str | Path, classes: Sequence[str], *, split: str | None = None) -> Truth:
-    """Open a labelled set to measure with.
+    """Open a labelled set.
 
     Args:
-        source: A folder in the YOLO-seg layout or its ``data.yaml``, or a ``.json`` of COCO instances.
-        classes: The run's classes.
-        split: Which split of a YOLO-seg set; None for ``test``, else ``val``, else ``train``.
+        source: A folder in the YOLO-seg layout or its ``data.yaml``, or a COCO instances ``.json``.
+        classes: Classes of the run.
+        split: Split of a YOLO-seg set; None for the first of ``test``, ``val`` and ``train`` that exists.
 
     Raises:
-        DiffugenError: If there is no such set, it is damaged, or labels none of the classes.
+        DiffugenError: There is no such set, it is damaged, or it labels none of the classes.
 
     Example:
         >>> truth = read_truth("truth/data.yaml", ["piano"])  # doctest: +SKIP
@@ -73,8 +72,7 @@ def read_truth(source: str | Path, classes: Sequence[str], *, split: str | None 
     path = Path(source)
     if not path.exists():
         raise DiffugenError(
-            f"no truth at {path}: expected a folder with data.yaml (YOLO-seg), that file, or a .json of COCO "
-            "instances"
+            f"no labelled set at {path}: expected a YOLO-seg folder, its data.yaml, or a COCO .json"
         )
     if path.suffix.lower() == ".json":
         coco = CocoSet.open(path)
@@ -87,19 +85,18 @@ def read_truth(source: str | Path, classes: Sequence[str], *, split: str | None 
 
 
 def matching_classes(theirs: Sequence[str], ours: Sequence[str], where: str) -> dict[str, str]:
-    """Return which of a set's classes is which of the run's: the same name, or the same but for case, space,
-    ``_`` and ``-``.
+    """Map the classes of a set to equal classes of a run, ignoring case, white space, ``_`` and ``-``.
 
     Args:
-        theirs: The set's classes.
-        ours: The run's classes.
-        where: What to call the set in the message.
+        theirs: Classes of the set.
+        ours: Classes of the run.
+        where: Name of the set in the error message.
 
     Returns:
-        From a class of the set to a class of the run; classes without a partner are absent.
+        The run's class for each class of the set that has one; an exact match takes precedence.
 
     Raises:
-        DiffugenError: If no class has a partner; the message has both lists and the nearest names.
+        DiffugenError: No class matches; the message lists both sides and the nearest names.
     """
     plain = {_plain(name): name for name in reversed(ours)}
     found = {name: name if name in ours else plain[_plain(name)] for name in theirs if _plain(name) in plain}
@@ -113,7 +110,7 @@ def matching_classes(theirs: Sequence[str], ours: Sequence[str], where: str) -> 
     ]
     raise DiffugenError(
         f"{where} labels none of the run's classes: it has {_listed(theirs)}, the run has {_listed(ours)}"
-        f"{'; ' + ', '.join(near) if near else ''}; use one name for a class in both"
+        f"{'; ' + ', '.join(near) if near else ''}; use the same class names in both"
     )
 
 

@@ -1,8 +1,7 @@
-"""The YOLO-seg layout: write labelled images as a training set, find such a set again, and read one, whoever
-wrote it.
+"""The YOLO-seg layout: write labelled images as a training set, find a training set, and read any such set.
 
-A set of ours comes back exactly. Knows files and label rows; not where the labels come from, which of them
-deserve to be trained on (`diffugen.dataset.policy`), or where `data.yaml` points
+A set written here is read back without loss. Knows files and label rows; does not know where labels come
+from, which of them are fit for training (`diffugen.dataset.policy`), or what paths a ``data.yaml`` refers to
 (`diffugen.dataset.yolo_layout`).
 """
 
@@ -30,39 +29,46 @@ from diffugen.dataset.masks import rle_from_box, rle_from_coco, rle_from_rings, 
 from diffugen.dataset.yolo_layout import (
     as_list,
     candidates,
-    exact_of,
     label_of,
     list_images,
     read_about,
     read_layout,
+    sidecar_of,
 )
 from diffugen.errors import DiffugenError
 from diffugen.records import RLE, Instances, content_id
 from diffugen.run.codec import to_json
 
+_TOLERANCE = 0.01
+"""Coordinates may lie outside [0, 1] by this much, as in YOLO's own reader; they are clipped to the image."""
+
+Exact = tuple[RLE | None, float, Mapping[str, float]]
+"""Mask (None if the image size has changed), score and score terms of an object in a sidecar file."""
+
 
 def write_yolo(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: Sequence[str]) -> Path:
     """Write a training set: ``images/<split>``, ``labels/<split>``, ``instances/<split>`` and ``data.yaml``.
 
-    The set appears as a whole or not at all; equal items give equal bytes; one image is in memory at a time.
-    An image without objects gets an empty label file, so that it is trained on as background. YOLO text holds
-    neither holes nor several pieces nor scores: `yolo_polygon` bridges the first two, and
-    ``instances/<split>/<name>.json`` keeps everything for `diffugen.dataset.yolo.read_yolo`, a list with
-    ``row`` (digest of the label row), ``segmentation`` (COCO RLE), ``score`` and, if there are any, ``terms``
-    of each object. Masks without a pixel are left out. Without a ``val`` split, training validates on its own
-    images.
+    The folder appears complete or not at all, equal items give equal bytes, and one image is in memory at a
+    time. Masks without pixels are left out. An image without objects gets an empty label file, so that it is
+    trained on as background. Without a ``val`` split, training validates on the training images.
+
+    YOLO text has no holes, pieces or scores. `diffugen.dataset.masks.yolo_polygon` bridges holes and pieces,
+    and a sidecar file, ``instances/<split>/<name>.json``, keeps everything for `read_yolo`: a list with
+    ``row`` (digest of the label row), ``segmentation`` (COCO RLE), ``score`` and, where present, ``terms`` of
+    each object.
 
     Args:
-        folder: The set's folder; must not exist yet, or be empty.
-        splits: Items of ``train``, and if wanted ``val`` and ``test``. No name may occur twice.
+        folder: Folder of the set; must not exist yet, or be empty.
+        splits: Items of ``train`` and optionally of ``val`` and ``test``. Names must be unique across splits.
         class_names: The classes in the order of their numbers.
 
     Returns:
-        The path of ``data.yaml``; the paths in it are relative to it, so that the folder can be moved.
+        The path of ``data.yaml``. The paths in it are relative to it, so the folder can be moved.
 
     Raises:
-        DiffugenError: If a split, class, name or image does not fit, or there is nothing to train on.
-        StoreError: If the folder is in use or cannot be written.
+        DiffugenError: A split, class, name or image is invalid, or there is no training image.
+        StoreError: The folder is in use or cannot be written.
     """
     folder = Path(folder)
     numbers = check_plan(splits, class_names)
@@ -74,32 +80,55 @@ def write_yolo(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: 
             split: _write_split(partial, split, checked(items, numbers, names), numbers)
             for split, items in splits.items()
         }
-        if not counts.get("train"):
+        if not counts["train"]:
             raise DiffugenError("a training set needs at least one image in its split 'train'; got none")
-        paths = {"train": "images/train", "val": "images/train"} | {
-            split: f"images/{split}" for split in splits
+        paths = {split: f"images/{split}" for split in splits}
+        about = {
+            "train": paths["train"],
+            "val": paths["train"],
+            **paths,
+            "names": dict(enumerate(class_names)),
         }
-        about = {**paths, "names": dict(enumerate(class_names))}
         write_text(partial / "data.yaml", yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
     return folder / "data.yaml"
 
 
-def find_yolo(dataset: Path) -> Path:
-    """Return the ``data.yaml`` of a training set in the YOLO-seg layout after checking that it can be trained
-    on.
+def read_yolo(dataset: Path, split: str | None = None) -> Iterator[Item]:
+    """Yield the images of a set in the YOLO-seg layout with their objects, sorted by path, one at a time.
+
+    Each row of a label file is an object: a class number and a polygon, relative to the image's width and
+    height. Four numbers after the class number are a box (centre, width, height), and its object is **the
+    filled rectangle**. An image without a label file has no objects.
+
+    If `write_yolo` wrote the set, rows that were not edited since give back the exact masks (with holes and
+    pieces), scores and score terms. Edited and added rows are read as text, with score 1.
 
     Args:
-        dataset: The set's folder, or its ``data.yaml``; not necessarily one that `write_yolo` made.
+        dataset: Folder of the set, or its ``data.yaml``.
+        split: ``train``, ``val`` or ``test``; None for the images of all splits, each once.
 
     Raises:
-        DiffugenError: If there is no such set, an image folder is missing, or no training image has a
-            labelled object.
+        DiffugenError: On the call, if the set or the split is missing; while iterating, for an unreadable
+            image or an invalid label row, with file and line.
+    """
+    layout = read_layout(Path(dataset))
+    return _items(layout.images(split), layout.class_names)
+
+
+def find_yolo(dataset: Path) -> Path:
+    """Return the ``data.yaml`` of a training set in the YOLO-seg layout, after checking the set.
+
+    Args:
+        dataset: Folder of the set, or its ``data.yaml``; `write_yolo` need not have written it.
+
+    Raises:
+        DiffugenError: There is no such set, an image folder is missing, or no training image has an object.
     """
     file, about = read_about(dataset)
     missing_keys = [key for key in ("train", "val", "names") if not about.get(key)]
     if missing_keys:
-        raise DiffugenError(f"{file} is no training set: it lacks {', '.join(map(repr, missing_keys))}")
-    # What trains takes a relative path from the working folder, so this does too.
+        raise DiffugenError(f"{file} is not a training set: it lacks {', '.join(map(repr, missing_keys))}")
+    # Ultralytics resolves a relative path from the working directory, so this does too.
     root = Path(about.get("path") or file.parent)
     entries = {
         split: [_entry(root, str(part)) for part in as_list(about[split])] for split in ("train", "val")
@@ -108,15 +137,47 @@ def find_yolo(dataset: Path) -> Path:
     if missing:
         raise DiffugenError(f"{file} names image folders that do not exist: {', '.join(missing)}")
     images = [image for path in entries["train"] for image in list_images(path)]
-    if not any(_is_labelled(image) for image in images):
+    if not any(_has_objects(image) for image in images):
         raise DiffugenError(
-            f"nothing to train on in {file}: of {len(images)} training images none has a labelled object"
+            f"nothing to train on in {file}: none of its {len(images)} training images has a labelled object"
         )
     return file.resolve()
 
 
-def row_digest(row: str) -> str:
-    """Return 16 hex digits of a label row's text, spaces apart; they tell whether the row was edited."""
+def _write_split(folder: Path, split: str, items: Iterable[Item], numbers: Mapping[str, int]) -> int:
+    """Write the items of one split and return their number."""
+    count = 0
+    for name, image, instances in items:
+        rows = list(_rows(instances, numbers))
+        write_image(folder / "images" / split / f"{name}.png", image)
+        write_text(folder / "labels" / split / f"{name}.txt", "".join(f"{row}\n" for row in rows))
+        if rows:
+            write_text(folder / "instances" / split / f"{name}.json", _sidecar(rows, instances))
+        count += 1
+    return count
+
+
+def _rows(instances: Instances, numbers: Mapping[str, int]) -> Iterator[str]:
+    for name, rle in zip(instances.class_names, instances.rles, strict=True):
+        ring = yolo_polygon(rle)
+        # A row with fewer than three points would be read as a box.
+        ring = np.concatenate([ring, np.repeat(ring[-1:], max(0, 3 - len(ring)), axis=0)]) / instances.size_wh
+        yield f"{numbers[name]} " + " ".join(f"{value:.6f}" for value in ring.ravel().tolist())
+
+
+def _sidecar(rows: Sequence[str], instances: Instances) -> str:
+    objects = zip(rows, instances.rles, instances.scores.tolist(), instances.terms, strict=True)
+    lines = []
+    for row, rle, score, terms in objects:
+        entry = {"row": _row_digest(row), "segmentation": rle, "score": score}
+        if terms:
+            entry["terms"] = {term: float(value) for term, value in terms.items()}
+        lines.append(to_json(entry))
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def _row_digest(row: str) -> str:
+    """Return 16 hex digits that change when a label row is edited, whatever its white space."""
     return content_id(" ".join(row.split()))
 
 
@@ -125,71 +186,9 @@ def _entry(root: Path, part: str) -> Path:
     return next((path for path in paths if path.exists()), paths[0])
 
 
-def _is_labelled(image: Path) -> bool:
+def _has_objects(image: Path) -> bool:
     label = label_of(image)
     return label.is_file() and bool(label.read_bytes().strip())
-
-
-def _write_split(folder: Path, split: str, items: Iterable[Item], numbers: Mapping[str, int]) -> int:
-    """Write the items of one split and return how many they are."""
-    count = 0
-    for name, image, instances in items:
-        rows = list(_rows(instances, numbers))
-        write_image(folder / "images" / split / f"{name}.png", image)
-        write_text(folder / "labels" / split / f"{name}.txt", "".join(f"{row}\n" for row in rows))
-        if rows:
-            write_text(folder / "instances" / split / f"{name}.json", _exact(rows, instances))
-        count += 1
-    return count
-
-
-def _rows(instances: Instances, numbers: Mapping[str, int]) -> Iterator[str]:
-    for name, rle in zip(instances.class_names, instances.rles, strict=True):
-        ring = yolo_polygon(rle)
-        # A row of fewer than three points would be read as a box.
-        ring = np.concatenate([ring, np.repeat(ring[-1:], max(0, 3 - len(ring)), axis=0)]) / instances.size_wh
-        yield f"{numbers[name]} " + " ".join(f"{value:.6f}" for value in ring.ravel().tolist())
-
-
-def _exact(rows: Sequence[str], instances: Instances) -> str:
-    objects = zip(rows, instances.rles, instances.scores.tolist(), instances.terms, strict=True)
-    lines = []
-    for row, rle, score, terms in objects:
-        kept = {"row": row_digest(row), "segmentation": rle, "score": score}
-        if terms:
-            kept["terms"] = {term: float(value) for term, value in terms.items()}
-        lines.append(to_json(kept))
-    return "[\n" + ",\n".join(lines) + "\n]\n"
-
-
-_ROUNDING = 0.01
-"""Coordinates may lie outside [0, 1] by this much: what YOLO's own reader lets pass. They are cut to the
-image."""
-
-Kept = tuple[RLE | None, float, Mapping[str, float]]
-"""Mask (None if it is of another image size), score and score terms of an object."""
-
-
-def read_yolo(dataset: Path, split: str | None = None) -> Iterator[Item]:
-    """Yield the images of a set in the YOLO-seg layout with their objects, one in memory at a time, in the
-    order of paths.
-
-    Each row of a label file is an object: a class number and a polygon in parts of the image's width and
-    height. A row of four numbers after the class number is a box (centre, width, height): **its object is the
-    filled rectangle**. An image without a label file has no objects. Where `diffugen.dataset.yolo.write_yolo`
-    made the set, rows that nobody has edited since give back the very masks (holes, pieces), scores and score
-    terms; for an edited or added row its text counts, with score 1.
-
-    Args:
-        dataset: The set's folder, or its ``data.yaml``.
-        split: ``train``, ``val`` or ``test``; None for every image of all of them, once.
-
-    Raises:
-        DiffugenError: If the set or the split is not there, when called; for an unreadable image or a broken
-            label row, with file and line, when it is reached.
-    """
-    layout = read_layout(Path(dataset))
-    return _items(layout.images(split), layout.class_names)
 
 
 def _items(images: list[tuple[str, Path]], names: Mapping[int, str]) -> Iterator[Item]:
@@ -201,23 +200,23 @@ def _items(images: list[tuple[str, Path]], names: Mapping[int, str]) -> Iterator
 def _read_instances(image: Path, names: Mapping[int, str], size_wh: tuple[int, int]) -> Instances:
     label = label_of(image)
     rows = _read_rows(label)
-    kept = _read_kept(exact_of(image), size_wh) if rows else {}
-    found: list[tuple[str, RLE, float, Mapping[str, float]]] = []
+    exact = _read_sidecar(sidecar_of(image), size_wh) if rows else {}
+    objects: list[tuple[str, RLE, float, Mapping[str, float]]] = []
     for number, row in rows.items():
         try:
             class_name, values = _parsed(row, names)
-            same = kept.get(row_digest(row))
-            # Two objects can have the same text; each row takes one.
-            rle, score, term_values = same.pop(0) if same else (None, 1.0, {})
-            found.append((class_name, rle or _drawn(values, size_wh), score, term_values))
+            unedited = exact.get(_row_digest(row))
+            # Two objects can have the same row; each takes one of the exact objects.
+            rle, score, terms = unedited.pop(0) if unedited else (None, 1.0, {})
+            objects.append((class_name, rle or _mask(values, size_wh), score, terms))
         except ValueError as error:
             raise DiffugenError(f"{label}, line {number}: {error}") from error
-    class_names, rles, scores, terms = zip(*found, strict=True) if found else ((), (), (), ())
-    return Instances(size_wh, tuple(class_names), tuple(rles), np.array(scores), tuple(terms))
+    class_names, rles, scores, all_terms = zip(*objects, strict=True) if objects else ((), (), (), ())
+    return Instances(size_wh, tuple(class_names), tuple(rles), np.array(scores), tuple(all_terms))
 
 
 def _read_rows(label: Path) -> dict[int, str]:
-    """The rows of a label file that are not blank, by line number."""
+    """Return the rows of a label file by line number, without blank lines."""
     try:
         lines = label.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -228,56 +227,55 @@ def _read_rows(label: Path) -> dict[int, str]:
 
 
 def _parsed(row: str, names: Mapping[int, str]) -> tuple[str, NDArray[np.float64]]:
-    """Class name and coordinates of a row."""
+    """Return the class name and the coordinates of a row."""
     try:
         number, *coordinates = map(float, row.split())
     except ValueError:
-        raise ValueError(_shape_of(row)) from None
+        raise ValueError(_expected(row)) from None
     values = np.array(coordinates)
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-        raise ValueError(_shape_of(row))
+        raise ValueError(_expected(row))
     if number not in names:
-        raise ValueError(f"class number {number:g}; data.yaml names {min(names)} to {max(names)}")
-    outside = values[~((values >= -_ROUNDING) & (values <= 1 + _ROUNDING))]
-    if len(outside):
         raise ValueError(
-            f"coordinate {outside[0]:g}; expected parts of the image's width and height, in [0, 1]"
+            f"class number {number:g} is not in data.yaml, which has {min(names)} to {max(names)}"
         )
+    outside = values[~((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE))]
+    if len(outside):
+        raise ValueError(f"coordinate {outside[0]:g}; expected values in [0, 1], relative to the image size")
     return names[int(number)], values
 
 
-def _shape_of(row: str) -> str:
-    some = row if len(row) <= 40 else f"{row[:40]}..."
-    return f"expected a class number and x y of at least three points, or a box's cx cy w h; got {some!r}"
+def _expected(row: str) -> str:
+    shown = row if len(row) <= 40 else f"{row[:40]}..."
+    return f"expected a class number and x y of at least three points, or a box's cx cy w h; got {shown!r}"
 
 
-def _drawn(values: NDArray[np.float64], size_wh: tuple[int, int]) -> RLE:
+def _mask(values: NDArray[np.float64], size_wh: tuple[int, int]) -> RLE:
     if len(values) > 4:
         return rle_from_rings([values.reshape(-1, 2).clip(0, 1) * size_wh], size_wh)
     centre, size = values.reshape(2, 2) * size_wh
     return rle_from_box([*(centre - size / 2), *(centre + size / 2)], size_wh)
 
 
-def _read_kept(file: Path | None, size_wh: tuple[int, int]) -> dict[str, list[Kept]]:
-    """What the writer kept of an image's objects, by the digest of their label rows."""
+def _read_sidecar(file: Path | None, size_wh: tuple[int, int]) -> dict[str, list[Exact]]:
+    """Return the exact objects of an image by the digest of their label row."""
     if file is None or not file.is_file():
         return {}
-    kept: dict[str, list[Kept]] = {}
+    exact: dict[str, list[Exact]] = {}
     try:
         for entry in json.loads(file.read_text(encoding="utf-8")):
-            kept.setdefault(entry["row"], []).append(_kept(entry, size_wh))
+            exact.setdefault(entry["row"], []).append(_exact(entry, size_wh))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DiffugenError(
-            f"{file} does not hold the exact objects it should ({error!r}); remove it to read the label text "
-            "alone"
+            f"{file} does not contain valid exact objects ({error!r}); remove it to read the label text alone"
         ) from error
-    return kept
+    return exact
 
 
-def _kept(entry: Mapping[str, Any], size_wh: tuple[int, int]) -> Kept:
+def _exact(entry: Mapping[str, Any], size_wh: tuple[int, int]) -> Exact:
     rle = entry["segmentation"]
-    of_this_size = rle["size"] == [size_wh[1], size_wh[0]]
+    same_size = rle["size"] == [size_wh[1], size_wh[0]]
     score = float(entry["score"])
     if not 0 <= score <= 1:
         raise ValueError(f"score {score}")
-    return rle_from_coco(rle, size_wh) if of_this_size else None, score, dict(entry.get("terms", {}))
+    return rle_from_coco(rle, size_wh) if same_size else None, score, dict(entry.get("terms", {}))

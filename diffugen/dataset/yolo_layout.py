@@ -1,6 +1,6 @@
-"""Find the images and label files of a set in the YOLO-seg layout, whoever wrote it.
+"""Find the images and label files of a set in the YOLO-seg layout, whatever tool wrote it.
 
-Knows ``data.yaml`` and paths; opens neither images nor label files.
+Knows ``data.yaml`` and paths; does not open images or label files.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from diffugen.dataset.files import IMAGE_SUFFIXES, SPLITS
 from diffugen.errors import DiffugenError
 
 _NO_LABELS = ("classes.txt",)
-"""Text files that labelling tools leave among the labels."""
+"""Text files that labelling tools leave among the label files."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a ``data.yaml`` says.
+    """The contents of a ``data.yaml``.
 
     Attributes:
         file: The ``data.yaml``.
-        class_names: From class number to name.
-        roots: Where the paths in it may begin, the likeliest first.
-        parts: From ``train``, ``val`` or ``test`` to its image folders and list files, as they are written.
+        class_names: Class name of each class number.
+        roots: Folders that its paths may be relative to, the likeliest first.
+        parts: For each split, its image folders and list files as written.
     """
 
     file: Path
@@ -37,28 +37,26 @@ class Layout:
     parts: Mapping[str, tuple[str, ...]]
 
     def images(self, split: str | None = None) -> list[tuple[str, Path]]:
-        """Return name and path of each image of a split, or of all splits, each image once, in the order of
-        the paths.
+        """Return name and path of the images of a split, or of all splits, sorted by path without repeats.
 
-        The name is the file's without its ending; of an image in a sub-folder, with the folders in front of
-        it.
+        The name is the file name without its suffix, prefixed by the sub-folders of the image, if any.
 
         Raises:
-            DiffugenError: If there is no such split, a folder or file that it names is missing, a label file
-                belongs to no image, or there are no images at all.
+            DiffugenError: The split does not exist, one of its folders or files is missing, a label file has
+                no image, or there are no images.
         """
         if split is not None and split not in self.parts:
             raise DiffugenError(f"{self.file} has no split {split!r}; it has {', '.join(self.parts)}")
-        found: dict[Path, str] = {}
+        names: dict[Path, str] = {}
         for part in [part for name in ([split] if split else self.parts) for part in self.parts[name]]:
             for image, name in _named(self._resolve(part)):
-                found.setdefault(image, name)
-        if not found:
+                names.setdefault(image, name)
+        if not names:
             where = ", ".join(part for parts in self.parts.values() for part in parts)
             raise DiffugenError(
-                f"{self.file}: no images in {where}; image files end in {', '.join(IMAGE_SUFFIXES)}"
+                f"{self.file}: no images in {where}; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
             )
-        return [(name, image) for image, name in sorted(found.items())]
+        return [(name, image) for image, name in sorted(names.items())]
 
     def _resolve(self, part: str) -> Path:
         tried: list[Path] = [path for root in self.roots for path in candidates(root, part)]
@@ -66,19 +64,19 @@ class Layout:
             if path.exists():
                 return path.absolute()
         places = ", ".join(str(path) for path in dict.fromkeys(tried))
-        raise DiffugenError(f"{self.file} names {part!r}, which does not exist; looked for {places}")
+        raise DiffugenError(f"{self.file} names {part!r}, which does not exist; tried {places}")
 
 
 def read_layout(dataset: Path) -> Layout:
     """Read the ``data.yaml`` of a set.
 
     Args:
-        dataset: The set's folder, or its ``data.yaml``. ``path`` in it may be absolute, relative to the file
-            or to the working folder, or absent; where nothing is found below it, as when the set was moved,
-            the file's folder counts.
+        dataset: Folder of the set, or its ``data.yaml``. ``path`` in it may be absolute, relative to the file
+            or to the working directory, or absent. If nothing exists below it, for example because the set
+            was moved, the folder of the file is used.
 
     Raises:
-        DiffugenError: If there is no such file, or it lacks class names or splits.
+        DiffugenError: There is no such file, or it lacks class names or splits.
     """
     file, about = read_about(dataset)
     names = _class_names(file, about.get("names"))
@@ -92,10 +90,10 @@ def read_layout(dataset: Path) -> Layout:
 
 
 def read_about(dataset: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the path and the content of a set's ``data.yaml``.
+    """Return the path and the content of the ``data.yaml`` of a set.
 
     Raises:
-        DiffugenError: If there is none, or it is no YAML mapping.
+        DiffugenError: There is none, or it is not a YAML mapping.
     """
     file = dataset / "data.yaml" if dataset.is_dir() else dataset
     try:
@@ -107,24 +105,22 @@ def read_about(dataset: Path) -> tuple[Path, dict[str, Any]]:
             f"({reason}){_nearby(dataset)}"
         ) from error
     if not isinstance(about, dict):
-        raise DiffugenError(f"{file} is no dataset: expected a mapping with 'train', 'val' and 'names'")
+        raise DiffugenError(f"{file} is not a dataset: expected a mapping with 'train', 'val' and 'names'")
     return file, about
 
 
 def candidates(root: Path, part: str) -> Iterator[Path]:
-    """Yield where a path of ``data.yaml`` can lie: below the root, and without ``../`` in front, as exporters
-    write it.
-    """
+    """Yield the possible locations of a path in ``data.yaml``; some exporters put ``../`` in front of it."""
     yield root / part
     if part.startswith("../"):
         yield root / part[3:]
 
 
 def list_images(entry: Path) -> list[Path]:
-    """Return the image files below a folder, hidden ones apart, or those that a list file names, sorted.
+    """Return the image files below a folder, except hidden ones, or those in a list file, sorted.
 
     Raises:
-        DiffugenError: If ``entry`` is a file that cannot be read as a list, or the list names a missing file.
+        DiffugenError: ``entry`` is a file that cannot be read as a list, or the list names a missing file.
     """
     if entry.is_dir():
         return sorted(path for path in entry.rglob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -142,33 +138,32 @@ def list_images(entry: Path) -> list[Path]:
 
 
 def label_of(image: Path) -> Path:
-    """Return where an image's label file lies: where the last folder ``images`` of its path is ``labels``, or
-    beside it.
+    """Return the path of an image's label file.
+
+    It lies in ``labels`` where the image lies in ``images``; without such a folder, next to the image.
     """
     return (_swapped(image, "labels") or image).with_suffix(".txt")
 
 
-def exact_of(image: Path) -> Path | None:
-    """Return where `diffugen.dataset.yolo.write_yolo` keeps the exact objects of an image; None outside such
-    a set.
-    """
+def sidecar_of(image: Path) -> Path | None:
+    """Return the path of the sidecar file that `write_yolo` keeps for an image; None in other layouts."""
     swapped = _swapped(image, "instances")
     return swapped.with_suffix(".json") if swapped else None
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return a list of one, unless the value is a list."""
+    """Return the value if it is a list, else a list of it."""
     return value if isinstance(value, list) else [value]
 
 
 def _swapped(image: Path, folder: str) -> Path | None:
-    """The path with another name for its last folder ``images``; None if it has none."""
+    """Return the path with its last folder ``images`` renamed; None if it has no such folder."""
     before, found, after = str(image).rpartition(f"{os.sep}images{os.sep}")
     return Path(f"{before}{os.sep}{folder}{os.sep}{after}") if found else None
 
 
 def _named(entry: Path) -> Iterator[tuple[Path, str]]:
-    """The images of a folder or list file with their names."""
+    """Yield the images of a folder or list file with their names."""
     images = list_images(entry)
     base = entry
     if entry.is_dir():
@@ -180,16 +175,14 @@ def _named(entry: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _check_labels(folder: Path, images: Sequence[Path]) -> None:
-    """Check that each label file belongs to an image; where they lie among the images, text files can be
-    anything.
-    """
+    """Check that each label file has an image; among the images, text files may be anything."""
     labels = label_of(folder / "any").parent
     if labels == folder or not labels.is_dir():
         return
     known = {label_of(image) for image in images}
     for label in sorted(labels.rglob("[!.]*.txt")):
         if label not in known and label.name not in _NO_LABELS:
-            raise DiffugenError(f"{label} has no image in {folder}; remove it or put its image there")
+            raise DiffugenError(f"{label} has no image in {folder}; remove it or add its image")
 
 
 def _class_names(file: Path, names: Any) -> dict[int, str]:
@@ -208,7 +201,7 @@ def _class_names(file: Path, names: Any) -> dict[int, str]:
 
 
 def _nearby(dataset: Path) -> str:
-    """A hint at what the folder holds instead."""
+    """Return a hint at dataset files in the folder, if there are any."""
     if not dataset.is_dir():
         return ""
     others = sorted([*dataset.glob("*.y*ml"), *dataset.glob("*.json"), *dataset.glob("annotations/*.json")])

@@ -1,4 +1,4 @@
-"""COCO's form: ours comes back exactly and pleases pycocotools; that of others is read by the book."""
+"""COCO datasets: ours round-trip exactly and load in pycocotools; those of other tools are read correctly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLASSES = ["traffic cone", "car"]
 SQUARE = [10, 6, 30, 6, 30, 18, 10, 18]
 
 
-def test_our_set_comes_back_exactly(tmp_path: Path) -> None:
+def test_our_set_round_trips_exactly(tmp_path: Path) -> None:
     annotations = write_coco(tmp_path / "set", {"train": varied()[:4], "test": varied()[4:]}, CLASSES)
     assert sorted(path.name for path in annotations.iterdir()) == [
         "instances_test.json",
@@ -36,7 +36,7 @@ def test_our_set_comes_back_exactly(tmp_path: Path) -> None:
     assert not list((tmp_path / "set").glob("*.json")) + list(tmp_path.glob(".*"))
 
 
-def test_rings_and_pieces_of_classes_in_other_scripts_come_back_exactly(tmp_path: Path) -> None:
+def test_holes_pieces_and_non_latin_names_round_trip_exactly(tmp_path: Path) -> None:
     ring, pieces = box_mask((3, 2, 30, 20), holes=((6, 5, 10, 9),)), box_mask((0, 0, 1, 24), (39, 3, 40, 9))
     items = [
         item("Flügel 1", ("Flügel 琴", ring | box_mask((7, 6, 9, 8)), 1 / 7), ("grand piano", pieces, 0.0)),
@@ -49,7 +49,7 @@ def test_rings_and_pieces_of_classes_in_other_scripts_come_back_exactly(tmp_path
     assert_equal_items(list(read_coco(folder / "instances_test.json")), items[1:])
 
 
-def test_pycocotools_reads_what_we_write(tmp_path: Path) -> None:
+def test_pycocotools_reads_our_set(tmp_path: Path) -> None:
     file = write_coco(tmp_path / "set", {"val": varied()}, CLASSES) / "instances_val.json"
     with redirect_stdout(io.StringIO()):
         reference = COCO(str(file))
@@ -78,7 +78,7 @@ def test_same_items_give_the_same_bytes(tmp_path: Path) -> None:
     assert len(first) == 7
 
 
-def broken_off() -> Iterator[Item]:
+def failing_items() -> Iterator[Item]:
     yield item("a")
     raise DiffugenError("no more")
 
@@ -86,7 +86,7 @@ def broken_off() -> Iterator[Item]:
 @pytest.mark.parametrize(
     ("splits", "classes", "message"),
     [
-        ({}, ["car"], "at least one; got none"),
+        ({}, ["car"], "splits are train, val, test; .* not none"),
         ({"train": [], "training": []}, ["car"], "splits are train, val, test"),
         ({"train": []}, ["car"], "at least one image"),
         ({"train": [item("a")]}, [], "class names"),
@@ -96,16 +96,18 @@ def broken_off() -> Iterator[Item]:
             "labels of 'car', not among",
         ),
         ({"train": [item("a")], "val": [item("a")]}, ["car"], "'a' occurs twice"),
-        ({"train": broken_off()}, ["car"], "no more"),
+        ({"train": failing_items()}, ["car"], "no more"),
     ],
 )
-def test_mistakes_leave_nothing_behind(tmp_path: Path, splits: Any, classes: list[str], message: str) -> None:
+def test_a_failed_call_leaves_nothing_behind(
+    tmp_path: Path, splits: Any, classes: list[str], message: str
+) -> None:
     with pytest.raises(DiffugenError, match=message):
         write_coco(tmp_path / "set", splits, classes)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set/mine.txt").touch()
     with pytest.raises(StoreError, match="in use"):
@@ -116,7 +118,7 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
 def theirs(
     folder: Path, *annotations: dict[str, Any], at: str = "instances_val2017.json", **changes: Any
 ) -> Path:
-    """A set as others write it: images 7, with all annotations, and 3, with none, beside the JSON."""
+    """A set as other tools write it: image 7 with all annotations and image 3 with none, next to the JSON."""
     for name, size_wh in (("one.png", (WIDTH, HEIGHT)), ("two.png", (HEIGHT, WIDTH))):
         Image.new("RGB", size_wh, (200, 100, 50)).save(folder / name)
     about = {
@@ -161,7 +163,7 @@ RING = box_mask((3, 0, 30, 24), holes=((6, 5, 10, 9),))
         ({"bbox": [30.4, -3, 20, 12]}, box_mask((30, 0, 40, 9))),
     ],
 )
-def test_masks_of_others(tmp_path: Path, annotation: dict[str, Any], mask: np.ndarray) -> None:
+def test_masks_of_other_tools(tmp_path: Path, annotation: dict[str, Any], mask: np.ndarray) -> None:
     items = list(read_coco(theirs(tmp_path, annotation)))
     assert [(name, found.size_wh, len(found)) for name, _, found in items] == [
         ("one", (WIDTH, HEIGHT), 1),
@@ -173,7 +175,7 @@ def test_masks_of_others(tmp_path: Path, annotation: dict[str, Any], mask: np.nd
     assert found.scores.tolist() == [1.0]
 
 
-def test_polygons_are_filled_as_coco_does(tmp_path: Path) -> None:
+def test_polygons_are_filled_as_by_pycocotools(tmp_path: Path) -> None:
     random = np.random.default_rng(5)
     rings = [(random.random(2 * count) * ([WIDTH, HEIGHT] * count)).tolist() for count in (3, 4, 7, 12)]
     found = next(iter(read_coco(theirs(tmp_path, *({"segmentation": [ring]} for ring in rings)))))[2]
@@ -212,7 +214,7 @@ def test_images_are_found_in_the_usual_places(tmp_path: Path, at: str, images: s
     assert [name for name, _, _ in read_coco(file)] == ["one", "two"]
 
 
-def test_images_can_be_named(tmp_path: Path) -> None:
+def test_the_images_folder_can_be_given(tmp_path: Path) -> None:
     file = theirs(tmp_path, at="notes/labels.json")
     away = tmp_path / "far/away"
     away.mkdir(parents=True)
@@ -225,13 +227,13 @@ def test_images_can_be_named(tmp_path: Path) -> None:
         next(items)
 
 
-def test_terms_that_are_not_ours_are_left_alone(tmp_path: Path) -> None:
+def test_terms_of_other_tools_are_ignored(tmp_path: Path) -> None:
     others = [{"segmentation": [SQUARE], "terms": terms} for terms in ("of use", {"license": "free"}, None)]
     found = next(iter(read_coco(theirs(tmp_path, *others))))[2]
     assert found.terms == ({}, {}, {})
 
 
-def test_sub_folders_are_part_of_the_name(tmp_path: Path) -> None:
+def test_sub_folders_become_part_of_the_name(tmp_path: Path) -> None:
     file = theirs(tmp_path, images=[{"id": 7, "file_name": "day/one.png"}])
     (tmp_path / "day").mkdir()
     (tmp_path / "one.png").rename(tmp_path / "day/one.png")
@@ -241,42 +243,45 @@ def test_sub_folders_are_part_of_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ({}, r"annotation 90 \(number 1\) is no mask: neither 'segmentation' nor 'bbox'"),
-        ({"segmentation": [[1, 2, 3, 4]]}, r"annotation 90 \(number 1\) is no mask: a polygon of 4 numbers"),
-        ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "a polygon of 7 numbers"),
-        ({"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "something that is no number"),
-        ({"segmentation": [[[1, 2], [3, 4], [5, 6]]]}, "a polygon of 6 numbers"),
-        ({"segmentation": "x"}, "is no mask"),
-        ({"segmentation": 7}, "is no mask"),
+        ({}, r"annotation 90 \(number 1\) has no valid mask: neither 'segmentation' nor 'bbox'"),
+        (
+            {"segmentation": [[1, 2, 3, 4]]},
+            r"annotation 90 \(number 1\) has no valid mask: a polygon has 4 numbers",
+        ),
+        ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "a polygon has 7 numbers"),
+        ({"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "a value that is not a number"),
+        ({"segmentation": [[[1, 2], [3, 4], [5, 6]]]}, "a polygon has 6 numbers"),
+        ({"segmentation": "x"}, "has no valid mask"),
+        ({"segmentation": 7}, "has no valid mask"),
         ({"segmentation": [[50, 2, 53, 4, 55, 6]]}, "lies outside the image of 40 x 24 px"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "no run-length encoding with 'size' and 'counts'"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "not a run-length encoding with 'size' and 'counts'"),
         (
             {"segmentation": {"size": [WIDTH, HEIGHT], "counts": [960]}},
             r"size \(h, w\) = \[40, 24\] in an image of \[24, 40\]",
         ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [900]}},
-            "run lengths that cover 900 of 960 px",
+            "run lengths cover 900 of 960 px",
         ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [970, -10]}},
-            "run lengths that cover 960 of 960 px",
+            "a run length is -10; expected 0 or more",
         ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": shapes.encode(RING)["counts"][:-3]}},
-            "cut off|run lengths",
+            "truncated|run lengths",
         ),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "a b"}}, "the letter ' ' in 'counts'"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "a b"}}, "invalid character ' ' in 'counts'"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": ""}}, "cover 0 of 960 px"),
-        ({"bbox": [1, 2, 0, 4]}, "is no mask: a box of 0 x 4 px"),
-        ({"bbox": [1, 2, 3]}, "is no mask"),
-        ({"bbox": None, "segmentation": None}, "is no mask: neither"),
-        ({"bbox": [1, 2, float("nan"), 4]}, "is no mask"),
+        ({"bbox": [1, 2, 0, 4]}, "has no valid mask: a box of 0 x 4 px has no area"),
+        ({"bbox": [1, 2, 3]}, "has no valid mask"),
+        ({"bbox": None, "segmentation": None}, "has no valid mask: neither"),
+        ({"bbox": [1, 2, float("nan"), 4]}, "has no valid mask"),
         ({"segmentation": [SQUARE], "score": 1.5}, r"has the score 1\.5; expected a number in \[0, 1\]"),
         ({"segmentation": [SQUARE], "score": "high"}, "has the score 'high'"),
     ],
 )
-def test_broken_annotations_are_named(tmp_path: Path, annotation: dict[str, Any], message: str) -> None:
+def test_errors_name_an_invalid_annotation(tmp_path: Path, annotation: dict[str, Any], message: str) -> None:
     with pytest.raises(DiffugenError, match=message):
         list(read_coco(theirs(tmp_path, annotation)))
 
@@ -301,9 +306,9 @@ IMAGE = {"id": 7, "file_name": "one.png", "width": WIDTH, "height": HEIGHT}
     [
         (lambda folder: folder / "none.json", r"cannot read .*none\.json as a COCO JSON"),
         (text("{'a': 1}"), "cannot read .* as a COCO JSON"),
-        (text("[1, 2]"), "has no list 'images', 'annotations', 'categories'"),
-        (changed(annotations=None), "is no COCO instances JSON: it has no list 'annotations'"),
-        (changed(images={"7": IMAGE}), "it has no list 'images'"),
+        (text("[1, 2]"), "missing lists: 'images', 'annotations', 'categories'"),
+        (changed(annotations=None), "is not a COCO instances JSON: missing lists: 'annotations'"),
+        (changed(images={"7": IMAGE}), "missing lists: 'images'"),
         (changed(images=[]), "has 0 images and 2 categories"),
         (changed(categories=[]), "has 2 images and 0 categories"),
         (changed(images=[IMAGE, {"id": 3}]), "number 2 of 'images' lacks 'file_name'"),
@@ -328,6 +333,6 @@ IMAGE = {"id": 7, "file_name": "one.png", "width": WIDTH, "height": HEIGHT}
         ),
     ],
 )
-def test_broken_files_are_named(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
+def test_errors_name_an_invalid_file(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
     with pytest.raises(DiffugenError, match=message):
         list(read_coco(make(tmp_path)))

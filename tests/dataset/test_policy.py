@@ -1,4 +1,4 @@
-"""What an image trains with, row by row, and which prompts validate."""
+"""The labels an image is trained with, row by row, and which families are used for validation."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ REJECT = Decision("image", "reject", None, "ann")
 @pytest.mark.parametrize(
     ("attention", "model", "decision", "options", "origin", "objects"),
     [
-        # A person decided: nothing else counts.
+        # A person decided, so nothing else matters.
         (CAR, SEEN_CAR, EDITED, {}, "human", ["truck"]),
         (CAR, None, EDITED, {"min_score": 1.0}, "human", ["truck"]),
         (CAR, SEEN_CAR, EMPTY, {"trust": "model"}, "human", []),
         (CAR, SEEN_CAR, REJECT, {"trust": "model"}, "rejected", None),
-        # One attention label below the least score takes the whole image out.
+        # A single attention label below the minimum score excludes the image.
         (CAR_AND_CONE, SEEN_BOTH, None, {"min_score": 0.65}, "low_score", None),
         (CAR_AND_CONE, None, None, {"min_score": 0.65}, "low_score", None),
         (CAR_AND_CONE, NOTHING, None, {"min_score": 0.65, "trust": "model"}, "low_score", None),
         (CAR_AND_CONE, SEEN_BOTH, None, {"min_score": 0.6}, "agreed", ["car", "cone"]),
-        # No detector has looked.
+        # No detector has predicted on the image.
         (CAR_AND_CONE, None, None, {}, "attention", ["car", "cone"]),
         (NOTHING, None, None, {}, "unlabelled", None),
         (NOTHING, None, None, {"trust": "attention"}, "unlabelled", None),
-        # Neither sees anything.
+        # Neither side has labels.
         (NOTHING, NOTHING, None, {}, "negative", []),
         (NOTHING, UNSURE, None, {}, "negative", []),
-        # Both agree on everything.
+        # Both sides agree on everything.
         (CAR_AND_CONE, SEEN_BOTH, None, {}, "agreed", ["car", "cone"]),
         (CAR, UNSURE, None, {"confidence": 0.2}, "agreed", ["car"]),
         (CAR, labels(*[("car", LEFT_SHIFTED, 0.9), ("cone", RIGHT, 0.1)]), None, {}, "agreed", ["car"]),
-        # They disagree: overlooked, spurious, swapped, badly located.
+        # The sides disagree: overlooked, spurious, swapped, badly located.
         (CAR, SEEN_BOTH, None, {}, "disagreement", None),
         (CAR_AND_CONE, SEEN_CAR, None, {}, "disagreement", None),
         (CAR, labels(("truck", LEFT, 0.9)), None, {}, "disagreement", None),
@@ -79,7 +79,7 @@ REJECT = Decision("image", "reject", None, "ann")
         (CAR, labels(("car", LEFT_FAR, 0.9)), None, {"good_iou": 0.2}, "agreed", ["car"]),
         (CAR, UNSURE, None, {}, "disagreement", None),
         (NOTHING, SEEN_CAR, None, {}, "disagreement", None),
-        # They disagree, and one side is trusted: all of its labels, and none of the other's.
+        # The sides disagree and one is trusted: all of its labels are used, and none of the other side's.
         (CAR_AND_CONE, SEEN_CAR, None, {"trust": "attention"}, "attention", ["car", "cone"]),
         (CAR_AND_CONE, SEEN_CAR, None, {"trust": "model"}, "model", ["car"]),
         (CAR, SEEN_BOTH, None, {"trust": "model"}, "model", ["cone", "car"]),
@@ -87,7 +87,7 @@ REJECT = Decision("image", "reject", None, "ann")
         (NOTHING, SEEN_CAR, None, {"trust": "attention"}, "attention", []),
     ],
 )
-def test_what_an_image_trains_with(
+def test_training_labels_follow_the_table(
     attention: Instances,
     model: Instances | None,
     decision: Decision | None,
@@ -121,7 +121,7 @@ def test_agreed_labels_have_the_chosen_mask_and_the_attention_score(
     assert_equal_instances(found.instances, labels(("car", box, 0.6), ("cone", RIGHT, 0.7)))
 
 
-def test_labels_of_one_side_are_taken_as_they_are() -> None:
+def test_labels_of_one_side_are_used_unchanged() -> None:
     assert training_labels("image", CAR, None, None).instances is CAR
     trusted = training_labels("image", CAR, SEEN_BOTH, None, trust="model", mask="attention").instances
     assert trusted is not None
@@ -129,7 +129,7 @@ def test_labels_of_one_side_are_taken_as_they_are() -> None:
 
 
 def test_no_image_is_half_labelled() -> None:
-    """Over all pairs of label sets: all objects of a side or, agreed, as many as each side has; or none."""
+    """For all pairs of label sets: all objects of one side, all pairs if they agree, or none."""
     sides = [
         NOTHING,
         CAR,
@@ -157,7 +157,7 @@ def test_no_image_is_half_labelled() -> None:
                 found.instances, attention if found.origin in ("attention", "negative") else model
             )  # type: ignore[arg-type]
         if trust == "none" and found.origin == "model":
-            pytest.fail("labels of the model without trust in it")
+            pytest.fail("model labels are used although the model is not trusted")
     assert seen == {"agreed", "attention", "model", "negative", "unlabelled", "disagreement"}
 
 
@@ -166,13 +166,13 @@ def test_no_image_is_half_labelled() -> None:
     [
         ({"mask": "both"}, "mask is 'both'; expected one of model, attention, union, intersection"),
         ({"trust": "all"}, "trust is 'all'; expected one of none, attention, model"),
-        ({"min_score": 1.5}, r"min_score is 1\.5; it must lie between 0 and 1"),
+        ({"min_score": 1.5}, r"min_score is 1\.5; it must be in \[0, 1\]"),
         ({"confidence": -0.1}, r"confidence is -0\.1"),
         ({"min_iou": 0.6}, r"min_iou \(0\.6\) is above good_iou"),
         ({"model": Instances((HEIGHT, WIDTH), (), (), np.zeros(0))}, "40 x 24 and 24 x 40"),
     ],
 )
-def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
+def test_errors_name_an_invalid_option(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DiffugenError, match=message):
         training_labels("image", **{"attention": CAR, "model": SEEN_CAR, "decision": None, **options})
 
@@ -187,27 +187,29 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
         ("guess", CAR, None),
     ],
 )
-def test_training_labels_are_whole(
+def test_training_labels_are_either_used_or_left_out(
     origin: str | None, instances: Instances | None, reason: str | None
 ) -> None:
     assert all(TrainingLabels(known, CAR) for known in ORIGINS)
     assert all(TrainingLabels(None, None, known) for known in LEFT_OUT)
-    with pytest.raises(ValueError, match="trains or is left out"):
+    with pytest.raises(ValueError, match="either used or left out"):
         TrainingLabels(origin, instances, reason)
 
 
-PROMPTS = [f"prompt-{number}" for number in range(2000)]
+FAMILIES = [f"prompt-{number}" for number in range(2000)]
 
 
-def test_about_the_wanted_part_validates() -> None:
+def test_validation_gets_about_the_requested_fraction() -> None:
     for val_frac in (0.1, 0.2, 0.5):
-        assert len(split_by_family(PROMPTS, val_frac, 0)) / len(PROMPTS) == pytest.approx(val_frac, abs=0.03)
-    first, second = split_by_family(PROMPTS, 0.2, 0), split_by_family(PROMPTS, 0.2, 1)
-    assert len(first & second) / len(PROMPTS) == pytest.approx(0.04, abs=0.02)
+        assert len(split_by_family(FAMILIES, val_frac, 0)) / len(FAMILIES) == pytest.approx(
+            val_frac, abs=0.03
+        )
+    first, second = split_by_family(FAMILIES, 0.2, 0), split_by_family(FAMILIES, 0.2, 1)
+    assert len(first & second) / len(FAMILIES) == pytest.approx(0.04, abs=0.02)
 
 
 def test_the_split_is_the_same_on_every_machine() -> None:
-    assert [number for number in range(30) if in_validation(PROMPTS[number], 0.2, 7)] == [
+    assert [number for number in range(30) if in_validation(FAMILIES[number], 0.2, 7)] == [
         1,
         6,
         8,
@@ -218,8 +220,8 @@ def test_the_split_is_the_same_on_every_machine() -> None:
     ]
 
 
-def test_a_larger_part_keeps_who_validates_already() -> None:
-    assert split_by_family(PROMPTS, 0.1, 3) < split_by_family(PROMPTS, 0.3, 3)
+def test_a_larger_fraction_keeps_the_validation_families_of_a_smaller_one() -> None:
+    assert split_by_family(FAMILIES, 0.1, 3) < split_by_family(FAMILIES, 0.3, 3)
 
 
 @given(
@@ -228,7 +230,7 @@ def test_a_larger_part_keeps_who_validates_already() -> None:
     st.floats(0.001, 0.999),
     st.integers(0, 2**63 - 1),
 )
-def test_prompts_never_change_sides(ids: list[str], earlier: int, val_frac: float, seed: int) -> None:
+def test_families_never_change_splits(ids: list[str], earlier: int, val_frac: float, seed: int) -> None:
     before, after = split_by_family(ids[:earlier], val_frac, seed), split_by_family(ids, val_frac, seed)
     assert before == after & set(ids[:earlier])
     assert after <= set(ids)
@@ -237,15 +239,15 @@ def test_prompts_never_change_sides(ids: list[str], earlier: int, val_frac: floa
         assert set(ids) - after
 
 
-def test_no_validation_where_none_is_wanted() -> None:
-    assert split_by_family(PROMPTS, 0, 0) == set()
-    assert split_by_family(PROMPTS[:1], 0.5, 0) == set()
+def test_there_is_no_validation_without_a_fraction_or_a_second_family() -> None:
+    assert split_by_family(FAMILIES, 0, 0) == set()
+    assert split_by_family(FAMILIES[:1], 0.5, 0) == set()
     assert split_by_family([], 0.5, 0) == set()
 
 
 @pytest.mark.parametrize("val_frac", [-0.1, 1, 1.5, float("nan")])
-def test_impossible_parts_are_named(val_frac: float) -> None:
-    with pytest.raises(DiffugenError, match="the validation part must lie in"):
+def test_an_invalid_fraction_is_named(val_frac: float) -> None:
+    with pytest.raises(DiffugenError, match=r"val_frac is .*it must be in \[0, 1\)"):
         in_validation("prompt", val_frac, 0)
-    with pytest.raises(DiffugenError, match="the validation part must lie in"):
+    with pytest.raises(DiffugenError, match=r"val_frac is .*it must be in \[0, 1\)"):
         split_by_family([], val_frac, 0)

@@ -1,5 +1,4 @@
-"""Labelled sets read back: ours exactly, those of others by the book, every broken piece named with file and
-line."""
+"""Reading labelled sets: ours exactly, those of other tools correctly, every mistake with file and line."""
 
 from __future__ import annotations
 
@@ -42,7 +41,7 @@ def theirs(
     rows: str | None = "0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75",
     about: str = "train: images\nnames: [car, truck]",
 ) -> Path:
-    """A set as others write it: one image."""
+    """A set as other tools write it, with one image."""
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     Image.new("RGB", (WIDTH, HEIGHT), (200, 100, 50)).save(folder / "images/one.png")
@@ -57,7 +56,7 @@ def only(folder: Path) -> Item:
     return single
 
 
-def test_our_set_comes_back_exactly(tmp_path: Path) -> None:
+def test_our_set_round_trips_exactly(tmp_path: Path) -> None:
     folder = ours(tmp_path)
     assert_equal_items(list(read_yolo(folder)), varied())
     assert_equal_items(list(read_yolo(folder / "data.yaml", "val")), varied()[4:])
@@ -65,7 +64,7 @@ def test_our_set_comes_back_exactly(tmp_path: Path) -> None:
     assert_equal_items(list(read_yolo(moved, "train")), varied()[:4])
 
 
-def test_rings_and_pieces_of_classes_in_other_scripts_come_back_exactly(tmp_path: Path) -> None:
+def test_holes_pieces_and_non_latin_names_round_trip_exactly(tmp_path: Path) -> None:
     ring, pieces = box_mask((3, 2, 30, 20), holes=((6, 5, 10, 9),)), box_mask((0, 0, 1, 24), (39, 3, 40, 9))
     items = [
         item("Flügel 1", ("Flügel 琴", ring | box_mask((7, 6, 9, 8)), 1 / 7), ("grand piano", pieces, 0.0)),
@@ -77,7 +76,7 @@ def test_rings_and_pieces_of_classes_in_other_scripts_come_back_exactly(tmp_path
     assert_equal_items([*read_yolo(folder, "train"), *read_yolo(folder, "test")], items)
 
 
-def test_without_the_kept_objects_only_scores_are_lost(tmp_path: Path) -> None:
+def test_without_sidecar_files_only_scores_are_lost(tmp_path: Path) -> None:
     folder = ours(tmp_path)
     for file in folder.rglob("*.json"):
         file.unlink()
@@ -89,7 +88,7 @@ def test_without_the_kept_objects_only_scores_are_lost(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.booleans(), min_size=54, max_size=54), st.sampled_from([1, 9, 19]))
-def test_text_alone_holds_holes_and_pieces(bits: list[bool], enlarged: int) -> None:
+def test_label_text_alone_keeps_holes_and_pieces(bits: list[bool], enlarged: int) -> None:
     cells = np.array([*bits[:53], True]).reshape(6, 9)
     mask = np.pad(np.kron(cells, np.ones((3 * enlarged, 3 * enlarged))), ((2, 0), (0, 5))) > 0
     size_wh = (mask.shape[1], mask.shape[0])
@@ -97,7 +96,7 @@ def test_text_alone_holds_holes_and_pieces(bits: list[bool], enlarged: int) -> N
     assert (shapes.decode(rle_from_rings([written * size_wh], size_wh)) == mask).all()
 
 
-def test_an_edited_row_wins_over_the_kept_object(tmp_path: Path) -> None:
+def test_an_edited_row_wins_over_the_sidecar(tmp_path: Path) -> None:
     folder = ours(tmp_path)
     label = folder / "labels/train/a-ring.txt"
     ring, pieces, dot = label.read_text().splitlines()
@@ -109,10 +108,10 @@ def test_an_edited_row_wins_over_the_kept_object(tmp_path: Path) -> None:
     assert found.rles[:2] == (written.rles[2], written.rles[0])
     assert (shapes.decode(found.rles[2]) == box_mask((10, 6, 20, 18))).all()
     assert found.scores.tolist() == [0.0, 0.75, 1.0]
-    assert pieces  # its row is gone, and with it the object
+    assert pieces  # this row was removed, and so was its object
 
 
-def test_kept_masks_do_not_outlive_the_image_size(tmp_path: Path) -> None:
+def test_exact_masks_are_dropped_when_the_image_size_changes(tmp_path: Path) -> None:
     folder = ours(tmp_path)
     image = folder / "images/train/a-ring.png"
     Image.open(image).resize((2 * WIDTH, 2 * HEIGHT)).save(image)
@@ -124,7 +123,7 @@ def test_kept_masks_do_not_outlive_the_image_size(tmp_path: Path) -> None:
     assert (drawn & double).sum() / (drawn | double).sum() > 0.97
 
 
-def test_a_renamed_class_needs_data_yaml_only(tmp_path: Path) -> None:
+def test_a_class_is_renamed_in_data_yaml_alone(tmp_path: Path) -> None:
     folder = ours(tmp_path)
     file = folder / "data.yaml"
     file.write_text(file.read_text().replace("traffic cone", "pylon"))
@@ -147,7 +146,7 @@ def test_a_renamed_class_needs_data_yaml_only(tmp_path: Path) -> None:
         (None, []),
     ],
 )
-def test_rows_of_others(
+def test_rows_of_other_tools(
     tmp_path: Path, rows: str | None, boxes: list[tuple[str, tuple[int, int, int, int]]]
 ) -> None:
     name, rgb, found = only(theirs(tmp_path / "set", rows))
@@ -160,7 +159,7 @@ def test_rows_of_others(
     assert (found.scores == 1).all()
 
 
-def test_a_row_without_area_is_the_pixels_that_it_runs_through(tmp_path: Path) -> None:
+def test_a_row_without_area_gives_the_pixels_that_it_crosses(tmp_path: Path) -> None:
     found = only(theirs(tmp_path / "set", "0 0.25 0.5 0.75 0.5 0.75 0.5"))[2]
     assert (shapes.decode(found.rles[0]) == box_mask((10, 12, 31, 13))).all()
 
@@ -203,7 +202,7 @@ def beside(folder: Path) -> None:
         ("val: .\nnames: [car]", beside, "one"),
     ],
 )
-def test_layouts_of_others(
+def test_layouts_of_other_tools(
     tmp_path: Path, about: str, change: Callable[[Path], None] | None, name: str
 ) -> None:
     folder = theirs(tmp_path / "set", about=about.format(folder=tmp_path / "set"))
@@ -214,16 +213,16 @@ def test_layouts_of_others(
     assert instances.class_names == ("car",)
 
 
-def test_an_image_of_two_splits_comes_once(tmp_path: Path) -> None:
+def test_an_image_in_two_splits_is_read_once(tmp_path: Path) -> None:
     folder = theirs(tmp_path / "set", about="train: images\nval: images\nnames: [car]")
     assert len(list(read_yolo(folder))) == 1
 
 
-def test_greyscale_and_turned_images_are_rgb_and_upright(tmp_path: Path) -> None:
+def test_greyscale_and_rotated_images_are_read_as_upright_rgb(tmp_path: Path) -> None:
     folder = theirs(tmp_path / "set")
     turned = Image.new("L", (HEIGHT, WIDTH), 90)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     (folder / "images/one.png").unlink()
     turned.save(folder / "images/one.jpg", exif=exif)
     _, rgb, found = only(folder)
@@ -254,11 +253,11 @@ SQUARE = "0 0.2 0.2 0.8 0.2 0.8 0.8"
         ("0 0.2 0.2 0.8 0.2 0.8 0.8 0.1", "line 1: expected .* at least three points"),
         ("0 0.2", "line 1: expected"),
         ("0", "line 1: expected"),
-        (f"\n\n2{SQUARE[1:]}", r"one\.txt, line 3: class number 2; data\.yaml names 0 to 1"),
+        (f"\n\n2{SQUARE[1:]}", r"one\.txt, line 3: class number 2 is not in data\.yaml, which has 0 to 1"),
         (f"-1{SQUARE[1:]}", "line 1: class number -1"),
         (f"0.5{SQUARE[1:]}", r"line 1: class number 0\.5"),
         (f"nan{SQUARE[1:]}", "line 1: class number nan"),
-        ("0 0.2 0.2 1.02 0.2 0.8 0.8", r"line 1: coordinate 1\.02; expected parts"),
+        ("0 0.2 0.2 1.02 0.2 0.8 0.8", r"line 1: coordinate 1\.02; expected values in \[0, 1\]"),
         ("0 0.2 -0.3 0.8 0.2 0.8 0.8", r"line 1: coordinate -0\.3"),
         ("0 0.2 nan 0.8 0.2 0.8 0.8", "line 1: coordinate nan"),
         ("0 16 12 8 6", "line 1: coordinate 16"),
@@ -266,7 +265,7 @@ SQUARE = "0 0.2 0.2 0.8 0.2 0.8 0.8"
         ("0 0.2\x00", "line 1: expected"),
     ],
 )
-def test_broken_rows_are_named(tmp_path: Path, rows: str, message: str) -> None:
+def test_errors_name_an_invalid_row(tmp_path: Path, rows: str, message: str) -> None:
     with pytest.raises(DiffugenError, match=message):
         only(theirs(tmp_path / "set", rows))
 
@@ -299,15 +298,18 @@ def cut_image(folder: Path) -> None:
         (write("data.yaml", "names: [car]"), "names no images; expected one of the keys train, val, test"),
         (
             write("data.yaml", "train: pictures\nnames: [car]"),
-            "names 'pictures', which does not exist; looked for",
+            "names 'pictures', which does not exist; tried",
         ),
-        (write("data.yaml", "train: labels\nnames: [car]"), "no images in labels; image files end in .png"),
+        (
+            write("data.yaml", "train: labels\nnames: [car]"),
+            "no images in labels; expected files ending in .png",
+        ),
         (write("data.yaml", "train: list.txt\nnames: [car]"), r"'list\.txt', which does not exist"),
         (write("data.yaml", "train: labels/one.txt\nnames: [car]"), r"one\.txt, line 1: no image "),
         (write("data.yaml", "train: images/one.png\nnames: [car]"), "cannot read the list of images"),
         (
             write("labels/two.txt", SQUARE),
-            r"two\.txt has no image in .*images; remove it or put its image there",
+            r"two\.txt has no image in .*images; remove it or add its image",
         ),
         (write("labels/one.txt", b"\xff\xfe\xfa"), r"cannot read the labels .*one\.txt"),
         (write("images/one.png", "no pixels"), r"cannot read the image .*one\.png"),
@@ -315,7 +317,9 @@ def cut_image(folder: Path) -> None:
         (cut_image, r"cannot read the image .*one\.png"),
     ],
 )
-def test_broken_sets_are_named(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
+def test_errors_name_the_broken_part_of_a_set(
+    tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
     folder = theirs(tmp_path / "set")
     (folder / "labels/classes.txt").write_text("car\ntruck\n")
     (folder / "labels/._one.txt").write_bytes(b"\x00")
@@ -326,12 +330,12 @@ def test_broken_sets_are_named(tmp_path: Path, change: Callable[[Path], None], m
         list(read_yolo(folder))
 
 
-def test_unknown_split_is_named(tmp_path: Path) -> None:
+def test_an_unknown_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(DiffugenError, match="has no split 'test'; it has train, val"):
         read_yolo(ours(tmp_path), "test")
 
 
-KEPT = {"row": "0", "segmentation": {"size": [HEIGHT, WIDTH], "counts": "0"}, "score": 0.5}
+ENTRY = {"row": "0", "segmentation": {"size": [HEIGHT, WIDTH], "counts": "0"}, "score": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -341,16 +345,17 @@ KEPT = {"row": "0", "segmentation": {"size": [HEIGHT, WIDTH], "counts": "0"}, "s
         "{}x",
         json.dumps([1]),
         json.dumps([{"row": "0"}]),
-        json.dumps([{**KEPT, "score": 2}]),
-        json.dumps([KEPT]),
-        json.dumps([{**KEPT, "segmentation": {"size": [HEIGHT, WIDTH], "counts": "~~~"}}]),
+        json.dumps([{**ENTRY, "score": 2}]),
+        json.dumps([ENTRY]),
+        json.dumps([{**ENTRY, "segmentation": {"size": [HEIGHT, WIDTH], "counts": "~~~"}}]),
     ],
 )
-def test_damaged_kept_objects_are_named(tmp_path: Path, content: str) -> None:
+def test_a_damaged_sidecar_is_named(tmp_path: Path, content: str) -> None:
     folder = ours(tmp_path)
     (folder / "instances/train/a-ring.json").write_text(content)
     with pytest.raises(
-        DiffugenError, match=r"a-ring\.json does not hold the exact objects .*remove it to read the label"
+        DiffugenError,
+        match=r"a-ring\.json does not contain valid exact objects .*remove it to read the label",
     ):
         list(read_yolo(folder))
 
@@ -369,7 +374,7 @@ def test_truth_has_the_classes_of_the_run(tmp_path: Path) -> None:
     assert read_truth(tmp_path / "set/data.yaml", CLASSES, split="train").images == 4
 
 
-def test_truth_of_a_set_is_test_before_val_before_train(tmp_path: Path) -> None:
+def test_truth_prefers_test_to_val_to_train(tmp_path: Path) -> None:
     splits = {"train": [item("a")], "val": [item("b")], "test": [item("c"), item("d")]}
     write_yolo(tmp_path / "all", splits, ["car"])
     assert read_truth(tmp_path / "all", ["car"]).name == "all/test"
@@ -393,8 +398,10 @@ def test_truth_can_be_a_coco_json(tmp_path: Path) -> None:
         read_truth(tmp_path / "set", ["car"])
 
 
-def test_no_truth_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DiffugenError, match=r"no truth at .*nowhere: expected a folder with data\.yaml"):
+def test_a_missing_truth_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        DiffugenError, match=r"no labelled set at .*nowhere: expected a YOLO-seg folder, its data\.yaml, or"
+    ):
         read_truth(tmp_path / "nowhere", ["car"])
 
 
@@ -411,21 +418,22 @@ def test_no_truth_is_named(tmp_path: Path) -> None:
         (["car", "CAR"], ["Car", "car"], {"car": "car", "CAR": "Car"}),
     ],
 )
-def test_classes_that_match(theirs: list[str], ours: list[str], expected: dict[str, str]) -> None:
+def test_classes_match_despite_case_and_separators(
+    theirs: list[str], ours: list[str], expected: dict[str, str]
+) -> None:
     assert matching_classes(theirs, ours, "set") == expected
 
 
-def test_no_class_in_common_lists_both_sides() -> None:
+def test_without_a_common_class_both_sides_are_listed() -> None:
     with pytest.raises(DiffugenError) as error:
         matching_classes(["grand pianos", "sky"], ["grand piano", "car"], "street")
     assert str(error.value) == (
         "street labels none of the run's classes: it has 'grand pianos', 'sky', the run has 'grand piano', "
-        "'car'; "
-        "'grand piano' looks like 'grand pianos'; use one name for a class in both"
+        "'car'; 'grand piano' looks like 'grand pianos'; use the same class names in both"
     )
 
 
-def test_twins_keep_their_own_scores(tmp_path: Path) -> None:
+def test_equal_masks_keep_their_own_scores(tmp_path: Path) -> None:
     folder = ours(tmp_path)
     found = list(read_yolo(folder))[2][2]
     assert_equal_instances(found, varied()[2][2])

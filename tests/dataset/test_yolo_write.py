@@ -1,4 +1,4 @@
-"""Training sets on disk: lossless polygons, whole or absent, every mistake named."""
+"""YOLO training sets on disk: lossless polygons, complete or absent, with every mistake named."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_polygon_keeps_holes() -> None:
     assert (filled(yolo_polygon(shapes.encode(mask))) == mask).all()
 
 
-def test_polygon_joins_pieces_by_lines_one_pixel_wide() -> None:
+def test_polygon_joins_pieces_with_lines_one_pixel_wide() -> None:
     mask = box_mask((2, 3, 8, 9), (20, 4, 26, 10), (30, 18, 38, 22))
     drawn = filled(yolo_polygon(shapes.encode(mask)))
     assert drawn[mask].all()
@@ -46,7 +46,7 @@ def test_polygon_keeps_a_piece_inside_a_hole() -> None:
     assert (drawn & ~mask).sum() <= 8
 
 
-def test_polygon_spans_the_whole_border_pixels() -> None:
+def test_polygon_includes_the_whole_border_pixels() -> None:
     ring = yolo_polygon(shapes.encode(box_mask((5, 4, 15, 9))))
     assert ring.min(axis=0) == pytest.approx([5, 4], abs=0.2)
     assert ring.max(axis=0) == pytest.approx([15, 9], abs=0.2)
@@ -54,7 +54,7 @@ def test_polygon_spans_the_whole_border_pixels() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_polygon_of_any_mask_covers_it(data: st.DataObject) -> None:
+def test_polygon_covers_any_mask(data: st.DataObject) -> None:
     bits = data.draw(st.lists(st.booleans(), min_size=54, max_size=54))
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[3:21, 5:32] = np.kron(np.array(bits).reshape(6, 9), np.ones((3, 3))) > 0
@@ -63,7 +63,7 @@ def test_polygon_of_any_mask_covers_it(data: st.DataObject) -> None:
     assert len(ring) or not mask.any()
 
 
-def test_writes_the_whole_set(tmp_path: Path) -> None:
+def test_a_set_has_images_labels_exact_objects_and_data_yaml(tmp_path: Path) -> None:
     cone, car = box_mask((2, 2, 10, 12)), box_mask((12, 5, 35, 20))
     splits = {
         "train": [item("a", ("car", car, 0.75), ("traffic cone", cone, 0.5)), item("empty")],
@@ -89,12 +89,12 @@ def test_writes_the_whole_set(tmp_path: Path) -> None:
     assert find_yolo(tmp_path / "set") == file.resolve()
 
 
-def test_single_pixel_is_still_a_polygon_row(tmp_path: Path) -> None:
+def test_a_single_pixel_becomes_a_polygon_row(tmp_path: Path) -> None:
     write_yolo(tmp_path / "set", {"train": [item("dot", ("car", box_mask((7, 5, 8, 6)), 1.0))]}, ["car"])
     assert len((tmp_path / "set/labels/train/dot.txt").read_text().split()) >= 7
 
 
-def test_without_val_it_validates_on_train(tmp_path: Path) -> None:
+def test_without_val_the_train_split_validates(tmp_path: Path) -> None:
     file = write_yolo(tmp_path / "set", {"train": [item("a", ("car", box_mask((2, 2, 9, 9)), 1.0))]}, ["car"])
     assert yaml.safe_load(file.read_text())["val"] == "images/train"
 
@@ -109,7 +109,7 @@ CAR = ("car", box_mask((2, 2, 9, 9)), 1.0)
         ({"train": [], "training": []}, ["car"], "splits are train, val, test"),
         ({"train": []}, ["car"], "at least one image"),
         ({"train": [item("a", CAR)]}, [], "class names"),
-        ({"train": [item("a", CAR)]}, ["car", "car"], "each once"),
+        ({"train": [item("a", CAR)]}, ["car", "car"], "without repeats"),
         ({"train": [item("a", CAR)]}, ["truck"], "labels of 'car', not among the classes truck"),
         ({"train": [item("a", CAR)], "val": [item("a")]}, ["car"], "'a' occurs twice"),
         ({"train": [item("../a", CAR)]}, ["car"], "cannot be the name"),
@@ -120,7 +120,7 @@ CAR = ("car", box_mask((2, 2, 9, 9)), 1.0)
         ),
     ],
 )
-def test_mistakes_leave_nothing_behind(
+def test_a_failed_call_leaves_nothing_behind(
     tmp_path: Path, splits: object, classes: list[str], message: str
 ) -> None:
     with pytest.raises(DiffugenError, match=message):
@@ -128,7 +128,7 @@ def test_mistakes_leave_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     splits = {"train": [item("a", CAR)]}
     file = write_yolo(tmp_path / "set", splits, ["car"])
     before = file.stat().st_mtime_ns
@@ -137,11 +137,11 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     assert file.stat().st_mtime_ns == before
 
 
-def test_find_names_what_is_missing(tmp_path: Path) -> None:
+def test_find_yolo_names_the_missing_part(tmp_path: Path) -> None:
     with pytest.raises(DiffugenError, match="no dataset at"):
         find_yolo(tmp_path / "nowhere")
     file = write_yolo(tmp_path / "set", {"train": [item("empty")]}, ["car"])
-    with pytest.raises(DiffugenError, match="1 training images none has a labelled object"):
+    with pytest.raises(DiffugenError, match="none of its 1 training images has a labelled object"):
         find_yolo(file)
     file.write_text("train: images/train\nval: images/val\nnames: {0: car}\n")
     with pytest.raises(DiffugenError, match=r"do not exist: .*images/val"):
@@ -161,10 +161,10 @@ def test_same_items_give_the_same_bytes(tmp_path: Path) -> None:
         for name in ("one", "two")
     )
     assert first == second
-    assert len(first) == 6 + 6 + 5 + 1  # images, labels, instances of all but the empty one, data.yaml
+    assert len(first) == 6 + 6 + 5 + 1  # images, labels, instances except for the empty image, data.yaml
 
 
-def test_each_item_is_written_before_the_next_is_asked_for(tmp_path: Path) -> None:
+def test_each_item_is_written_before_the_next_is_requested(tmp_path: Path) -> None:
     def watched() -> Iterator[Item]:
         for number in range(3):
             assert len(list(tmp_path.rglob("*.png"))) == number
@@ -173,7 +173,7 @@ def test_each_item_is_written_before_the_next_is_asked_for(tmp_path: Path) -> No
     write_yolo(tmp_path / "set", {"train": watched()}, ["car"])
 
 
-def test_find_takes_the_lists_and_paths_that_others_write(tmp_path: Path) -> None:
+def test_find_yolo_accepts_list_files_and_paths_of_other_tools(tmp_path: Path) -> None:
     write_yolo(tmp_path / "set", {"train": [item("a", CAR)]}, ["car"])
     file = tmp_path / "set/data.yaml"
     (tmp_path / "set/train.txt").write_text("./images/train/a.png\n")

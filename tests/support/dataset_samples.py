@@ -1,4 +1,4 @@
-"""Small labelled images for the tests of datasets; none is square."""
+"""Small labelled images for dataset tests; none is square."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def item(
 
 
 def varied() -> list[Item]:
-    """Rings, two pieces, equal outlines, a single pixel, score terms, no objects, and three sizes."""
+    """Holes, several pieces, two equal masks, a single pixel, score terms, no objects, three image sizes."""
     ring = box_mask((3, 2, 30, 20), holes=((6, 5, 10, 9), (15, 8, 25, 17)))
     pieces = box_mask((2, 3, 8, 9), (20, 4, 26, 10), (30, 18, 38, 22))
     dot = box_mask((7, 5, 8, 6))

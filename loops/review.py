@@ -1,5 +1,4 @@
-"""A review session on a run that exists: relabel by its best detector, compare, look, learn from the
-decisions.
+"""A review session on an existing run: relabel with its best detector, compare, review, report.
 
     diffugen loops run review --run runs/pianos --review fiftyone --wait
 
@@ -8,52 +7,21 @@ Nothing is generated or trained; the next bootstrap or improve command trains on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from diffugen.config.sections import Config
-from diffugen.report.write import write_report
-from diffugen.run.rounds import Watch, promoted
-from diffugen.run.store import RunStore
-from diffugen.stages.relabel import attention_method, compare_stage, relabel_stage
-from diffugen.stages.review import review_stage
+from diffugen import stages
+from diffugen.config import Config
+from diffugen.report import write_report
+from diffugen.run import Run
 
 
-def main(
-    config: Config,
-    store: RunStore,
-    *,
-    rounds: int,
-    review: Mapping[str, Any],
-    watch: Watch,
-    tell: Callable[[int], None],
-) -> Path:
-    """Hold the session; the arguments are those of bootstrap.py, of which ``rounds`` and ``tell`` are not
-    needed.
-    """
-    last = max(store.summary()["rounds"], default=0)
-    detector = promoted(store, last + 1, config.detector.checkpoint)
-    with watch("relabel", "image") as on_progress:
-        relabel_stage(
-            store,
-            detector,
-            on_progress,
-            device=config.detector.device,
-            image_size=config.detector.image_size,
-            confidence=config.detector.confidence,
-            refine=config.labels.refine,
-            round=last,
-            class_names=list(config.prompts.classes),
-            class_map=config.detector.class_map,
-        )
-    with watch("compare", "image") as on_progress:
-        compare_stage(
-            store,
-            attention_method(store),
-            on_progress,
-            class_names=list(config.prompts.classes),
-            **dict(config.disagreement),
-        )
-    review_stage(store, round=last, **review)
-    return write_report(store)
+def main(config: Config, run: Run) -> Path:
+    """Hold the session and return the page of the run's report."""
+    session = run.newest_round(redo=True, keep=False)
+    detector = session.latest_detector(default=config.detector.checkpoint)
+    labelling = session.tuned_labelling(default=config.labelling)
+
+    stages.relabel(session, detector, labelling, config.detector)
+    stages.compare(session, stages.newest_method(run.store), config.disagreement)
+    stages.review(session, config.review)
+    return write_report(run.store)

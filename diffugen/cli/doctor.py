@@ -1,4 +1,4 @@
-"""What is installed here, which device would be used, and what each missing piece costs.
+"""The command that shows what is installed, which device would be used, and what each missing piece costs.
 
 Looks at package metadata; imports torch only to ask for its devices.
 """
@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import typer
+
+from diffugen.cli.output import console, table
+
 PACKAGES = (
     ("torch", "diffusion", "generating and training; about 6 GB with CUDA"),
     ("diffusers", "diffusion", "generating images; 10 MB"),
@@ -19,14 +23,18 @@ PACKAGES = (
     ("ultralytics", "yolo", "YOLOv8-seg detectors (AGPL-3.0); 5 MB"),
     ("optuna", "tune", "tuning score weights and thresholds; 10 MB"),
     ("fiftyone", "review", "review sessions in the FiftyOne App; about 300 MB"),
-    ("daam", "daam", "the reference attention backend; install it with: pip install --no-deps daam==0.2.0"),
+    (
+        "daam",
+        "daam",
+        "the reference attention backend; install it with: pip install --no-deps daam==0.2.0",
+    ),
 )
-"""Package, the extra that brings it, and what it is for with its size on disk."""
+"""Package, the extra that installs it, and what it is for with its size on disk."""
 
 MINIATURE = (
     ("diffusion", "the embedded diffusion model"),
     ("detector", "the embedded base detector"),
-    ("oracle", "the embedded yardstick"),
+    ("oracle", "the embedded segmenter that measurements are compared with"),
 )
 
 
@@ -39,8 +47,22 @@ class Piece:
     note: str
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(doctor)
+
+
+def doctor() -> None:
+    """Show what is installed and what is missing, with the device that will be used and the cost of each
+    missing piece."""
+    shown = table("piece", "state", "what it is for, or how to get it")
+    for piece in examine():
+        shown.add_row(piece.name, piece.state, piece.note)
+    console().print(shown)
+
+
 def examine() -> Iterator[Piece]:
-    """Yield what there is and what is missing."""
+    """Yield what is installed and what is missing."""
     import platform
 
     yield Piece("python", platform.python_version(), platform.platform(terse=True))
@@ -48,7 +70,7 @@ def examine() -> Iterator[Piece]:
         try:
             yield Piece(package, version(package), purpose)
         except PackageNotFoundError:
-            yield Piece(package, "missing", f"{purpose}; pip install 'diffugen[{extra}]'")
+            yield Piece(package, "missing", f"{purpose}; pip install 'diffugen\\[{extra}]'")
     yield _device()
     weights = Path(__file__).parents[1] / "miniature" / "weights"
     for folder, purpose in MINIATURE:
@@ -61,7 +83,7 @@ def examine() -> Iterator[Piece]:
         )
     free = shutil.disk_usage(Path.cwd()).free
     yield Piece(
-        "disk here", f"{free / 1e9:.0f} GB free", "a 512x512 image with its heat maps takes about 1 MB"
+        "free disk space", f"{free / 1e9:.0f} GB", "a 512x512 image with its heat maps takes about 1 MB"
     )
 
 
@@ -75,6 +97,5 @@ def _device() -> Piece:
         return Piece("device", "cuda", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     if torch.backends.mps.is_available():
         return Piece("device", "mps", "Apple GPU")
-    return Piece(
-        "device", "cpu", f"{torch.get_num_threads()} threads; real models want a GPU, the miniature does not"
-    )
+    threads = torch.get_num_threads()
+    return Piece("device", "cpu", f"{threads} threads; real models need a GPU, the miniature does not")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffugen.cli.shared import console, progress
+from diffugen.cli.output import progress, say
 from diffugen.errors import DiffugenError
 
 if TYPE_CHECKING:
@@ -20,10 +20,13 @@ SAMPLE_PROMPTS = ("a photo of a {}", "a photo of a {} on a road")
 SAMPLE_SEEDS = 4
 SAMPLE_STEPS = 20
 NEUTRAL_HINT = (
-    "the captions said nothing but {token}, so it also means what all images share, such as their "
-    "background: it may show "
-    "up in images, and heat maps of {token} may point at it. To keep it out, name it: --template 'a photo of "
-    "a {{}} in a room'"
+    "The captions said nothing but {token}, so it also means what all images share, such as their background: it may show "
+    "up in images, and heat maps of {token} may point at it. To keep it out, name it: "
+    "--template 'a photo of a {{}} in a room'"
+)
+SETTINGS_HELP = (
+    "A training setting: vectors=1, steps=500, learning_rate=0.001, batch_size=4, flip=true, seed=0, guidance_scale=3.0 "
+    "(of the sample pictures), device=auto, dtype=float32. May be repeated."
 )
 
 
@@ -31,62 +34,49 @@ def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
         epilog="Examples:  diffugen invert --token '<grand-piano>' --images photos --init piano   |   "
-        "diffugen invert --token '<grand-piano>' --images photos --init piano "
-        "--template 'a photo of a {} in a room' --model /models/sd15 --dtype bfloat16 --steps 2000"
+        "diffugen invert --token '<grand-piano>' --images photos --init piano --template 'a photo of a {} in a room' "
+        "--model /models/sd15 --set dtype=bfloat16 --set steps=2000"
     )(invert)
 
 
 def invert(
     token: Annotated[str, typer.Option("--token", help="The new word, e.g. '<grand-piano>'.")],
-    images: Annotated[
-        Path, typer.Option("--images", help="Folder with 3 to 8 images of what it shall mean.")
-    ],
+    images: Annotated[Path, typer.Option("--images", help="Folder with 3 to 8 images of what it means.")],
     init: Annotated[str, typer.Option("--init", help="A word that the model knows, where learning starts.")],
-    vectors: Annotated[
-        int, typer.Option(help="Vectors of the token: more hold more detail and obey prompts less.")
-    ] = 1,
     model: Annotated[
         str, typer.Option(help="The miniature, or a Stable Diffusion 1.x or 2.x model.")
     ] = "miniature",
     template: Annotated[
         list[str] | None,
         typer.Option(
-            help="A caption with {} for the token; may be repeated. Say what all images share and the token "
-            "shall not "
-            "mean, such as the room they were taken in. Neutral captions if not given."
+            help="A caption with {} for the token. May be repeated. Name what all images share and the token should not "
+            "mean, such as the room they were taken in. Default: neutral captions."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps in all; give more to learn on.")] = 500,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
-    batch_size: Annotated[int, typer.Option(help="Images a step; fewer need less memory.")] = 4,
-    flip: Annotated[
-        bool, typer.Option(help="Mirror half of the images; not where left and right matter.")
-    ] = True,
-    seed: Annotated[int, typer.Option(help="Decides all that is random.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="The file to write; embeddings/<token>.safetensors if not given.")
+        Path | None, typer.Option(help="The file to write. Default: embeddings/<token>.safetensors.")
     ] = None,
     sample: Annotated[
-        list[str] | None, typer.Option(help="A prompt with {} of the sample pictures; may be repeated.")
+        list[str] | None, typer.Option(help="A prompt with {} for the sample pictures. May be repeated.")
     ] = None,
-    guidance_scale: Annotated[float, typer.Option(help="Guidance of the sample pictures.")] = 3.0,
-    device: Annotated[str, typer.Option(help="Torch device; auto takes the fastest there is.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, or bfloat16: half the memory.")] = "float32",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SETTINGS_HELP)] = None,
 ) -> None:
-    """Learn a new word from a few images (textual inversion). Given again after an interruption, it goes
-    on.
-    """
+    """Learn a new word from a few images (textual inversion). After an interruption, the same command
+    continues."""
+    from diffugen.config.load import load_section
+    from diffugen.config.sections import InversionSettings
     from diffugen.diffusion.inversion import load_embeddings
     from diffugen.diffusion.inversion_train import TEMPLATES, train_inversion
     from diffugen.diffusion.pipelines import load_pipeline
 
+    settings = load_section(InversionSettings, set_ or ())
     prompts = tuple(sample or SAMPLE_PROMPTS)
     if wrong := [text for text in prompts if "{}" not in text]:
         raise DiffugenError(f"a sample prompt needs {{}} where the token stands; got {wrong[0]!r}")
     name = re.sub(r"[^\w.-]+", "-", token).strip("-.") or "token"
     target = out or Path("embeddings") / f"{name}.safetensors"
     photos = read_images(images)
-    pipeline = load_pipeline(model, device=device, dtype=dtype)
+    pipeline = load_pipeline(model, device=settings.device, dtype=settings.dtype)
     with progress("learning", "step") as on_progress:
         train_inversion(
             pipeline,
@@ -94,34 +84,26 @@ def invert(
             token=token,
             init=init,
             out=target,
-            vectors=vectors,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=lr,
-            seed=seed,
+            vectors=settings.vectors,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            seed=settings.seed,
             templates=template or TEMPLATES,
-            flip=flip,
+            flip=settings.flip,
             on_progress=on_progress,
         )
     with progress("drawing", "picture") as on_progress:
-        before = _samples(pipeline, prompts, init, guidance_scale, on_progress, 0)
+        before = _samples(pipeline, prompts, init, settings.guidance_scale, on_progress, 0)
         load_embeddings(pipeline, [target])
-        after = _samples(pipeline, prompts, token, guidance_scale, on_progress, len(prompts))
+        after = _samples(pipeline, prompts, token, settings.guidance_scale, on_progress, len(prompts))
     sheet = _draw(target.with_suffix(".png"), prompts, {init: before, token: after})
-    shown = console()
-    shown.print(
-        f"learned {token} from {len(photos)} images: {target}\nbefore and after: {sheet}",
-        soft_wrap=True,
-        markup=False,
-    )
+    say(f"learned {token} from {len(photos)} images: {target}\nbefore and after: {sheet}")
     if not template:
-        shown.print(NEUTRAL_HINT.format(token=token), soft_wrap=True, markup=False)
-    shown.print(
-        f"use it: put {token} into a class's phrases (prompts.classes), and the file into the "
-        "configuration:\n"
-        f"  diffusion:\n    embeddings: [{target}]",
-        soft_wrap=True,
-        markup=False,
+        say(NEUTRAL_HINT.format(token=token))
+    say(
+        f"Use it: add {token} to a class's phrases (prompts.classes), and the file to the configuration:\n"
+        f"  diffusion:\n    embeddings: [{target}]"
     )
 
 

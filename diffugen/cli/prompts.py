@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffugen.cli.shared import ConfigArgument, SetOption, console, table
+from diffugen.cli.output import console, table
+from diffugen.cli.shared import ConfigArgument, SetOption
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from diffugen.config.sections import Config
+    from diffugen.config import Config, Task
     from diffugen.prompts.sampling import Values
-    from diffugen.prompts.tasks import Task
     from diffugen.records import Prompt
 
 
@@ -44,13 +44,13 @@ def prompts(
     """Show a configuration's prompts. Names the words that are traced, and how evenly values and their pairs
     are covered.
     """
-    from diffugen.config.load import load_config
+    from diffugen.config import load_config
     from diffugen.prompts.tasks import plan_tasks, task_prompts
 
     settings = load_config(config, set_ or ())
-    tasks = plan_tasks(settings.dump()["tasks"])
+    tasks = plan_tasks(settings.tasks)
     made = {
-        task.name: task_prompts(task, tasks, dict(settings.prompts), settings.seed)
+        task.step: task_prompts(task, tasks, settings.prompts, settings.seed)
         for task in tasks
         if task.task == "txt2img"
     }
@@ -60,11 +60,11 @@ def prompts(
     out = console()
     for task in tasks:
         if len(tasks) > 1:
-            out.print(f"[bold]{task.name}[/bold]")
-        if task.name in made:
-            _show_prompts(out, made[task.name], limit)
-            _show_coverage(out, made[task.name], _values(settings, task))
-            out.print(f"{len(made[task.name])} prompts")
+            out.print(f"[bold]{task.step}[/bold]")
+        if task.step in made:
+            _show_prompts(out, made[task.step], limit)
+            _show_coverage(out, made[task.step], _values(settings, task))
+            out.print(f"{len(made[task.step])} prompts")
         else:
             _show_dependent(out, task)
         if task is not tasks[-1]:
@@ -142,7 +142,7 @@ def _document(
 
     every = [(name, prompt) for name, some in made.items() for prompt in some]
     together = [prompt for _, prompt in every]
-    values = _values(settings, *(task for task in tasks if task.name in made))
+    values = _values(settings, *(task for task in tasks if task.step in made))
     return {
         "name": settings.name,
         "seed": settings.seed,
@@ -166,12 +166,12 @@ def _document(
         "pair_coverage": [asdict(pair) for pair in pair_coverage(together, values)],
         "tasks": [
             {
-                "name": task.name,
+                "name": task.step,
                 "task": task.task,
                 "source": task.source,
                 "templates": list(task.templates),
                 "attributes": dict(task.attributes),
-                "prompts": len(made[task.name]) if task.name in made else None,
+                "prompts": len(made[task.step]) if task.step in made else None,
             }
             for task in tasks
         ],

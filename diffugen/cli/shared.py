@@ -1,100 +1,108 @@
-"""What the commands share: options, the run and configuration they mean, tables and progress bars."""
+"""What the commands share: options, the configuration and run that a command line means, and new files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffugen.cli.output import progress, say
 from diffugen.errors import DiffugenError, StoreError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from diffugen.config.sections import Config
-    from diffugen.run.store import RunStore
+    from diffugen.config import Config
+    from diffugen.config.files import Option
+    from diffugen.run import Run
 
 ConfigArgument = Annotated[
     str | None,
     typer.Argument(
-        help="A configuration's name (diffugen configs list) or a YAML, JSON or TOML file. "
-        "None: the run's own; for a new run, the miniature."
+        help="Name of a shipped configuration (see: diffugen configs list), or a YAML, JSON or TOML file. "
+        "Default: the run's own; for a new run, the miniature."
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override one value, e.g. --set prompts.count=8. May be repeated."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one value, e.g. --set prompts.count=8. May be repeated.",
     ),
 ]
 RunOption = Annotated[
     Path | None,
-    typer.Option("--run", help="The run's folder; runs/<name of the configuration> if not given."),
+    typer.Option("--run", help="Folder of the run. Default: runs/<name of the configuration>."),
+]
+RoundOption = Annotated[
+    int | None, typer.Option("--round", min=0, help="Number of the round. Default: the newest.")
+]
+CheckpointOption = Annotated[
+    str | None, typer.Option("--checkpoint", help="A detector. Default: the one that the run promoted last.")
 ]
 
-HARMLESS_KEYS = (
-    "diffusion.batch_size",
-    "diffusion.compile",
-    "diffusion.device",
-    "diffusion.offload",
-    "diffusion.vae_slicing",
-    "tasks",
-    "labels",
-    "score",
-    "detector",
-    "disagreement",
-    "dataset.mask",
-    "dataset.trust",
-    "dataset.min_score",
-    "dataset.known",
-    "tune",
-    "loop",
-)
-"""Keys that may change between two calls on the same run: they alter no image, and no prompt changes
-sides."""
 
-
-def settle(config: str | None, overrides: list[str] | None, run: Path | None) -> tuple[Config, Path]:
+def resolve_config(
+    config: str | None, overrides: Sequence[str | Option] | None, run: Path | None
+) -> tuple[Config, Path]:
     """Return the configuration and the run's folder that a command line means.
+
+    Label settings and score weights that the user sets for this command, by an override or by a configuration
+    that differs from the run's, are pinned: they win over what tuning found.
 
     Args:
         config: Name or file of a configuration; None for the run's own, or the default for a new run.
-        overrides: ``key=value`` texts.
-        run: The run's folder, or None.
+        overrides: ``key=value`` texts, and options.
+        run: The run's folder, or None for the default.
     """
-    from diffugen.config.load import kept_config, load_config
+    from diffugen.config import kept_config, load_config
+    from diffugen.run.changes import changed_keys
     from diffugen.run.ledger import LEDGER_NAME
 
     settings = load_config(config, overrides or ())
     folder = run or Path("runs") / settings.name
-    kept = _kept(folder) if config is None and (folder / LEDGER_NAME).is_file() else None
-    return settings if kept is None else kept_config(kept, str(folder / LEDGER_NAME), overrides or ()), folder
+    kept = _kept(folder) if (folder / LEDGER_NAME).is_file() else None
+    if kept is None:
+        return settings, folder
+    if config is None:
+        return kept_config(kept, str(folder / LEDGER_NAME), overrides or ()), folder
+    changed = [key for key in changed_keys(kept, settings.dump()) if key.split(".")[0] in ("labels", "score")]
+    return settings.pin({*settings.labelling.pinned, *changed}), folder
 
 
 def _kept(run: Path) -> dict[str, Any] | None:
-    from diffugen.run.store import RunStore
+    from diffugen.run import RunStore
 
     try:
         with RunStore.open(run, readonly=True) as store:
             return store.config
-    except (
-        StoreError
-    ):  # an older ledger, or one whose making was cut short: opened for writing it is mended, if it can be
+    except StoreError:
+        # An older ledger, or one whose making was cut short: opened for writing it is upgraded, if it can be.
         with RunStore.open(run) as store:
             return store.config
 
 
-def new_or_old_run(folder: Path, settings: Config) -> RunStore:
-    """Open a run for writing, or begin it."""
-    from diffugen.run.store import RunStore
+def open_or_create_run(folder: Path, config: Config) -> Run:
+    """Open a run for writing, or begin it; its stages show progress and print their notices."""
+    from diffugen.run import Run
 
-    return RunStore.create_or_open(folder, config=settings.dump(), ignore_keys=HARMLESS_KEYS)
+    return _printing(Run.open(folder, config, progress=progress))
 
 
-def again(config: str | None, run: Path | None) -> str:
+def open_run(folder: Path, config: Config, readonly: bool = False) -> Run:
+    """Open an existing run; its stages show progress and print their notices."""
+    from diffugen.run import Run
+
+    return _printing(Run.open_existing(folder, config, progress=progress, readonly=readonly))
+
+
+def _printing(run: Run) -> Run:
+    run.notify = say
+    return run
+
+
+def repeat_arguments(config: str | None, run: Path | None) -> str:
     """Return the arguments that name the same configuration and run to the next command."""
     return " ".join([*([config] if config else []), *(["--run", str(run)] if run else [])])
 
@@ -133,58 +141,3 @@ def write_new(target: Path, text: str, command: str) -> None:
         raise DiffugenError(
             f"cannot write {target}: {error.strerror}; name a file in a folder that exists"
         ) from error
-
-
-def console() -> Console:
-    """Return where commands print."""
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def table(*columns: str) -> Any:
-    """Return an empty table."""
-    from rich.table import Table
-
-    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
-
-
-@contextmanager
-def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with rate and time left; a line at the end where the output is no terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console()) as bar:
-        task = bar.add_task(what, total=None, rate="")
-        start: int | None = None
-
-        def on_progress(done: int, total: int) -> None:
-            nonlocal start
-            start = done if start is None else start
-            elapsed = bar.tasks[0].elapsed or 0.0
-            speed = (done - start) / elapsed if elapsed > 0 else 0.0
-            rate = (
-                f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}" if speed > 0 else ""
-            )
-            bar.update(task, completed=done, total=total, rate=rate)
-
-        yield on_progress

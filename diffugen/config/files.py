@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from diffugen.config.mistakes import hint
-from diffugen.errors import ConfigError
+from diffugen.errors import ConfigError, did_you_mean
 
 DEFAULT_CONFIG = "miniature"
 """The configuration that needs no download, used when none is named."""
@@ -39,7 +39,7 @@ def config_path(name: str) -> Path:
             return path
     raise ConfigError(
         [
-            f"{name}: no shipped configuration has this name{hint(name, list_configs())}; there are "
+            f"{name}: no shipped configuration has this name{did_you_mean(name, list_configs())}; there are "
             f"{', '.join(list_configs())}; the name of a file of your own ends in {', '.join(SUFFIXES)}"
         ]
     )
@@ -61,8 +61,10 @@ def find_config(source: str | Path | None) -> Path:
     if path.exists():
         raise ConfigError([f"{path}: expected a file whose name ends in {', '.join(SUFFIXES)}"])
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-    near = hint(path.name, [sibling.name for sibling in siblings if sibling.suffix.lower() in SUFFIXES])
-    near = near or hint(path.stem, list_configs())
+    near = did_you_mean(
+        path.name, [sibling.name for sibling in siblings if sibling.suffix.lower() in SUFFIXES]
+    )
+    near = near or did_you_mean(path.stem, list_configs())
     raise ConfigError([f"{path}: no such file{near}; shipped configurations: {', '.join(list_configs())}"])
 
 
@@ -96,33 +98,41 @@ def read_settings(path: Path, mistakes: list[str]) -> dict[str, Any] | None:
     return {key: value for key, value in settings.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class Option:
+    """A value that an option of its own, such as ``--rounds``, gives to a key.
+
+    Attributes:
+        name: The option, as the user typed it.
+        key: The dotted key.
+        value: The value, taken as it is and not parsed.
+    """
+
+    name: str
+    key: str
+    value: Any
+
+
 def apply_overrides(
-    settings: dict[str, Any], overrides: Sequence[str], mistakes: list[str]
+    settings: dict[str, Any], overrides: Sequence[str | Option], mistakes: list[str]
 ) -> dict[tuple[str, ...], str]:
-    """Write ``key.sub=value`` texts, values parsed as YAML, into the settings.
+    """Write overrides into the settings.
 
     Args:
-        settings: Changed in place; sections that are missing are made.
-        overrides: E.g. ``["diffusion.num_inference_steps=5"]``; a list is given as a whole, ``"size_wh=[96,
-            64]"``.
+        settings: Changed in place; missing sections are created.
+        overrides: Options, and ``key.sub=value`` texts whose values are parsed as YAML, e.g.
+            ``["diffusion.num_inference_steps=5"]``; a list is given as a whole, ``"size_wh=[96, 64]"``.
         mistakes: Gets a line for each override that cannot be read or placed.
 
     Returns:
         For each key that was written, as a path, how a message should call its origin.
     """
     origins: dict[tuple[str, ...], str] = {}
-    for text in overrides:
-        origin = f"--set {text}"
-        key, sign, value = text.partition("=")
-        path = tuple(part.strip() for part in key.split("."))
-        if not sign or not all(path):
-            mistakes.append(f"{origin}: expected key.sub=value, e.g. diffusion.num_inference_steps=20")
+    for override in overrides:
+        read = _read_option(override) if isinstance(override, Option) else _read_text(override, mistakes)
+        if read is None:
             continue
-        try:
-            parsed = _parse(value, ".yaml", origin, mistakes)
-        except (yaml.YAMLError, ValueError) as error:
-            mistakes.append(f"{origin}: the value is {_syntax(error)}")
-            continue
+        path, value, origin = read
         section: Any = settings
         for place, part in enumerate(path[:-1], start=1):
             section = section.setdefault(part, {})
@@ -131,9 +141,32 @@ def apply_overrides(
                 mistakes.append(f"{origin}: {'.'.join(path[:place])} is {given}")
                 break
         else:
-            section[path[-1]] = parsed
+            section[path[-1]] = value
             origins[path] = origin
     return origins
+
+
+_Override = tuple[tuple[str, ...], Any, str]
+
+
+def _read_option(option: Option) -> _Override:
+    return tuple(option.key.split(".")), option.value, option.name
+
+
+def _read_text(text: str, mistakes: list[str]) -> _Override | None:
+    """Return path, value and origin of a ``key.sub=value`` text; None, with a mistake noted, where it is
+    none."""
+    origin = f"--set {text}"
+    key, sign, value = text.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not sign or not all(path):
+        mistakes.append(f"{origin}: expected key.sub=value, e.g. diffusion.num_inference_steps=20")
+        return None
+    try:
+        return path, _parse(value, ".yaml", origin, mistakes), origin
+    except (yaml.YAMLError, ValueError) as error:
+        mistakes.append(f"{origin}: the value is {_syntax(error)}")
+        return None
 
 
 def _folder() -> Path:

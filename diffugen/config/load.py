@@ -9,24 +9,25 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from diffugen.config.files import apply_overrides, find_config, read_settings
+from diffugen.config.files import Option, apply_overrides, find_config, read_settings
 from diffugen.config.mistakes import describe
 from diffugen.config.paper import from_paper, is_paper_format
 from diffugen.config.sections import Config
+from diffugen.config.values import SomeSection
 from diffugen.errors import ConfigError
 
 
-def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(source: str | Path | None = None, overrides: Sequence[str | Option] = ()) -> Config:
     """Read a configuration.
 
     Args:
         source: A YAML, JSON or TOML file, the name of a shipped configuration, or None for ``miniature``. A
             file in the paper's format is translated first; see `diffugen.config.paper`.
-        overrides: ``key.sub=value`` texts that win over the file; values are parsed as YAML. Keys are always
-            DiffuGen's own.
+        overrides: ``key.sub=value`` texts, whose values are parsed as YAML, and options; they win over the
+            file and over tuned values. Keys are always DiffuGen's own.
 
     Returns:
-        The configuration with defaults for what the file leaves out. Nothing is taken over from other files.
+        The configuration, with defaults for what the file leaves out. Nothing is taken from other files.
 
     Raises:
         ConfigError: Every mistake in file and overrides, each with its origin, key, given value and what is
@@ -45,10 +46,10 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         except ConfigError as error:
             mistakes += error.mistakes
             settings = None
-    return _checked(settings, str(path), overrides, mistakes)
+    return _config(settings, str(path), overrides, mistakes)
 
 
-def kept_config(settings: Mapping[str, Any], origin: str, overrides: Sequence[str] = ()) -> Config:
+def kept_config(settings: Mapping[str, Any], origin: str, overrides: Sequence[str | Option] = ()) -> Config:
     """Return a configuration from what a run keeps of it (`Config.dump`).
 
     Args:
@@ -59,12 +60,36 @@ def kept_config(settings: Mapping[str, Any], origin: str, overrides: Sequence[st
     Raises:
         ConfigError: Every mistake.
     """
-    return _checked(json.loads(json.dumps(settings)), origin, overrides, [])
+    return _config(json.loads(json.dumps(settings)), origin, overrides, [])
+
+
+def load_section(kind: type[SomeSection], overrides: Sequence[str | Option]) -> SomeSection:
+    """Return a section of its own, with defaults for what the overrides leave out.
+
+    Raises:
+        ConfigError: Every mistake.
+    """
+    return _checked(kind, {}, "settings", overrides, [])[0]
+
+
+def _config(
+    settings: dict[str, Any] | None,
+    origin: str,
+    overrides: Sequence[str | Option],
+    mistakes: list[str],
+) -> Config:
+    config, keys = _checked(Config, settings, origin, overrides, mistakes)
+    return config.pin(keys)
 
 
 def _checked(
-    settings: dict[str, Any] | None, origin: str, overrides: Sequence[str], mistakes: list[str]
-) -> Config:
+    kind: type[SomeSection],
+    settings: dict[str, Any] | None,
+    origin: str,
+    overrides: Sequence[str | Option],
+    mistakes: list[str],
+) -> tuple[SomeSection, list[str]]:
+    """Return a section of these settings, and the dotted keys that were overridden."""
     understood = settings is not None
     settings = settings or {}
     origins = apply_overrides(settings, overrides, mistakes)
@@ -72,9 +97,9 @@ def _checked(
         try:
             # As JSON, because strict checking takes lists for tuples there, and whole numbers for floats, but
             # no more.
-            config = Config.model_validate_json(json.dumps(settings, default=str))
+            section = kind.model_validate_json(json.dumps(settings, default=str))
         except ValidationError as error:
-            mistakes += describe(error.errors(include_url=False), Config, settings, origin, origins)
+            mistakes += describe(error.errors(include_url=False), kind, settings, origin, origins)
     if mistakes:
         raise ConfigError(mistakes)
-    return config
+    return section, [".".join(path) for path in origins]

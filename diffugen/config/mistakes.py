@@ -7,11 +7,12 @@ is its home.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
+
+from diffugen.errors import did_you_mean
 
 _SHOWN_CHARACTERS = 60
 
@@ -72,7 +73,7 @@ def describe(
             what = f"unknown key{_key_hint([str(part) for part in path], model)}"
         else:
             what = "expected " + " or ".join(_expected(details) for details in alternatives)
-            what += hint(str(first["input"]), re.findall(r"'([^']*)'", what))
+            what += did_you_mean(str(first["input"]), re.findall(r"'([^']*)'", what))
         yield f"{setters[-1] if setters else file}: {key}{value}: {what}"
 
 
@@ -130,13 +131,7 @@ def _key_hint(path: Sequence[str], model: type[Any]) -> str:
     homes = {
         key: f"{name}.{key}" for name, inner in _fields(model).items() if inner for key in _fields(inner)
     }
-    nearest = hint(path[-1], _fields(section))
+    nearest = did_you_mean(path[-1], _fields(section))
     if not nearest and path[-1] in homes:
         nearest = f", did you mean {homes[path[-1]]!r}?"
     return nearest or f"; the keys here are {', '.join(_fields(section))}"
-
-
-def hint(given: str, valid: Iterable[str]) -> str:
-    """Return ``", did you mean 'x'?"`` for the valid name nearest to the given one, or nothing."""
-    near = difflib.get_close_matches(given, list(valid), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from diffugen.config.mistakes import hint, shown
+from diffugen.config.mistakes import shown
+from diffugen.errors import did_you_mean
 from diffugen.records import FIELD
 
 LISTS = {
@@ -76,7 +77,7 @@ def _templates(value: Any) -> Wrong:
                 yield (
                     f"[{place}]",
                     text,
-                    f"fields among {known}, not {{{field}}}{hint(field, LISTS.values())}",
+                    f"fields among {known}, not {{{field}}}{did_you_mean(field, LISTS.values())}",
                 )
         if set("{}") & set(FIELD.sub("", text)):
             yield f"[{place}]", text, "no brace without its partner; fields are written as {object_name}"
@@ -229,7 +230,7 @@ def _key_hint(key: str, known: list[str]) -> str:
     are.
     """
     home = next((path for path in _CHECKS if path.split(".")[-1] == key), None)
-    nearest = f", did you mean {home!r}?" if home else hint(key, known)
+    nearest = f", did you mean {home!r}?" if home else did_you_mean(key, known)
     return nearest or f"; the keys here are {', '.join(known)}"
 
 
@@ -252,7 +253,7 @@ def _class_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:
     mapped, classes = settings.get("dataset_to_model_class_map"), texts_at(settings, "dataset_classes")
     for name in mapped if isinstance(mapped, Mapping) and classes else ():
         if name not in classes:
-            yield f"dataset_to_model_class_map.{name}: expected a class of dataset_classes{hint(name, classes)}"
+            yield f"dataset_to_model_class_map.{name}: expected a class of dataset_classes{did_you_mean(name, classes)}"
 
 
 def _range_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:

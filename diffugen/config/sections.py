@@ -1,43 +1,52 @@
-"""The configuration: frozen sections named after modules, with every mistake of a file in one list.
+"""The configuration: one frozen section for each part of the work, named after what it decides.
 
-The files whose names begin with ``config`` are the only home of pydantic. They know which values are allowed,
-not what they do: loops pass them on as flat arguments. A new section is a class here and a field of `Config`.
+They say which values are allowed, and are the only declaration of each setting; what a setting does is
+explained where it is used. A new section is a class here and a field of `Config`.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
-from diffugen.config.generation import PromptsSection, TaskSection, check_chain
-from diffugen.config.mistakes import hint
-from diffugen.config.values import Device, Name, Radius, Section, SideWH, Text, Weight, some_weight
-from diffugen.records import content_id
+from diffugen.config.generation import PromptSettings, Task, check_chain
+from diffugen.config.labelling import Labelling, LabelSettings, ScoreWeights
+from diffugen.config.values import Device, Name, Section, Share, SideWH, Text
+from diffugen.errors import did_you_mean
+
+ReviewMode = Literal["none", "static", "fiftyone"]
+REVIEW_MODES: tuple[ReviewMode, ...] = get_args(ReviewMode)
+
+MaskChoice = Literal["attention", "model", "union", "intersection"]
+Trust = Literal["none", "attention", "model"]
 
 
-class DiffusionSection(Section):
+class DiffusionSettings(Section):
     """The diffusion model and how it generates.
 
     Attributes:
-        model: ``miniature`` (embedded), or a folder or hub name of a diffusers text-to-image model.
-        device: ``auto`` takes the fastest there is.
+        model: ``miniature`` (embedded), or a folder or Hub name of a diffusers text-to-image model.
+        device: ``auto`` takes the fastest device available.
         dtype: Number format of the weights; ``auto`` follows the device.
         size_wh: Width and height in pixels; None for the model's own.
         num_inference_steps: Denoising steps.
-        guidance_scale: How strictly an image follows its prompt.
+        guidance_scale: How closely an image follows its prompt.
         scheduler: Class name of a diffusers scheduler; None for the model's own.
-        batch_size: Images at a time; None lets the memory decide.
+        batch_size: Images at a time, halved when memory runs out; None for 8.
         attention_backend: Which tracer makes the heat maps.
         offload: What leaves the GPU's memory while it is not needed.
-        vae_slicing: Whether images of a batch are decoded one by one: less memory.
+        vae_slicing: Whether the images of a batch are decoded one by one: less memory.
         vae_tiling: Whether large images are decoded in tiles: less memory, sometimes visible seams.
-        compile: Whether parts of the denoiser are compiled: slow to start, then faster.
-        loras: From a LoRA file or hub name to its weight.
+        compile: Whether parts of the denoiser are compiled: a slow start, then faster.
+        loras: From a LoRA file or Hub name to its weight.
         embeddings: Files of textual-inversion tokens.
         trust_remote_pickle: Whether weights that can run code when they are loaded are accepted.
     """
+
+    RESUMABLE = ("batch_size", "compile", "device", "offload", "vae_slicing")
 
     model: Text = "miniature"
     device: Device = "auto"
@@ -57,110 +66,47 @@ class DiffusionSection(Section):
     trust_remote_pickle: bool = False
 
 
-class LabelsSection(Section):
-    """From heat maps to instances.
-
-    Attributes:
-        method: ``paper`` thresholds each phrase's map by itself; ``compete`` lets phrases compete for pixels
-            first.
-        threshold: ``otsu``, or a part of the way from a map's minimum to its maximum, in (0, 1).
-        refine: ``crf`` moves the edges of masks to where the image's colours change.
-        erode_frac: Radius of the erosion, relative to the square root of the image area, in [0, 0.2).
-        dilate_frac: Radius of the dilation after it, likewise.
-        min_area_frac: Smaller masks, relative to the image area, are dropped.
-        max_area_frac: Larger masks are dropped.
-        instances: ``pieces`` makes each connected component an instance, ``one`` all of a class's mask,
-            ``largest`` its largest component.
-        groups: From a pattern for layer groups (``"up@*"``) to the weight of their maps.
-        step_weights: Weights of the first, middle and last third of the denoising steps.
-        accept: Labels with a lower score, in [0, 1], are dropped.
-    """
-
-    method: Literal["paper", "compete"] = "compete"
-    threshold: Literal["otsu"] | Annotated[float, Field(gt=0, lt=1)] = "otsu"
-    refine: Literal["none", "crf"] = "none"
-    erode_frac: Radius = 0.01
-    dilate_frac: Radius = 0.01
-    min_area_frac: Annotated[float, Field(ge=0, lt=1)] = 0.002
-    max_area_frac: Annotated[float, Field(gt=0, le=1)] = 0.95
-    instances: Literal["pieces", "one", "largest"] = "pieces"
-    groups: Annotated[dict[str, Weight], AfterValidator(some_weight)] = Field(
-        default_factory=lambda: {"*": 1.0}
-    )
-    step_weights: Annotated[tuple[Weight, Weight, Weight], AfterValidator(some_weight)] = (1.0, 1.0, 1.0)
-    accept: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-    @field_validator("max_area_frac")
-    @classmethod
-    def _above_the_smallest(cls, value: float, info: ValidationInfo) -> float:
-        if value <= info.data.get("min_area_frac", 0):
-            raise ValueError(f"more than labels.min_area_frac, which is {info.data['min_area_frac']:g}")
-        return value
-
-
-class ScoreSection(Section):
-    """Weights of the terms of `diffugen.labels.score`; only their ratios matter.
-
-    Attributes:
-        box_size: Weight of a large box.
-        heat_intensity: Weight of a hot mask.
-        contrast: Weight of a mask that is hotter than its surroundings.
-        compactness: Weight of a mask without arms, holes and scattered pieces.
-        margin: Weight of a lead over competing phrases.
-    """
-
-    box_size: Weight = 1.0
-    heat_intensity: Weight = 1.0
-    contrast: Weight = 1.0
-    compactness: Weight = 1.0
-    margin: Weight = 1.0
-
-    @model_validator(mode="after")
-    def _not_all_zero(self) -> ScoreSection:
-        some_weight(self.model_dump())
-        return self
-
-
-class DetectorSection(Section):
+class DetectorSettings(Section):
     """The detector and its training.
 
     Attributes:
-        checkpoint: What the first round starts from: ``miniature`` (embedded), a file, or a folder with
+        checkpoint: Where the first round starts: ``miniature`` (embedded), a file, or a folder with
             ``model.safetensors``.
-        device: ``auto`` takes the fastest there is.
-        image_size: Longer side in pixels that images are scaled to.
+        device: ``auto`` takes the fastest device available.
+        image_size: Longer side in pixels that images are scaled to; None for the size that suits the
+            checkpoint and the images, see `diffugen.detectors.suited_image_size`.
         epochs: Passes over the training images in each round.
-        batch_size: Images a step; None for 16.
+        batch_size: Images per step; None for 16.
         lr0: Initial learning rate; None lets the detector choose.
         freeze: How many layers, counted from the input, keep their weights; None for none.
-        confidence: Instances that the detector is less sure of, in [0, 1], are no model labels.
-        class_map: From a class of the run to the class that a detector knows it as, for detectors that do not
-            know the run's own, e.g. ``{sedan: car}``.
-        extra: Further training arguments of the detector's library, by their own names.
+        confidence: Detections below this confidence, in [0, 1], are ignored.
+        class_map: From a class of the run to the detector's name for it, for detectors that do not know the
+            run's own, e.g. ``{sedan: car}``.
+        extra: Further training arguments of the detector's library, under their own names.
     """
 
     checkpoint: Text = "yolov8n-seg.pt"
     device: Device = "auto"
-    image_size: Annotated[int, Field(ge=64)] = 640
+    image_size: Annotated[int, Field(ge=64)] | None = None
     epochs: Annotated[int, Field(ge=1)] = 30
     batch_size: Annotated[int, Field(ge=1)] | None = None
     lr0: Annotated[float, Field(gt=0)] | None = None
     freeze: Annotated[int, Field(ge=0)] | None = None
-    confidence: Annotated[float, Field(ge=0, le=1)] = 0.25
+    confidence: Share = 0.25
     class_map: dict[str, Text] = Field(default_factory=dict)
     extra: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
-class DisagreementSection(Section):
+class DisagreementSettings(Section):
     """When attention labels and model labels contradict each other.
 
     Attributes:
         min_iou: Below this IoU two instances are not the same object.
-        good_iou: From this IoU on they agree on where it is.
+        good_iou: From this IoU on they agree on its location.
     """
 
-    min_iou: Annotated[float, Field(ge=0, le=1)] = 0.1
-    good_iou: Annotated[float, Field(ge=0, le=1)] = 0.5
+    min_iou: Share = 0.1
+    good_iou: Share = 0.5
 
     @field_validator("good_iou")
     @classmethod
@@ -170,32 +116,50 @@ class DisagreementSection(Section):
         return value
 
 
-class DatasetSection(Section):
+class DatasetSettings(Section):
     """Which labels are trained on.
 
     Attributes:
-        mask: Whose mask an object gets that both sources agree on.
-        trust: Whose labels an image gets on which they disagree; ``none``: it waits for a person.
+        mask: Which mask an object gets when both sources agree on it.
+        trust: Which labels to use on disagreement; ``none`` holds the image for review.
         min_score: Images with an attention label that scores lower, in [0, 1], are not trained on unless a
-            person says so.
-        val_frac: Part of the prompts whose images are held out.
-        known: Labelled images to train on as well (a YOLO-seg folder or COCO file); None for none.
+            person accepts them.
+        val_frac: Fraction of the prompts whose images are held out for validation.
+        known: Further labelled images to train on (a YOLO-seg folder or COCO file); None for none.
     """
 
-    mask: Literal["attention", "model", "union", "intersection"] = "model"
-    trust: Literal["none", "attention", "model"] = "none"
-    min_score: Annotated[float, Field(ge=0, le=1)] = 0.0
+    RESUMABLE = ("mask", "trust", "min_score", "known")
+
+    mask: MaskChoice = "model"
+    trust: Trust = "none"
+    min_score: Share = 0.0
     val_frac: Annotated[float, Field(gt=0, lt=1)] = 0.2
     known: Text | None = None
 
 
-class TuneSection(Section):
+class ReviewSettings(Section):
+    """How a person reviews the images on which attention and model disagree.
+
+    Attributes:
+        mode: ``static`` writes an HTML page, ``fiftyone`` opens the FiftyOne App, ``none`` skips the review.
+        wait: Whether each round waits until the reviewer is done.
+        reviewer: Name that is kept with each decision.
+        port: Port of the FiftyOne App.
+    """
+
+    mode: ReviewMode = "none"
+    wait: bool = False
+    reviewer: Text = "reviewer"
+    port: Annotated[int, Field(ge=1, le=65535)] = 5151
+
+
+class TuneSettings(Section):
     """The search for better label settings and score weights.
 
     Attributes:
         trials: How many settings are tried in a round; 0 for no search.
-        images: At most so many images are looked at.
-        folds: Parts of the evidence that are held out in turn.
+        images: Maximum number of images that are labelled in a trial.
+        folds: Number of parts of the evidence that are held out in turn.
     """
 
     trials: Annotated[int, Field(ge=0)] = 60
@@ -203,19 +167,19 @@ class TuneSection(Section):
     folds: Annotated[int, Field(ge=2)] = 4
 
 
-class LoopSection(Section):
-    """How long the loop goes on, and what it is measured on.
+class LoopSettings(Section):
+    """How long the loop runs, and what it is measured on.
 
     Attributes:
-        rounds: At most so many rounds.
+        rounds: Maximum number of rounds.
         images_per_prompt: Images of each prompt in each round.
-        patience: Stop after so many rounds without a better detector.
+        patience: Stop after this many rounds without a better detector.
         validation: Labelled images (a YOLO-seg folder or COCO file) that decide which detector is better;
-            None: reviewed images, or else images on which attention and detector agree.
-        truth: Labelled images that the report quotes and nothing is decided on: a YOLO-seg folder, a COCO
-            file, or the name of one of the miniature's scene sets; None for no such measurement.
+            None for reviewed images, or else images on which attention and detector agree.
+        truth: Ground truth that the report quotes and that decides nothing: a YOLO-seg folder, a COCO file,
+            or the name of one of the miniature's scene sets; None for no such measurement.
         reference: Whether to train, at the end, the same detector on as many exact labels, to compare with;
-            where the truth is one of the miniature's scene sets.
+            only where the truth is one of the miniature's scene sets.
     """
 
     rounds: Annotated[int, Field(ge=1)] = 3
@@ -224,6 +188,64 @@ class LoopSection(Section):
     validation: Text | None = None
     truth: Text | None = None
     reference: bool = True
+
+
+class InversionSettings(Section):
+    """How a token is learned by textual inversion; not a part of a run's configuration.
+
+    Attributes:
+        vectors: Vectors of the token: more hold more detail and follow the rest of a prompt less.
+        steps: Optimiser steps in all; give more to continue a finished training.
+        learning_rate: Of Adam, constant.
+        batch_size: Images per step; fewer need less memory.
+        flip: Whether half of the images are mirrored; not where left and right matter.
+        seed: Decides everything random.
+        guidance_scale: Guidance of the sample pictures.
+        device: ``auto`` takes the fastest device available.
+        dtype: ``bfloat16`` needs half the memory.
+    """
+
+    vectors: Annotated[int, Field(ge=1)] = 1
+    steps: Annotated[int, Field(ge=1)] = 500
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    flip: bool = True
+    seed: Annotated[int, Field(ge=0)] = 0
+    guidance_scale: Annotated[float, Field(ge=0)] = 3.0
+    device: Device = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Everything that decides which images a round makes.
+
+    Attributes:
+        prompts: What the prompts say.
+        tasks: The steps; empty for ``txt2img`` alone.
+        diffusion: The model and how it generates.
+        images_per_prompt: Images of each prompt.
+        detector_device: Where detectors run that find regions to paint over.
+    """
+
+    prompts: PromptSettings
+    tasks: tuple[Task, ...]
+    diffusion: DiffusionSettings
+    images_per_prompt: int
+    detector_device: str
+
+
+@dataclass(frozen=True)
+class TrainingPolicy:
+    """Which labels a round trains with.
+
+    Attributes:
+        dataset: Whose labels count, and which images are held out.
+        disagreement: When two labels contradict each other.
+    """
+
+    dataset: DatasetSettings
+    disagreement: DisagreementSettings
 
 
 class Config(Section):
@@ -240,40 +262,73 @@ class Config(Section):
         detector: What is trained, and how.
         disagreement: When two labels contradict each other.
         dataset: Which labels are trained on.
+        review: How a person decides.
         tune: How better label settings are searched for.
-        loop: How long it goes on.
+        loop: How long it runs.
     """
+
+    RESUMABLE = ("tasks", "labels", "score", "detector", "disagreement", "review", "tune", "loop")
 
     name: Name = "miniature"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    prompts: PromptsSection
-    tasks: Annotated[tuple[TaskSection, ...], AfterValidator(check_chain)] = ()
-    diffusion: DiffusionSection = Field(default_factory=DiffusionSection)
-    labels: LabelsSection = Field(default_factory=LabelsSection)
-    score: ScoreSection = Field(default_factory=ScoreSection)
-    detector: DetectorSection = Field(default_factory=DetectorSection)
-    disagreement: DisagreementSection = Field(default_factory=DisagreementSection)
-    dataset: DatasetSection = Field(default_factory=DatasetSection)
-    tune: TuneSection = Field(default_factory=TuneSection)
-    loop: LoopSection = Field(default_factory=LoopSection)
+    prompts: PromptSettings
+    tasks: Annotated[tuple[Task, ...], AfterValidator(check_chain)] = ()
+    diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)
+    labels: LabelSettings = Field(default_factory=LabelSettings)
+    score: ScoreWeights = Field(default_factory=ScoreWeights)
+    detector: DetectorSettings = Field(default_factory=DetectorSettings)
+    disagreement: DisagreementSettings = Field(default_factory=DisagreementSettings)
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings)
+    review: ReviewSettings = Field(default_factory=ReviewSettings)
+    tune: TuneSettings = Field(default_factory=TuneSettings)
+    loop: LoopSettings = Field(default_factory=LoopSettings)
+
+    _pinned: frozenset[str] = PrivateAttr(default_factory=frozenset)
 
     @field_validator("detector")
     @classmethod
-    def _maps_own_classes(cls, value: DetectorSection, info: ValidationInfo) -> DetectorSection:
-        prompts: PromptsSection | None = info.data.get("prompts")
+    def _maps_own_classes(cls, value: DetectorSettings, info: ValidationInfo) -> DetectorSettings:
+        prompts: PromptSettings | None = info.data.get("prompts")
         classes = value.class_map if prompts is None else prompts.classes
         for name in value.class_map:
             if name not in classes:
-                raise ValueError(f"in class_map classes of prompts, not {name!r}{hint(name, classes)}")
+                raise ValueError(
+                    f"in class_map classes of prompts, not {name!r}{did_you_mean(name, classes)}"
+                )
         return value
+
+    @property
+    def labelling(self) -> Labelling:
+        """How images are labelled until tuning finds something better."""
+        return Labelling(self.labels, self.score, self._pinned)
+
+    @property
+    def generation(self) -> Generation:
+        """What the images of a round depend on."""
+        return Generation(
+            self.prompts, self.tasks, self.diffusion, self.loop.images_per_prompt, self.detector.device
+        )
+
+    @property
+    def training_policy(self) -> TrainingPolicy:
+        """Which labels a round trains with."""
+        return TrainingPolicy(self.dataset, self.disagreement)
+
+    def pin(self, keys: Iterable[str]) -> Config:
+        """Remember the dotted keys that the user set for this command, and return the configuration
+        itself."""
+        self._pinned = frozenset(keys)
+        return self
 
     def dump(self) -> dict[str, Any]:
         """Return all settings, defaults included, as JSON values; `load_config` reads them back from a JSON
-        file.
-        """
+        file."""
         return self.model_dump(mode="json")
 
-    @property
-    def digest(self) -> str:
-        """16 hex digits that depend on every setting, and on the order of classes and attributes."""
-        return content_id(json.dumps(self.dump()))
+
+def resumable_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys that may change when a run is continued."""
+    yield from (f"{prefix}{key}" for key in section.RESUMABLE)
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from resumable_keys(field.annotation, f"{prefix}{name}.")

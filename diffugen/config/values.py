@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+SomeSection = TypeVar("SomeSection", bound="Section")
 
 
 def some(values: Any) -> Any:
     """Return the values if there are any."""
-    # Not pydantic's min_length: that one counts valid values only, and so complains about a wrong one twice.
+    # Not pydantic's min_length: that one counts valid values only, and so reports a wrong value twice.
     if not values:
         raise ValueError("at least one value")
     return values
@@ -34,7 +36,9 @@ def _matching(pattern: str, expected: str) -> AfterValidator:
 
 
 Text = Annotated[str, _matching(r"\S", "some text")]
-Name = Annotated[str, _matching(r"^\w[\w.-]*$", "letters, digits, '.', '_' and '-' only (it names files)")]
+Name = Annotated[
+    str, _matching(r"^\w[\w.-]*$", "letters, digits, '.', '_' and '-' only, because it names files")
+]
 Device = Annotated[
     str, _matching(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu'")
 ]
@@ -52,8 +56,21 @@ Values = Annotated[
 
 
 class Section(BaseModel):
-    """What all sections have in common: frozen, no unknown keys, no silent conversion of types."""
+    """A part of the configuration: frozen, without unknown keys, and without silent conversion of types.
+
+    Attributes:
+        RESUMABLE: Keys that may change when a run is continued, because they alter no image and no split. A
+            key that leads to another section covers all of it.
+
+    Raises:
+        pydantic.ValidationError: A value is out of range or of another type.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
     )
+    RESUMABLE: ClassVar[tuple[str, ...]] = ()
+
+    def changed(self: SomeSection, **values: object) -> SomeSection:
+        """Return a section with other values, checked like those of a file."""
+        return type(self)(**{**dict(self), **values})

@@ -9,16 +9,14 @@ import math
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.labelling import Threshold
 from diffugen.errors import ConfigError
 from diffugen.records import STEP_THIRDS, HeatMaps
-
-Threshold = Literal["otsu"] | float
 
 FLAT = 1e-3
 """A map whose range is below this part of its peak is constant: float16 resolves no more than that."""
@@ -123,7 +121,7 @@ def level(heat: NDArray[np.float32], how: Threshold) -> float:
     Raises:
         ConfigError: ``how`` is neither.
     """
-    if not is_threshold(how):
+    if not _is_threshold(how):
         raise ConfigError([f"threshold: {how!r}; expected 'otsu' or a number between 0 and 1"])
     low, high = value_range(heat)
     if low == high:
@@ -137,7 +135,7 @@ def level(heat: NDArray[np.float32], how: Threshold) -> float:
     return low + (float(otsu) + 0.5) / scale
 
 
-def is_threshold(how: object) -> bool:
+def _is_threshold(how: object) -> bool:
     """Tell whether a value is ``"otsu"`` or a number in (0, 1)."""
     return how == "otsu" or (isinstance(how, (int, float)) and 0 < how < 1)
 

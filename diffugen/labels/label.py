@@ -15,77 +15,21 @@ everywhere still holds its own peak. Masks keep their holes and classes never ov
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.errors import ConfigError
-from diffugen.labels.heatmaps import Threshold, combine, is_threshold, level, morphology, value_range
+from diffugen.config.labelling import LabelSettings, ScoreWeights
+from diffugen.labels.heatmaps import combine, level, morphology, value_range
 from diffugen.labels.refine import refine
-from diffugen.labels.score import ScoreWeights, measure, rescore
+from diffugen.labels.score import measure, rescore
 from diffugen.labels.shapes import decode, encode
 from diffugen.records import RLE, HeatMaps, Instances, Phrase
 
-METHODS: tuple[Literal["paper", "compete"], ...] = ("paper", "compete")
-INSTANCE_RULES = ("pieces", "one", "largest")
-REFINEMENTS: tuple[Literal["none", "crf"], ...] = ("none", "crf")
-
 Mask = NDArray[np.bool_]
 Heat = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class LabelSettings:
-    """Everything but the score weights that decides labels.
-
-    Attributes:
-        method: ``"paper"`` or ``"compete"``; see the module's text.
-        threshold: ``"otsu"``, or a part of the way from a map's minimum to its maximum, in (0, 1): higher is
-            tighter.
-        refine: ``"none"``; or ``"crf"``: the edge of each mask moves to where the image's colours change, see
-            `diffugen.labels.refine`.
-        erode_frac: Radius of the erosion, relative to the square root of the image's area, in [0, .5].
-        dilate_frac: The same for the dilation that follows.
-        min_area_frac: Pieces smaller than this part of the image are dropped as specks.
-        max_area_frac: Instances larger than this part of the image are dropped: the map did not single out an
-            object.
-        instances: What the pieces of a class's mask are: ``"pieces"``: an instance each; ``"one"``: one
-            instance together; ``"largest"``: the largest alone, for prompts that name a single object.
-        groups: Weights of the layer groups by pattern; see `diffugen.labels.heatmaps.group_weights`.
-        step_weights: Weights of the first, middle and last third of the denoising steps.
-        accept: Labels scored below this are dropped, in [0, 1].
-
-    Raises:
-        ConfigError: Values out of range; lists every mistake.
-    """
-
-    method: Literal["paper", "compete"] = "compete"
-    threshold: Threshold = "otsu"
-    refine: Literal["none", "crf"] = "none"
-    erode_frac: float = 0.01
-    dilate_frac: float = 0.01
-    min_area_frac: float = 0.002
-    max_area_frac: float = 0.95
-    instances: Literal["pieces", "one", "largest"] = "pieces"
-    groups: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
-    step_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    accept: float = 0.0
-
-    def __post_init__(self) -> None:
-        mistakes = _mistakes(self)
-        if mistakes:
-            raise ConfigError([f"labels.{mistake}" for mistake in mistakes])
-
-    def asdict(self) -> dict[str, Any]:
-        """Return the settings as JSON values, for `diffugen.records.content_id` and reports."""
-        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
-        return {**values, "groups": dict(self.groups), "step_weights": list(self.step_weights)}
 
 
 def label(
@@ -161,38 +105,6 @@ def label_combined(
         terms=tuple(terms for _, _, terms in found),
     )
     return rescore(instances, weights, settings.accept)
-
-
-def _mistakes(settings: LabelSettings) -> list[str]:
-    mistakes = []
-    for name, choices in (("method", METHODS), ("refine", REFINEMENTS), ("instances", INSTANCE_RULES)):
-        if getattr(settings, name) not in choices:
-            mistakes.append(f"{name}: {getattr(settings, name)!r}; one of {', '.join(choices)}")
-    if not is_threshold(settings.threshold):
-        mistakes.append(f"threshold: {settings.threshold!r}; expected 'otsu' or a number between 0 and 1")
-    limits = {"erode_frac": 0.5, "dilate_frac": 0.5, "min_area_frac": 1, "max_area_frac": 1, "accept": 1}
-    for name, limit in limits.items():
-        value = getattr(settings, name)
-        if not (_is_number(value) and 0 <= value <= limit):
-            mistakes.append(f"{name}: {value!r}; expected a number from 0 to {limit}")
-    if not mistakes and settings.min_area_frac >= settings.max_area_frac:
-        mistakes.append(
-            f"min_area_frac: {settings.min_area_frac!r}; expected less than max_area_frac, "
-            f"{settings.max_area_frac!r}"
-        )
-    weightings = {"groups": tuple(settings.groups.values()), "step_weights": tuple(settings.step_weights)}
-    for name, values in weightings.items():
-        if not all(_is_number(value) and 0 <= value < math.inf for value in values) or not any(values):
-            mistakes.append(f"{name}: {getattr(settings, name)!r}; expected weights >= 0, not all 0")
-    if len(settings.step_weights) != 3:
-        mistakes.append(
-            f"step_weights: {settings.step_weights!r}; expected 3, one for each third of the steps"
-        )
-    return mistakes
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _maps_by_name(heats: Heat, phrases: Sequence[Phrase]) -> tuple[list[str | None], list[Heat]]:

@@ -18,16 +18,14 @@ Terms, of a mask on the heat map of its class:
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.errors import ConfigError
+from diffugen.config.labelling import TERMS, ScoreWeights
 from diffugen.labels.heatmaps import value_range
 from diffugen.records import Instances
 
@@ -37,45 +35,13 @@ SURROUNDINGS_FRAC = 0.05
 """Width of the band that counts as surroundings, relative to the square root of the image's area."""
 
 
-@dataclass(frozen=True)
-class ScoreWeights:
-    """Weights of the score's terms: each >= 0, not all 0. The paper's score is box size and heat intensity
-    alone.
-
-    Raises:
-        ConfigError: A weight is negative or not finite, or all are 0; lists every mistake.
-    """
-
-    box_size: float = 1.0
-    heat_intensity: float = 1.0
-    contrast: float = 1.0
-    compactness: float = 1.0
-    margin: float = 1.0
-
-    def __post_init__(self) -> None:
-        weights = dataclasses.asdict(self)
-        mistakes = [
-            f"weights.{name}: {value!r}; expected a number >= 0"
-            for name, value in weights.items()
-            if not 0 <= value < math.inf
-        ]
-        if not mistakes and not any(weights.values()):
-            mistakes = [f"weights: all of {', '.join(weights)} are 0; give at least one a weight above 0"]
-        if mistakes:
-            raise ConfigError(mistakes)
-
-
-TERMS = tuple(field.name for field in dataclasses.fields(ScoreWeights))
-"""Names of the terms."""
-
-
 def score(terms: Mapping[str, float], weights: ScoreWeights) -> float:
     """Return ``sum(w * t) / sum(w)``, in [0, 1].
 
     Raises:
         ValueError: A term that has a weight is missing.
     """
-    weighted = {name: weight for name, weight in dataclasses.asdict(weights).items() if weight > 0}
+    weighted = {name: weight for name, weight in weights if weight > 0}
     missing = weighted.keys() - terms.keys()
     if missing:
         raise ValueError(

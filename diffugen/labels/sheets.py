@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged, heat_overlay, label_overlay, outlined
 
 if TYPE_CHECKING:
-    from diffugen.labels.label import LabelSettings
+    from diffugen.config.labelling import LabelSettings
     from diffugen.records import HeatMaps, Instances
     from diffugen.run.store import RunStore
 

@@ -350,7 +350,7 @@ def _save_views(dataset: Any) -> None:
 
 
 def pull(
-    store: RunStore, dataset: Any, *, reviewer: str, round: int, tell: Callable[[str], None] = print
+    store: RunStore, dataset: Any, *, reviewer: str, round: int, notify: Callable[[str], None] = print
 ) -> list[Decision]:
     """Return what the tags in a dataset decide, where it is new or differs from what the run knows.
 
@@ -362,20 +362,20 @@ def pull(
         dataset: What :func:`push` returned.
         reviewer: Who decided.
         round: The round in which it was decided.
-        tell: Called with a line for each thing that could not be taken.
+        notify: Called with a line for each thing that could not be taken.
     """
     dataset.reload()
     known = {one.image_id: one for one in store.decisions()}
     label_tags = [tag for source in SOURCES for tag in dataset.distinct(f"{source}.detections.tags")]
     for line in misspelt(dataset.distinct("tags"), label_tags):
-        tell(line)
+        notify(line)
     decisions = []
     taken: dict[str, str] = {}
     for sample in dataset.match(_is_decided()).sort_by("rank").iter_samples():
         try:
             decision = _decision(store, sample, dataset.info["classes"], reviewer, round)
         except (Unclear, StoreError) as problem:
-            tell(f"image {sample['image_id']} ({sample.filename}) is left undecided: {problem}")
+            notify(f"image {sample['image_id']} ({sample.filename}) is left undecided: {problem}")
             continue
         taken[sample.id] = decision.verdict
         before = known.get(decision.image_id)
@@ -459,7 +459,7 @@ def open_app(
     port: int = 5151,
     wait: bool = True,
     remote: bool = False,
-    tell: Callable[[str], None] = print,
+    notify: Callable[[str], None] = print,
 ) -> Any:
     """Open the App on the queue; a browser too, where there is a display.
 
@@ -469,7 +469,7 @@ def open_app(
         port: Its port.
         wait: Whether to block until Ctrl-C, or until the page is closed, and to close the App then.
         remote: Whether the page is opened elsewhere, so that no browser is started.
-        tell: Called with the address and what to do.
+        notify: Called with the address and what to do.
 
     Returns:
         The session, ``fiftyone.Session``; its ``close`` ends the App. Already closed where ``wait``.
@@ -494,7 +494,7 @@ def open_app(
     if not remote and _has_display():
         webbrowser.open(url)
     end = WAITING if wait else NOT_WAITING
-    tell(INSTRUCTIONS.format(name=dataset.name, url=url, images=len(view), end=end))
+    notify(INSTRUCTIONS.format(name=dataset.name, url=url, images=len(view), end=end))
     if wait:
         try:
             session.wait()

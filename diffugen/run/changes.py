@@ -1,6 +1,6 @@
-"""Whether a run may go on with a configuration: which keys differ from the one it was made with.
+"""Whether a run may continue with a configuration: which keys differ from the one it was made with.
 
-Knows nested JSON values, not what any key means; the caller says which keys are harmless.
+Knows nested JSON values, not what any key means; the caller says which keys may differ.
 """
 
 from __future__ import annotations
@@ -10,6 +10,14 @@ from typing import Any
 
 from diffugen.run.codec import to_json
 
+_ABSENT = object()
+
+
+def changed_keys(kept: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys whose values differ between two configurations of JSON values, sorted."""
+    old, new = _flat(kept), _flat(given)
+    return [key for key in sorted(old.keys() | new.keys()) if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
+
 
 def differing_keys(
     kept: Mapping[str, Any], given: Mapping[str, Any], ignore_keys: Collection[str]
@@ -18,14 +26,13 @@ def differing_keys(
 
     Args:
         kept: The run's configuration, JSON values.
-        given: The configuration of now, JSON values.
+        given: The current configuration, JSON values.
         ignore_keys: Dotted keys that may differ, each with all keys below it.
     """
     old, new = _flat(kept), _flat(given)
     lines = []
-    for key in sorted(old.keys() | new.keys()):
-        same = key in old and key in new and old[key] == new[key]
-        if not same and not any(key == ignored or key.startswith(f"{ignored}.") for ignored in ignore_keys):
+    for key in changed_keys(kept, given):
+        if not any(key == ignored or key.startswith(f"{ignored}.") for ignored in ignore_keys):
             was, now = (to_json(side[key]) if key in side else "not set" for side in (old, new))
             lines.append(f"{key}: {was} in the run, {now} now")
     return lines
@@ -35,7 +42,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat.update(
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
-        )
+        nested = isinstance(value, dict) and value
+        flat.update(_flat(value, f"{prefix}{key}.") if nested else {prefix + key: value})
     return flat

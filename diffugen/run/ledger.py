@@ -206,48 +206,6 @@ class Ledger:
                 return
             after = page[-1][0]
 
-    def summary(self) -> dict[str, Any]:
-        """Count what the run holds, as ``RunStore.summary`` documents, from the indexes alone."""
-        images = self.all(
-            "SELECT round, count(*), sum(seconds), sum(bytes), max(created_at) FROM images GROUP BY round"
-        )
-        labels = self.all(
-            "SELECT round, source, count(*), sum(objects), max(created_at) FROM labels GROUP BY round, source"
-        )
-        stages = self.all("SELECT round, name, seconds, created_at FROM stages ORDER BY created_at, name")
-        dropped = self.all("SELECT round, count(*), max(created_at) FROM dropped GROUP BY round")
-        kinds = self.all("SELECT round, kind, count(*) FROM disagreements GROUP BY round, kind")
-        verdicts = self.all(
-            "SELECT round, verdict, count(*), max(created_at) FROM decisions GROUP BY round, verdict"
-        )
-        everything = [*images, *labels, *stages, *verdicts, *dropped]
-        counted = ("label_sets", "objects", "disagreements", "decisions", "stages")
-        rounds: dict[int, dict[str, Any]] = {
-            number: {"images": 0, "dropped": 0, "seconds": 0.0, **{name: {} for name in counted}}
-            for number in sorted({row[0] for row in everything})
-        }
-        for number, count, seconds, _, _ in images:
-            rounds[number].update(images=count, seconds=seconds)
-        for number, count, _ in dropped:
-            rounds[number]["dropped"] = count
-        for number, source, label_sets, objects, _ in labels:
-            rounds[number]["label_sets"][source] = label_sets
-            rounds[number]["objects"][source] = objects
-        for number, kind, count in kinds:
-            rounds[number]["disagreements"][kind] = count
-        for number, verdict, count, _ in verdicts:
-            rounds[number]["decisions"][verdict] = count
-        for number, name, seconds, _ in stages:
-            rounds[number]["stages"][name] = seconds
-        return {
-            "folder": str(self.folder),
-            **dict(self.all("SELECT key, value FROM meta WHERE key <> 'config' ORDER BY key")),
-            "images": sum(row[1] for row in images),
-            "bytes": sum(row[3] for row in images) + (self.folder / LEDGER_NAME).stat().st_size,
-            "last_activity": max((row[-1] for row in everything), default=None),
-            "rounds": rounds,
-        }
-
     def close(self) -> None:
         """Close the ledger."""
         self._connection.close()

@@ -1,84 +1,254 @@
-"""How a stage of a round is run once, and what a round takes over from earlier ones."""
+"""An open run, its rounds, and how a stage of a round is run once.
+
+```
+for round in run.rounds(at_most=3, patience=2):
+    detector = round.promoted_detector(default="miniature")
+    ...
+```
+Rounds know what their stages kept, and thereby what earlier rounds hand on; not what a stage does, nor in
+which order.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol
 
+from diffugen.config.labelling import Labelling
+from diffugen.config.sections import Config, resumable_keys
 from diffugen.records import content_id
+from diffugen.run.results import Promoted, Result, RoundResults, Tuned
+from diffugen.run.store import RunStore
 
-if TYPE_CHECKING:
-    from diffugen.run.store import RunStore
-
+Arguments = ParamSpec("Arguments")
 
 OnProgress = Callable[[int, int], None]
+"""Called with what is done and what there is to do in all."""
 
 
-Result = dict[str, Any]
+class Progress(Protocol):
+    """Shows the progress of a stage: given a title and the unit that is counted, yields what the stage
+    reports to."""
+
+    def __call__(self, title: str, unit: str) -> AbstractContextManager[OnProgress]: ...  # noqa: D102
 
 
-Work = Callable[[OnProgress], Result]
+@contextmanager
+def silent(title: str, unit: str) -> Iterator[OnProgress]:
+    """Show no progress."""
+    yield lambda done, total: None
 
 
-Watch = Callable[[str, str], AbstractContextManager[OnProgress]]
-"""Called with what is done and its unit; gives what a stage reports its progress to."""
+@dataclass
+class Run:
+    """An open run with what is fixed for all of its rounds; use it as a context manager.
+
+    Attributes:
+        store: What the run holds.
+        class_names: The classes, in the order of their numbers.
+        seed: Seed of prompts, images, splits and training.
+        progress: Shows the progress of a stage.
+        notify: Called with what the user should know.
+        on_round: Called with each round that is finished.
+    """
+
+    store: RunStore
+    class_names: tuple[str, ...]
+    seed: int
+    progress: Progress = silent
+    notify: Callable[[str], None] = lambda text: None
+    on_round: Callable[[Round], None] = lambda round: None
+    _said: set[str] = field(default_factory=set, init=False, repr=False)
+
+    @classmethod
+    def open(cls, folder: str | Path, config: Config, *, progress: Progress = silent) -> Run:
+        """Open a run for writing, or begin it.
+
+        Args:
+            folder: The run directory.
+            config: The configuration; a new run keeps it, an existing one must have been made with the same,
+                but for the keys that may change when a run is continued.
+            progress: Shows the progress of stages.
+
+        Raises:
+            StoreError: As in `RunStore.create_or_open`.
+        """
+        store = RunStore.create_or_open(folder, config=config.dump(), ignore_keys=tuple(resumable_keys()))
+        return cls(store, tuple(config.prompts.classes), config.seed, progress)
+
+    @classmethod
+    def open_existing(
+        cls, folder: str | Path, config: Config, *, progress: Progress = silent, readonly: bool = False
+    ) -> Run:
+        """Open an existing run, whatever configuration it was made with.
+
+        Raises:
+            StoreError: As in `RunStore.open`.
+        """
+        store = RunStore.open(folder, readonly=readonly)
+        return cls(store, tuple(config.prompts.classes), config.seed, progress)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.store.close()
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self.store.folder
+
+    def notify_once(self, text: str) -> None:
+        """Tell the user something that may come up again and again."""
+        if text not in self._said:
+            self._said.add(text)
+            self.notify(text)
+
+    def rounds(self, *, at_most: int, patience: int) -> Iterator[Round]:
+        """Yield the rounds from the first on; a stage that is already done is not done again.
+
+        Args:
+            at_most: Maximum number of rounds.
+            patience: Stop after this many rounds without a better detector.
+        """
+        for number in range(at_most):
+            round = Round(self, number)
+            yield round
+            self.on_round(round)
+            if self.rounds_without_gain(number) >= patience:
+                return
+
+    def rounds_without_gain(self, number: int) -> int:
+        """Return how many rounds, up to and including this one, have passed since a detector was promoted."""
+        for back in range(number + 1):
+            result = self.store.result(number - back, "promote", Promoted)
+            if result is not None and result.promoted:
+                return back
+        return number + 1
+
+    def finished_rounds(self) -> int:
+        """Return how many rounds, counted from the first, have come to a promotion."""
+        done = 0
+        while self.store.result(done, "promote", Promoted) is not None:
+            done += 1
+        return done
+
+    def round(self, number: int, *, redo: bool = False, keep: bool = True) -> Round:
+        """Return one round; the options are those of `Round`."""
+        return Round(self, number, redo=redo, keep=keep)
+
+    def newest_round(self, *, redo: bool = False, keep: bool = True) -> Round:
+        """Return the newest round that has images, the first where none has; the options are those of
+        `Round`."""
+        numbers = [number for number, one in self.store.summary().rounds.items() if one.images]
+        return Round(self, max(numbers, default=0), redo=redo, keep=keep)
 
 
-UNITS = {"train": "epoch", "tune": "trial"}
-"""What a stage counts, where it is not images."""
+@dataclass(frozen=True)
+class Round:
+    """One pass of the loop.
+
+    Attributes:
+        run: The run.
+        number: Its number, from 0.
+        redo: Whether stages run although they are done: for commands that a user gives again on purpose.
+        keep: Whether the results of stages are kept, so that a loop does not run them again.
+    """
+
+    run: Run
+    number: int
+    redo: bool = False
+    keep: bool = True
+
+    @property
+    def store(self) -> RunStore:
+        """What the run holds."""
+        return self.run.store
+
+    @property
+    def seed(self) -> int:
+        """Seed of the round's prompts, images and training; that of round 0 is the run's own."""
+        if self.number == 0:
+            return self.run.seed
+        return int(content_id("round", self.run.seed, self.number), 16) % 2**31
+
+    @property
+    def results(self) -> RoundResults:
+        """What its stages kept so far."""
+        return self.store.results(self.number)
+
+    def files_missing(self) -> bool:
+        """Return whether one of its images has lost a file, so that the images must be generated again."""
+        return not all(self.store.has_image(image_id) for image_id in self.store.image_ids(self.number))
+
+    def promoted_detector(self, default: str) -> str:
+        """Return the detector that the round begins with: the last one promoted before it, or else the
+        default."""
+        for earlier in reversed(range(self.number)):
+            result = self.store.result(earlier, "promote", Promoted)
+            if result is not None:
+                return result.checkpoint
+        return default
+
+    def latest_detector(self, default: str) -> str:
+        """Return the detector promoted last, in this round or before it, or else the default."""
+        return Round(self.run, self.number + 1).promoted_detector(default)
+
+    def tuned_labelling(self, default: Labelling) -> Labelling:
+        """Return how the round labels: as the last tuning before it that was adopted, or else by the
+        default."""
+        for earlier in reversed(range(self.number)):
+            result = self.store.result(earlier, "tune", Tuned)
+            if result is not None and result.adopted:
+                return default.tuned(result.after.settings, result.after.weights)
+        return default
 
 
-def run_stage(
-    store: RunStore, round: int, name: str, work: Work, watch: Watch, *, again: bool = False
-) -> Result:
-    """Run a stage of a round and keep its result and its time; where that was done before, only return the
-    result.
+Work = Callable[Concatenate[Round, OnProgress, Arguments], Result]
+Stage = Callable[Concatenate[Round, Arguments], Result]
+
+
+def stage(
+    name: str, kind: type[Result], *, unit: str = "image", unless: Callable[[Round], bool] | None = None
+) -> Callable[[Work[Arguments, Result]], Stage[Arguments, Result]]:
+    """Make a stage of a function: where its result is kept, return that; otherwise run, time and keep it.
 
     Args:
-        store: The run, open for writing.
-        round: The round.
-        name: The stage.
-        work: Does it, given what to report progress to.
-        watch: Shows progress.
-        again: Do it even where it was done before, because something of it is missing.
+        name: Name of the stage in the ledger.
+        kind: The record that the function returns.
+        unit: What its progress counts.
+        unless: Asked about a round whose result is kept; true runs the stage again because something of it is
+            missing.
+
+    Returns:
+        A decorator for a function of a round, what to report progress to, and the stage's own inputs. The
+        stage is a function of the round and these inputs.
+
+    Example:
+        >>> @stage("count", Counted)  # doctest: +SKIP
+        ... def count(round: Round, on_progress: OnProgress, least: int) -> Counted: ...
+        >>> count(round, 3)  # doctest: +SKIP
     """
-    kept = store.stage_done(round, name)
-    if kept is not None and not again:
-        return kept
-    start = time.perf_counter()
-    with watch(f"round {round}: {name}", UNITS.get(name, "image")) as on_progress:
-        result = work(on_progress)
-    store.finish_stage(round, name, result, time.perf_counter() - start)
-    return result
 
+    def decorated(work: Work[Arguments, Result]) -> Stage[Arguments, Result]:
+        @wraps(work)
+        def once(round: Round, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            kept = None if round.redo else round.store.result(round.number, name, kind)
+            if kept is not None and not (unless and unless(round)):
+                return kept
+            start = time.perf_counter()
+            with round.run.progress(f"round {round.number}: {name}", unit) as on_progress:
+                result = work(round, on_progress, *args, **kwargs)
+            if round.keep:
+                round.store.finish_stage(round.number, name, result, time.perf_counter() - start)
+            return result
 
-def files_missing(store: RunStore, round: int) -> bool:
-    """Return whether an image of a round has lost its files, so that the round must be generated again."""
-    return not all(store.has_image(image_id) for image_id in store.image_ids(round))
+        return once
 
-
-def round_seed(seed: int, round: int) -> int:
-    """Return the seed of a round's prompts, images and training; that of round 0 is the run's own."""
-    return seed if round == 0 else int(content_id("round", seed, round), 16) % 2**31
-
-
-def promoted(store: RunStore, round: int, checkpoint: str) -> str:
-    """Return the detector that a round begins with: the last one promoted before it, or else the configured
-    one.
-    """
-    for earlier in reversed(range(round)):
-        result = store.stage_done(earlier, "promote")
-        if result is not None:
-            return str(result["checkpoint"])
-    return checkpoint
-
-
-def rounds_without_gain(store: RunStore, round: int) -> int:
-    """Return how many rounds, up to and with this one, have passed since a detector was promoted."""
-    for back in range(round + 1):
-        result = store.stage_done(round - back, "promote")
-        if result is not None and result["promoted"]:
-            return back
-    return round + 1
+    return decorated

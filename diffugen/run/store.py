@@ -44,6 +44,8 @@ from diffugen.run.files import (
     write_file,
 )
 from diffugen.run.ledger import LEDGER_NAME, Ledger, explained
+from diffugen.run.results import RESULT_KINDS, Result, RoundResults, from_text, to_values
+from diffugen.run.summary import RunSummary, summarise
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -497,41 +499,75 @@ class RunStore:
 
     # ---------------------------------------------------------------- stages and summary
 
-    def stage_done(self, round: int, name: str) -> dict[str, Any] | None:
-        """Return what :meth:`finish_stage` kept for a stage, or None where it has not finished."""
-        row = self._ledger.one(
-            "SELECT result FROM stages WHERE round = :round AND name = :name", round=round, name=name
-        )
-        return None if row is None else json.loads(row[0])
+    def result(self, round: int, stage: str, kind: type[Result]) -> Result | None:
+        """Return what :meth:`finish_stage` kept for a stage, or None where it has not finished.
 
-    def finish_stage(self, round: int, name: str, result: Mapping[str, Any], seconds: float) -> None:
-        """Note that a stage of a round has finished, with its result as JSON values; again replaces the
-        note.
+        Args:
+            round: The round.
+            stage: Name of the stage.
+            kind: The record that the stage returns.
+
+        Raises:
+            StoreError: The kept result is not such a record.
         """
-        row = {
-            "round": round,
-            "name": name,
-            "result": codec.to_json(result),
-            "seconds": seconds,
-            "now": _now(),
-        }
+        row = self._ledger.one(
+            "SELECT result FROM stages WHERE round = :round AND name = :name", round=round, name=stage
+        )
+        if row is None:
+            return None
+        try:
+            return from_text(kind, row[0])
+        except ValueError as error:
+            raise StoreError(
+                f"run {self.folder}: the result of stage {stage} of round {round} cannot be read ({error}). It was "
+                "written by another DiffuGen, or the ledger was edited: put back a copy of the ledger"
+            ) from error
+
+    def results(self, round: int) -> RoundResults:
+        """Return what the stages of a round kept.
+
+        Raises:
+            StoreError: A kept result cannot be read.
+        """
+        found = {}
+        for name, kind in RESULT_KINDS.items():
+            found[name] = self.result(round, name.replace("_", "-"), kind)
+        return RoundResults(**found)
+
+    def finish_stage(self, round: int, stage: str, result: object, seconds: float) -> None:
+        """Note that a stage of a round has finished, and replace an earlier note.
+
+        Args:
+            round: The round.
+            stage: Name of the stage.
+            result: A dataclass of JSON values, such as those of `diffugen.run.results`.
+            seconds: How long it took.
+        """
+        text = codec.to_json(to_values(result))
+        # To the microsecond, so that stages are listed in the order in which they finished.
+        now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+        row = {"round": round, "name": stage, "result": text, "seconds": seconds, "now": now}
         with self._ledger.transaction():
             self._ledger.write(
                 "INSERT OR REPLACE INTO stages VALUES (:round, :name, :result, :seconds, :now)", [row]
             )
 
-    def summary(self) -> dict[str, Any]:
-        """Count what the run holds, from the ledger's indexes alone, however many images there are.
+    @property
+    def loop(self) -> str | None:
+        """Name or file of the loop that makes the run; None where no loop was run, or an older DiffuGen ran
+        it."""
+        row = self._ledger.one("SELECT value FROM meta WHERE key = 'loop'")
+        return None if row is None else str(row[0])
 
-        Returns:
-            JSON values: ``folder``, ``created_at``, ``diffugen_version``, ``schema``, ``images``, ``bytes``
-            (images, heat maps and ledger), ``last_activity`` (UTC, None where nothing was kept yet),
-            ``rounds``: from a round to its ``images``, ``dropped`` (images), ``seconds``, ``label_sets`` and
-            ``objects`` (from source to count), ``disagreements`` (from kind to count), ``decisions`` (from
-            verdict to count, superseded ones included), ``stages`` (from name to seconds).
-        """
+    def keep_loop(self, loop: str) -> None:
+        """Note which loop makes the run, by name or file."""
+        with self._ledger.transaction():
+            self._ledger.write("INSERT OR REPLACE INTO meta VALUES (:key, :value)", _pairs({"loop": loop}))
+
+    def summary(self) -> RunSummary:
+        """Count what the run holds, from the ledger's indexes alone, however many images there are."""
         with explained(self.folder):
-            return self._ledger.summary()
+            return summarise(self._ledger)
 
 
 def _check_belongs(record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatMaps) -> None:

@@ -1,172 +1,90 @@
-"""The stage that makes images: the configured tasks one after the other, each with the sources, regions and
-prompts it needs.
+"""The stage that makes images: the configured tasks one after the other, with the sources, regions and
+prompts they need.
 
-Knows which prompts, sources and earlier labels a task's images are made of, and keeps what is made; not how
-it is made (`diffugen.diffusion`), nor the order of the stages.
+Knows which prompts, sources and earlier labels the images of a task are made from, and keeps the images; not
+how an image is made (`diffugen.diffusion`), nor the order of the stages.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffugen.labels.label import LabelSettings
-from diffugen.labels.score import ScoreWeights
+from diffugen.config.generation import Task
+from diffugen.config.labelling import Labelling
+from diffugen.config.sections import DiffusionSettings, Generation
 from diffugen.labels.shapes import decode
-from diffugen.prompts.tasks import Task, choose_tasks, plan_tasks, task_prompts
+from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
 from diffugen.records import ImageRecord, LabelSet
-from diffugen.run.rounds import OnProgress, Result
-from diffugen.stages.label import label_method, label_stage
+from diffugen.run.results import Generated, TaskImages
+from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.store import RunStore
+from diffugen.stages.label import label_images
 from diffugen.stages.plan import Common, Plan, find_regions, plan_from_prompts, plan_from_sources
 from diffugen.stages.regions import check_mask
 from diffugen.stages.sources import check_source, images_of_task, sources_outside
 
 if TYPE_CHECKING:
     from diffugen.diffusion.tasks import Source
-    from diffugen.run.store import RunStore
 
-IMAGES_A_BATCH = 8
+IMAGES_PER_BATCH = 8
 CARRIED = "carried"
-"""Provenance of the objects that an in-painted image has from its source."""
+"""Provenance of the objects that an in-painted image keeps from its source."""
 
 
-def generate_stage(
-    store: RunStore,
-    on_progress: OnProgress = lambda done, total: None,
-    *,
-    prompts: Mapping[str, Any],
-    tasks: Sequence[Mapping[str, Any]],
-    labels: LabelSettings,
-    weights: ScoreWeights,
-    detector_device: str,
-    model: str,
-    device: str,
-    dtype: str,
-    size_wh: tuple[int, int] | None,
-    num_inference_steps: int,
-    guidance_scale: float,
-    scheduler: str | None,
-    batch_size: int | None,
-    attention_backend: str,
-    offload: str,
-    vae_slicing: bool,
-    vae_tiling: bool,
-    compile: bool,
-    loras: Mapping[str, float],
-    embeddings: Sequence[str],
-    trust_remote_pickle: bool,
-    images_per_prompt: int,
-    seed: int,
-    round: int = 0,
+@stage("generate", Generated, unless=Round.files_missing)
+def generate(
+    round: Round,
+    on_progress: OnProgress,
+    generation: Generation,
+    labelling: Labelling,
     only: str | None = None,
-) -> Result:
+) -> Generated:
     """Generate the images of a round that the run does not have yet, batch by batch, with their heat maps.
 
     Args:
-        store: The run, open for writing.
-        on_progress: Called after each batch with images done and all images that are planned so far.
-        prompts: Arguments of `diffugen.prompts.make.make_prompts`.
-        tasks: What is made in which order; see `plan_tasks`.
-        labels: How the images of one task are labelled before they are the sources of another.
-        weights: The same, for the scores.
-        detector_device: Where a detector runs that finds regions.
-        model: Hub name, folder or file of the diffusion model, or ``miniature``.
-        device: Torch device or ``auto``.
-        dtype: Number format of the weights or ``auto``.
-        size_wh: Width and height in pixels; None for the model's own. Sources keep their proportions.
-        num_inference_steps: Denoising steps.
-        guidance_scale: How strictly an image follows its prompt.
-        scheduler: Class name of a diffusers scheduler; None for the model's own.
-        batch_size: Images at a time; None for `IMAGES_A_BATCH`.
-        attention_backend: ``native`` or ``daam``.
-        offload: ``none``, ``model`` or ``sequential``.
-        vae_slicing: Whether images of a batch are decoded one by one.
-        vae_tiling: Whether large images are decoded in tiles.
-        compile: Whether parts of the denoiser are compiled.
-        loras: From a LoRA file or hub name to its weight.
-        embeddings: Files of textual-inversion tokens.
-        trust_remote_pickle: Whether pickled weights are accepted.
-        images_per_prompt: Images of each prompt.
-        seed: Seed of the round's prompts and images.
         round: The round.
-        only: Do only the task of this name or kind; the images of those before it must be there.
-
-    Returns:
-        ``images``: how many are planned, those that were there already included; ``dropped``: how many of
-        them are of no use; ``skipped``: sources without a region, or where nothing can change; ``tasks``: the
-        same for each task, by name.
+        on_progress: Called after each batch with images done and all images planned so far.
+        generation: What is generated, and how. Sources keep their proportions whatever ``size_wh`` says.
+        labelling: How the images of one task are labelled before they are the sources of another.
+        only: Do only the task of this name or kind; the images of the tasks before it must exist.
 
     Raises:
         DiffugenError: The model cannot be used, a phrase cannot be traced, a source or region cannot be read,
             or the run cannot be written.
     """
-    from diffugen.diffusion.inversion import load_embeddings
-    from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
-    from diffugen.diffusion.tasks import size_unit
-
-    planned = plan_tasks(tasks)
-    names = {task.name for task in planned}
-    chosen = choose_tasks(planned, only)
+    tasks = plan_tasks(generation.tasks)
+    chosen = choose_tasks(tasks, only)
     for task in chosen:
-        check_places(task, names)
-    shared = {
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        **({} if scheduler is None else {"scheduler": scheduler}),
-        **({} if dtype == "auto" else {"dtype": dtype}),
-        **({"loras": {file_digest(file): weight for file, weight in loras.items()}} if loras else {}),
-        **({"embeddings": [file_digest(file) for file in embeddings]} if embeddings else {}),
-        **({"vae_tiling": True} if vae_tiling else {}),
-    }
-    loaded: str | None = None
-    pipeline: Any = None
+        check_places(task, {one.step for one in tasks})
+    work = _Work(round, generation, labelling, tasks)
+    store, models = round.store, _Models(generation.diffusion)
     done = total = 0
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, TaskImages] = {}
     for task in chosen:
-        if loaded != (loaded := task.model or model):
-            pipeline = None  # before the next one takes memory too
-            pipeline = load_pipeline(
-                loaded,
-                device=device,
-                dtype=dtype,
-                scheduler=scheduler,
-                offload=offload,
-                vae_slicing=vae_slicing,
-                vae_tiling=vae_tiling,
-                compile=compile,
-                loras=loras,
-                trust_remote_pickle=trust_remote_pickle,
-            )
-            load_embeddings(pipeline, embeddings)
-        common = Common(
-            task, loaded, shared, size_wh or default_size_wh(pipeline), size_unit(pipeline), seed, round
-        )
-        if task.task == "txt2img":
-            plan = plan_from_prompts(common, task_prompts(task, planned, prompts, seed), images_per_prompt)
-        else:
-            if task.source in names:
-                label_stage(store, labels, weights, round=round)
-                sources = list(images_of_task(store, str(task.source), round, label_method(labels, weights)))
-            else:
-                sources = list(sources_outside(store, str(task.source), task.count))
-            found = find_regions(store, task, sources[: task.count], detector_device)
-            plan = plan_from_sources(common, found, prompts)
+        pipeline = models.load(task)
+        plan = _plan(work, task, pipeline)
         total += len(plan.jobs)
         on_progress(done, total)
-        for finished in _make(store, pipeline, plan.jobs, batch_size or IMAGES_A_BATCH, attention_backend):
+        for finished in _make(store, pipeline, plan.jobs, generation.diffusion):
             done += finished
             on_progress(done, total)
-        _keep_carried(store, plan, round)
+        _keep_carried(store, plan, round.number)
         dropped = sum(store.is_dropped(job.id) for job in plan.jobs)
-        counts[task.name] = {"images": len(plan.jobs), "dropped": dropped, "skipped": plan.skipped}
-    sums = {key: sum(one[key] for one in counts.values()) for key in ("images", "dropped", "skipped")}
-    return {**sums, "tasks": counts}
+        counts[task.step] = TaskImages(len(plan.jobs), dropped, plan.skipped)
+    return Generated(
+        images=sum(one.images for one in counts.values()),
+        dropped=sum(one.dropped for one in counts.values()),
+        skipped=sum(one.skipped for one in counts.values()),
+        tasks=counts,
+    )
 
 
 def check_places(task: Task, names: Collection[str]) -> None:
-    """Make sure, before anything is made, that what a task starts from is there.
+    """Check, before anything is made, that what a task starts from exists.
 
     Args:
         task: The task.
@@ -186,18 +104,111 @@ def check_places(task: Task, names: Collection[str]) -> None:
 
 
 def file_digest(file: str) -> str:
-    """Return 16 hex digits of a file's content; of anything else, such as a hub name, the text itself."""
+    """Return 16 hex digits of a file's content; of anything else, such as a Hub name, the text itself."""
     path = Path(file).expanduser()
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else file
 
 
-def _make(
-    store: RunStore, pipeline: Any, jobs: Sequence[ImageRecord], size: int, attention_backend: str
-) -> Iterator[int]:
-    """Make the images that are not there, and yield after each step how many more are there."""
-    from diffugen.diffusion.generate import generate, grouped
+@dataclass(frozen=True)
+class _Work:
+    """What the tasks of a round have in common."""
 
-    # Whole batches, of which some images may be there: in another batch an image would be rounded another
+    round: Round
+    generation: Generation
+    labelling: Labelling
+    tasks: Sequence[Task]
+
+
+class _Models:
+    """Loads the diffusion model of a task, one at a time in memory."""
+
+    def __init__(self, settings: DiffusionSettings) -> None:
+        self._settings = settings
+        self._loaded: str | None = None
+        self._pipeline: Any = None
+
+    def load(self, task: Task) -> Any:
+        from diffugen.diffusion.inversion import load_embeddings
+        from diffugen.diffusion.pipelines import load_pipeline
+
+        settings, model = self._settings, task.model or self._settings.model
+        if self._loaded != model:
+            self._pipeline = None  # frees its memory before the next one takes some
+            self._pipeline = load_pipeline(
+                model,
+                device=settings.device,
+                dtype=settings.dtype,
+                scheduler=settings.scheduler,
+                offload=settings.offload,
+                vae_slicing=settings.vae_slicing,
+                vae_tiling=settings.vae_tiling,
+                compile=settings.compile,
+                loras=settings.loras,
+                trust_remote_pickle=settings.trust_remote_pickle,
+            )
+            load_embeddings(self._pipeline, settings.embeddings)
+            self._loaded = model
+        return self._pipeline
+
+
+def _plan(work: _Work, task: Task, pipeline: Any) -> Plan:
+    """Return the images of a task, those that exist already included."""
+    from diffugen.diffusion.pipelines import default_size_wh
+    from diffugen.diffusion.tasks import size_unit
+
+    round, generation = work.round, work.generation
+    settings = generation.diffusion
+    common = Common(
+        task,
+        task.model or settings.model,
+        _pixel_settings(settings),
+        settings.size_wh or default_size_wh(pipeline),
+        size_unit(pipeline),
+        round.seed,
+        round.number,
+    )
+    if task.task == "txt2img":
+        prompts = task_prompts(task, work.tasks, generation.prompts, round.seed)
+        return plan_from_prompts(common, prompts, generation.images_per_prompt)
+    source = str(task.source)
+    if source in {one.step for one in work.tasks}:
+        label_images(round.store, work.labelling, round.number)
+        sources = list(images_of_task(round.store, source, round.number, work.labelling.method))
+    else:
+        sources = list(sources_outside(round.store, source, task.count))
+    found = find_regions(round.store, task, sources[: task.count], generation.detector_device)
+    return plan_from_sources(common, found, generation.prompts)
+
+
+def _pixel_settings(settings: DiffusionSettings) -> Mapping[str, Any]:
+    """Return the settings that decide an image's pixels, and thereby its id; those at their default are left
+    out."""
+    return {
+        "num_inference_steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
+        **({} if settings.scheduler is None else {"scheduler": settings.scheduler}),
+        **({} if settings.dtype == "auto" else {"dtype": settings.dtype}),
+        **(
+            {"loras": {file_digest(file): one for file, one in settings.loras.items()}}
+            if settings.loras
+            else {}
+        ),
+        **(
+            {"embeddings": [file_digest(file) for file in settings.embeddings]} if settings.embeddings else {}
+        ),
+        **({"vae_tiling": True} if settings.vae_tiling else {}),
+    }
+
+
+def _make(
+    store: RunStore, pipeline: Any, jobs: Sequence[ImageRecord], settings: DiffusionSettings
+) -> Iterator[int]:
+    """Make the images that are missing, and yield after each step how many more exist."""
+    from diffugen.diffusion.generate import generate as generate_images
+    from diffugen.diffusion.generate import grouped
+
+    size = settings.batch_size or IMAGES_PER_BATCH
+    # Whole batches, of which some images may exist: in another batch an image would be rounded in another
     # way.
     batches = [group[first : first + size] for group in grouped(jobs) for first in range(0, len(group), size)]
     unfinished = [
@@ -213,13 +224,13 @@ def _make(
         store.drop_image(record, reason)
         dropped.append(record)
 
-    made = generate(
+    made = generate_images(
         pipeline,
         unfinished,
         source=lambda job: _source(store, job),
         on_drop=drop,
         batch_size=size,
-        attention_backend=attention_backend,
+        attention_backend=settings.attention_backend,
     )
     for record, rgb, heat_maps, seconds in made:
         store.add_image(record, rgb, heat_maps, seconds)

@@ -1,101 +1,72 @@
-"""How a stage is run once, and the stage that makes attention labels.
-
-Every stage (here and in the other files whose names begin with ``stages``) is a function over a run: it takes
-flat arguments, named like the configuration's keys, goes on where an earlier call stopped, reports to
-``on_progress(done, total)`` and returns what the ledger shall keep of it, as JSON values. It knows the order
-of work inside itself, not the order of the stages (that is `loops/`) and not the command line.
-"""
+"""The stage that labels images by attention. Knows heat maps and label settings; not how either came
+about."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from diffugen.config.labelling import Labelling
+from diffugen.errors import DiffugenError
+from diffugen.records import LabelSet
+from diffugen.run.results import Labelled
+from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.store import RunStore
 
-from diffugen.records import LabelSet, content_id
-
-if TYPE_CHECKING:
-    from diffugen.labels.label import LabelSettings
-    from diffugen.labels.score import ScoreWeights
-    from diffugen.run.store import RunStore
-from diffugen.run.rounds import OnProgress, Result
-
-LABELS_A_TRANSACTION = 200
+LABELS_PER_TRANSACTION = 200
 
 
-def label_method(settings: LabelSettings, weights: ScoreWeights) -> str:
-    """Return the provenance of attention labels made with these settings."""
-    return f"attention-{content_id(settings.asdict(), asdict(weights))}"
-
-
-def label_settings(
-    store: RunStore, round: int, labels: Mapping[str, Any], score: Mapping[str, Any]
-) -> tuple[LabelSettings, ScoreWeights]:
-    """Return what a round labels with: the settings that an earlier round's tuning found, or else the
-    configured ones.
+@stage("label", Labelled)
+def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labelled:
+    """Label all images of the run, those of earlier rounds too, that this labelling has not labelled yet.
 
     Args:
-        store: The run.
-        round: The round.
-        labels: The configured `LabelSettings`, by name.
-        score: The configured `ScoreWeights`, by name.
-    """
-    from diffugen.labels.label import LabelSettings
-    from diffugen.labels.score import ScoreWeights
-
-    for earlier in reversed(range(round)):
-        tuned = store.stage_done(earlier, "tune")
-        if tuned and tuned["adopted"]:
-            labels, score = tuned["after"]["settings"], tuned["after"]["weights"]
-            break
-    return LabelSettings(**{**labels, "step_weights": tuple(labels["step_weights"])}), ScoreWeights(**score)
-
-
-def label_stage(
-    store: RunStore,
-    settings: LabelSettings,
-    weights: ScoreWeights,
-    on_progress: OnProgress = lambda done, total: None,
-    *,
-    round: int = 0,
-) -> Result:
-    """Label, by attention, the images of the run that these settings have not labelled yet, of earlier rounds
-    too.
-
-    Args:
-        store: The run, open for writing.
-        settings: How heat maps become instances.
-        weights: How good an instance is.
-        on_progress: Called with images labelled and images to label.
         round: The round that the labels are made in.
-
-    Returns:
-        ``method`` (the provenance that the labels are kept under), ``images``, ``objects``, ``settings``,
-        ``weights``.
+        on_progress: Called with images labelled and images to label.
+        labelling: Label settings and score weights.
 
     Raises:
         DiffugenError: A heat map is missing or unreadable, or the settings do not fit it.
     """
-    from diffugen.labels.label import label
+    label_images(round.store, labelling, round.number, on_progress)
+    counts = [len(labels.instances) for labels in round.store.labels("attention", labelling.method)]
+    return Labelled(labelling.method, len(counts), sum(counts), labelling.settings, labelling.weights)
 
-    method = label_method(settings, weights)
-    missing = list(store.label_ids_missing("attention", method))
+
+def label_images(
+    store: RunStore,
+    labelling: Labelling,
+    round: int,
+    on_progress: OnProgress = lambda done, total: None,
+) -> None:
+    """Keep attention labels of all images of a run that this labelling has not labelled yet.
+
+    Args:
+        store: The run, open for writing.
+        labelling: Label settings and score weights.
+        round: The round that the labels are made in.
+        on_progress: Called with images labelled and images to label.
+    """
+    from diffugen.labels.label import label as label_image
+
+    missing = list(store.label_ids_missing("attention", labelling.method))
     on_progress(0, len(missing))
-    for first in range(0, len(missing), LABELS_A_TRANSACTION):
+    for first in range(0, len(missing), LABELS_PER_TRANSACTION):
         found = []
-        for image_id in missing[first : first + LABELS_A_TRANSACTION]:
-            rgb = None if settings.refine == "none" else store.image(image_id)
-            instances = label(store.heat_maps(image_id), settings, weights, rgb)
+        for image_id in missing[first : first + LABELS_PER_TRANSACTION]:
+            rgb = None if labelling.settings.refine == "none" else store.image(image_id)
+            instances = label_image(store.heat_maps(image_id), labelling.settings, labelling.weights, rgb)
             for carried in store.labels("carried", image_id=image_id):
                 instances = carried.instances.joined(instances)
-            found.append(LabelSet(image_id, "attention", instances, method, round))
+            found.append(LabelSet(image_id, "attention", instances, labelling.method, round))
             on_progress(first + len(found), len(missing))
         store.put_labels(found)
-    counts = [len(labels.instances) for labels in store.labels("attention", method)]
-    return {
-        "method": method,
-        "images": len(counts),
-        "objects": sum(counts),
-        "settings": settings.asdict(),
-        "weights": asdict(weights),
-    }
+
+
+def newest_method(store: RunStore) -> str:
+    """Return the provenance of a run's newest attention labels.
+
+    Raises:
+        DiffugenError: There are none yet.
+    """
+    newest = store.latest_method("attention")
+    if newest is None:
+        raise DiffugenError(f"run {store.folder} has no attention labels yet; diffugen label makes them")
+    return newest

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffugen.config.generation import PromptSettings, Region, Task
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import decode, encode
 from diffugen.prompts.children import child_prompts
-from diffugen.prompts.tasks import Region, Task
 from diffugen.records import RLE, ImageRecord, Instances, Prompt
 from diffugen.stages.regions import outside, region_mask, window_around
 from diffugen.stages.sources import SourceImage
@@ -78,7 +78,7 @@ def plan_from_prompts(common: Common, prompts: Sequence[Prompt], each: int) -> P
         settings=common.settings,
         round=common.round,
     )
-    return Plan([replace(job, step=common.task.name) for job in jobs])
+    return Plan([replace(job, step=common.task.step) for job in jobs])
 
 
 def find_regions(
@@ -98,7 +98,7 @@ def find_regions(
         return [(source, None) for source in sources]
     if region.label is not None and all(source.instances is None for source in sources):
         raise DiffugenError(
-            f"task {task.name!r} paints over objects labelled {region.label!r}, but the sources of "
+            f"task {task.step!r} paints over objects labelled {region.label!r}, but the sources of "
             f"{task.source!r} have no "
             "labels; give a labelled set, or find them with region.detector, or name a region.part or polygon"
         )
@@ -109,7 +109,7 @@ def find_regions(
     detector = YoloDetector(region.detector, device=detector_device)
     if region.find not in detector.class_names:
         raise DiffugenError(
-            f"task {task.name!r}: the detector {region.detector} does not know {region.find!r}; it knows "
+            f"task {task.step!r}: the detector {region.detector} does not know {region.find!r}; it knows "
             f"{', '.join(detector.class_names)}"
         )
     found = []
@@ -124,7 +124,7 @@ def find_regions(
 
 
 def plan_from_sources(
-    common: Common, found: Sequence[tuple[SourceImage, RLE | None]], prompts: Mapping[str, Any]
+    common: Common, found: Sequence[tuple[SourceImage, RLE | None]], prompts: PromptSettings
 ) -> Plan:
     """Plan the images that are made of sources.
 
@@ -140,23 +140,23 @@ def plan_from_sources(
     usable = [(source, region) for source, region in found if region is not None or task.region is None]
     if not usable:
         raise DiffugenError(
-            f"task {task.name!r}: none of the {len(found)} sources of {task.source!r} has a region to paint "
+            f"task {task.step!r}: none of the {len(found)} sources of {task.source!r} has a region to paint "
             "over: no labelled "
             "object, or too little room beside the objects that are spared (region.spare)"
             if found
-            else f"task {task.name!r}: the task {task.source!r} has made no images yet; run it first, "
+            else f"task {task.step!r}: the task {task.source!r} has made no images yet; run it first, "
             "without --task"
         )
     parents = [source.prompt for source, _ in usable]
     untold = not any(parent is not None and parent.template for parent in parents)
     texts = child_prompts(
         parents,
-        templates=task.templates or (prompts["templates"] if untold else ()),
+        templates=task.templates or (prompts.templates if untold else ()),
         changes=task.attributes,
-        attributes=prompts["attributes"],
-        classes=prompts["classes"],
-        background=prompts["background"],
-        negative=prompts["negative"],
+        attributes=prompts.attributes,
+        classes=prompts.classes,
+        background=prompts.background,
+        negative=prompts.negative,
         images_each=task.images_per_source,
         seed=common.seed,
     )
@@ -168,9 +168,7 @@ def plan_from_sources(
         kept: Instances | None = None
         if rle is not None and task.region is not None:
             region = decode(rle)
-            kept = outside(source.instances or _nothing(size_wh), region).of_classes(
-                tuple(prompts["classes"])
-            )
+            kept = outside(source.instances or _nothing(size_wh), region).of_classes(tuple(prompts.classes))
             window = window_around(region, task.region.context_frac, common.size_wh)
             if window is not None:
                 settings[WINDOW] = list(window)
@@ -193,7 +191,7 @@ def plan_from_sources(
                 region=rle,
                 origin=source.family,
                 source=source.place,
-                step=task.name,
+                step=task.step,
             )
             plan.jobs.append(job)
             if kept is not None:

@@ -11,30 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.generation import PARTS, Region
 from diffugen.dataset.files import IMAGE_SUFFIXES, read_image
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import morphology
 from diffugen.labels.shapes import areas, decode, encode, mask_from_polygons
-from diffugen.prompts.tasks import Region
 from diffugen.records import Instances
 
 Mask = NDArray[np.bool_]
-
-_PARTS = {
-    "all": (0, 0, 1, 1),
-    "upper half": (0, 0, 1, 1 / 2),
-    "lower half": (0, 1 / 2, 1, 1),
-    "left half": (0, 0, 1 / 2, 1),
-    "right half": (1 / 2, 0, 1, 1),
-    "upper third": (0, 0, 1, 1 / 3),
-    "lower third": (0, 2 / 3, 1, 1),
-    "left third": (0, 0, 1 / 3, 1),
-    "right third": (2 / 3, 0, 1, 1),
-    "upper two thirds": (0, 0, 1, 2 / 3),
-    "lower two thirds": (0, 1 / 3, 1, 1),
-    "middle": (1 / 4, 1 / 4, 3 / 4, 3 / 4),
-}
-"""Left, upper, right and lower edge of the parts that have names, as parts of width and height."""
 
 LEAST_AREA_FRAC = 0.005
 """A smaller region, relative to the image area, leaves no room for an object."""
@@ -162,7 +146,7 @@ def _drawn(region: Region, size_wh: tuple[int, int], name: str) -> Mask:
     if region.polygon is not None:
         # The last pixel's centre lies half a pixel before the edge.
         return mask_from_polygons([np.array(region.polygon) * (width - 1, height - 1)], size_wh)
-    left, upper, right, lower = _PARTS[str(region.part)]
+    left, upper, right, lower = PARTS[str(region.part)]
     mask = np.zeros((height, width), dtype=np.bool_)
     mask[
         math.floor(upper * height) : math.ceil(lower * height),

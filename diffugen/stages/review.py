@@ -1,124 +1,93 @@
-"""The stage in which a person looks at disagreements: a page to open anywhere, or the FiftyOne App.
+"""The stage in which a person reviews disagreements: on a page that opens anywhere, or in the FiftyOne App.
 
-Knows which way of review was asked for and where its files lie in a run; not how pages or Apps work.
+Knows the review mode and where its files lie in a run; not how pages or Apps work.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-from diffugen.errors import DiffugenError
+from diffugen.config.sections import ReviewSettings
 from diffugen.records import Decision
-from diffugen.run.rounds import OnProgress, Result
+from diffugen.run.results import Reviewed
+from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.store import RunStore
 
-if TYPE_CHECKING:
-    from diffugen.run.store import RunStore
-
-Mode = Literal["none", "static", "fiftyone"]
-MODES: tuple[Mode, ...] = ("none", "static", "fiftyone")
 DECISIONS_FILE = "decisions.json"
-_LOOKS_A_SECOND = 2
+LOOKS_PER_SECOND = 2
 
 
 def review_folder(store: RunStore) -> Path:
-    """Return where a run keeps its review page, the decisions file that it looks for, and the App's
-    database.
-    """
+    """Return the run's folder for the review page, the decisions file, and the App's database."""
     return store.folder / "review"
 
 
-def review_stage(
-    store: RunStore,
-    on_progress: OnProgress = lambda done, total: None,
-    *,
-    round: int,
-    mode: Mode = "none",
-    wait: bool = False,
-    reviewer: str = "reviewer",
-    address: str = "127.0.0.1",
-    port: int = 5151,
-    tell: Callable[[str], None] = lambda text: None,
-) -> Result:
-    """Show the review queue to a person and keep what she decides.
+@stage("review", Reviewed)
+def review(round: Round, on_progress: OnProgress, settings: ReviewSettings) -> Reviewed:
+    """Show the review queue to a person and keep the decisions.
 
     Args:
-        store: The run, open for writing.
-        on_progress: Called with images decided and images in the queue.
         round: The round that decisions are made in.
-        mode: ``none``; ``static`` writes a page into the run's ``review`` folder and takes in a decisions
-            file that lies there; ``fiftyone`` brings the queue into the FiftyOne App and takes in its tags.
-        wait: Whether to wait for the person: for the decisions file, or until the App is closed.
-        reviewer: Who decides.
-        address: Where the App is served.
-        port: Likewise.
-        tell: Called with what the person should know.
-
-    Returns:
-        ``mode``, ``queue`` (disagreements), ``decisions`` (new ones, from verdict to count).
+        on_progress: Called with images decided and images in the queue.
+        settings: ``static`` writes a page into the run's ``review`` folder and imports a decisions file found
+            there; ``fiftyone`` brings the queue into the FiftyOne App and imports its tags. With ``wait`` the
+            stage ends when the decisions file is there, or when the App is closed.
 
     Raises:
-        DiffugenError: The mode is unknown, the decisions file has mistakes, or the App or its database cannot
-            be started.
+        DiffugenError: The decisions file has mistakes, or the App or its database cannot be started.
     """
-    check_mode(mode)
-    queue = list(store.disagreements())
+    queue = list(round.store.disagreements())
     images = len({one.image_id for one in queue})
     on_progress(0, images)
     found: Sequence[Decision] = []
-    if mode == "static":
-        found = _by_page(store, round, wait, reviewer, tell)
-    elif mode == "fiftyone":
-        found = _in_app(store, round, wait, reviewer, address, port, tell)
+    if settings.mode == "static":
+        found = _on_page(round, settings)
+    elif settings.mode == "fiftyone":
+        found = _in_app(round, settings)
     on_progress(images, images)
-    return {"mode": mode, "queue": len(queue), "decisions": dict(Counter(one.verdict for one in found))}
+    return Reviewed(settings.mode, len(queue), _counts(found))
 
 
-def check_mode(mode: str) -> None:
-    """Raise DiffugenError unless there is such a way of review."""
-    if mode not in MODES:
-        raise DiffugenError(f"unknown way of review {mode!r}; one of {', '.join(MODES)}")
-
-
-def import_decisions(store: RunStore, file: Path, *, reviewer: str, round: int) -> Result:
-    """Keep the decisions of a file that the review page made, or a person wrote; see
+def import_decisions(round: Round, file: Path, reviewer: str) -> Reviewed:
+    """Keep the decisions of a file that the review page saved or a person wrote; see
     `diffugen.review.static`.
 
-    Returns:
-        ``decisions``: the new ones, from verdict to count.
+    Raises:
+        DiffugenError: The file has mistakes; nothing is kept then.
     """
     from diffugen.review.static import read_decisions
 
-    found = read_decisions(store, file, reviewer=reviewer, round=round)
-    store.add_decisions(found)
-    return {"decisions": dict(Counter(one.verdict for one in found))}
+    found = read_decisions(round.store, file, reviewer=reviewer, round=round.number)
+    round.store.add_decisions(found)
+    return Reviewed("file", len(list(round.store.disagreements())), _counts(found))
 
 
-def _by_page(
-    store: RunStore, round: int, wait: bool, reviewer: str, tell: Callable[[str], None]
-) -> Sequence[Decision]:
+def _counts(decisions: Sequence[Decision]) -> dict[str, int]:
+    return dict(Counter(one.verdict for one in decisions))
+
+
+def _on_page(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
     from diffugen.review.static import read_decisions, write_static
 
+    store, notify = round.store, round.run.notify
     folder = review_folder(store)
     page, file = write_static(store, folder), folder / DECISIONS_FILE
-    if wait and not file.is_file():
-        tell(
-            f"review {page}, save its decisions as {file}; the loop goes on then (Ctrl-C: later, by the same "
-            "command)"
+    if settings.wait and not file.is_file():
+        notify(
+            f"Review {page} and save its decisions as {file}; the loop then continues. "
+            "(Ctrl-C to stop here; run the same command to continue later.)"
         )
         while not file.is_file():
-            time.sleep(1 / _LOOKS_A_SECOND)
+            time.sleep(1 / LOOKS_PER_SECOND)
     if not file.is_file():
-        tell(f"to review: open {page}, save its decisions as {file}; the next round takes them in")
+        notify(f"To review: open {page} and save its decisions as {file}; the next round imports them.")
         return []
-    found = read_decisions(store, file, reviewer=reviewer, round=round)
-    store.add_decisions(
-        found
-    )  # before the file is put away: what a person decided must not be lost in between
-    file.rename(_unused(folder / f"decisions-round-{round}.json"))
+    found = read_decisions(store, file, reviewer=settings.reviewer, round=round.number)
+    store.add_decisions(found)  # before the file is put away: no decision may be lost in between
+    file.rename(_unused(folder / f"decisions-round-{round.number}.json"))
     return found
 
 
@@ -131,24 +100,17 @@ def _unused(path: Path) -> Path:
     return candidate
 
 
-def _in_app(
-    store: RunStore,
-    round: int,
-    wait: bool,
-    reviewer: str,
-    address: str,
-    port: int,
-    tell: Callable[[str], None],
-) -> Sequence[Decision]:
+def _in_app(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
     from diffugen.review.database import database
     from diffugen.review.session import open_app, pull, push
 
+    store, notify = round.store, round.run.notify
     with database(review_folder(store)):
         dataset = push(store)
-        if wait:
-            open_app(dataset, address=address, port=port, tell=tell)
+        if settings.wait:
+            open_app(dataset, port=settings.port, notify=notify)
         else:
-            tell(f"to review: diffugen review --run {store.folder}; the next round takes the tags in")
-        found = pull(store, dataset, reviewer=reviewer, round=round, tell=tell)
+            notify(f"To review: diffugen review --run {store.folder}; the next round imports the tags.")
+        found = pull(store, dataset, reviewer=settings.reviewer, round=round.number, notify=notify)
         store.add_decisions(found)
         return found

@@ -22,7 +22,6 @@ A value lies in the mean between about -1 and 1/2, and is a plain mean over imag
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,10 +31,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.comparison.matching import match
+from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import combine
-from diffugen.labels.label import LabelSettings, label_combined
-from diffugen.labels.score import TERMS, ScoreWeights
+from diffugen.labels.label import label_combined
 from diffugen.records import HeatMaps, Instances
 
 WORTHLESS_IOU = 0.5
@@ -56,12 +55,12 @@ class Evidence:
 
     Attributes:
         image_id: The image.
-        prompt_id: Its prompt; images of one prompt look alike and stay in one fold.
+        family: Its prompt; images of one prompt look alike and stay in one fold.
         instances: *All* objects of the classes that are labelled; a label of anything else counts as false.
     """
 
     image_id: str
-    prompt_id: str
+    family: str
     instances: Instances
 
 
@@ -87,7 +86,7 @@ def spread(evidence: Sequence[Evidence], images: int, seed: int) -> list[Evidenc
     """
     by_prompt: dict[str, list[Evidence]] = {}
     for one in sorted(evidence, key=lambda one: one.image_id):
-        by_prompt.setdefault(one.prompt_id, []).append(one)
+        by_prompt.setdefault(one.family, []).append(one)
     twice = len(evidence) - len({one.image_id for one in evidence})
     if twice:
         raise DiffugenError(f"{twice} images occur more than once in the evidence; give each image once")
@@ -136,7 +135,7 @@ class Judge:
             ConfigError: ``settings.groups`` does not fit the heat maps.
             DiffugenError: Evidence is of another size than its image.
         """
-        everything = dataclasses.replace(settings, accept=0.0)
+        everything = settings.changed(accept=0.0)
         key = repr(everything)
         if key not in self._found:
             self._found[key] = self._label(everything)

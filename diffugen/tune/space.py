@@ -6,12 +6,10 @@ Knows which values are worth trying; not Optuna, nor what a setting does.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffugen.labels.label import METHODS, REFINEMENTS, LabelSettings
-from diffugen.labels.score import TERMS, ScoreWeights
+from diffugen.config.labelling import METHODS, REFINEMENTS, TERMS, LabelSettings, ScoreWeights
 
 Params = dict[str, Any]
 """From a parameter's name to its value: text or a number."""
@@ -67,7 +65,7 @@ def to_params(settings: LabelSettings, weights: ScoreWeights) -> Params:
         "fraction": _fraction(settings),
         **_parts("groups", _groups(settings)),
         **_parts("step_weights", _thirds(settings)),
-        **_parts("score", dataclasses.asdict(weights)),
+        **_parts("score", dict(weights)),
     }
 
 
@@ -113,7 +111,7 @@ def from_params(params: Params, settings: LabelSettings) -> tuple[LabelSettings,
     if _groups(settings):
         changed["groups"] = _together(found, "groups", _groups(settings))
     changed["step_weights"] = tuple(_together(found, "step_weights", _thirds(settings)).values())
-    return dataclasses.replace(settings, **changed), ScoreWeights(
+    return settings.changed(**changed), ScoreWeights(
         **_together(found, "score", dict.fromkeys(TERMS, 1.0))
     )
 

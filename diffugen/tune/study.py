@@ -15,7 +15,6 @@ that was killed goes on where it stopped and ends as if it had not been.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,15 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.labelling import LabelSettings, ScoreWeights
 from diffugen.errors import DiffugenError, StoreError
-from diffugen.labels.label import LabelSettings
-from diffugen.labels.score import ScoreWeights
 from diffugen.records import HeatMaps, content_id
 from diffugen.tune.folds import choose
 from diffugen.tune.judge import Evidence, Judge, spread
 from diffugen.tune.space import DECIMALS, fixed_params, from_params, search_space, to_params
-
-__all__ = ["SMALLEST_EVIDENCE", "Evidence", "Tuned", "tune"]
 
 SMALLEST_EVIDENCE, FEWEST_PROMPTS = 12, 2
 """Images, and prompts among them, below which evidence says nothing about other images."""
@@ -49,7 +45,7 @@ OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Outcome:
     """The outcome of tuning.
 
     Attributes:
@@ -94,7 +90,7 @@ def tune(
     folds: int = 4,
     seed: int = 0,
     on_progress: OnProgress = lambda done, total: None,
-) -> Tuned:
+) -> Outcome:
     """Search for label settings and score weights whose labels fit the evidence better.
 
     Searched are ``method``, ``threshold``, ``refine``, ``erode_frac``, ``dilate_frac``, the weights in
@@ -133,10 +129,10 @@ def tune(
     """
     _check(trials=(trials, 0), images=(images, 1), folds=(folds, 2))
     chosen = spread(evidence, images, seed)
-    prompts = [one.prompt_id for one in chosen]
+    prompts = [one.family for one in chosen]
     reason = _too_little(len(chosen), len(set(prompts)), trials)
     if reason:
-        return Tuned(settings, weights, False, reason, None, None, None, None, len(chosen), 0)
+        return Outcome(settings, weights, False, reason, None, None, None, None, len(chosen), 0)
     _require_optuna()
     judge = Judge(chosen, heat_maps, image)
     name = f"{study}-{_identity(chosen, settings, weights, folds, seed)}"
@@ -147,7 +143,7 @@ def tune(
     if choice.adopted:
         settings, weights = from_params(done[choice.best].params, settings)
     history = tuple(values.mean(axis=1).tolist())
-    return Tuned(
+    return Outcome(
         settings=settings,
         weights=weights,
         adopted=choice.adopted,
@@ -200,13 +196,13 @@ def _identity(
     right = [
         [
             one.image_id,
-            one.prompt_id,
+            one.family,
             one.instances.class_names,
             [rle["counts"] for rle in one.instances.rles],
         ]
         for one in evidence
     ]
-    return content_id(SEARCH_VERSION, right, settings.asdict(), dataclasses.asdict(weights), folds, seed)
+    return content_id(SEARCH_VERSION, right, settings.model_dump(mode="json"), weights.model_dump(), folds, seed)
 
 
 def _search(

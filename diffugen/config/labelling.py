@@ -1,0 +1,137 @@
+"""How heat maps become labels, and how a label is scored: settings, score weights, and the two together.
+
+These classes are the only declaration of these values: the configuration reads them, `diffugen.labels` works
+with them, and tuning searches them. They know which values are allowed, not what the values do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+
+from diffugen.config.values import Radius, Section, Share, Weight, some_weight
+from diffugen.records import content_id
+
+Method = Literal["paper", "compete"]
+Refinement = Literal["none", "crf"]
+Threshold = Literal["otsu"] | float
+
+METHODS: tuple[Method, ...] = get_args(Method)
+REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
+
+
+class LabelSettings(Section):
+    """Everything but the score weights that decides labels; see `diffugen.labels.label`.
+
+    Attributes:
+        method: ``paper`` thresholds the map of each class by itself; ``compete`` lets phrases compete for
+            pixels first.
+        threshold: ``otsu``, or a fraction of the way from a map's minimum to its maximum, in (0, 1): higher
+            is tighter.
+        refine: ``crf`` moves mask edges to where the image's colours change; see `diffugen.labels.refine`.
+        erode_frac: Radius of the erosion, relative to the square root of the image area, in [0, 0.2).
+        dilate_frac: Radius of the dilation that follows, in the same unit and range.
+        min_area_frac: Smaller pieces, relative to the image area, are dropped as specks.
+        max_area_frac: Larger instances are dropped: such a map did not single out an object.
+        instances: ``pieces`` makes each connected component an instance, ``one`` makes one instance of all of
+            them, ``largest`` keeps the largest alone, for prompts that name a single object.
+        groups: From a pattern for layer groups (``"up@*"``) to the weight of their maps; see
+            `diffugen.labels.heatmaps.group_weights`.
+        step_weights: Weights of the first, middle and last third of the denoising steps.
+        accept: Labels with a lower score are dropped, in [0, 1].
+    """
+
+    method: Method = "compete"
+    threshold: Literal["otsu"] | Annotated[float, Field(gt=0, lt=1)] = "otsu"
+    refine: Refinement = "none"
+    erode_frac: Radius = 0.01
+    dilate_frac: Radius = 0.01
+    min_area_frac: Annotated[float, Field(ge=0, lt=1)] = 0.002
+    max_area_frac: Annotated[float, Field(gt=0, le=1)] = 0.95
+    instances: Literal["pieces", "one", "largest"] = "pieces"
+    groups: Annotated[dict[str, Weight], AfterValidator(some_weight)] = Field(
+        default_factory=lambda: {"*": 1.0}
+    )
+    step_weights: Annotated[tuple[Weight, Weight, Weight], AfterValidator(some_weight)] = (1.0, 1.0, 1.0)
+    accept: Share = 0.0
+
+    @field_validator("max_area_frac")
+    @classmethod
+    def _above_the_smallest(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("min_area_frac", 0):
+            raise ValueError(f"more than min_area_frac, which is {info.data['min_area_frac']:g}")
+        return value
+
+
+class ScoreWeights(Section):
+    """Weights of the score's terms; only their ratios matter. The paper's score is box size and heat
+    intensity alone.
+
+    The terms are defined in `diffugen.labels.score`.
+
+    Attributes:
+        box_size: Weight of a large box.
+        heat_intensity: Weight of a hot mask.
+        contrast: Weight of a mask that is hotter than its surroundings.
+        compactness: Weight of a mask without arms, holes and scattered pieces.
+        margin: Weight of a lead over competing phrases.
+    """
+
+    box_size: Weight = 1.0
+    heat_intensity: Weight = 1.0
+    contrast: Weight = 1.0
+    compactness: Weight = 1.0
+    margin: Weight = 1.0
+
+    @model_validator(mode="after")
+    def _not_all_zero(self) -> ScoreWeights:
+        some_weight(self.model_dump())
+        return self
+
+
+TERMS = tuple(ScoreWeights.model_fields)
+"""Names of the score's terms."""
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What decides the labels of a round: label settings and score weights, of the configuration or as tuned.
+
+    Attributes:
+        settings: How heat maps become instances. ``refine`` applies to model labels too.
+        weights: How an instance is scored.
+        pinned: Dotted keys, such as ``labels.refine``, that the user set for this command: they win over
+            tuned values.
+    """
+
+    settings: LabelSettings
+    weights: ScoreWeights
+    pinned: frozenset[str] = frozenset()
+
+    @property
+    def method(self) -> str:
+        """Provenance of attention labels: ``attention-`` and a hash of everything that decides them."""
+        return f"attention-{content_id(self.settings.model_dump(mode='json'), self.weights.model_dump())}"
+
+    def tuned(self, settings: LabelSettings, weights: ScoreWeights) -> Labelling:
+        """Return the labelling with tuned values, except for the pinned ones."""
+        return replace(
+            self,
+            settings=settings.changed(**self._pinned_values("labels", self.settings)),
+            weights=weights.changed(**self._pinned_values("score", self.weights)),
+        )
+
+    def _pinned_values(self, name: str, section: Section) -> Mapping[str, object]:
+        if name in self.pinned:
+            return dict(section)
+        return {
+            key: value for key, value in section if any(_covers(pin, f"{name}.{key}") for pin in self.pinned)
+        }
+
+
+def _covers(pin: str, key: str) -> bool:
+    """Return whether a dotted key is the other, or lies below it."""
+    return pin == key or pin.startswith(f"{key}.")

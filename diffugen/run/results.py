@@ -1,0 +1,307 @@
+"""What each stage keeps in the ledger: one frozen record for each kind of stage, and all of a round's
+together.
+
+Stages return these records, later stages and the report read them; the ledger holds them as JSON under the
+fields' names. Fields that older ledgers lack have defaults. Records hold results only; they know neither the
+order of the stages nor how a result came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar, cast, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from diffugen.config.labelling import LabelSettings, ScoreWeights
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class TaskImages:
+    """How many images a task of the generation made.
+
+    Attributes:
+        images: Planned images, those that existed already included.
+        dropped: How many of them are unusable, such as blackened by a safety checker.
+        skipped: Sources without a region, or in which nothing can change.
+    """
+
+    images: int = 0
+    dropped: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Generated(TaskImages):
+    """What ``generate`` made; the counts are sums over the tasks.
+
+    Attributes:
+        tasks: From the name of a task to its counts.
+    """
+
+    tasks: Mapping[str, TaskImages] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What ``label`` made.
+
+    Attributes:
+        method: Provenance of the attention labels.
+        images: Images with such labels.
+        objects: Labels on them.
+        settings: The label settings.
+        weights: The score weights.
+    """
+
+    method: str
+    images: int
+    objects: int
+    settings: LabelSettings
+    weights: ScoreWeights
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """What ``relabel`` made.
+
+    Attributes:
+        method: Provenance of the model labels.
+        checkpoint: The detector; relative to the run's folder if it lies there.
+        images: Images with such labels.
+        objects: Labels on them.
+    """
+
+    method: str
+    checkpoint: str
+    images: int
+    objects: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What ``compare`` found.
+
+    Attributes:
+        images: Images with labels of both sources.
+        agreements: Objects on which both sources agree.
+        kinds: From a kind of disagreement to its count.
+    """
+
+    images: int
+    agreements: int
+    kinds: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """What ``review`` brought.
+
+    Attributes:
+        mode: How the queue was shown.
+        queue: Disagreements in the queue.
+        decisions: New decisions, from verdict to count.
+    """
+
+    mode: str
+    queue: int
+    decisions: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class TunedSide:
+    """Settings before or after tuning.
+
+    Attributes:
+        settings: The label settings.
+        weights: The score weights.
+        value: Their value on all evidence; None where nothing was tried.
+    """
+
+    settings: LabelSettings
+    weights: ScoreWeights
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Values on evidence that was held out; None where nothing was tried."""
+
+    before: float | None = None
+    after: float | None = None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What ``tune`` decided.
+
+    Attributes:
+        adopted: Whether later rounds label with ``after``.
+        reason: Why, or why not, in a sentence.
+        evidence: ``verdicts`` or ``agreement``.
+        before: The current settings.
+        after: The settings to use from now on; equal to ``before`` unless adopted.
+        held_out: Values of the current and of the tuned settings on held-out evidence.
+        images: Images of the evidence.
+        trials: Trials of the study.
+    """
+
+    adopted: bool
+    reason: str
+    evidence: str
+    before: TunedSide
+    after: TunedSide
+    held_out: HeldOut = field(default_factory=HeldOut)
+    images: int = 0
+    trials: int = 0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A training set that a stage chose and wrote.
+
+    Attributes:
+        folder: Its folder, relative to the run's.
+        train: Images of the run that train.
+        val: Images of the run that validate.
+        known: Further training images from outside the run.
+        by_origin: From the origin of the labels to the number of images.
+        left_out: From the reason to the number of images.
+    """
+
+    folder: str
+    train: int
+    val: int
+    known: int = 0
+    by_origin: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training.
+
+    Attributes:
+        checkpoint: The best checkpoint, relative to the run's folder.
+        start: The checkpoint that it started from.
+        epochs: Passes over the training images.
+        image_size: Longer side in pixels that images were scaled to.
+    """
+
+    checkpoint: str
+    start: str
+    epochs: int
+    image_size: int
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Average precision in [0, 1]; None where it is undefined.
+
+    Attributes:
+        ap50: At IoU .50.
+        ap50_95: Mean over IoU .50 to .95.
+    """
+
+    ap50: float | None = None
+    ap50_95: float | None = None
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What ``promote`` decided.
+
+    Attributes:
+        promoted: Whether the new detector takes the place of the one before.
+        checkpoint: The better of the two.
+        evidence: ``validation``, ``human``, ``agreed`` or ``none``.
+        images: Images of the evidence.
+        candidate: Mask AP of the new detector.
+        incumbent: Mask AP of the one before.
+    """
+
+    promoted: bool
+    checkpoint: str
+    evidence: str = ""
+    images: int = 0
+    candidate: Precision = field(default_factory=Precision)
+    incumbent: Precision = field(default_factory=Precision)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A measurement on ground truth.
+
+    Attributes:
+        truth: Name of the ground truth.
+        checkpoint: The detector.
+        images: Images of the ground truth.
+        mask: AP of its masks.
+        box: AP of its boxes.
+        labels: Exactly labelled images it was trained on, for the reference; None for detectors of the loop.
+    """
+
+    truth: str
+    checkpoint: str
+    images: int
+    mask: Precision = field(default_factory=Precision)
+    box: Precision = field(default_factory=Precision)
+    labels: int | None = None
+
+
+@dataclass(frozen=True)
+class RoundResults:
+    """What the stages of one round kept, by their names with ``_`` for ``-``; None for a stage that has not
+    finished."""
+
+    generate: Generated | None = None
+    label: Labelled | None = None
+    relabel: Relabelled | None = None
+    compare: Compared | None = None
+    review: Reviewed | None = None
+    tune: Tuned | None = None
+    known: Chosen | None = None
+    train_known: Trained | None = None
+    dataset: Chosen | None = None
+    train: Trained | None = None
+    promote: Promoted | None = None
+    evaluate_base: Evaluated | None = None
+    evaluate: Evaluated | None = None
+    evaluate_reference: Evaluated | None = None
+
+
+RESULT_KINDS: Mapping[str, type[Any]] = {
+    name: next(kind for kind in get_args(hint) if kind is not type(None))
+    for name, hint in get_type_hints(RoundResults).items()
+}
+"""From each field of `RoundResults` to the record it holds."""
+
+
+def to_values(result: object) -> Any:
+    """Return a result as JSON values."""
+    kind: Any = type(result)
+    return _adapter(kind).dump_python(result, mode="json")
+
+
+def from_text(kind: type[Result], text: str) -> Result:
+    """Return the result in a JSON text.
+
+    Raises:
+        ValueError: The text is not such a result; the message says what is wrong.
+    """
+    try:
+        adapter: TypeAdapter[Result] = _adapter(cast(Any, kind))
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}" if place else str(first["msg"])) from error
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

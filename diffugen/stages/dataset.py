@@ -1,0 +1,151 @@
+"""The stage that chooses what to train on and writes it. Knows the policy; nothing of the truth that the
+report quotes."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from diffugen.config.sections import MaskChoice, TrainingPolicy
+from diffugen.dataset.files import Item
+from diffugen.dataset.policy import TrainingLabels, split_by_family, training_labels
+from diffugen.dataset.truth import Truth
+from diffugen.dataset.yolo import write_yolo
+from diffugen.errors import DiffugenError
+from diffugen.run.results import Chosen
+from diffugen.run.rounds import OnProgress, Round, Run, stage
+
+
+@stage("dataset", Chosen)
+def choose(
+    round: Round, on_progress: OnProgress, method: str, policy: TrainingPolicy, known: Truth | None = None
+) -> Chosen:
+    """Choose the images and labels to train the detector on, and write them as a YOLO-seg folder.
+
+    All images of a family (prompt or photo) are in one split, and the split of a family never changes.
+
+    Args:
+        round: The round; the set goes to ``datasets/round-<round>`` in the run's folder.
+        on_progress: Called with images written and images to write.
+        method: Provenance of the attention labels.
+        policy: Whose labels count, and which images are held out.
+        known: Further labelled images to train on.
+
+    Raises:
+        DiffugenError: Nothing is left to train on.
+        StoreError: The folder cannot be written.
+    """
+    run, store = round.run, round.store
+    chosen = dict(chosen_labels(run, method, policy))
+    splits = split_images(run, chosen, policy)
+    if not any(len(chosen[image_id].instances or ()) for image_id in splits["train"]):
+        raise DiffugenError(_nothing_to_train_on(round, chosen.values()))
+    total, done = sum(map(len, splits.values())), 0
+
+    def items(ids: Iterable[str]) -> Iterator[Item]:
+        nonlocal done
+        for item in chosen_items(run, chosen, ids):
+            yield item
+            done += 1
+            on_progress(done, total)
+
+    def train_items() -> Iterator[Item]:
+        yield from items(splits["train"])
+        yield from ((f"known-{name}", rgb, found) for name, rgb, found in (known.items() if known else ()))
+
+    given = {"train": train_items(), **({"val": items(splits["val"])} if splits["val"] else {})}
+    folder = fresh_folder(store.folder / "datasets" / f"round-{round.number}")
+    write_yolo(folder, given, run.class_names)
+    return Chosen(
+        folder=str(folder.relative_to(store.folder)),
+        train=len(splits["train"]),
+        val=len(splits["val"]),
+        known=known.images if known else 0,
+        by_origin=Counter(one.origin for one in chosen.values() if one.origin is not None),
+        left_out=_reasons(chosen.values()),
+    )
+
+
+def chosen_labels(
+    run: Run, method: str, policy: TrainingPolicy, mask: MaskChoice | None = None
+) -> Iterator[tuple[str, TrainingLabels]]:
+    """Yield each image's id with what it trains with, by the table in `diffugen.dataset.policy`.
+
+    Args:
+        run: The run.
+        method: Provenance of the attention labels.
+        policy: Whose labels count.
+        mask: Which mask an object gets when both sources agree on it; None for the policy's.
+    """
+    store, dataset, disagreement = run.store, policy.dataset, policy.disagreement
+    decisions = {one.image_id: one for one in store.decisions()}
+    model = {
+        labels.image_id: labels.instances.of_classes(run.class_names)
+        for labels in store.latest_labels("model")
+    }
+    for labels in store.labels("attention", method):
+        image_id = labels.image_id
+        yield (
+            image_id,
+            training_labels(
+                image_id,
+                labels.instances,
+                model.get(image_id),
+                decisions.get(image_id),
+                mask=mask or dataset.mask,
+                trust=dataset.trust,
+                min_score=dataset.min_score,
+                min_iou=disagreement.min_iou,
+                good_iou=disagreement.good_iou,
+                confidence=0.0,
+            ),
+        )
+
+
+def split_images(
+    run: Run, chosen: Mapping[str, TrainingLabels], policy: TrainingPolicy
+) -> dict[str, list[str]]:
+    """Return the ids of the images that ``train`` and that are held out as ``val``, in the order of the
+    run."""
+    held_out = held_out_families(run, policy)
+    splits: dict[str, list[str]] = {"train": [], "val": []}
+    for record in run.store.records():
+        if record.id in chosen and chosen[record.id].instances is not None:
+            splits["val" if record.family in held_out else "train"].append(record.id)
+    return splits
+
+
+def held_out_families(run: Run, policy: TrainingPolicy) -> set[str]:
+    """Return the families (`ImageRecord.family`: prompts or photos) that are held out, the same ones in every
+    round."""
+    families = (record.family for record in run.store.records())
+    return split_by_family(families, policy.dataset.val_frac, run.seed)
+
+
+def chosen_items(run: Run, chosen: Mapping[str, TrainingLabels], ids: Iterable[str]) -> Iterator[Item]:
+    """Yield images with the labels they train with, one in memory at a time."""
+    for image_id in ids:
+        instances = chosen[image_id].instances
+        if instances is not None:
+            yield image_id, run.store.image(image_id), instances
+
+
+def fresh_folder(folder: Path) -> Path:
+    """Return a folder without what a stage left there that was killed before its result was kept."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _reasons(chosen: Iterable[TrainingLabels]) -> Counter[str]:
+    return Counter(one.reason for one in chosen if one.reason is not None)
+
+
+def _nothing_to_train_on(round: Round, chosen: Iterable[TrainingLabels]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in _reasons(chosen).items())
+    return (
+        f"round {round.number} of run {round.run.folder} has nothing to train on "
+        f"({reasons or 'there are no labelled images'}). Review some images (diffugen review), lower dataset.min_score "
+        "or labels.accept, or set dataset.trust to the side that is right more often"
+    )

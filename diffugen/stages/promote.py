@@ -1,0 +1,80 @@
+"""The stage that decides which detector is better, on evidence that a user has; never on the truth that is
+quoted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from diffugen.config.sections import DetectorSettings, TrainingPolicy
+from diffugen.dataset.files import Item
+from diffugen.dataset.policy import TrainingLabels
+from diffugen.dataset.truth import Truth
+from diffugen.run.results import Promoted, Trained
+from diffugen.run.rounds import OnProgress, Round, Run, stage
+from diffugen.stages.dataset import chosen_items, chosen_labels, split_images
+from diffugen.stages.detector import open_detector
+from diffugen.stages.evaluate import measure
+
+GOLD_IMAGES = 20
+"""Once this many reviewed images are held out, they alone decide which detector is better."""
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What decides: its kind, how many images, and what opens them."""
+
+    kind: str
+    images: int
+    items: Callable[[], Iterator[Item]]
+
+
+@stage("promote", Promoted)
+def promote(
+    round: Round,
+    on_progress: OnProgress,
+    candidate: Trained,
+    incumbent: str,
+    method: str,
+    policy: TrainingPolicy,
+    settings: DetectorSettings,
+    validation: Truth | None = None,
+) -> Promoted:
+    """Decide whether a new detector takes the place of the one before.
+
+    The evidence is the named validation set; or else the reviewed images of held-out families, once there are
+    `GOLD_IMAGES`; or else the images of held-out families on which attention and detector agree, with the
+    masks of the attention labels, because those of the model would favour the detector that drew them.
+
+    Args:
+        round: The round.
+        on_progress: Called with images done and all images, those of both detectors.
+        candidate: The new detector.
+        incumbent: The checkpoint of the one before.
+        method: Provenance of the attention labels.
+        policy: Whose labels count, and which images are held out.
+        settings: Device and image size.
+        validation: Labelled images that decide; None for the run's own.
+    """
+    run = round.run
+    if validation is not None:
+        evidence = _Evidence("validation", validation.images, validation.items)
+    else:
+        evidence = _own_evidence(run, dict(chosen_labels(run, method, policy, mask="attention")), policy)
+    found = []
+    for number, checkpoint in enumerate((candidate.checkpoint, incumbent), start=1):
+        detector, image_size = open_detector(run, checkpoint, settings)
+        found.append(measure(detector, evidence.items(), run.class_names, image_size)[0])
+        on_progress(number * evidence.images, 2 * evidence.images)
+    new, old = found
+    # Without evidence nothing speaks against the detector that has learned from more images.
+    promoted = not evidence.images or (new.ap50_95 or 0.0) > (old.ap50_95 or 0.0)
+    better = candidate.checkpoint if promoted else incumbent
+    return Promoted(promoted, better, evidence.kind, evidence.images, new, old)
+
+
+def _own_evidence(run: Run, chosen: Mapping[str, TrainingLabels], policy: TrainingPolicy) -> _Evidence:
+    held_out = split_images(run, chosen, policy)["val"]
+    human = [image_id for image_id in held_out if chosen[image_id].origin == "human"]
+    kind, ids = ("human", human) if len(human) >= GOLD_IMAGES else ("agreed", held_out)
+    return _Evidence(kind if ids else "none", len(ids), lambda: chosen_items(run, chosen, ids))

@@ -1,0 +1,75 @@
+"""The stage that tunes label settings and score weights. Knows what counts as evidence; not how the search
+works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffugen.config.labelling import Labelling
+from diffugen.config.sections import TuneSettings
+from diffugen.run.results import HeldOut, Tuned, TunedSide
+from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.store import RunStore
+from diffugen.stages.compare import label_pairs
+from diffugen.tune.judge import Evidence
+from diffugen.tune.study import SMALLEST_EVIDENCE
+from diffugen.tune.study import tune as tune_labelling
+
+
+@stage("tune", Tuned, unit="trial")
+def tune(
+    round: Round, on_progress: OnProgress, method: str, labelling: Labelling, settings: TuneSettings
+) -> Tuned:
+    """Search for label settings and score weights that agree better with the evidence.
+
+    The evidence is human labels where there are enough, or else out-of-sample model labels. The study is kept
+    in the run's folder as ``tune.sqlite``.
+
+    Args:
+        round: The round; later ones label with what it adopts.
+        on_progress: Called with trials done and all trials.
+        method: Provenance of the current attention labels.
+        labelling: What they were made with.
+        settings: How long to search, and on how many images.
+    """
+    store = round.store
+    kind, evidence = _evidence(store, method, round.run.class_names)
+    found = tune_labelling(
+        evidence,
+        store.heat_maps,
+        store.image,
+        labelling.settings,
+        labelling.weights,
+        storage=store.folder / "tune.sqlite",
+        trials=settings.trials,
+        images=settings.images,
+        folds=settings.folds,
+        seed=round.seed,
+        on_progress=on_progress,
+    )
+    return Tuned(
+        adopted=found.adopted,
+        reason=found.reason,
+        evidence=kind,
+        before=TunedSide(labelling.settings, labelling.weights, found.value_before),
+        after=TunedSide(found.settings, found.weights, found.value_after),
+        held_out=HeldOut(found.held_out_before, found.held_out_after),
+        images=found.images,
+        trials=found.trials,
+    )
+
+
+def _evidence(store: RunStore, method: str, class_names: Sequence[str]) -> tuple[str, list[Evidence]]:
+    """Return which kind of evidence there is, ``verdicts`` or ``agreement``, and the evidence."""
+    human = [
+        Evidence(one.image_id, store.record(one.image_id).family, one.instances.of_classes(class_names))
+        for one in store.decisions()
+        if one.instances is not None
+    ]
+    if len(human) >= SMALLEST_EVIDENCE:
+        return "verdicts", human
+    return "agreement", [
+        Evidence(image_id, store.record(image_id).family, model)
+        for image_id, _, model in label_pairs(store, method, class_names)
+        if len(model)
+    ]

@@ -1,5 +1,4 @@
-"""A detector for a rare class from prompts alone: generate, label, train, relabel, compare, review, tune,
-repeat.
+"""A detector for a rare class from prompts alone: generate, label, train, relabel, compare, review, tune.
 
     diffugen bootstrap [CONFIG] [--rounds 3] [--review none|static|fiftyone]
 

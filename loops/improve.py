@@ -1,5 +1,4 @@
-"""Improve an existing detector, or train one from an existing dataset: generated images show it what it
-lacks.
+"""Improve an existing detector, or train one from a dataset: generated images show it what it lacks.
 
     diffugen improve [CONFIG] --known DATASET [--checkpoint best.pt] [--rounds 3] [--review
     none|static|fiftyone]

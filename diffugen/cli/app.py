@@ -24,7 +24,8 @@ from diffugen.cli import (
 from diffugen.errors import DiffugenError
 
 app = typer.Typer(
-    help="Labelled images of rare classes from text-to-image models: generate, label, train, review, improve.",
+    help="Labelled images of rare classes from text-to-image models: generate, label, train, review, "
+    "improve.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from diffugen.cli.output import console, say, table
-from diffugen.cli.shared import copy_shipped, write_new
+from diffugen.cli.shared import copy_shipped, examples, write_new
 from diffugen.errors import DiffugenError
 
 configs_app = typer.Typer(
@@ -21,11 +21,11 @@ configs_app = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     configs_app.command("list")(configs_list)
-    configs_app.command("show", epilog="Example:  diffugen configs show miniature")(configs_show)
-    configs_app.command("copy", epilog="Example:  diffugen configs copy piano-on-road my-pianos.yaml")(
+    configs_app.command("show", epilog=examples("diffugen configs show miniature"))(configs_show)
+    configs_app.command("copy", epilog=examples("diffugen configs copy piano-on-road my-pianos.yaml"))(
         configs_copy
     )
-    configs_app.command("convert", epilog="Example:  diffugen configs convert cars.json my-cars.yaml")(
+    configs_app.command("convert", epilog=examples("diffugen configs convert cars.json my-cars.yaml"))(
         configs_convert
     )
     app.add_typer(configs_app, name="configs")
@@ -69,8 +69,7 @@ def configs_convert(
     file: Annotated[Path, typer.Argument(help="A JSON file in the paper's format.")],
     to: Annotated[Path | None, typer.Argument(help="The new file. Default: ./<name>.yaml.")] = None,
 ) -> None:
-    """Convert a configuration in the paper's format to YAML with notes. All commands also read such a file
-    directly."""
+    """Convert a file in the paper's JSON format to YAML. All commands also read such a file directly."""
     from diffugen.config import load_config
     from diffugen.config.files import read_settings
     from diffugen.config.paper import from_paper, is_paper_format, to_yaml

@@ -53,8 +53,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor() -> None:
-    """Show what is installed and what is missing, with the device that will be used and the cost of each
-    missing piece."""
+    """Show what is installed, which device is used, and what missing pieces cost."""
     shown = table("piece", "state", "what it is for, or how to get it")
     for piece in examine():
         shown.add_row(piece.name, piece.state, piece.note)

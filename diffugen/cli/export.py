@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from diffugen.cli.output import say
-from diffugen.cli.shared import SetOption, open_run, resolve_config
+from diffugen.cli.shared import SetOption, examples, open_run, resolve_config
 from diffugen.errors import DiffugenError
 
 FORMATS = ("yolo-seg", "coco", "fiftyone")
@@ -19,9 +19,11 @@ FORMATS = ("yolo-seg", "coco", "fiftyone")
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
-        epilog="Examples:  diffugen export runs/pianos   |   "
-        "diffugen export runs/pianos --format coco --out pianos-coco   |   "
-        "diffugen export runs/pianos --format fiftyone --set dataset.min_score=0.5"
+        epilog=examples(
+            "diffugen export runs/pianos",
+            "diffugen export runs/pianos --format coco --out pianos-coco",
+            "diffugen export runs/pianos --format fiftyone --set dataset.min_score=0.5",
+        )
     )(export)
 
 
@@ -37,7 +39,7 @@ def export(
     set_: SetOption = None,
     format: Annotated[str, typer.Option("--format", help="yolo-seg, coco or fiftyone.")] = "yolo-seg",
 ) -> None:
-    """Write the labels that a round would train with as a dataset. Holes, pieces and scores are kept."""
+    """Write a run's training labels as a dataset, with holes, pieces and scores."""
     from diffugen.errors import did_you_mean
     from diffugen.stages import newest_method
     from diffugen.stages.dataset import chosen_items, chosen_labels, split_images

@@ -1,5 +1,4 @@
-"""The command that generates images from prompts, from other images, or in regions of them, and labels
-them."""
+"""The command that generates images and labels them by attention: `diffugen generate`."""
 
 from __future__ import annotations
 
@@ -9,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffugen.cli.output import say
-from diffugen.cli.shared import RunOption, SetOption, open_or_create_run, repeat_arguments, resolve_config
+from diffugen.cli.shared import (
+    RunOption,
+    SetOption,
+    examples,
+    open_or_create_run,
+    repeat_arguments,
+    resolve_config,
+)
 from diffugen.errors import DiffugenError
 
 if TYPE_CHECKING:
@@ -20,10 +26,13 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
-        epilog="Examples:  diffugen generate   |   "
-        "diffugen generate piano-on-road --images 4 --run runs/pianos   |   "
-        "diffugen generate piano-on-own-photos --source photos   |   diffugen generate txt2img cars.json   |   "
-        "diffugen generate --set diffusion.model=/models/sd15 --set diffusion.size_wh=[512,512]"
+        epilog=examples(
+            "diffugen generate",
+            "diffugen generate piano-on-road --images 4 --run runs/pianos",
+            "diffugen generate piano-on-own-photos --source photos",
+            "diffugen generate txt2img cars.json",
+            "diffugen generate --set diffusion.model=/models/sd15 --set diffusion.size_wh=[512,512]",
+        )
     )(generate)
 
 
@@ -32,7 +41,8 @@ def generate(
         list[str] | None,
         typer.Argument(
             metavar="[TASK] [CONFIG]",
-            help="A task's name or kind (txt2img, img2img, inpaint), to run only that one; and a configuration: a name "
+            help="A task's name or kind (txt2img, img2img, inpaint), to run only that one; and a "
+            "configuration: a name "
             "(see: diffugen configs list) or a YAML, JSON or TOML file, in the paper's format too. "
             "Default: the run's own; for a new run, the miniature.",
         ),
@@ -53,7 +63,7 @@ def generate(
         int | None, typer.Option(min=1, help="Images per prompt. Default: loop.images_per_prompt.")
     ] = None,
 ) -> None:
-    """Generate images and heat maps into a run, and label them by attention. Existing images are kept."""
+    """Generate images and label them by attention. Existing images are kept."""
     from diffugen import stages
     from diffugen.config.files import Option
     from diffugen.labels.sheets import attention_sheet
@@ -94,16 +104,17 @@ def _split_arguments(what: list[str], task: str | None) -> tuple[str | None, str
 
 
 def _with_source(settings: Config, source: str, only: str | None) -> Config:
-    """Return the configuration with another source for its first task that starts from images outside the
-    run."""
+    """Return the configuration with another source for its first task that starts outside the run."""
     names = {task.step for task in settings.tasks}
     for place, task in enumerate(settings.tasks):
         if _starts_outside(task, names, only):
             changed = task.changed(source=source)
             return settings.changed(tasks=(*settings.tasks[:place], changed, *settings.tasks[place + 1 :]))
     raise DiffugenError(
-        "--source needs a task that starts from images, and the configuration has none: add one under tasks, such as "
-        "{task: inpaint, source: photos, region: {part: lower half}}, or name one of its img2img or inpaint tasks "
+        "--source needs a task that starts from images, and the configuration has none: add one under tasks, "
+        "such as "
+        "{task: inpaint, source: photos, region: {part: lower half}}, or name one of its img2img or inpaint "
+        "tasks "
         "with --task"
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffugen.cli.output import progress, say
+from diffugen.cli.shared import examples
 from diffugen.errors import DiffugenError
 
 if TYPE_CHECKING:
@@ -20,12 +21,14 @@ SAMPLE_PROMPTS = ("a photo of a {}", "a photo of a {} on a road")
 SAMPLE_SEEDS = 4
 SAMPLE_STEPS = 20
 NEUTRAL_HINT = (
-    "The captions said nothing but {token}, so it also means what all images share, such as their background: it may show "
+    "The captions said nothing but {token}, so it also means what all images share, such as their "
+    "background: it may show "
     "up in images, and heat maps of {token} may point at it. To keep it out, name it: "
     "--template 'a photo of a {{}} in a room'"
 )
 SETTINGS_HELP = (
-    "A training setting: vectors=1, steps=500, learning_rate=0.001, batch_size=4, flip=true, seed=0, guidance_scale=3.0 "
+    "A training setting: vectors=1, steps=500, learning_rate=0.001, batch_size=4, flip=true, seed=0, "
+    "guidance_scale=3.0 "
     "(of the sample pictures), device=auto, dtype=float32. May be repeated."
 )
 
@@ -33,9 +36,11 @@ SETTINGS_HELP = (
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
-        epilog="Examples:  diffugen invert --token '<grand-piano>' --images photos --init piano   |   "
-        "diffugen invert --token '<grand-piano>' --images photos --init piano --template 'a photo of a {} in a room' "
-        "--model /models/sd15 --set dtype=bfloat16 --set steps=2000"
+        epilog=examples(
+            "diffugen invert --token '<grand-piano>' --images photos --init piano",
+            "diffugen invert --token '<grand-piano>' --images photos --init piano --template 'a photo of a "
+            "{} in a room' --model /models/sd15 --set dtype=bfloat16 --set steps=2000",
+        )
     )(invert)
 
 
@@ -49,7 +54,8 @@ def invert(
     template: Annotated[
         list[str] | None,
         typer.Option(
-            help="A caption with {} for the token. May be repeated. Name what all images share and the token should not "
+            help="A caption with {} for the token. May be repeated. Name what all images share and the token "
+            "should not "
             "mean, such as the room they were taken in. Default: neutral captions."
         ),
     ] = None,
@@ -61,8 +67,7 @@ def invert(
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SETTINGS_HELP)] = None,
 ) -> None:
-    """Learn a new word from a few images (textual inversion). After an interruption, the same command
-    continues."""
+    """Learn a new word from a few images (textual inversion). Run it again to continue."""
     from diffugen.config.load import load_section
     from diffugen.config.sections import InversionSettings
     from diffugen.diffusion.inversion import load_embeddings
@@ -108,8 +113,7 @@ def invert(
 
 
 def read_images(folder: Path) -> list[NDArray[np.uint8]]:
-    """Return the images of a folder in the order of their names, uint8 RGB (H, W, 3), turned as they are
-    meant to be seen.
+    """Return the images of a folder, sorted by name, as uint8 RGB (H, W, 3), EXIF orientation applied.
 
     Raises:
         DiffugenError: The folder is missing or has no images, or one cannot be read.

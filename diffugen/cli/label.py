@@ -5,19 +5,22 @@ from __future__ import annotations
 import typer
 
 from diffugen.cli.output import say
-from diffugen.cli.shared import ConfigArgument, RunOption, SetOption, open_run, resolve_config
+from diffugen.cli.shared import ConfigArgument, RunOption, SetOption, examples, open_run, resolve_config
 
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
-        epilog="Examples:  diffugen label   |   diffugen label --run runs/pianos --set labels.method=compete   |   "
-        "diffugen label --set labels.threshold=0.4 --set score.margin=2"
+        epilog=examples(
+            "diffugen label",
+            "diffugen label --run runs/pianos --set labels.method=compete",
+            "diffugen label --set labels.threshold=0.4 --set score.margin=2",
+        )
     )(label)
 
 
 def label(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:
-    """Label a run's images by attention, from the heat maps on disk, without a GPU. Draws a contact sheet."""
+    """Label a run's images by attention. Needs no GPU; draws a contact sheet."""
     from diffugen import stages
     from diffugen.labels.sheets import attention_sheet
 

@@ -1,5 +1,4 @@
-"""The commands that list, copy and run loops; `bootstrap` and `improve` are loops with commands of their
-own."""
+"""The commands that list, copy and run loops; `bootstrap` and `improve` are loops with their own commands."""
 
 from __future__ import annotations
 
@@ -18,6 +17,7 @@ from diffugen.cli.shared import (
     RunOption,
     SetOption,
     copy_shipped,
+    examples,
     open_or_create_run,
     repeat_arguments,
     resolve_config,
@@ -46,16 +46,21 @@ WaitOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(
-        epilog="Examples:  diffugen bootstrap   |   diffugen bootstrap piano-on-road --review fiftyone --wait   |   "
-        "diffugen bootstrap --rounds 2 --set prompts.count=40 --run runs/small"
+        epilog=examples(
+            "diffugen bootstrap",
+            "diffugen bootstrap piano-on-road --review fiftyone --wait",
+            "diffugen bootstrap --rounds 2 --set prompts.count=40 --run runs/small",
+        )
     )(bootstrap)
     app.command(
-        epilog="Examples:  diffugen improve cars --known datasets/cars   |   "
-        "diffugen improve --known datasets/known --checkpoint best.pt --run runs/better"
+        epilog=examples(
+            "diffugen improve cars --known datasets/cars",
+            "diffugen improve --known datasets/known --checkpoint best.pt --run runs/better",
+        )
     )(improve)
     loops_app.command("list")(loops_list)
-    loops_app.command("copy", epilog="Example:  diffugen loops copy bootstrap my-loop.py")(loops_copy)
-    loops_app.command("run", epilog="Example:  diffugen loops run my-loop.py miniature --run runs/mine")(
+    loops_app.command("copy", epilog=examples("diffugen loops copy bootstrap my-loop.py"))(loops_copy)
+    loops_app.command("run", epilog=examples("diffugen loops run my-loop.py miniature --run runs/mine"))(
         loops_run
     )
     app.add_typer(loops_app, name="loops")
@@ -69,8 +74,7 @@ def bootstrap(
     review: ReviewOption = None,
     wait: WaitOption = False,
 ) -> None:
-    """Make a detector for a rare class from prompts alone. After an interruption, the same command
-    continues."""
+    """Make a detector for a rare class from prompts alone. Run it again to continue."""
     _run_loop("bootstrap", config, [*(set_ or ()), *_options(rounds, review, wait)], run)
 
 
@@ -87,8 +91,7 @@ def improve(
     review: ReviewOption = None,
     wait: WaitOption = False,
 ) -> None:
-    """Improve an existing detector, or train one from an existing dataset. Generated images show it what it
-    lacks."""
+    """Improve an existing detector, or train one from an existing dataset."""
     from diffugen.config.files import Option
 
     given = [
@@ -132,8 +135,7 @@ def loops_run(
     review: ReviewOption = None,
     wait: WaitOption = False,
 ) -> None:
-    """Run a loop: one that comes with DiffuGen, or your own. A loop is Python code: run only files that you
-    trust."""
+    """Run a loop: a shipped one or your own. A loop is Python code: run only files that you trust."""
     _run_loop(loop, config, [*(set_ or ()), *_options(rounds, review, wait)], run)
 
 
@@ -216,7 +218,8 @@ def load_loop(name: str) -> ModuleType:
         )
     if len(inspect.signature(main).parameters) != 2:
         raise DiffugenError(
-            f"the loop {path} has main{inspect.signature(main)}, written for an older DiffuGen; a loop is now "
+            f"the loop {path} has main{inspect.signature(main)}, written for an older DiffuGen; a loop is "
+            "now "
             "main(config, run): diffugen loops copy bootstrap shows one"
         )
     return module
@@ -233,7 +236,8 @@ def loop_path(name: str) -> Path:
             return path
     names = sorted(path.stem for path in _loops_folder().glob("*.py"))
     raise DiffugenError(
-        f"no loop {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}, or give a Python file of your own"
+        f"no loop {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}, or give a Python file "
+        "of your own"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from diffugen.cli.output import console, progress, say
+from diffugen.cli.shared import examples
 
 miniature_app = typer.Typer(
     help="Draw scenes of the embedded model's world; train and measure the model.",
@@ -20,13 +21,15 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     miniature_app.command(
         "render",
-        epilog="Examples:  diffugen miniature render piano-on-road --count 24 --size 128 --out scenes.png   |   "
-        "diffugen miniature render known --count 6 --photos photos",
+        epilog=examples(
+            "diffugen miniature render piano-on-road --count 24 --size 128 --out scenes.png",
+            "diffugen miniature render known --count 6 --photos photos",
+        ),
     )(render)
     miniature_app.command(
-        "train", epilog="Example:  diffugen miniature train --out runs/weights --recipe cpu"
+        "train", epilog=examples("diffugen miniature train --out runs/weights --recipe cpu")
     )(train)
-    miniature_app.command("measure", epilog="Example:  diffugen miniature measure --out reports/miniature")(
+    miniature_app.command("measure", epilog=examples("diffugen miniature measure --out reports/miniature"))(
         measure
     )
     app.add_typer(miniature_app, name="miniature")

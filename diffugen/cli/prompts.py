@@ -1,6 +1,4 @@
-"""The command that shows prompts before any image is made: their words, and how evenly their values are
-covered.
-"""
+"""The command that shows prompts before any image is made: their words and their coverage of values."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffugen.cli.output import console, table
-from diffugen.cli.shared import ConfigArgument, SetOption
+from diffugen.cli.shared import ConfigArgument, SetOption, examples
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,9 +23,12 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(
-        epilog="Examples:  diffugen prompts   |   diffugen prompts cars --set prompts.count=5 --set seed=3   "
-        "|   "
-        "diffugen prompts piano-on-road --limit 0   |   diffugen prompts --json > prompts.json"
+        epilog=examples(
+            "diffugen prompts",
+            "diffugen prompts cars --set prompts.count=5 --set seed=3",
+            "diffugen prompts piano-on-road --limit 0",
+            "diffugen prompts --json > prompts.json",
+        )
     )(prompts)
 
 
@@ -41,9 +42,7 @@ def prompts(
         bool, typer.Option("--json", help="Write everything, all prompts included, as one JSON document.")
     ] = False,
 ) -> None:
-    """Show a configuration's prompts. Names the words that are traced, and how evenly values and their pairs
-    are covered.
-    """
+    """Show a configuration's prompts, the traced words, and how evenly values are covered."""
     from diffugen.config import load_config
     from diffugen.prompts.tasks import plan_tasks, task_prompts
 

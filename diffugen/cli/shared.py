@@ -43,6 +43,11 @@ CheckpointOption = Annotated[
 ]
 
 
+def examples(*commands: str) -> str:
+    """Return the end of a command's help: its examples, a line each."""
+    return "\n".join(["\b", "Examples:", *(f"  {one}" for one in commands)])
+
+
 def resolve_config(
     config: str | None, overrides: Sequence[str | Option] | None, run: Path | None
 ) -> tuple[Config, Path]:

@@ -14,6 +14,7 @@ from diffugen.cli.shared import (
     RoundOption,
     RunOption,
     SetOption,
+    examples,
     open_run,
     resolve_config,
 )
@@ -24,30 +25,39 @@ from diffugen.errors import DiffugenError
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(
-        epilog="Examples:  diffugen relabel --run runs/pianos   |   "
-        "diffugen relabel --run runs/pianos --checkpoint best.pt --set detector.confidence=0.5"
+        epilog=examples(
+            "diffugen relabel --run runs/pianos",
+            "diffugen relabel --run runs/pianos --checkpoint best.pt --set detector.confidence=0.5",
+        )
     )(relabel)
     app.command(
-        epilog="Examples:  diffugen compare --run runs/pianos   |   "
-        "diffugen compare --run runs/pianos --set disagreement.good_iou=0.7"
+        epilog=examples(
+            "diffugen compare --run runs/pianos",
+            "diffugen compare --run runs/pianos --set disagreement.good_iou=0.7",
+        )
     )(compare)
     app.command(
-        epilog="Examples:  diffugen review --run runs/pianos   |   "
-        "diffugen review --run runs/pianos --static   |   "
-        "diffugen review --run runs/pianos --decisions decisions.json --reviewer ann"
+        epilog=examples(
+            "diffugen review --run runs/pianos",
+            "diffugen review --run runs/pianos --static",
+            "diffugen review --run runs/pianos --decisions decisions.json --reviewer ann",
+        )
     )(review)
     app.command(
-        epilog="Examples:  diffugen tune --run runs/pianos   |   "
-        "diffugen tune --run runs/pianos --set tune.trials=200"
+        epilog=examples(
+            "diffugen tune --run runs/pianos", "diffugen tune --run runs/pianos --set tune.trials=200"
+        )
     )(tune)
     app.command(
-        epilog="Examples:  diffugen train --run runs/pianos   |   diffugen train --run runs/pianos --round 1"
+        epilog=examples("diffugen train --run runs/pianos", "diffugen train --run runs/pianos --round 1")
     )(train)
     app.command(
-        epilog="Examples:  diffugen evaluate --run runs/pianos --truth datasets/pianos   |   "
-        "diffugen evaluate --run runs/pianos --checkpoint best.pt --truth instances_val.json"
+        epilog=examples(
+            "diffugen evaluate --run runs/pianos --truth datasets/pianos",
+            "diffugen evaluate --run runs/pianos --checkpoint best.pt --truth instances_val.json",
+        )
     )(evaluate)
-    app.command(epilog="Example:  diffugen report --run runs/pianos")(report)
+    app.command(epilog=examples("diffugen report --run runs/pianos"))(report)
 
 
 def relabel(
@@ -56,8 +66,7 @@ def relabel(
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Label images with the detector: those that it was not trained on and that are not labelled this way
-    yet."""
+    """Label images with the detector. Skips images that it was trained on."""
     from diffugen import stages
 
     settings, folder = resolve_config(config, set_, run)
@@ -70,7 +79,7 @@ def relabel(
 
 
 def compare(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:
-    """Compare attention labels with the detector's. Ranks the disagreements for review."""
+    """Compare attention labels with the detector's, and rank disagreements."""
     from diffugen import stages
 
     settings, folder = resolve_config(config, set_, run)
@@ -99,7 +108,7 @@ def review(
         int | None, typer.Option("--port", help="Port of the FiftyOne App. Default: review.port.")
     ] = None,
 ) -> None:
-    """Review disagreements in the FiftyOne App, or on a page. The decisions train the next round."""
+    """Review disagreements in the FiftyOne App, or on a page."""
     from diffugen import stages
     from diffugen.config.files import Option
 
@@ -124,7 +133,7 @@ def review(
 def tune(
     config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None, round: RoundOption = None
 ) -> None:
-    """Search for better label settings and score weights. The next round labels with them."""
+    """Search for better label settings and score weights for the next round."""
     from diffugen import stages
 
     settings, folder = resolve_config(config, set_, run)
@@ -144,7 +153,7 @@ def tune(
 def train(
     config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None, round: RoundOption = None
 ) -> None:
-    """Choose training labels, train the detector, promote it if it is better. A round is trained once."""
+    """Train the detector on a round's labels, and promote it if it is better."""
     from diffugen import stages
 
     settings, folder = resolve_config(config, set_, run)
@@ -171,7 +180,7 @@ def evaluate(
         str | None, typer.Option("--truth", help="Labelled images. Default: loop.truth of the configuration.")
     ] = None,
 ) -> None:
-    """Measure a detector on labelled images: average precision of its masks and boxes."""
+    """Measure a detector on labelled images: AP of its masks and boxes."""
     from diffugen import stages
     from diffugen.config.files import Option
 
@@ -181,7 +190,8 @@ def evaluate(
         images = stages.open_sets(opened, settings.dataset, settings.loop).truth
         if images is None:
             raise DiffugenError(
-                "no truth to measure on: give --truth (a YOLO-seg folder, a COCO .json, or a scene set of the miniature), "
+                "no truth to measure on: give --truth (a YOLO-seg folder, a COCO .json, or a scene set of "
+                "the miniature), "
                 "or set loop.truth"
             )
         round = opened.newest_round(redo=True, keep=False)
@@ -195,7 +205,7 @@ def evaluate(
 
 
 def report(config: ConfigArgument = None, run: RunOption = None) -> None:
-    """Write the report of a run: an HTML page, and the same as Markdown."""
+    """Write the report of a run, as an HTML page and as Markdown."""
     from diffugen.report import write_report
 
     settings, folder = resolve_config(config, None, run)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffugen.cli.output import as_value, console, say, table
+from diffugen.cli.shared import examples
 
 if TYPE_CHECKING:
     from diffugen.run import RunStore
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command(epilog="Examples:  diffugen status   |   diffugen status runs/pianos")(status)
+    app.command(epilog=examples("diffugen status", "diffugen status runs/pianos"))(status)
 
 
 def status(run: Annotated[Path, typer.Argument(help="Folder of the run.")] = Path("runs/miniature")) -> None:
-    """Show what a run holds and how far its loop has come, also while another process is writing it."""
+    """Show what a run holds and how far its loop has come."""
     from diffugen.run import RunStore
 
     with RunStore.open(run, readonly=True) as store:

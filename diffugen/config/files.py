@@ -154,8 +154,7 @@ def _read_option(option: Option) -> _Override:
 
 
 def _read_text(text: str, mistakes: list[str]) -> _Override | None:
-    """Return path, value and origin of a ``key.sub=value`` text; None, with a mistake noted, where it is
-    none."""
+    """Return path, value and origin of a ``key.sub=value`` text; None, and a mistake, if it is not one."""
     origin = f"--set {text}"
     key, sign, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
@@ -170,9 +169,7 @@ def _read_text(text: str, mistakes: list[str]) -> _Override | None:
 
 
 def _folder() -> Path:
-    """Return the folder of shipped configurations: package data in a wheel, ``configs/`` in the
-    repository.
-    """
+    """Return the folder of shipped configurations: package data in a wheel, else the repository's."""
     packaged = Path(__file__).parents[1] / "_configs"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
 

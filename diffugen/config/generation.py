@@ -1,5 +1,4 @@
-"""What is generated: prompts, the tasks that make images from them or from other images, and the region to
-paint over."""
+"""What is generated: prompts, the tasks that make images from them, and regions to paint over."""
 
 from __future__ import annotations
 
@@ -158,8 +157,7 @@ class Task(Section):
 
 
 def check_chain(tasks: tuple[Task, ...], info: ValidationInfo) -> tuple[Task, ...]:
-    """Check names, that no source is the task itself or a later one, and that the fields of templates can be
-    filled."""
+    """Check the names and the order of tasks, and that the fields of their templates can be filled."""
     names = [task.step for task in tasks]
     prompts: PromptSettings | None = info.data.get("prompts")
     for place, task in enumerate(tasks):

@@ -67,8 +67,7 @@ class LabelSettings(Section):
 
 
 class ScoreWeights(Section):
-    """Weights of the score's terms; only their ratios matter. The paper's score is box size and heat
-    intensity alone.
+    """Weights of the score's terms; only their ratios matter.
 
     The terms are defined in `diffugen.labels.score`.
 

@@ -1,5 +1,4 @@
-"""A validator's errors in DiffuGen's words: origin, key, given value, what is expected, and the nearest valid
-name.
+"""A validator's errors in DiffuGen's words: origin, key, given value, what is expected, nearest name.
 
 Knows the shape of pydantic's error list and of its models, yet does not import it: `diffugen.config.sections`
 is its home.
@@ -73,14 +72,13 @@ def describe(
             what = f"unknown key{_key_hint([str(part) for part in path], model)}"
         else:
             what = "expected " + " or ".join(_expected(details) for details in alternatives)
-            what += did_you_mean(str(first["input"]), re.findall(r"'([^']*)'", what))
+            if "did you mean" not in what:
+                what += did_you_mean(str(first["input"]), re.findall(r"'([^']*)'", what))
         yield f"{setters[-1] if setters else file}: {key}{value}: {what}"
 
 
 def _path_in(settings: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Drop from pydantic's location what names an alternative of a union instead of a place in the
-    settings.
-    """
+    """Drop from pydantic's location what names an alternative of a union and no place in the settings."""
     path: list[str | int] = []
     for part in loc:
         if str(part).startswith("<"):
@@ -122,16 +120,11 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def _key_hint(path: Sequence[str], model: type[Any]) -> str:
-    """Name the nearest key of the same section, else the same key of another section, else all keys there
-    are.
-    """
+    """Name the same key of another section, else the nearest key of the section, else all valid keys."""
     section = model
     for part in path[:-1]:
         section = _fields(section).get(part) or section  # a number is a place in a list
-    homes = {
-        key: f"{name}.{key}" for name, inner in _fields(model).items() if inner for key in _fields(inner)
-    }
-    nearest = did_you_mean(path[-1], _fields(section))
-    if not nearest and path[-1] in homes:
-        nearest = f", did you mean {homes[path[-1]]!r}?"
+    sections = [(name, inner) for name, inner in _fields(model).items() if inner]
+    home = next((f"{name}.{path[-1]}" for name, inner in sections if path[-1] in _fields(inner)), None)
+    nearest = f", did you mean {home!r}?" if home else did_you_mean(path[-1], _fields(section))
     return nearest or f"; the keys here are {', '.join(_fields(section))}"

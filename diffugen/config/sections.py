@@ -315,14 +315,12 @@ class Config(Section):
         return TrainingPolicy(self.dataset, self.disagreement)
 
     def pin(self, keys: Iterable[str]) -> Config:
-        """Remember the dotted keys that the user set for this command, and return the configuration
-        itself."""
+        """Remember the dotted keys that the user set for this command, and return the configuration."""
         self._pinned = frozenset(keys)
         return self
 
     def dump(self) -> dict[str, Any]:
-        """Return all settings, defaults included, as JSON values; `load_config` reads them back from a JSON
-        file."""
+        """Return all settings as JSON values, defaults included; `load_config` reads them back."""
         return self.model_dump(mode="json")
 
 

@@ -114,9 +114,7 @@ def rgb_from_png(data: bytes) -> NDArray[np.uint8]:
 
 
 def heat_maps_to_npz(heat_maps: HeatMaps) -> bytes:
-    """Return heat maps as the bytes of a compressed npz: one float16 array a layer group, and ``about`` as
-    JSON text.
-    """
+    """Return heat maps as a compressed npz: one float16 array per layer group, and ``about`` as JSON."""
     about = {
         "image_id": heat_maps.image_id,
         "size_wh": list(heat_maps.size_wh),
@@ -134,8 +132,7 @@ def heat_maps_to_npz(heat_maps: HeatMaps) -> bytes:
 
 
 def heat_maps_from_npz(data: bytes) -> HeatMaps:
-    """Return the heat maps in the bytes of an npz that :func:`heat_maps_to_npz` wrote; pickled content is
-    refused.
+    """Return the heat maps that :func:`heat_maps_to_npz` wrote; pickled content is refused.
 
     Raises:
         Exception: numpy's and zipfile's own errors, of several unrelated kinds, where the bytes are no such

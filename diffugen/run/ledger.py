@@ -1,5 +1,4 @@
-"""The SQLite ledger of a run directory: its tables, how it is opened and upgraded, and what its failures mean
-in plain words.
+"""The SQLite ledger of a run directory: its tables, how it is opened and upgraded, what its failures mean.
 
 The only home of sqlite3. Knows folders and SQL; does not know records, images or heat maps (``store.py``
 does).
@@ -34,27 +33,32 @@ _MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE images (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, round INTEGER NOT NULL, record TEXT NOT NULL,
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, round INTEGER NOT NULL,
+        record TEXT NOT NULL,
         seconds REAL NOT NULL, bytes INTEGER NOT NULL, created_at TEXT NOT NULL);
     CREATE INDEX images_by_round ON images (round, seq, seconds, bytes, created_at);
     CREATE TABLE labels (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id), source TEXT NOT NULL,
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id),
+        source TEXT NOT NULL,
         method TEXT NOT NULL, round INTEGER NOT NULL, instances TEXT NOT NULL, objects INTEGER NOT NULL,
         created_at TEXT NOT NULL, UNIQUE (image_id, source, method));
     CREATE INDEX labels_by_source ON labels (source, seq, round, objects, created_at);
     CREATE TABLE stages (
-        round INTEGER NOT NULL, name TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL, created_at TEXT NOT NULL,
+        round INTEGER NOT NULL, name TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL,
+        created_at TEXT NOT NULL,
         PRIMARY KEY (round, name)) WITHOUT ROWID;
     """,
     # Version 2: the review queue and what came of it. Decisions are never replaced: the newest of an image
     # counts.
     """
     CREATE TABLE disagreements (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id), round INTEGER NOT NULL,
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id),
+        round INTEGER NOT NULL,
         kind TEXT NOT NULL, severity REAL NOT NULL, attention INTEGER, model INTEGER, iou REAL NOT NULL);
     CREATE INDEX disagreements_by_round ON disagreements (round, kind);
     CREATE TABLE decisions (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id), verdict TEXT NOT NULL,
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id),
+        verdict TEXT NOT NULL,
         instances TEXT, reviewer TEXT NOT NULL, round INTEGER NOT NULL, created_at TEXT NOT NULL);
     CREATE INDEX decisions_by_image ON decisions (image_id, seq);
     CREATE INDEX decisions_by_round ON decisions (round, verdict);
@@ -62,7 +66,8 @@ _MIGRATIONS: tuple[str, ...] = (
     # Version 3: images that were generated and are of no use, so that they are not generated again.
     """
     CREATE TABLE dropped (
-        id TEXT PRIMARY KEY, round INTEGER NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL) WITHOUT ROWID;
+        id TEXT PRIMARY KEY, round INTEGER NOT NULL, reason TEXT NOT NULL,
+        created_at TEXT NOT NULL) WITHOUT ROWID;
     """,
 )
 """One script a schema version, run in order; a new ledger runs them all. To add a table, append a script."""
@@ -77,8 +82,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, *, readonly: bool) -> None:
-        """Open the ledger of ``folder``; a writer creates or upgrades it first (and must hold the run's
-        lock).
+        """Open the ledger of ``folder``; a writer, who holds the run's lock, creates or upgrades it first.
 
         Raises:
             StoreError: The ledger is corrupt, of another program, of another version, or cannot be read or
@@ -268,9 +272,15 @@ def _explanation(folder: Path, error: Exception) -> str:
         or "readonly" in text
         or "unable to open" in text
     ):
-        return f"cannot read or write run {folder} ({error}). Check its permissions and its disk, or choose another run folder"
+        return (
+            f"cannot read or write run {folder} ({error}). Check its permissions and its disk, or choose "
+            "another run folder"
+        )
     if "locked" in text:
-        return f"{ledger} stayed busy for {_BUSY_SECONDS:g} s. Close the other program that has it open, and try again"
+        return (
+            f"{ledger} stayed busy for {_BUSY_SECONDS:g} s. Close the other program that has it open, and "
+            "try again"
+        )
     return (
         f"the ledger {ledger} is corrupt ({error}). The images and heat maps beside it are untouched. Put "
         "back a copy of the "

@@ -1,5 +1,4 @@
-"""What each stage keeps in the ledger: one frozen record for each kind of stage, and all of a round's
-together.
+"""What stages keep in the ledger: a frozen record for each kind of stage, and all of a round's together.
 
 Stages return these records, later stages and the report read them; the ledger holds them as JSON under the
 fields' names. Fields that older ledgers lack have defaults. Records hold results only; they know neither the
@@ -255,8 +254,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class RoundResults:
-    """What the stages of one round kept, by their names with ``_`` for ``-``; None for a stage that has not
-    finished."""
+    """What the stages of one round kept, ``_`` for ``-`` in their names; None for unfinished ones."""
 
     generate: Generated | None = None
     label: Labelled | None = None

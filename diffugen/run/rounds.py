@@ -32,8 +32,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class Progress(Protocol):
-    """Shows the progress of a stage: given a title and the unit that is counted, yields what the stage
-    reports to."""
+    """Shows the progress of a stage: given a title and a unit, yields what the stage reports to."""
 
     def __call__(self, title: str, unit: str) -> AbstractContextManager[OnProgress]: ...  # noqa: D102
 
@@ -144,8 +143,7 @@ class Run:
         return Round(self, number, redo=redo, keep=keep)
 
     def newest_round(self, *, redo: bool = False, keep: bool = True) -> Round:
-        """Return the newest round that has images, the first where none has; the options are those of
-        `Round`."""
+        """Return the newest round that has images, else round 0; the options are those of `Round`."""
         numbers = [number for number, one in self.store.summary().rounds.items() if one.images]
         return Round(self, max(numbers, default=0), redo=redo, keep=keep)
 
@@ -188,8 +186,7 @@ class Round:
         return not all(self.store.has_image(image_id) for image_id in self.store.image_ids(self.number))
 
     def promoted_detector(self, default: str) -> str:
-        """Return the detector that the round begins with: the last one promoted before it, or else the
-        default."""
+        """Return the detector that the round begins with: the last one promoted before it, or the default."""
         for earlier in reversed(range(self.number)):
             result = self.store.result(earlier, "promote", Promoted)
             if result is not None:
@@ -201,8 +198,7 @@ class Round:
         return Round(self.run, self.number + 1).promoted_detector(default)
 
     def tuned_labelling(self, default: Labelling) -> Labelling:
-        """Return how the round labels: as the last tuning before it that was adopted, or else by the
-        default."""
+        """Return how the round labels: as the last adopted tuning before it found, or the default."""
         for earlier in reversed(range(self.number)):
             result = self.store.result(earlier, "tune", Tuned)
             if result is not None and result.adopted:

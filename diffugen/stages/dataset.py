@@ -1,5 +1,4 @@
-"""The stage that chooses what to train on and writes it. Knows the policy; nothing of the truth that the
-report quotes."""
+"""The stage that chooses what to train on and writes it. Does not know the truth that the report quotes."""
 
 from __future__ import annotations
 
@@ -107,8 +106,7 @@ def chosen_labels(
 def split_images(
     run: Run, chosen: Mapping[str, TrainingLabels], policy: TrainingPolicy
 ) -> dict[str, list[str]]:
-    """Return the ids of the images that ``train`` and that are held out as ``val``, in the order of the
-    run."""
+    """Return the ids of the images that ``train`` and of those held out as ``val``, in the run's order."""
     held_out = held_out_families(run, policy)
     splits: dict[str, list[str]] = {"train": [], "val": []}
     for record in run.store.records():
@@ -118,8 +116,7 @@ def split_images(
 
 
 def held_out_families(run: Run, policy: TrainingPolicy) -> set[str]:
-    """Return the families (`ImageRecord.family`: prompts or photos) that are held out, the same ones in every
-    round."""
+    """Return the families of images (prompts or photos) that are held out, the same in every round."""
     families = (record.family for record in run.store.records())
     return split_by_family(families, policy.dataset.val_frac, run.seed)
 
@@ -146,6 +143,7 @@ def _nothing_to_train_on(round: Round, chosen: Iterable[TrainingLabels]) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in _reasons(chosen).items())
     return (
         f"round {round.number} of run {round.run.folder} has nothing to train on "
-        f"({reasons or 'there are no labelled images'}). Review some images (diffugen review), lower dataset.min_score "
+        f"({reasons or 'there are no labelled images'}). Review some images (diffugen review), lower "
+        "dataset.min_score "
         "or labels.accept, or set dataset.trust to the side that is right more often"
     )

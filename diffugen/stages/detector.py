@@ -1,5 +1,4 @@
-"""What the stages share about detectors: where a checkpoint lies, what its classes mean, at which image size
-it runs."""
+"""What stages share about detectors: where a checkpoint lies, what its classes mean, its image size."""
 
 from __future__ import annotations
 
@@ -62,7 +61,8 @@ def _image_size(run: Run, detector: YoloDetector, checkpoint: str, settings: Det
         f"trained at {detector.image_size} px" if detector.image_size else "whose training size is unknown"
     )
     run.notify_once(
-        f"detector.image_size: {chosen} px, chosen for images of {side} px and the checkpoint {checkpoint}, {trained}"
+        f"detector.image_size: {chosen} px, chosen for images of {side} px and the checkpoint {checkpoint}, "
+        f"{trained}"
     )
     return chosen
 
@@ -98,8 +98,7 @@ def labels_method(
 def mapped_classes(
     known: Collection[str], class_names: Sequence[str], class_map: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the part of a class map that applies: classes of the run that a detector knows by another name
-    only.
+    """Return the part of a class map that applies: classes that a detector knows by another name only.
 
     Args:
         known: The detector's classes.
@@ -114,8 +113,7 @@ def mapped_classes(
 
 
 def knows_any(run: Run, checkpoint: str, settings: DetectorSettings) -> bool:
-    """Return whether a detector has learned any of the run's classes, by its own name or by that of the class
-    map."""
+    """Return whether a detector has learned any of the run's classes, under any name of the class map."""
     from diffugen.detectors.yolo import YoloDetector
 
     known = YoloDetector(resolve_checkpoint(run.store, checkpoint), device=settings.device).class_names

@@ -88,8 +88,7 @@ def evaluate_reference(
 
 
 def epochs_of_equal_length(round: Round) -> int:
-    """Return for how many epochs the reference trains, to see as many images as the loop's detectors have
-    seen.
+    """Return the reference's epochs, so that it sees as many images as the loop's detectors have seen.
 
     The reference trains on as many images as the training set of this, the last round.
     """

@@ -1,5 +1,4 @@
-"""The stage that makes images: the configured tasks one after the other, with the sources, regions and
-prompts they need.
+"""The stage that makes images: the configured tasks in order, with their sources, regions and prompts.
 
 Knows which prompts, sources and earlier labels the images of a task are made from, and keeps the images; not
 how an image is made (`diffugen.diffusion`), nor the order of the stages.
@@ -181,8 +180,7 @@ def _plan(work: _Work, task: Task, pipeline: Any) -> Plan:
 
 
 def _pixel_settings(settings: DiffusionSettings) -> Mapping[str, Any]:
-    """Return the settings that decide an image's pixels, and thereby its id; those at their default are left
-    out."""
+    """Return the settings that decide an image's pixels, and thereby its id; defaults are left out."""
     return {
         "num_inference_steps": settings.num_inference_steps,
         "guidance_scale": settings.guidance_scale,

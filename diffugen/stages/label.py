@@ -1,5 +1,4 @@
-"""The stage that labels images by attention. Knows heat maps and label settings; not how either came
-about."""
+"""The stage that labels images by attention. Does not know how heat maps or label settings came about."""
 
 from __future__ import annotations
 

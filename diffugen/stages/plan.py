@@ -1,5 +1,4 @@
-"""What images a task makes: of prompts, or of sources with their regions, each as a record that says all
-about it.
+"""Which images a task makes, from prompts or from sources with regions: a complete record for each.
 
 Knows prompts, sources and regions; not how an image is made, or what is kept of it.
 """

@@ -1,5 +1,4 @@
-"""The stage that decides which detector is better, on evidence that a user has; never on the truth that is
-quoted."""
+"""The stage that decides which detector is better, on evidence that a user has, never on the quoted truth."""
 
 from __future__ import annotations
 

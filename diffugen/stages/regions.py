@@ -70,8 +70,7 @@ def region_mask(
 def window_around(
     region: Mask, context_frac: float, proportions_wh: tuple[int, int]
 ) -> tuple[int, int, int, int] | None:
-    """Return the part of an image that is shown to the model, so that a small region gets as many pixels as a
-    large one.
+    """Return the part of an image shown to the model, so that small regions get as many pixels as large.
 
     Args:
         region: bool (H, W), what is painted over.

@@ -1,5 +1,4 @@
-"""The stage that labels images with a detector. Knows which images and classes; not how the detector was
-trained."""
+"""The stage that labels images with a detector. Does not know how the detector was trained."""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ PREDICTED_AT_A_TIME = 64
 def relabel(
     round: Round, on_progress: OnProgress, checkpoint: str, labelling: Labelling, settings: DetectorSettings
 ) -> Relabelled:
-    """Label the images of the run that no detector of the run was trained on and that this detector has not
-    labelled.
+    """Label the images that no detector of the run was trained on and that this one has not labelled.
 
     Args:
         round: The round that the labels are made in.
@@ -78,8 +76,7 @@ def relabel(
 def _as_prompted(
     instances: Instances, prompt: Prompt, meanings: Mapping[str, str], class_names: Sequence[str]
 ) -> Instances:
-    """Give instances the run's classes that the prompt names and that the detector's classes may stand
-    for."""
+    """Rename instances to the run's classes that the prompt names and their classes may stand for."""
     named = {phrase.class_name for phrase in prompt.phrases}
     means: dict[str, str] = {}
     for theirs in set(instances.class_names):

@@ -52,8 +52,7 @@ def review(round: Round, on_progress: OnProgress, settings: ReviewSettings) -> R
 
 
 def import_decisions(round: Round, file: Path, reviewer: str) -> Reviewed:
-    """Keep the decisions of a file that the review page saved or a person wrote; see
-    `diffugen.review.static`.
+    """Keep the decisions of a file saved by the review page or by a person; see `diffugen.review.static`.
 
     Raises:
         DiffugenError: The file has mistakes; nothing is kept then.

@@ -1,5 +1,4 @@
-"""Labelled images from outside the run: what is trained on as well, what decides promotions, what is quoted
-as truth."""
+"""Labelled images from outside the run: further training images, promotion evidence, quoted truth."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ class LabelledSets:
     class_names: tuple[str, ...]
 
     def exact_labels(self, count: int) -> Truth | None:
-        """Return exactly labelled images of the truth's kind, none of its own; None unless the miniature
-        draws it."""
+        """Return exactly labelled images like those of the truth; None unless the miniature draws them."""
         return exact_labels(self.truth_name, self.class_names, count)
 
 

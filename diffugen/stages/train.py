@@ -1,5 +1,4 @@
-"""The stages that train a detector: on a round's training set, or on images that were labelled before the
-run."""
+"""The stages that train a detector: on a round's training set, or on images labelled before the run."""
 
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ def train(
 
 
 def first_detector(round: Round, known: Truth | None, settings: DetectorSettings, val_frac: float) -> str:
-    """Return the configured detector or, if it knows none of the run's classes, one trained on the known
-    images.
+    """Return the configured detector or, if it knows no class of the run, one trained on the known images.
 
     Args:
         round: The first round.
@@ -56,8 +54,10 @@ def first_detector(round: Round, known: Truth | None, settings: DetectorSettings
         return settings.checkpoint
     if known is None:
         raise DiffugenError(
-            f"the detector {settings.checkpoint} knows none of the classes {', '.join(round.run.class_names)}, and there "
-            "is no dataset to train it on: give --known (a YOLO-seg folder or a COCO .json), another --checkpoint, or "
+            f"the detector {settings.checkpoint} knows none of the classes "
+            f"{', '.join(round.run.class_names)}, and there "
+            "is no dataset to train it on: give --known (a YOLO-seg folder or a COCO .json), another "
+            "--checkpoint, or "
             "begin with diffugen bootstrap"
         )
     written = write_known(round, known, val_frac)
@@ -66,8 +66,7 @@ def first_detector(round: Round, known: Truth | None, settings: DetectorSettings
 
 @stage("known", Chosen)
 def write_known(round: Round, on_progress: OnProgress, known: Truth, val_frac: float) -> Chosen:
-    """Write images that were labelled before the run as a training set, ``datasets/known`` in the run's
-    folder.
+    """Write images labelled before the run as a training set, ``datasets/known`` in the run's folder.
 
     Args:
         round: The first round.

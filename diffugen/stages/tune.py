@@ -1,5 +1,4 @@
-"""The stage that tunes label settings and score weights. Knows what counts as evidence; not how the search
-works."""
+"""The stage that tunes label settings and score weights. Does not know how the search works."""
 
 from __future__ import annotations
 

@@ -1,0 +1,198 @@
+"""Images of a run, each with a PNG, an npz of heat maps and a row; and the sources they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffugen.errors import StoreError
+from diffugen.records import GeneratedImage, HeatMaps, ImageRecord
+from diffugen.run import codec
+from diffugen.run.files import broken, read_file, sync_folder, write_file
+from diffugen.run.ledger import Ledger, explained
+from diffugen.run.rows import filters, now
+
+
+class ImageStore:
+    """The images of a run.
+
+    Attributes:
+        folder: The run directory.
+    """
+
+    folder: Path
+    _ledger: Ledger
+
+    def image_path(self, image_id: str) -> Path:
+        """Return where the PNG of an image lies."""
+        return self.folder / "images" / f"{image_id}.png"
+
+    def heat_maps_path(self, image_id: str) -> Path:
+        """Return where the npz of an image's heat maps lies."""
+        return self.folder / "heatmaps" / f"{image_id}.npz"
+
+    def add_image(
+        self, record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatMaps, seconds: float
+    ) -> None:
+        """Keep one generated image; see :meth:`add_images`."""
+        self.add_images([(record, rgb, heat_maps, seconds)])
+
+    def add_images(self, batch: Iterable[GeneratedImage]) -> None:
+        """Write the files of a batch, then commit its rows at once; existing images are left as they are.
+
+        Args:
+            batch: Record, pixels uint8 (H, W, 3), heat maps, and the seconds the image took, of each image.
+                An image that a later round generates again stays in the round that made it first.
+
+        Raises:
+            StoreError: The disk is full or cannot be written: no row of the batch is committed and no file is
+                half-written.
+            ValueError: Pixels or heat maps do not belong to the record.
+        """
+        self._ledger.check_writable()
+        batch = list(batch)
+        for record, rgb, heat_maps, _ in batch:
+            _check_belongs(record, rgb, heat_maps)
+        rows = []
+        with explained(self.folder):
+            for record, rgb, heat_maps, seconds in batch:
+                if self.has_image(record.id):
+                    continue
+                png, npz = codec.rgb_to_png(rgb), codec.heat_maps_to_npz(heat_maps)
+                write_file(self.image_path(record.id), png)
+                write_file(self.heat_maps_path(record.id), npz)
+                text = codec.record_to_json(record)
+                row = {"id": record.id, "round": record.round, "record": text, "now": now()}
+                rows.append({**row, "seconds": seconds, "bytes": len(png) + len(npz)})
+            if rows:
+                sync_folder(self.folder / "images")
+                sync_folder(self.folder / "heatmaps")
+        with self._ledger.transaction():
+            self._ledger.write(
+                "INSERT INTO images (id, round, record, seconds, bytes, created_at) "
+                "VALUES (:id, :round, :record, :seconds, :bytes, :now) ON CONFLICT (id) DO UPDATE "
+                "SET seconds = excluded.seconds, bytes = excluded.bytes, created_at = excluded.created_at",
+                rows,
+            )
+
+    def has_image(self, image_id: str) -> bool:
+        """Return whether the run has the image's row and both files, so that nothing must be generated."""
+        row = self._ledger.one("SELECT 1 FROM images WHERE id = :id", id=image_id)
+        return (
+            row is not None
+            and self.image_path(image_id).is_file()
+            and self.heat_maps_path(image_id).is_file()
+        )
+
+    def image_ids(self, round: int | None = None) -> Iterator[str]:
+        """Yield the ids of all images, or of one round's, oldest first."""
+        where, values = filters(round=round)
+        for (image_id,) in self._ledger.stream("images", "id", where, **values):
+            yield image_id
+
+    def records(self, round: int | None = None) -> Iterator[ImageRecord]:
+        """Yield the records of all images, or of one round's, oldest first, holding few in memory."""
+        where, values = filters(round=round)
+        for (text,) in self._ledger.stream("images", "record", where, **values):
+            yield codec.record_from_json(text)
+
+    def record(self, image_id: str) -> ImageRecord:
+        """Return one image's record.
+
+        Raises:
+            StoreError: The run has no such image.
+        """
+        row = self._ledger.one("SELECT record FROM images WHERE id = :id", id=image_id)
+        if row is None:
+            raise StoreError(
+                f"run {self.folder} has no image with id {image_id!r}. Check the id and the run folder"
+            )
+        return codec.record_from_json(row[0])
+
+    def image(self, image_id: str) -> NDArray[np.uint8]:
+        """Return an image's pixels, uint8 (H, W, 3).
+
+        Raises:
+            StoreError: The run has no such image, or its file is missing, unreadable or of another size.
+        """
+        width, height = self.record(image_id).size_wh
+        rgb = read_file(image_id, self.image_path(image_id), codec.rgb_from_png)
+        if rgb.shape != (height, width, 3):
+            found = f"{rgb.shape[1]}x{rgb.shape[0]}"
+            raise StoreError(
+                broken(image_id, self.image_path(image_id), f"is {found} px, not {width}x{height}")
+            )
+        return rgb
+
+    def heat_maps(self, image_id: str) -> HeatMaps:
+        """Return an image's heat maps, float16.
+
+        Raises:
+            StoreError: The run has no such image, or its file is missing, unreadable or another image's.
+        """
+        self.record(image_id)
+        heat_maps = read_file(image_id, self.heat_maps_path(image_id), codec.heat_maps_from_npz)
+        if heat_maps.image_id != image_id:
+            raise StoreError(
+                broken(image_id, self.heat_maps_path(image_id), f"belongs to image {heat_maps.image_id}")
+            )
+        return heat_maps
+
+    def drop_image(self, record: ImageRecord, reason: str) -> None:
+        """Note that an image was generated and is of no use, so that it need not be generated again.
+
+        Args:
+            record: The image.
+            reason: Why, for a reader.
+        """
+        row = {"id": record.id, "round": record.round, "reason": reason, "now": now()}
+        with self._ledger.transaction():
+            self._ledger.write("INSERT OR REPLACE INTO dropped VALUES (:id, :round, :reason, :now)", [row])
+
+    def is_dropped(self, image_id: str) -> bool:
+        """Return whether :meth:`drop_image` was called for an image."""
+        return self._ledger.one("SELECT 1 FROM dropped WHERE id = :id", id=image_id) is not None
+
+    def put_source(self, source_id: str, rgb: NDArray[np.uint8]) -> None:
+        """Keep the pixels, uint8 (H, W, 3), of an image from outside the run that images are made from.
+
+        Raises:
+            StoreError: The disk is full or cannot be written.
+        """
+        self._ledger.check_writable()
+        path = self.source_path(source_id)
+        if not path.is_file():
+            with explained(self.folder):
+                write_file(path, codec.rgb_to_png(rgb))
+                sync_folder(path.parent)
+
+    def source_path(self, source_id: str) -> Path:
+        """Return where the pixels of an image's parent lie: an image of the run, or a kept source."""
+        image = self.image_path(source_id)
+        return image if image.is_file() else self.folder / "sources" / f"{source_id}.png"
+
+    def source(self, source_id: str) -> NDArray[np.uint8]:
+        """Return the pixels, uint8 (H, W, 3), of an image's parent.
+
+        Raises:
+            StoreError: The file is missing or unreadable.
+        """
+        return read_file(source_id, self.source_path(source_id), codec.rgb_from_png)
+
+
+def _check_belongs(record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatMaps) -> None:
+    width, height = record.size_wh
+    if rgb.dtype != np.uint8 or rgb.shape != (height, width, 3):
+        raise ValueError(
+            f"image {record.id} needs pixels uint8 of shape (h, w, 3) = {(height, width, 3)}, got "
+            f"{rgb.dtype} {rgb.shape}"
+        )
+    if (heat_maps.image_id, heat_maps.size_wh) != (record.id, record.size_wh):
+        raise ValueError(
+            f"image {record.id} of size {record.size_wh} was given the heat maps of image "
+            f"{heat_maps.image_id} "
+            f"of size {heat_maps.size_wh}"
+        )

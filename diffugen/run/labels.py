@@ -1,0 +1,168 @@
+"""Labels of a run's images, disagreements between them, and what people decided, as ledger rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from diffugen.records import Decision, Disagreement, LabelSet
+from diffugen.run import codec
+from diffugen.run.images import ImageStore
+from diffugen.run.rows import filters, now
+
+
+class LabelStore(ImageStore):
+    """The images of a run with their label sets, disagreements and decisions."""
+
+    def put_labels(self, label_sets: Iterable[LabelSet]) -> None:
+        """Keep label sets in one transaction; the same image, source and method replaces the older set.
+
+        Raises:
+            StoreError: The run has no such image, or cannot be written. Nothing of this call is kept then.
+            ValueError: A label set is of another size than its image.
+        """
+        rows = []
+        for labels in label_sets:
+            size_wh = self.record(labels.image_id).size_wh
+            if labels.instances.size_wh != size_wh:
+                raise ValueError(
+                    f"labels of size {labels.instances.size_wh} for image {labels.image_id} of size {size_wh}"
+                )
+            row = {
+                "image_id": labels.image_id,
+                "source": labels.source,
+                "method": labels.method,
+                "round": labels.round,
+            }
+            text = codec.instances_to_json(labels.instances)
+            rows.append({**row, "instances": text, "objects": len(labels.instances), "now": now()})
+        with self._ledger.transaction():
+            self._ledger.write(
+                "INSERT OR REPLACE INTO labels (image_id, source, method, round, instances, objects, "
+                "created_at) "
+                "VALUES (:image_id, :source, :method, :round, :instances, :objects, :now)",
+                rows,
+            )
+
+    def labels(
+        self,
+        source: str | None = None,
+        method: str | None = None,
+        round: int | None = None,
+        image_id: str | None = None,
+    ) -> Iterator[LabelSet]:
+        """Yield the label sets that fit all given values, oldest first; ``round`` is the labelling round."""
+        where, values = filters(source=source, method=method, round=round, image_id=image_id)
+        return self._label_sets(where, values)
+
+    def latest_labels(self, source: str, round: int | None = None) -> Iterator[LabelSet]:
+        """Yield each image's newest label set of one source (and of one labelling round, where given)."""
+        where, values = filters(source=source, round=round)
+        # The plus signs keep SQLite from searching by seq, through all of the source's newer rows, rather
+        # than by image.
+        newer = "n.image_id = t.image_id AND n.source = t.source AND +n.seq > t.seq AND +n.seq <= :until"
+        if round is not None:
+            newer += " AND n.round = t.round"
+        return self._label_sets(f"{where} AND NOT EXISTS (SELECT 1 FROM labels AS n WHERE {newer})", values)
+
+    def latest_method(self, source: str) -> str | None:
+        """Return the method of the newest label set of a source, or None where there is none."""
+        row = self._ledger.one(
+            "SELECT method FROM labels WHERE source = :source ORDER BY seq DESC LIMIT 1", source=source
+        )
+        return None if row is None else str(row[0])
+
+    def _label_sets(self, where: str, values: dict[str, Any]) -> Iterator[LabelSet]:
+        columns = "image_id, source, instances, method, round"
+        for image_id, source, text, method, made_in in self._ledger.stream(
+            "labels", columns, where, **values
+        ):
+            yield LabelSet(image_id, source, codec.instances_from_json(text), method, made_in)
+
+    def label_ids_missing(self, source: str, method: str, round: int | None = None) -> Iterator[str]:
+        """Yield the ids of images, of one round if given, that this source and method have not labelled."""
+        where, values = filters(round=round)
+        labelled = (
+            "SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source = :source AND l.method = :method"
+        )
+        where += f" AND NOT EXISTS ({labelled})"
+        for (image_id,) in self._ledger.stream("images", "id", where, **values, source=source, method=method):
+            yield image_id
+
+    def put_disagreements(self, round: int, disagreements: Iterable[Disagreement]) -> None:
+        """Keep the disagreements of a round's images, replacing those kept for that round before.
+
+        Args:
+            round: The round that generated the images.
+            disagreements: In the order of the review queue; may be an iterator, which may read the run.
+
+        Raises:
+            StoreError: The run cannot be written. Nothing is changed then.
+        """
+        rows = [{**asdict(one), "round": round} for one in disagreements]
+        with self._ledger.transaction():
+            self._ledger.write("DELETE FROM disagreements WHERE round = :round", [{"round": round}])
+            self._ledger.write(
+                "INSERT INTO disagreements (image_id, round, kind, severity, attention, model, iou) "
+                "VALUES (:image_id, :round, :kind, :severity, :attention, :model, :iou)",
+                rows,
+            )
+
+    def disagreements(self, round: int | None = None, image_id: str | None = None) -> Iterator[Disagreement]:
+        """Yield the disagreements of one round, or of all, in the order in which they were kept."""
+        where, values = filters(round=round, image_id=image_id)
+        columns = "image_id, kind, severity, attention, model, iou"
+        for row in self._ledger.stream("disagreements", columns, where, **values):
+            yield Disagreement(*row)
+
+    def add_decisions(self, decisions: Iterable[Decision]) -> None:
+        """Keep decisions, and the labels of each as the image's human label set, in one transaction.
+
+        Earlier decisions on the same images stay in the ledger; the newest counts.
+
+        Raises:
+            StoreError: The run has no such image, or cannot be written. Nothing of this call is kept then.
+            ValueError: The labels of a decision are of another size than its image.
+        """
+        decisions = list(decisions)
+        rows = []
+        for one in decisions:
+            size_wh = self.record(one.image_id).size_wh
+            if one.instances is not None and one.instances.size_wh != size_wh:
+                raise ValueError(
+                    f"a decision of size {one.instances.size_wh} for image {one.image_id} of size {size_wh}"
+                )
+            text = None if one.instances is None else codec.instances_to_json(one.instances)
+            row = {
+                "image_id": one.image_id,
+                "verdict": one.verdict,
+                "reviewer": one.reviewer,
+                "round": one.round,
+            }
+            objects = 0 if one.instances is None else len(one.instances)
+            rows.append({**row, "instances": text, "objects": objects, "now": now()})
+        with self._ledger.transaction():
+            self._ledger.write(
+                "INSERT INTO decisions (image_id, verdict, instances, reviewer, round, created_at) "
+                "VALUES (:image_id, :verdict, :instances, :reviewer, :round, :now)",
+                rows,
+            )
+            # A rejected image has no human labels any more.
+            self._ledger.write("DELETE FROM labels WHERE image_id = :image_id AND source = 'human'", rows)
+            self._ledger.write(
+                "INSERT INTO labels (image_id, source, method, round, instances, objects, created_at) "
+                "VALUES (:image_id, 'human', :reviewer, :round, :instances, :objects, :now)",
+                [row for row in rows if row["instances"] is not None],
+            )
+
+    def decisions(self, round: int | None = None) -> Iterator[Decision]:
+        """Yield the newest decision of each image, oldest first; only those made in ``round`` if given."""
+        where, values = filters(round=round)
+        newer = (
+            "SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq AND n.seq <= :until"
+        )
+        columns = "image_id, verdict, instances, reviewer, round"
+        stream = self._ledger.stream("decisions", columns, f"{where} AND NOT EXISTS ({newer})", **values)
+        for image_id, verdict, text, reviewer, made_in in stream:
+            yield Decision(image_id, verdict, text and codec.instances_from_json(text), reviewer, made_in)

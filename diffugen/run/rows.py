@@ -1,0 +1,23 @@
+"""How rows of the ledger are filtered and dated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+
+def filters(**values: Any) -> tuple[str, dict[str, Any]]:
+    """Return an SQL condition on the columns whose value is not None, and those values."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return " AND ".join(["TRUE", *(f"t.{name} = :{name}" for name in given)]), given
+
+
+def now(timespec: str = "seconds") -> str:
+    """Return the time as text, UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec=timespec)
+
+
+def pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the rows of the table ``meta`` for these keys and values."""
+    return [{"key": key, "value": value} for key, value in values.items()]

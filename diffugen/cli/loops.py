@@ -158,14 +158,16 @@ def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], 
     at_most = settings.loop.rounds
     with open_or_create_run(folder, settings) as opened:
         opened.store.keep_loop(loop)
-        opened.on_round = lambda round: console().print(rounds_table(round.store))
         before = opened.finished_rounds()
+        opened.on_round = lambda round: _show_table(opened) if round.number >= before else None
         if before >= at_most:
             say(f"run {folder}: all {before} rounds are already done")
         elif before:
             say(f"run {folder}: continuing after round {before - 1}")
         report = module.main(settings, opened)
         done = opened.finished_rounds()
+        if done == before:
+            _show_table(opened)
         _say_result(opened, done)
     say(f"report: {report}")
     name = loop if loop in ("bootstrap", "improve") else f"loops run {loop}"
@@ -176,9 +178,12 @@ def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], 
     say(f"more rounds: {command} --rounds {done + 2}")
 
 
-def _say_result(run: Run, done: int) -> None:
-    """Print the table of the rounds, the detector, and what the truth says of it."""
+def _show_table(run: Run) -> None:
     console().print(rounds_table(run.store))
+
+
+def _say_result(run: Run, done: int) -> None:
+    """Print the detector, and what the truth says of it."""
     results = [run.store.results(number) for number in reversed(range(done))]
     promoted = next((one.promote for one in results if one.promote), None)
     if promoted:

@@ -3,6 +3,7 @@ report."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -16,12 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from diffugen import stages
+from diffugen.config import ReviewSettings
 from diffugen.dataset.yolo import read_yolo, write_yolo
 from diffugen.miniature.scenes import exact_instances, scene_set
-from diffugen.run.rounds import round_seed
+from diffugen.run.results import Promoted, Reviewed
 from diffugen.run.store import RunStore
-from diffugen.stages.review import review_stage
 from tests.support.command_line import run
+from tests.support.rounds import round_of
 
 ROUND_0 = ("generate", "label", "dataset", "train", "promote", "evaluate")
 ROUND_1 = (
@@ -96,27 +99,27 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_bootstrap_does_every_stage_of_every_round(finished: Path) -> None:
     with RunStore.open(finished, readonly=True) as store:
-        rounds = store.summary()["rounds"]
-        assert {*ROUND_0, "evaluate-base"} == set(rounds[0]["stages"])
-        assert set(ROUND_1) == set(rounds[1]["stages"])
-        assert [rounds[number]["images"] for number in (0, 1)] == [12, 12]
+        rounds = store.summary().rounds
+        assert {*ROUND_0, "evaluate-base"} == set(rounds[0].stages)
+        assert set(ROUND_1) == set(rounds[1].stages)
+        assert [rounds[number].images for number in (0, 1)] == [12, 12]
         first, second = ({record.id for record in store.records(number)} for number in (0, 1))
         assert not first & second
-        assert store.config is not None and round_seed(store.config["seed"], 1) != store.config["seed"]
         for number in (0, 1):
-            made = store.stage_done(number, "dataset")
-            assert made and made["train"] > 0 and made["val"] > 0
+            made = store.results(number).dataset
+            assert made and made.train > 0 and made.val > 0
             names = {
-                split: {name for name, _, _ in read_yolo(finished / made["folder"], split)}
+                split: {name for name, _, _ in read_yolo(finished / made.folder, split)}
                 for split in ("train", "val")
             }
-            assert (len(names["train"]), len(names["val"])) == (made["train"], made["val"])
+            assert (len(names["train"]), len(names["val"])) == (made.train, made.val)
             prompts = {
                 split: {store.record(name).prompt.id for name in found} for split, found in names.items()
             }
             assert not prompts["train"] & prompts["val"], "a prompt leaks"
-        measured = store.stage_done(1, "evaluate")
-        assert measured and measured["images"] == 8 and measured["mask"]["ap50"] is not None
+        measured = store.results(1).evaluate
+        assert measured and measured.images == 8 and measured.mask.ap50 is not None
+        assert store.loop == "bootstrap"
     assert (finished / "report" / "index.html").stat().st_size > 20_000
     assert (finished / "report" / "report.md").is_file()
     assert (finished / "tune.sqlite").is_file()
@@ -137,9 +140,9 @@ def test_relabelling_is_out_of_sample(finished: Path) -> None:
 def test_the_truth_decides_nothing(finished: Path) -> None:
     with RunStore.open(finished, readonly=True) as store:
         for number in (0, 1):
-            vote = store.stage_done(number, "promote")
-            assert vote and vote["evidence"] == "agreed"
-            assert vote["promoted"] == (vote["candidate"]["ap50_95"] > vote["incumbent"]["ap50_95"])
+            vote = store.results(number).promote
+            assert vote and vote.evidence == "agreed"
+            assert vote.promoted == ((vote.candidate.ap50_95 or 0) > (vote.incumbent.ap50_95 or 0))
 
 
 @pytest.mark.slow
@@ -150,7 +153,7 @@ def test_a_finished_run_says_so_and_offers_more(
     before = contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images")
     assert run(monkeypatch, "bootstrap", "--run", str(copied), *settings(truth)) == 0
     said = capsys.readouterr().out
-    assert "2 rounds of run" in said and "--rounds 4" in said
+    assert "all 2 rounds are already done" in said and "--rounds 4" in said
     assert (
         contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
     )
@@ -171,14 +174,18 @@ def test_a_run_that_stopped_says_what_makes_it_go_on(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with RunStore.open(copied) as store:
-        vote = store.stage_done(1, "promote")
+        vote = store.result(1, "promote", Promoted)
         assert vote is not None
-        store.finish_stage(1, "promote", {**vote, "promoted": False}, 1.0)
+        store.finish_stage(1, "promote", dataclasses.replace(vote, promoted=False), 1.0)
     assert (
         run(monkeypatch, "bootstrap", "--run", str(copied), "--rounds", "3", "--set", "loop.patience=1") == 0
     )
     said = capsys.readouterr().out
-    assert "stopped: no better detector for 1 rounds" in said and "--set loop.patience=3 --rounds 4" in said
+    assert "Stopped: no better detector in 1 rounds" in said and "--set loop.patience=3 --rounds 4" in said
+
+
+def review(store: RunStore) -> Reviewed:
+    return stages.review(round_of(store, number=2), ReviewSettings(mode="static"))
 
 
 @pytest.mark.slow
@@ -196,9 +203,9 @@ def test_a_decisions_file_is_taken_in_and_put_away(
                 Path, "rename", lambda self, target: 1 / 0
             )  # as if killed while the file is put away
             with pytest.raises(ZeroDivisionError):
-                review_stage(store, round=2, mode="static")
+                review(store)
         assert [(one.image_id, one.verdict) for one in store.decisions()] == [(image_id, "reject")]
-        assert review_stage(store, round=2, mode="static")["decisions"] == {}, "nothing twice"
+        assert review(store).decisions == {}, "nothing twice"
         assert not file.exists() and (copied / "review" / "decisions-round-2.json").is_file()
 
 
@@ -253,10 +260,10 @@ def test_improve_starts_from_a_dataset(
     small = settings(known, **{"prompts.count": 6, "loop.rounds": 1})
     assert run(monkeypatch, "improve", "--run", str(folder), "--known", str(known), *small) == 0
     with RunStore.open(folder, readonly=True) as store:
-        started, made = store.stage_done(0, "train-known"), store.stage_done(0, "dataset")
-        assert started and made and made["known"] == 10
-        trained = store.stage_done(0, "train")
-        assert trained and trained["start"] == started["checkpoint"]
+        kept = store.results(0)
+        assert kept.train_known and kept.dataset and kept.dataset.known == 10
+        assert kept.train and kept.train.start == kept.train_known.checkpoint
+        assert store.loop == "improve"
         assert len(list(store.labels("model"))) == 6
     assert run(monkeypatch, "improve", "--run", str(tmp_path / "other"), *small) == 2
     assert re.search(r"knows none of the classes piano.*--known", capsys.readouterr().err)
@@ -297,8 +304,8 @@ def test_bootstrap_goes_on_after_kill(tmp_path: Path, truth: Path) -> None:
 
     with RunStore.open(whole, readonly=True) as expected, RunStore.open(broken, readonly=True) as found:
         assert list(found.image_ids()) == list(expected.image_ids())
-        assert found.summary()["rounds"][1]["label_sets"] == expected.summary()["rounds"][1]["label_sets"]
-        assert found.stage_done(1, "tune") == expected.stage_done(1, "tune")
+        assert found.summary().rounds[1].label_sets == expected.summary().rounds[1].label_sets
+        assert found.results(1).tune == expected.results(1).tune
     assert contents(broken / "images") == contents(whole / "images")
     assert contents(broken / "datasets") == contents(whole / "datasets")
     assert not [path for path in broken.rglob("*") if ".partial" in path.name or path.suffix == ".tmp"]
@@ -309,7 +316,7 @@ def stage_is_done(folder: Path, round: int, stage: str) -> bool:
         return False
     try:
         with RunStore.open(folder, readonly=True) as store:
-            return store.stage_done(round, stage) is not None
+            return stage in store.summary().rounds[round].stages
     except Exception:  # the ledger is being made
         return False
 
@@ -336,12 +343,10 @@ def test_review_in_fiftyone_decides_what_trains(
     more = settings(truth, **{"loop.rounds": 3})
     assert run(monkeypatch, "bootstrap", "--review", "fiftyone", "--run", str(copied), *more) == 0
     with RunStore.open(copied, readonly=True) as store:
-        reviewed, made = store.stage_done(2, "review"), store.stage_done(2, "dataset")
-        assert reviewed and reviewed["decisions"] == {"attention": 1, "reject": 1}
-        assert made and made["by_origin"]["human"] == 1 and made["left_out"]["rejected"] == 1
-        tuned = store.stage_done(2, "tune")
-        assert tuned and tuned["evidence"] == "agreement", "one verdict is too little evidence"
-        names = {
-            name for split in ("train", "val") for name, _, _ in read_yolo(copied / made["folder"], split)
-        }
+        kept = store.results(2)
+        reviewed, made = kept.review, kept.dataset
+        assert reviewed and reviewed.decisions == {"attention": 1, "reject": 1}
+        assert made and made.by_origin["human"] == 1 and made.left_out["rejected"] == 1
+        assert kept.tune and kept.tune.evidence == "agreement", "one verdict is too little evidence"
+        names = {name for split in ("train", "val") for name, _, _ in read_yolo(copied / made.folder, split)}
     assert accepted in names and rejected not in names

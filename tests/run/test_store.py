@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,9 @@ import pytest
 from diffugen.errors import StoreError
 from diffugen.records import Decision, Disagreement, HeatMaps, Instances, LabelSet
 from diffugen.run import codec, ledger
+from diffugen.run.results import TaskImages
 from diffugen.run.store import RunStore
+from diffugen.run.summary import RoundSummary
 
 CHILD = Path(__file__).parents[1] / "support" / "store_child.py"
 child = SimpleNamespace(**runpy.run_path(str(CHILD)))
@@ -154,7 +156,7 @@ def test_an_image_is_kept_once_and_in_its_first_round(store: RunStore) -> None:
     add(store, 1)
     assert list(store.image_ids()) == [make_record(0).id, make_record(1).id]
     assert store.record(make_record(0).id).round == 0
-    assert store.summary()["images"] == 2
+    assert store.summary().images == 2
 
 
 def test_deleted_file_is_made_again(store: RunStore) -> None:
@@ -228,25 +230,33 @@ def test_writing_while_reading_ends_and_sees_each_once(store: RunStore) -> None:
     assert seen == [make_record(number).id for number in range(4)]
 
 
+@dataclass(frozen=True)
+class Measured:
+    map50: float = 0.0
+    kept: tuple[int, ...] = ()
+
+
 def test_stages(store: RunStore) -> None:
-    assert store.stage_done(1, "train") is None
-    store.finish_stage(1, "train", {"map50": 0.5, "kept": [1, 2]}, seconds=3.0)
-    assert store.stage_done(1, "train") == {"map50": 0.5, "kept": [1, 2]}
-    assert store.stage_done(0, "train") is None
-    store.finish_stage(1, "train", {}, seconds=1.0)
-    assert store.stage_done(1, "train") == {}
+    assert store.result(1, "train", Measured) is None
+    store.finish_stage(1, "train", Measured(0.5, (1, 2)), seconds=3.0)
+    assert store.result(1, "train", Measured) == Measured(0.5, (1, 2))
+    assert store.result(0, "train", Measured) is None
+    store.finish_stage(1, "train", Measured(), seconds=1.0)
+    assert store.result(1, "train", Measured) == Measured()
 
 
-NOTHING: dict[str, Any] = {
-    "images": 0,
-    "dropped": 0,
-    "seconds": 0.0,
-    "label_sets": {},
-    "objects": {},
-    "disagreements": {},
-    "decisions": {},
-    "stages": {},
-}
+def test_stages_are_listed_in_the_order_in_which_they_finished(store: RunStore) -> None:
+    names = ["train", "dataset", "promote", "generate", "a", "z", "b"]
+    for name in names:
+        store.finish_stage(0, name, Measured(), seconds=1.0)
+    assert list(store.summary().rounds[0].stages) == names
+
+
+def test_the_ledger_keeps_which_loop_runs(store: RunStore) -> None:
+    assert store.loop is None
+    store.keep_loop("improve")
+    store.keep_loop("mine.py")
+    assert store.loop == "mine.py"
 
 
 def test_disagreements_of_a_round_are_replaced_in_order(store: RunStore) -> None:
@@ -262,7 +272,7 @@ def test_disagreements_of_a_round_are_replaced_in_order(store: RunStore) -> None
     assert len(list(store.disagreements(image_id=ids[0]))) == 2
     store.put_disagreements(0, reversed(first))
     assert list(store.disagreements(0)) == first[::-1]
-    assert store.summary()["rounds"][0]["disagreements"] == {"spurious": 1, "overlooked": 1}
+    assert store.summary().rounds[0].disagreements == {"spurious": 1, "overlooked": 1}
     with pytest.raises(sqlite3.IntegrityError):
         store.put_disagreements(0, [Disagreement("nobody", "spurious", 0.9, 0, None, 0.0)])
     assert list(store.disagreements(0)) == first[::-1]
@@ -290,7 +300,7 @@ def test_the_newest_decision_counts_and_is_the_human_label(store: RunStore) -> N
     ]
     assert [one.image_id for one in store.decisions(round=1)] == [second, first]
     assert [labels.image_id for labels in store.labels("human")] == [second]
-    assert store.summary()["rounds"][1]["decisions"] == {"empty": 1, "reject": 1}
+    assert store.summary().rounds[1].decisions == {"empty": 1, "reject": 1}
     with pytest.raises(StoreError, match="nobody"):
         store.add_decisions(
             [Decision(first, "empty", nothing, "ann"), Decision("nobody", "empty", nothing, "ann")]
@@ -299,30 +309,22 @@ def test_the_newest_decision_counts_and_is_the_human_label(store: RunStore) -> N
 
 
 def test_summary(store: RunStore) -> None:
-    assert store.summary()["last_activity"] is None
+    assert store.summary().last_activity is None
     add(store, *range(4))
     store.put_labels(make_labels(record) for record in store.records(round=0))
     store.put_labels([make_labels(make_record(1), source="human", objects=1)])
-    store.finish_stage(3, "train", {}, seconds=8.0)
+    store.finish_stage(3, "train", Measured(), seconds=8.0)
     summary = store.summary()
-    assert summary["images"] == 4
-    assert summary["rounds"] == {
-        0: NOTHING
-        | {
-            "images": 2,
-            "dropped": 0,
-            "seconds": 3.0,
-            "label_sets": {"attention": 2},
-            "objects": {"attention": 4},
-        },
-        1: NOTHING
-        | {"images": 1, "dropped": 0, "seconds": 1.5, "label_sets": {"human": 1}, "objects": {"human": 1}},
-        2: NOTHING | {"images": 1, "dropped": 0, "seconds": 1.5},
-        3: NOTHING | {"stages": {"train": 8.0}},
+    assert summary.images == 4
+    assert summary.rounds == {
+        0: RoundSummary(images=2, seconds=3.0, label_sets={"attention": 2}, objects={"attention": 4}),
+        1: RoundSummary(images=1, seconds=1.5, label_sets={"human": 1}, objects={"human": 1}),
+        2: RoundSummary(images=1, seconds=1.5),
+        3: RoundSummary(stages={"train": 8.0}),
     }
     on_disk = sum(map(len, files(store.folder).values())) + (store.folder / "ledger.sqlite").stat().st_size
-    assert summary["bytes"] == on_disk
-    assert summary["created_at"] <= summary["last_activity"]
+    assert summary.bytes == on_disk
+    assert summary.last_activity and summary.created_at <= summary.last_activity
 
 
 def plant(store: RunStore, count: int) -> None:
@@ -349,7 +351,7 @@ QUERIES: dict[str, tuple[Callable[[RunStore], int], float]] = {
         1 / 4,
     ),
     "label_ids_missing": (lambda store: sum(1 for _ in store.label_ids_missing("model", "a")), 1),
-    "summary": (lambda store: store.summary()["images"], 1),
+    "summary": (lambda store: store.summary().images, 1),
 }
 
 
@@ -445,7 +447,7 @@ def test_reader_writes_nothing(store: RunStore) -> None:
         actions: list[Callable[[], None]] = [
             lambda: reader.add_image(record, make_rgb(record), make_heat_maps(record), 1.0),
             lambda: reader.put_labels([make_labels(make_record(0))]),
-            lambda: reader.finish_stage(0, "label", {}, 1.0),
+            lambda: reader.finish_stage(0, "label", Measured(), 1.0),
         ]
         for action in actions:
             with pytest.raises(StoreError, match="reading only"):
@@ -511,7 +513,7 @@ def assert_complete(folder: Path, reference: Path, count: int) -> None:
     with RunStore.open(folder, readonly=True) as store:
         assert list(store.records()) == [make_record(number) for number in range(count)]
         assert [label.image_id for label in store.labels()] == list(store.image_ids())
-        assert store.stage_done(0, "label") == {"images": count}
+        assert store.result(0, "label", TaskImages) == TaskImages(count)
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
@@ -579,7 +581,7 @@ def test_reader_looks_on_while_another_process_writes(tmp_path: Path) -> None:
         with reader:
             ids = list(reader.image_ids())
             assert ids[: len(seen)] == seen
-            assert reader.summary()["images"] >= len(ids)
+            assert reader.summary().images >= len(ids)
             for image_id in ids[len(seen) :]:
                 np.testing.assert_array_equal(reader.image(image_id), make_rgb(reader.record(image_id)))
                 assert reader.heat_maps(image_id).image_id == image_id
@@ -637,7 +639,7 @@ def test_open_on_a_full_disk(small_disk: Path) -> None:
     with pytest.raises(StoreError, match="no space left"):
         RunStore.open(folder)
     with RunStore.open(folder, readonly=True) as reader:
-        assert reader.summary()["images"] == 1
+        assert reader.summary().images == 1
     (small_disk / "ballast").unlink()
     with RunStore.open(folder) as store:
         add(store, 1)
@@ -885,7 +887,7 @@ def test_dropped_images_and_sources(store: RunStore) -> None:
     store.drop_image(record, "too dark")
     store.drop_image(record, "still too dark")
     assert store.is_dropped(record.id) and not store.has_image(record.id)
-    assert store.summary()["rounds"][record.round]["dropped"] == 1
+    assert store.summary().rounds[record.round].dropped == 1
     rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     store.put_source("photo-1", rgb)
     store.put_source("photo-1", np.zeros_like(rgb))

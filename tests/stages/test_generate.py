@@ -3,7 +3,7 @@ ancestry, resume."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffugen import stages
+from diffugen.config import (
+    DatasetSettings,
+    DiffusionSettings,
+    DisagreementSettings,
+    Generation,
+    Labelling,
+    LabelSettings,
+    PromptSettings,
+    ScoreWeights,
+    Task,
+    TrainingPolicy,
+)
 from diffugen.dataset.yolo import write_yolo
 from diffugen.diffusion.generate import grouped
 from diffugen.errors import DiffugenError
-from diffugen.labels.label import LabelSettings
-from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import areas, decode, encode
 from diffugen.miniature.scenes import exact_instances, scene_set
 from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
 from diffugen.records import Instances
-from diffugen.run.store import RunStore
-from diffugen.stages.generate import file_digest, generate_stage
-from diffugen.stages.label import label_method, label_stage
-from diffugen.stages.train import held_out_families
+from diffugen.run import OnProgress, RunStore
+from diffugen.run.results import Generated, TaskImages
+from diffugen.stages.dataset import held_out_families
+from diffugen.stages.generate import file_digest
+from tests.support.rounds import round_of
 
 PROMPTS: dict[str, Any] = {
     "templates": ["a photo of a {car} on a road, {weather}"],
@@ -39,45 +51,33 @@ STREETS = {"task": "txt2img", "name": "streets"}
 RAIN = {"task": "img2img", "name": "rain", "attributes": {"weather": ["rainy", "snowy"]}}
 PIANOS = {"task": "inpaint", "name": "pianos", "templates": ["a {piano} on a road, {weather}"]}
 LOWER = {"part": "lower half", "spare": False}
-LABELS, WEIGHTS = LabelSettings(method="paper", instances="largest"), ScoreWeights()
-DIFFUSION: dict[str, Any] = {
-    "model": "miniature",
-    "device": "cpu",
-    "dtype": "auto",
-    "size_wh": None,
-    "num_inference_steps": 3,
-    "guidance_scale": 3.0,
-    "scheduler": None,
-    "batch_size": 2,
-    "attention_backend": "native",
-    "offload": "none",
-    "vae_slicing": False,
-    "vae_tiling": False,
-    "compile": False,
-    "loras": {},
-    "embeddings": (),
-    "trust_remote_pickle": False,
-}
+LABELLING = Labelling(LabelSettings(method="paper", instances="largest"), ScoreWeights())
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[RunStore]:
-    with RunStore.create_or_open(tmp_path / "run", config=None) as made:
-        yield made
+def prompt_settings(values: dict[str, Any]) -> PromptSettings:
+    return PromptSettings.model_validate_json(json.dumps(values))
 
 
-def generate(store: RunStore, *tasks: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        **DIFFUSION,
-        "prompts": PROMPTS,
-        "tasks": tasks,
-        "labels": LABELS,
-        "weights": WEIGHTS,
-        "detector_device": "cpu",
-        "images_per_prompt": 1,
-        "seed": 3,
-    }
-    return generate_stage(store, **{**values, **changes})
+def task_of(values: dict[str, Any]) -> Task:
+    return Task.model_validate_json(json.dumps(values))
+
+
+def generate(
+    store: RunStore,
+    *tasks: dict[str, Any],
+    prompts: dict[str, Any] = PROMPTS,
+    batch_size: int = 2,
+    only: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> Generated:
+    diffusion = DiffusionSettings(device="cpu", num_inference_steps=3, batch_size=batch_size)
+    generation = Generation(prompt_settings(prompts), tuple(map(task_of, tasks)), diffusion, 1, "cpu")
+    round = round_of(store, tuple(prompts["classes"]), seed=3, on_progress=on_progress)
+    return stages.generate(round, generation, LABELLING, only)
+
+
+def label(store: RunStore) -> None:
+    stages.label(round_of(store), LABELLING)
 
 
 def photos(folder: Path, count: int = 2, size_wh: tuple[int, int] = (101, 67)) -> Path:
@@ -94,15 +94,10 @@ def pixels_of(store: RunStore) -> dict[str, Any]:
 
 def test_a_chain_knows_its_ancestry_and_carries_objects_on(store: RunStore) -> None:
     made = generate(store, STREETS, RAIN, {**PIANOS, "source": "rain", "region": LOWER})
-    assert made == {
-        "images": 9,
-        "dropped": 0,
-        "skipped": 0,
-        "tasks": {name: {"images": 3, "dropped": 0, "skipped": 0} for name in ("streets", "rain", "pianos")},
-    }
+    assert made == Generated(9, tasks={name: TaskImages(3) for name in ("streets", "rain", "pianos")})
     records = {record.id: record for record in store.records()}
-    label_stage(store, LABELS, WEIGHTS)
-    labels = {one.image_id: one.instances for one in store.labels("attention", label_method(LABELS, WEIGHTS))}
+    label(store)
+    labels = {one.image_id: one.instances for one in store.labels("attention", LABELLING.method)}
     for piano in (record for record in records.values() if record.step == "pianos"):
         rain = records[str(piano.parent)]
         street = records[str(rain.parent)]
@@ -119,7 +114,9 @@ def test_a_chain_knows_its_ancestry_and_carries_objects_on(store: RunStore) -> N
         assert not np.array_equal(store.image(piano.id), store.image(rain.id))
         for name, rle in zip(labels[piano.id].class_names, labels[piano.id].rles, strict=True):
             assert not (decode(rle) & (~region if name == "piano" else region)).any()
-    assert len(held_out_families(store, 0.5, 0)) < 3, "families, not images, are held out"
+    policy = TrainingPolicy(DatasetSettings(val_frac=0.5), DisagreementSettings())
+    held_out = held_out_families(round_of(store).run, policy)
+    assert len(held_out) < 3, "families, not images, are held out"
 
 
 def test_the_same_call_again_makes_nothing_new(store: RunStore, tmp_path: Path) -> None:
@@ -130,23 +127,12 @@ def test_the_same_call_again_makes_nothing_new(store: RunStore, tmp_path: Path) 
     for image_id in list(first)[1::3]:
         store.image_path(image_id).unlink()
     again = generate(store, *tasks)
-    assert again["images"] == len(first)
+    assert again.images == len(first)
     assert {image_id: pixels.tobytes() for image_id, pixels in pixels_of(store).items()} == {
         image_id: pixels.tobytes() for image_id, pixels in first.items()
     }
     with RunStore.create_or_open(tmp_path / "other", config=None) as other:
-        generate_stage(
-            other,
-            lambda done, total: seen.append((done, total)),
-            **DIFFUSION,
-            prompts=PROMPTS,
-            tasks=tasks,
-            labels=LABELS,
-            weights=WEIGHTS,
-            detector_device="cpu",
-            images_per_prompt=1,
-            seed=3,
-        )
+        generate(other, *tasks, on_progress=lambda done, total: seen.append((done, total)))
         assert list(other.image_ids()) == list(first)
         assert {image_id: pixels.tobytes() for image_id, pixels in pixels_of(other).items()} == {
             image_id: pixels.tobytes() for image_id, pixels in first.items()
@@ -158,16 +144,16 @@ def test_one_task_of_several(store: RunStore) -> None:
     tasks = (STREETS, {**PIANOS, "region": LOWER})
     with pytest.raises(DiffugenError, match="'streets' has made no images yet; run it first, without --task"):
         generate(store, *tasks, only="inpaint")
-    assert generate(store, *tasks, only="txt2img")["images"] == 3
+    assert generate(store, *tasks, only="txt2img").images == 3
     assert {record.step for record in store.records()} == {"streets"}
-    assert generate(store, *tasks, only="pianos")["images"] == 3
+    assert generate(store, *tasks, only="pianos").images == 3
     assert len(list(store.image_ids())) == 6
 
 
 def test_own_photos_keep_every_pixel_outside_the_region(store: RunStore, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos")
     task = {**PIANOS, "source": str(folder), "region": LOWER, "images_per_source": 2}
-    assert generate(store, task)["images"] == 4
+    assert generate(store, task).images == 4
     records = list(store.records())
     assert len({record.id for record in records}) == 4 and len({record.family for record in records}) == 2
     for record in records:
@@ -210,9 +196,9 @@ def test_labelled_cars_stay_and_the_piano_takes_the_place_of_one(store: RunStore
         tmp_path / "set", {"train": [("street", drawn.rgb, objects)]}, sorted(set(objects.class_names))
     )
     made = generate(store, {**PIANOS, "source": str(tmp_path / "set"), "region": {"label": "car"}})
-    assert made["images"] == 1
+    assert made.images == 1
     [record] = store.records()
-    label_stage(store, LABELS, WEIGHTS)
+    label(store)
     [labels] = store.labels("attention")
     cars = labels.instances.of_classes(["car"])
     before = objects.of_classes(["car"])
@@ -228,7 +214,7 @@ def test_a_detector_finds_the_region_and_names_what_stays(store: RunStore, tmp_p
     folder = photos(tmp_path / "photos", 12, (64, 64))
     region = {"detector": "miniature", "find": "car"}
     made = generate(store, {**PIANOS, "source": str(folder), "region": region})
-    assert 0 < made["images"] < 12 and made["images"] + made["skipped"] == 12
+    assert 0 < made.images < 12 and made.images + made.skipped == 12
     assert sum(len(labels.instances.of_classes(["truck"])) for labels in store.labels("carried")) == 0
     with pytest.raises(DiffugenError, match=r"does not know 'zebra'; it knows .*car"):
         generate(store, {**PIANOS, "source": str(folder), "region": {**region, "find": "zebra"}})
@@ -237,9 +223,9 @@ def test_a_detector_finds_the_region_and_names_what_stays(store: RunStore, tmp_p
 def test_another_run_is_a_source(store: RunStore, tmp_path: Path) -> None:
     with RunStore.create_or_open(tmp_path / "streets", config=None) as streets:
         generate(streets, STREETS, prompts=CARS)
-        label_stage(streets, LABELS, WEIGHTS)
+        label(streets)
     made = generate(store, {**RAIN, "source": str(tmp_path / "streets"), "count": 2, "strength": 0.4})
-    assert made["images"] == 2
+    assert made.images == 2
     assert {record.settings["strength"] for record in store.records()} == {0.4}
     assert all(record.prompt.template == PROMPTS["templates"][0] for record in store.records())
 
@@ -274,21 +260,10 @@ def test_a_blackened_image_is_dropped_counted_and_not_made_again(
 
     monkeypatch.setattr(pipelines, "load_pipeline", load_with_checker)
     made = generate(store, STREETS, prompts=CARS)
-    assert (made["images"], made["dropped"]) == (3, 3)
-    assert list(store.image_ids()) == [] and store.summary()["rounds"][0]["dropped"] == 3
-    steps = []
-    generate_stage(
-        store,
-        lambda done, total: steps.append(done),
-        **DIFFUSION,
-        prompts=CARS,
-        tasks=[STREETS],
-        labels=LABELS,
-        weights=WEIGHTS,
-        detector_device="cpu",
-        images_per_prompt=1,
-        seed=3,
-    )
+    assert (made.images, made.dropped) == (3, 3)
+    assert list(store.image_ids()) == [] and store.summary().rounds[0].dropped == 3
+    steps: list[int] = []
+    generate(store, STREETS, prompts=CARS, on_progress=lambda done, total: steps.append(done))
     assert steps[:2] == [0, 3], "nothing was left to do"
 
 
@@ -349,8 +324,8 @@ def test_mistakes_with_photos_leave_nothing_behind(
 
 
 def test_plans() -> None:
-    assert [(task.name, task.source) for task in plan_tasks([])] == [("txt2img", None)]
-    tasks = plan_tasks([STREETS, RAIN, {**PIANOS, "region": LOWER}])
+    assert [(task.step, task.source) for task in plan_tasks([])] == [("txt2img", None)]
+    tasks = plan_tasks([task_of(one) for one in (STREETS, RAIN, {**PIANOS, "region": LOWER})])
     assert [task.source for task in tasks] == [None, "streets", "rain"]
     assert choose_tasks(tasks, "img2img") == choose_tasks(tasks, "rain") == tasks[1:2]
     with pytest.raises(DiffugenError, match="no task 'sun'; the configuration has streets, rain, pianos"):
@@ -358,8 +333,9 @@ def test_plans() -> None:
 
 
 def test_a_task_of_prompts_has_templates_attributes_and_count_of_its_own() -> None:
-    prompts = {**PROMPTS, "attributes": {**PROMPTS["attributes"], "time": ["night"]}}
-    prompts["templates"] = [*PROMPTS["templates"], "a {car}, {time}"]
+    values = {**PROMPTS, "attributes": {**PROMPTS["attributes"], "time": ["night"]}}
+    values["templates"] = [*PROMPTS["templates"], "a {car}, {time}"]
+    prompts = prompt_settings(values)
     other = {
         "task": "txt2img",
         "name": "more",
@@ -367,21 +343,20 @@ def test_a_task_of_prompts_has_templates_attributes_and_count_of_its_own() -> No
         "count": 2,
         "attributes": {"mood": ["sad", "gay"]},
     }
-    tasks = plan_tasks([STREETS, other])
+    tasks = plan_tasks([task_of(STREETS), task_of(other)])
     assert {prompt.text for prompt in task_prompts(tasks[1], tasks, prompts, 0)} == {
         "a grand piano by a road, sad",
         "a grand piano by a road, gay",
     }
     assert all("car" in prompt.text for prompt in task_prompts(tasks[0], tasks, prompts, 0))
-    alone = plan_tasks([other])
+    alone = plan_tasks([task_of(other)])
     assert {prompt.text for prompt in task_prompts(alone[0], alone, prompts, 0)} == {
         "a grand piano by a road, sad",
         "a grand piano by a road, gay",
     }
     with pytest.raises(DiffugenError, match="season"):
-        task_prompts(
-            tasks[0], tasks, {**prompts, "attributes": {**prompts["attributes"], "season": ["may"]}}, 0
-        )
+        unused = {**values, "attributes": {**values["attributes"], "season": ["may"]}}
+        task_prompts(tasks[0], tasks, prompt_settings(unused), 0)
 
 
 def test_small_regions_of_large_photos_share_batches(store: RunStore, tmp_path: Path) -> None:

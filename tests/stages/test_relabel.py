@@ -3,33 +3,32 @@ which provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from diffugen import stages
+from diffugen.comparison.metrics import average_precision
+from diffugen.config import DetectorSettings, Labelling, LabelSettings, ScoreWeights
 from diffugen.detectors.yolo import YoloDetector
-from diffugen.miniature.scenes import scene_set
+from diffugen.miniature.scenes import exact_instances, scene_set
 from diffugen.records import HeatMaps, ImageRecord, Phrase, Prompt
-from diffugen.run.store import RunStore
-from diffugen.stages.relabel import checkpoint_method, knows_any, mapped_classes, relabel_stage
+from diffugen.run import RunStore
+from diffugen.run.results import Relabelled
+from diffugen.stages.detector import knows_any, labels_method, mapped_classes
+from tests.support.rounds import round_of
 
 SIZE_WH = (144, 96)
-LOOK = {"device": "cpu", "image_size": 160, "confidence": 0.25, "refine": "none", "round": 0}
+SETTINGS = DetectorSettings(device="cpu", image_size=160, confidence=0.25)
+LABELLING = Labelling(LabelSettings(), ScoreWeights())
 SCENES = [drawn.rgb for drawn in scene_set("known", 12, SIZE_WH, start=40)]
 
 
 @pytest.fixture(scope="module")
 def known() -> tuple[str, ...]:
     return YoloDetector("miniature", device="cpu").class_names
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[RunStore]:
-    with RunStore.create_or_open(tmp_path / "run", config={"seed": 0}) as made:
-        yield made
 
 
 def add_scenes(store: RunStore, named: Sequence[str]) -> None:
@@ -42,8 +41,15 @@ def add_scenes(store: RunStore, named: Sequence[str]) -> None:
         store.add_image(record, rgb, HeatMaps(record.id, SIZE_WH, phrases, {"up-4x6": heat}), 0.1)
 
 
-def relabel(store: RunStore, class_names: Sequence[str], class_map: Mapping[str, str]) -> dict[str, Any]:
-    return relabel_stage(store, "miniature", class_names=class_names, class_map=class_map, **LOOK)  # type: ignore[arg-type]
+def relabel(
+    store: RunStore,
+    class_names: Sequence[str],
+    class_map: Mapping[str, str],
+    labelling: Labelling = LABELLING,
+    **changes: Any,
+) -> Relabelled:
+    settings = SETTINGS.changed(class_map=dict(class_map), **changes)
+    return stages.relabel(round_of(store, class_names), "miniature", labelling, settings)
 
 
 def found(store: RunStore, method: str) -> dict[str, int]:
@@ -56,7 +62,7 @@ def test_the_miniature_knows_what_these_tests_take_for_granted(
 ) -> None:
     assert {"car", "truck"} <= set(known) and not {"sedan", "suv", "lorry"} & set(known)
     add_scenes(store, ["car"])
-    counts = found(store, relabel(store, ["car"], {})["method"])
+    counts = found(store, relabel(store, ["car"], {}).method)
     assert counts["car"] >= 3 and counts["truck"] >= 2
 
 
@@ -116,17 +122,17 @@ def test_what_a_find_becomes(
     expected: tuple[str, str],
 ) -> None:
     add_scenes(store, named)
-    plain = found(store, relabel(store, class_names, {})["method"])
+    plain = found(store, relabel(store, class_names, {}).method)
     made = relabel(store, class_names, class_map)
-    renamed = found(store, made["method"])
-    assert made["images"] == len(SCENES) and sum(renamed.values()) == sum(plain.values()) == made["objects"]
+    renamed = found(store, made.method)
+    assert made.images == len(SCENES) and sum(renamed.values()) == sum(plain.values()) == made.objects
     wanted = dict(zip(("car", "truck"), expected, strict=True))
     assert renamed == {wanted.get(name, name): count for name, count in plain.items()}
 
 
 def test_only_the_names_change(store: RunStore) -> None:
     add_scenes(store, ["sedan"])
-    methods = [relabel(store, ["sedan"], class_map)["method"] for class_map in ({}, {"sedan": "car"})]
+    methods = [relabel(store, ["sedan"], class_map).method for class_map in ({}, {"sedan": "car"})]
     for image_id in store.image_ids():
         plain, renamed = (
             next(store.labels("model", method, image_id=image_id)).instances for method in methods
@@ -136,9 +142,9 @@ def test_only_the_names_change(store: RunStore) -> None:
 
 def test_another_class_map_is_another_method_only_where_it_applies(known: tuple[str, ...]) -> None:
     def method(class_map: dict[str, str], class_names: Sequence[str] = ("sedan", "suv", "car")) -> str:
-        return checkpoint_method("miniature", mapped_classes(known, class_names, class_map))
+        return labels_method("miniature", mapped_classes(known, class_names, class_map), 160, 0.25, "none")
 
-    plain = checkpoint_method("miniature")
+    plain = labels_method("miniature", {}, 160, 0.25, "none")
     for without_effect in ({}, {"car": "truck"}, {"sedan": "limousine"}, {"lorry": "truck"}):
         assert method(without_effect) == plain
     maps = (
@@ -155,9 +161,9 @@ def test_labels_made_with_one_map_are_not_taken_for_those_of_another(store: RunS
     add_scenes(store, ["sedan"])
     first = relabel(store, ["sedan"], {"sedan": "truck"})
     second = relabel(store, ["sedan"], {"sedan": "car"})
-    assert first["method"] != second["method"]
+    assert first.method != second.method
     newest = [name for labels in store.latest_labels("model") for name in labels.instances.class_names]
-    assert newest.count("sedan") == found(store, second["method"])["sedan"]
+    assert newest.count("sedan") == found(store, second.method)["sedan"]
 
 
 @pytest.mark.parametrize(
@@ -173,4 +179,51 @@ def test_labels_made_with_one_map_are_not_taken_for_those_of_another(store: RunS
 def test_a_mapped_class_is_a_known_one(
     store: RunStore, class_names: list[str], class_map: dict[str, str], expected: bool
 ) -> None:
-    assert knows_any(store, "miniature", class_names, "cpu", class_map) is expected
+    assert (
+        knows_any(
+            round_of(store, class_names).run, "miniature", DetectorSettings(device="cpu", class_map=class_map)
+        )
+        is expected
+    )
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "image size": {"image_size": 192},
+    "confidence": {"confidence": 0.9},
+    "refinement": {"labelling": Labelling(LabelSettings(refine="crf"), ScoreWeights())},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_whatever_decides_the_labels_makes_new_ones(store: RunStore, change: dict[str, Any]) -> None:
+    """Before, the provenance held checkpoint and class map alone, and relabelling silently did nothing."""
+    add_scenes(store, ["car"])
+    first = relabel(store, ["car"], {})
+    before = {labels.image_id: labels.instances for labels in store.latest_labels("model")}
+    second = relabel(store, ["car"], {}, **change)
+    after = {labels.image_id: labels.instances for labels in store.latest_labels("model")}
+    assert second.method != first.method and second.images == first.images == len(SCENES)
+    assert any(before[image_id].rles != after[image_id].rles for image_id in before)
+    assert relabel(store, ["car"], {}).method == first.method, "the same settings are the same labels"
+
+
+def test_labels_on_small_images_are_made_at_a_suited_size_and_the_user_is_told_once(store: RunStore) -> None:
+    """Before, the default was 640 px whatever the images' size: junk on images of 64 px, without a word."""
+    phrases, exact = (Phrase("car", "car"),), {}
+    for number, drawn in enumerate(scene_set("known", 12, (64, 48), start=40)):
+        record = ImageRecord(Prompt(f"a car {number}", phrases), number, (64, 48), "miniature")
+        heat = np.zeros((1, 3, 4, 6), dtype=np.float16)
+        store.add_image(record, drawn.rgb, HeatMaps(record.id, (64, 48), phrases, {"up-4x6": heat}), 0.1)
+        exact[record.id] = exact_instances(drawn)
+    said: list[str] = []
+    round = round_of(store, ["car"], notify=said.append)
+    precision = {}
+    for size in (None, 128, 640):
+        method = stages.relabel(round, "miniature", LABELLING, SETTINGS.changed(image_size=size)).method
+        found = {labels.image_id: labels.instances for labels in store.labels("model", method)}
+        precision[size] = average_precision(
+            [(truth, found[image_id]) for image_id, truth in exact.items()]
+        ).ap50
+    assert precision[None] == precision[128] and (precision[None] or 0) > 2 * (precision[640] or 0)
+    [line] = said
+    assert "detector.image_size: 128 px" in line and "images of 64 px" in line and "trained at 128 px" in line

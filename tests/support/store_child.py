@@ -22,6 +22,7 @@ import numpy as np
 
 from diffugen.errors import StoreError
 from diffugen.records import HeatMaps, ImageRecord, Instances, LabelSet, Phrase, Prompt
+from diffugen.run.results import TaskImages
 from diffugen.run.store import RunStore
 
 CONFIG = {"prompts": {"seed": 3}, "generate": {"batch_size": 4, "steps": 20}}
@@ -82,8 +83,8 @@ def write_run(folder: Path, count: int, after_image: Callable[[], None] = lambda
                 after_image()
         missing = set(store.label_ids_missing("attention", "otsu"))
         store.put_labels(make_labels(record) for record in store.records() if record.id in missing)
-        if store.stage_done(0, "label") is None:
-            store.finish_stage(0, "label", {"images": count}, seconds=0.5)
+        if store.result(0, "label", TaskImages) is None:
+            store.finish_stage(0, "label", TaskImages(count), seconds=0.5)
 
 
 def hold(folder: Path) -> None:
@@ -123,7 +124,8 @@ def killer(number: int) -> Any:
     """Return a trace function that kills this process before the ``number``-th line run in the store's own
     files."""
     own = tuple(
-        str(Path(sys.modules[f"diffugen.run.{name}"].__file__ or "")) for name in ("store", "files", "ledger")
+        str(Path(sys.modules[f"diffugen.run.{name}"].__file__ or ""))
+        for name in ("store", "images", "labels", "files", "ledger")
     )
     left = number
 

@@ -1,0 +1,122 @@
+"""A run of an older DiffuGen (ledger schema 3; see tests/fixtures/README.md) opens and continues unchanged."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffugen import stages
+from diffugen.config import Config, kept_config
+from diffugen.labels.label import label
+from diffugen.run import Run, RunStore
+from tests.support.command_line import run as run_command
+
+OLD = Path(__file__).parents[1] / "fixtures" / "run-schema-3"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(OLD, tmp_path / "old"))
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[RunStore]:
+    with RunStore.open(folder, readonly=True) as opened:
+        yield opened
+
+
+def config_of(store: RunStore) -> Config:
+    assert store.config is not None
+    return kept_config(store.config, "the old run")
+
+
+def test_it_opens_and_its_results_are_read(store: RunStore) -> None:
+    first, second = (store.results(number) for number in (0, 1))
+    assert first.generate and (first.generate.images, first.generate.tasks["txt2img"].images) == (12, 12)
+    assert first.promote and not first.promote.promoted and first.promote.incumbent.ap50 == 1.0
+    assert second.tune and second.tune.before.settings == config_of(store).labels
+    assert second.compare and second.compare.kinds["overlooked"] == 3
+    assert second.dataset is None, "it was killed before"
+    assert store.summary().images == 24 and store.loop is None
+    for record in store.records():
+        assert store.image(record.id).shape == (64, 64, 3)
+
+
+def test_the_same_heat_maps_give_the_same_labels(store: RunStore) -> None:
+    labelling = config_of(store).labelling
+    kept = list(store.labels("attention"))
+    assert len(kept) == 24 and {one.method for one in kept} == {labelling.method}
+    for one in kept:
+        heat_maps, rgb = store.heat_maps(one.image_id), store.image(one.image_id)
+        made = label(heat_maps, labelling.settings, labelling.weights, rgb)
+        assert (made.class_names, made.rles) == (one.instances.class_names, one.instances.rles)
+        np.testing.assert_allclose(made.scores, one.instances.scores, atol=1e-6)
+
+
+def test_the_same_labels_give_the_same_dataset(folder: Path) -> None:
+    with RunStore.open(folder) as store:
+        config = config_of(store)
+        # As it was when round 0 chose: neither images nor labels of round 1.
+        store._ledger._connection.execute("DELETE FROM labels WHERE source = 'model'")
+        run = Run(store, tuple(config.prompts.classes), config.seed)
+        dataset = folder / "datasets" / "round-0"
+        before = {
+            path.relative_to(dataset): path.read_bytes() for path in dataset.rglob("*") if path.is_file()
+        }
+        made = stages.choose(run.round(0, redo=True), config.labelling.method, config.training_policy)
+    after = {path.relative_to(dataset): path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
+    assert len(before) > 30 and before.items() <= after.items()
+    assert (made.train + made.val, made.by_origin) == (24, {"attention": 24})
+
+
+def test_commands_that_look_need_no_upgrade(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    before = (folder / "ledger.sqlite").read_bytes()
+    assert run_command(monkeypatch, "status", str(folder)) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^1 +12 .*tune *$", shown, re.MULTILINE), shown
+    assert run_command(monkeypatch, "report", "--run", str(folder)) == 0
+    assert run_command(monkeypatch, "export", str(folder), "--out", str(tmp_path / "set")) == 0
+    assert (folder / "ledger.sqlite").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_it_goes_on_where_it_was_killed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with RunStore.open(folder, readonly=True) as store:
+        ids, kept = list(store.image_ids()), store.results(1).tune
+    assert run_command(monkeypatch, "bootstrap", "--run", str(folder)) == 0
+    said = capsys.readouterr().out
+    assert "continuing after round 0" in said
+    assert "round 1: dataset" in said and "round 1: generate" not in said, "nothing is done twice"
+    with RunStore.open(folder, readonly=True) as store:
+        assert list(store.image_ids()) == ids and store.results(1).tune == kept
+        assert store.results(1).promote and store.loop == "bootstrap"
+        labelled = [labels.image_id for labels in store.labels("attention")]
+        assert sorted(labelled) == sorted(ids), "nothing was labelled anew"
+
+
+@pytest.mark.slow
+def test_the_same_configuration_makes_the_same_images(
+    tmp_path: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same ids; the same pixels but for rounding, which differs from one kind of processor to another."""
+    config = config_of(store)
+    with Run.open(tmp_path / "new", config) as run:
+        round = run.round(0)
+        stages.generate(round, config.generation, config.labelling)
+        stages.label(round, config.labelling)
+        old = list(store.image_ids(0))
+        assert list(run.store.image_ids()) == old
+        for image_id in old:
+            difference = run.store.image(image_id).astype(int) - store.image(image_id)
+            assert np.abs(difference).max() <= 2

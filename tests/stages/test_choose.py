@@ -1,0 +1,109 @@
+"""What a round trains on, what it compares and tunes with, and what decides a promotion."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffugen import stages
+from diffugen.config import (
+    DatasetSettings,
+    DetectorSettings,
+    DisagreementSettings,
+    Labelling,
+    LabelSettings,
+    ScoreWeights,
+    TrainingPolicy,
+    TuneSettings,
+)
+from diffugen.dataset.yolo import read_yolo
+from diffugen.errors import DiffugenError
+from diffugen.miniature.truth import FIRST_TRAINING_SCENE, exact_labels, find_truth
+from diffugen.records import Decision
+from diffugen.run import RunStore
+from diffugen.run.results import Compared, Trained
+from diffugen.stages.promote import GOLD_IMAGES
+from tests.support.planted import METHOD, NOTHING, box, plant
+from tests.support.rounds import round_of
+
+
+def policy(val_frac: float = 0.3) -> TrainingPolicy:
+    return TrainingPolicy(DatasetSettings(val_frac=val_frac), DisagreementSettings())
+
+
+def test_dataset_takes_what_the_policy_says(store: RunStore) -> None:
+    agreed = [plant(store, number, box(20), box(22, score=0.9)) for number in range(8)]
+    differing = plant(store, 10, box(10), box(60))
+    unseen = [plant(store, number, box(30)) for number in range(20, 24)]
+    empty = plant(store, 30, NOTHING, NOTHING)
+    human = plant(store, 40, box(10), box(60))
+    store.add_decisions([Decision(human, "edited", box(35), "ann")])
+    made = stages.choose(round_of(store), METHOD, policy())
+    assert made.by_origin == {"agreed": 8, "attention": 4, "negative": 1, "human": 1}
+    assert made.left_out == {"disagreement": 1}
+    folder = store.folder / made.folder
+    written = {name: labels for split in ("train", "val") for name, _, labels in read_yolo(folder, split)}
+    assert set(written) == {*agreed, *unseen, empty, human}
+    assert (made.train, made.val) == tuple(len(list(read_yolo(folder, split))) for split in ("train", "val"))
+    assert differing not in written
+    assert written[human].rles == box(35).rles
+    assert all(written[image_id].rles == box(22).rles for image_id in agreed)
+
+
+def test_nothing_to_train_on_is_an_error(store: RunStore) -> None:
+    for number in range(3):
+        plant(store, number, box(10), box(60))
+    with pytest.raises(DiffugenError, match=r"nothing to train on \(3 disagreement\).*diffugen review"):
+        stages.choose(round_of(store), METHOD, policy())
+    assert not (store.folder / "datasets" / "round-0").exists()
+
+
+def test_other_classes_of_the_detector_contradict_nothing(store: RunStore) -> None:
+    plant(store, 0, box(20), box(21).joined(box(60, name="car")))
+    made = stages.compare(round_of(store), METHOD, DisagreementSettings())
+    assert made == Compared(1, 1, dict.fromkeys(made.kinds, 0))
+    made = stages.compare(round_of(store, ["piano", "car"]), METHOD, DisagreementSettings())
+    assert sum(made.kinds.values()) == 1
+
+
+@pytest.mark.parametrize(("reviewed", "kind"), [(0, "agreed"), (GOLD_IMAGES, "human")])
+def test_promotion_rests_on_what_a_user_has(store: RunStore, reviewed: int, kind: str) -> None:
+    for number in range(2 * GOLD_IMAGES):
+        image_id = plant(store, number, box(20), box(22))
+        if reviewed:
+            store.add_decisions([Decision(image_id, "edited", box(40), "ann")])
+    made = stages.promote(
+        round_of(store),
+        Trained("miniature", "miniature", 1, 64),
+        "miniature",
+        METHOD,
+        policy(val_frac=0.8),
+        DetectorSettings(device="cpu", image_size=64),
+    )
+    assert made.evidence == kind and GOLD_IMAGES <= made.images < 2 * GOLD_IMAGES
+    assert not made.promoted, "a detector is not better than itself"
+    assert made.checkpoint == "miniature"
+
+
+def test_tuning_prefers_verdicts(store: RunStore) -> None:
+    for number in range(16):
+        image_id = plant(store, number, box(20), box(22))
+        if number < 14:
+            store.add_decisions([Decision(image_id, "model", box(22), "ann")])
+    labelling = Labelling(LabelSettings(groups={"up-*": 1.0}), ScoreWeights())
+    settings = TuneSettings(trials=2, images=50, folds=2)
+    made = stages.tune(round_of(store), METHOD, labelling, settings)
+    assert (made.evidence, made.images, made.trials) == ("verdicts", 14, 2)
+    assert (made.before.settings, made.before.weights) == (labelling.settings, labelling.weights)
+
+
+def test_truth_of_the_miniature() -> None:
+    truth, exact = find_truth("piano-on-road", ["piano"]), exact_labels("piano-on-road", ["piano"], 3)
+    assert truth is not None and exact is not None
+    assert (truth.images, exact.images) == (320, 3)
+    names = [name for name, _, _ in exact.items()]
+    assert names[0] == f"piano-on-road-{FIRST_TRAINING_SCENE}"
+    first = next(iter(truth.items()))
+    assert first[0] == "piano-on-road-0" and set(first[2].class_names) == {"piano"}
+    assert find_truth(None, ["piano"]) is None and exact_labels("some/folder", ["piano"], 3) is None
+    with pytest.raises(DiffugenError, match=r"none of the classes harp.*piano"):
+        find_truth("piano-on-road", ["harp"])

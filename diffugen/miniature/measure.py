@@ -8,21 +8,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.labelling import METHODS, LabelSettings, ScoreWeights
 from diffugen.config.load import load_config
 from diffugen.diffusion.generate import generate, plan_jobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import combine, threshold
-from diffugen.labels.label import METHODS, LabelSettings, label
+from diffugen.labels.label import label
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged
-from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import decode
 from diffugen.labels.sheets import attention_panel
 from diffugen.miniature import oracle
@@ -93,7 +93,7 @@ def measure(
     out.mkdir(parents=True, exist_ok=True)
     pipeline, judge = load_pipeline(weights / "diffusion"), oracle.load_oracle(weights / "oracle")
     size_wh = default_size_wh(pipeline)
-    label_settings = LabelSettings(**load_config("miniature").labels.model_dump())
+    label_settings = load_config("miniature").labels
     kinds = _kinds(images)
     steps = len(kinds) + 2
     on_progress(0, steps)
@@ -109,10 +109,10 @@ def measure(
         on_progress(1 + len(samples), steps)
     numbers["found"] = {sample.name: round(sample.found_frac(), 3) for sample in samples}
     # The paper's method needs erosion and dilation, refined masks do not.
-    rough = replace(label_settings, refine="none", erode_frac=0.01, dilate_frac=0.01)
+    rough = label_settings.changed(refine="none", erode_frac=0.01, dilate_frac=0.01)
     numbers["attention_iou"] = {
-        name + method: _attention_iou(samples, replace(settings, method=method))
-        for name, settings in (("", rough), ("crf, ", replace(label_settings, refine="crf")))
+        name + method: _attention_iou(samples, settings.changed(method=method))
+        for name, settings in (("", rough), ("crf, ", label_settings.changed(refine="crf")))
         for method in METHODS
     }
     numbers["attention_iou_by_part"] = _iou_by_part(samples)

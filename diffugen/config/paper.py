@@ -1,7 +1,7 @@
-"""The paper's JSON format, as it is: recognised, translated into DiffuGen's keys, and written as YAML.
+"""Translate the paper's JSON format into DiffuGen's keys, and write the result as YAML.
 
-Knows both vocabularies and says, in notes, what has no counterpart. Which files are valid,
-`diffugen.config.paper_format` and `diffugen.config.sections` know.
+Knows both vocabularies, and reports in notes what has no counterpart. Which files are valid is known to
+`diffugen.config.paper_format` and `diffugen.config.sections`.
 """
 
 from __future__ import annotations
@@ -12,55 +12,38 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from diffugen.config.mistakes import shown
 from diffugen.config.paper_format import (
-    INPAINT_KEYS,
+    INPAINT_TEMPLATE,
     LISTS,
     SECTIONS,
+    Img2img,
+    Inpaint,
+    PaperFile,
     fields_of,
-    paper_mistakes,
+    read_paper,
     source_section,
-    texts_at,
 )
-from diffugen.errors import ConfigError
+from diffugen.config.yaml_text import dump_yaml
 from diffugen.records import one_line
 
 PAPER_MODEL = "mshenoda/realistic_vision_v4"
-"""The model of files that name none, as the one on car accidents."""
+"""The model for files that name none, such as the paper's file on car accidents."""
 
 PAPER_GUIDANCE_SCALE = 7.5
 PAPER_STRENGTH = 0.8
-"""The format leaves both to the pipelines, which took these values in the paper's program."""
+"""Values of the paper's program, where the format leaves both to the defaults of the pipelines."""
 
-INPAINT_TEMPLATE = "a {view_point} view of {new_object}"
+_LABEL_KEYS = ("dataset_classes", "dataset_to_model_class_map", "label_model")
+_OWN_KEYS = frozenset({"dataset_name", "dataset_root", *_LABEL_KEYS, *SECTIONS})
+"""Keys by which a file in the paper's format is recognised."""
 
-_OWN_KEYS = frozenset(
-    {
-        "dataset_name",
-        "dataset_classes",
-        "dataset_to_model_class_map",
-        "label_model",
-        "dataset_root",
-        *SECTIONS,
-    }
-)
-_NOT_NEEDED = {
-    ("dataset_root",): "a run lies in runs/<name>; give --run for another folder",
-    ("image_format",): "images are always kept as PNG, without loss",
-    ("images_per_shard",): "a run finds its images by its ledger, however many lie in its folder",
-    ("deterministic",): "the same configuration gives the same images anyway",
-    ("label_model", "classes"): "a checkpoint knows the names of its classes",
-}
 _WEIGHTING = re.compile(r"[\w<>{}]+(?:\++|--+)(?![\w+-])|\([^()]*\)(?:\++|--+)|\([^()]*:\d+(?:\.\d+)?\)")
-"""Words with the signs by which some programs weigh words: ``car++``, ``(car)--``, ``(cgi:1.4)``."""
+"""Prompt weighting of some programs: ``car++``, ``(car)--``, ``(cgi:1.4)``."""
 
 
 def is_paper_format(settings: Mapping[str, Any]) -> bool:
-    """Return whether these are settings in the paper's format, by their top-level keys; mistakes may be in
-    them.
-    """
+    """Return whether settings are in the paper's format, valid or not, by their top-level keys."""
     return "prompts" not in settings and not _OWN_KEYS.isdisjoint(settings)
 
 
@@ -68,12 +51,12 @@ def from_paper(settings: Mapping[str, Any], file: str) -> tuple[dict[str, Any], 
     """Translate settings in the paper's format.
 
     Args:
-        settings: What the file holds.
-        file: What to call it in messages.
+        settings: The content of a file.
+        file: Name of the file in messages.
 
     Returns:
-        Settings for `diffugen.config.load.load_config`, and a note for all that is done in another way, left
-        out or not needed.
+        Settings for `diffugen.config.load.load_config`, and a note for everything that is done differently,
+        left out or not needed.
 
     Raises:
         ConfigError: Every unknown key, wrong value and missing key.
@@ -81,88 +64,82 @@ def from_paper(settings: Mapping[str, Any], file: str) -> tuple[dict[str, Any], 
     Example:
         >>> made, notes = from_paper(json.loads(Path("cars.json").read_text()), "cars.json")  # doctest: +SKIP
     """
-    mistakes = paper_mistakes(settings, file)
-    if mistakes:
-        raise ConfigError(mistakes)
+    paper = read_paper(settings, file)
     notes: list[str] = []
-    txt2img = settings["txt2img"]
-    prompts = _prompts(settings, notes)
-    tasks = [{"task": "txt2img"}, *_img2img(settings, prompts, notes), *_inpaint(settings, prompts, notes)]
+    prompts = _prompts(paper, notes)
+    tasks = [{"task": "txt2img"}, *_img2img(paper, prompts, notes), *_inpaint(paper, prompts, notes)]
+    seeds = paper.txt2img.seed_range
     made = {
-        "name": _name(settings["dataset_name"], notes),
-        "seed": txt2img.get("seed_range", {}).get("min", 0),
+        "name": _name(paper.dataset_name, notes),
+        "seed": seeds.min if seeds else 0,
         "prompts": prompts,
         **({"tasks": tasks} if len(tasks) > 1 else {}),
-        "diffusion": _diffusion(settings, notes),
-        **_labelling(settings, prompts["classes"], notes),
-        "loop": {"images_per_prompt": txt2img.get("seed_count_per_prompt", 1)},
+        "diffusion": _diffusion(paper, notes),
+        **_labelling(paper, prompts["classes"], notes),
+        "loop": {"images_per_prompt": paper.txt2img.seed_count_per_prompt or 1},
     }
-    return made, [*notes, *_general_notes(settings)]
+    return made, [*notes, *_general_notes(paper)]
 
 
 def to_yaml(config: Mapping[str, Any], notes: Sequence[str]) -> str:
-    """Return settings as a YAML file that says the same, with the notes above them as comments; same input,
-    same text.
+    """Return settings as the text of a YAML file, with notes as comments at the top; deterministic.
 
     Args:
-        config: What `from_paper` returned.
-        notes: Likewise.
+        config: Settings returned by `from_paper`.
+        notes: Notes returned by `from_paper`.
     """
     lines = [f"# {config['name']}: converted from the paper's JSON format.", "#"]
     for note in notes:
         lines += textwrap.wrap(
             note, 120, initial_indent="# - ", subsequent_indent="#   ", break_long_words=False
         )
-    lines += ["#", "# Knobs that are not named here keep the values that configs/miniature.yaml explains."]
+    lines += ["#", "# Keys that are not listed here have the defaults explained in configs/miniature.yaml."]
     names = {key: value for key, value in config.items() if not isinstance(value, (dict, list))}
     parts = [names, *({key: value} for key, value in config.items() if key not in names)]
-    return "\n".join([*lines, "", "\n".join(map(_dumped, parts))])
+    return "\n".join([*lines, "", "\n".join(map(dump_yaml, parts))])
 
 
 def _name(dataset_name: str, notes: list[str]) -> str:
     name = re.sub(r"[^\w.-]+", "-", dataset_name).lstrip(".-") or "dataset"
     if name != dataset_name:
-        notes.append(f"dataset_name = {shown(dataset_name)}: here {name!r}, because it names files")
+        notes.append(f"dataset_name = {shown(dataset_name)}: changed to {name!r}, because it names files")
     return name
 
 
-def _prompts(settings: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    txt2img = settings["txt2img"]
-    templates = _once(txt2img["prompts"], "txt2img.prompts", notes)
+def _prompts(paper: PaperFile, notes: list[str]) -> dict[str, Any]:
+    txt2img = paper.txt2img
+    templates = _once(txt2img.prompts, "txt2img.prompts", notes)
     attributes, used = {}, fields_of(templates)
     for key, field in LISTS.items():
+        values = getattr(txt2img, key)
         if field in used:
-            attributes[field] = _once(txt2img[key], f"txt2img.{key}", notes)
-        elif key in txt2img and key != "object_names":
+            attributes[field] = _once(values, f"txt2img.{key}", notes)
+        elif values is not None and key != "object_names":
             notes.append(f"txt2img.{key}: left out, because no prompt uses {{{field}}}")
     total = sum(
         math.prod(len(attributes[field]) for field in fields_of([template])) for template in templates
     )
-    count = txt2img.get("image_count", total)
+    count = txt2img.image_count or total
     return {
         "attributes": attributes,
-        "classes": _classes(settings, templates, notes),
+        "classes": _classes(paper, templates, notes),
         "templates": templates,
-        "negative": txt2img.get("negative_prompt", ""),
+        "negative": txt2img.negative_prompt,
         **({"count": count, "sampling": "sample"} if count < total else {"sampling": "product"}),
     }
 
 
 def _once(texts: Sequence[str], key: str, notes: list[str]) -> list[str]:
-    """Drop texts that were there before, which the paper's program makes again with other seeds."""
+    """Return texts without repeats, which the paper's program generates again with other seeds."""
     once = list({one_line(text): text for text in reversed(texts)}.values())[::-1]
     if len(once) < len(texts):
-        notes.append(
-            f"{key}: of {len(texts)} texts {len(texts) - len(once)} stand there twice, and are taken once"
-        )
+        notes.append(f"{key}: {len(texts) - len(once)} of {len(texts)} texts are repeats, and used once")
     return once
 
 
-def _classes(settings: Mapping[str, Any], templates: Sequence[str], notes: list[str]) -> dict[str, list[str]]:
-    """Return the phrases of each class: the object's name, next to a learned word, and the words it is
-    in-painted with.
-    """
-    objects, named = texts_at(settings, "txt2img", "object_names"), texts_at(settings, "dataset_classes")
+def _classes(paper: PaperFile, templates: Sequence[str], notes: list[str]) -> dict[str, list[str]]:
+    """Return the phrases of each class: the object's name, learned phrases, and the words to in-paint."""
+    objects, named = dict.fromkeys(paper.txt2img.object_names), dict.fromkeys(paper.dataset_classes)
     left_out = [name for name in named if name not in objects]
     added = [name for name in objects if name not in named]
     if left_out:
@@ -170,42 +147,38 @@ def _classes(settings: Mapping[str, Any], templates: Sequence[str], notes: list[
     if added:
         notes.append(f"dataset_classes: {', '.join(added)} added, because objects have that name")
     order = [*(name for name in named if name in objects), *added]
-    keyword = settings["txt2img"].get("textual_inversion", {}).get("keyword")
-    learned = _learned_phrases(keyword, templates, objects, notes) if keyword else {}
+    learned = _learned_phrases(paper, templates, list(objects), notes)
     classes = {name: [name, *learned.get(name, ())] for name in order}
     for name in order:
-        for words in texts_at(settings, "inpaint", name):
+        for words in dict.fromkeys(_words(paper.inpaint).get(name, ())):
             phrase = words.rstrip("+-")
             owner = next((other for other, phrases in classes.items() if phrase in phrases), None)
             if owner is None:
                 classes[name].append(phrase)
             elif owner != name:
                 notes.append(
-                    f"inpaint.{name}: {phrase!r} is labelled as {owner}, which has these words already"
+                    f"inpaint.{name}: {phrase!r} is labelled as {owner}, which already has these words"
                 )
     return classes
 
 
 def _learned_phrases(
-    keyword: str, templates: Sequence[str], objects: Sequence[str], notes: list[str]
+    paper: PaperFile, templates: Sequence[str], objects: Sequence[str], notes: list[str]
 ) -> dict[str, list[str]]:
-    """Return the phrases in which a textual-inversion word names an object: with the object's name next to
-    it, or alone.
-    """
+    """Return the phrases in which a learned token names an object: next to the object's name, or alone."""
+    if paper.txt2img.textual_inversion is None:
+        return {}
+    keyword = paper.txt2img.textual_inversion.keyword
     word, name = re.escape(keyword), re.escape("{object_name}")
     next_to = re.compile(rf"{name}\S* +{word}|{word}\S* +{name}")
-    there = [template for template in templates if keyword in template]
-    patterns = dict.fromkeys(match[0] for template in there for match in next_to.finditer(one_line(template)))
-    alone = len(objects) == 1 and any("{object_name}" not in template for template in there)
-    if not there:
-        notes.append(
-            f"txt2img.textual_inversion.keyword = {keyword}: stands in no prompt, and so has no effect"
-        )
+    using = [template for template in templates if keyword in template]
+    patterns = dict.fromkeys(match[0] for template in using for match in next_to.finditer(one_line(template)))
+    alone = len(objects) == 1 and any("{object_name}" not in template for template in using)
+    key = f"txt2img.textual_inversion.keyword = {keyword}"
+    if not using:
+        notes.append(f"{key}: has no effect, because no prompt uses it")
     elif not patterns and not alone:
-        notes.append(
-            f"txt2img.textual_inversion.keyword = {keyword}: not traced, because it does not stand next to "
-            f"{{object_name}}"
-        )
+        notes.append(f"{key}: not traced, because it is not next to {{object_name}}")
     return {
         one: [*(pattern.replace("{object_name}", one) for pattern in patterns), *([keyword] if alone else [])]
         for one in objects
@@ -213,60 +186,60 @@ def _learned_phrases(
     }
 
 
-def _img2img(
-    settings: Mapping[str, Any], prompts: Mapping[str, Any], notes: list[str]
-) -> Iterator[dict[str, Any]]:
-    section = settings.get("img2img")
+def _img2img(paper: PaperFile, prompts: Mapping[str, Any], notes: list[str]) -> Iterator[dict[str, Any]]:
+    section = paper.img2img
     if section is None:
         return
-    templates = _once(section.get("prompts", []), "img2img.prompts", notes)
-    attributes = _changes(settings, "img2img", templates, prompts, notes)
+    templates = _once(section.prompts or (), "img2img.prompts", notes)
+    attributes = _changes(paper, section, templates, prompts, notes)
     for field, values in attributes.items():
         if set(values) & set(prompts["attributes"].get(field, ())):
             notes.append(
-                f"img2img: a source whose {field} is among the new ones gets the others only, as in the paper"
+                f"img2img: a source whose {field} is among the new ones gets only the others, as in the paper"
             )
     yield {
         "task": "img2img",
-        "source": _source(settings, "img2img", notes),
+        "source": _source(paper, section, notes),
         **({"templates": templates} if templates else {}),
         **({"attributes": attributes} if attributes else {}),
-        "images_per_source": math.prod(len(values) for values in attributes.values())
-        * max(1, len(templates)),
-        "strength": section.get("strength", PAPER_STRENGTH),
-        **_model(settings, "img2img"),
+        "images_per_source": math.prod(map(len, attributes.values())) * max(1, len(templates)),
+        "strength": section.strength or PAPER_STRENGTH,
+        **_model(paper, section),
     }
 
 
-def _inpaint(
-    settings: Mapping[str, Any], prompts: Mapping[str, Any], notes: list[str]
-) -> Iterator[dict[str, Any]]:
-    section = settings.get("inpaint", {})
+def _inpaint(paper: PaperFile, prompts: Mapping[str, Any], notes: list[str]) -> Iterator[dict[str, Any]]:
+    section = paper.inpaint
+    if section is None:
+        return
     names: list[str] = []
-    for key, given in section.items():
-        if key in INPAINT_KEYS:
-            continue
+    for key, given in _words(section).items():
         words = _once(given, f"inpaint.{key}", notes)
         name = re.sub(r"[^\w.-]+", "-", f"inpaint-{key}")
         names.append(name if name not in names else f"{name}-{len(names)}")
-        changes = _changes(settings, "inpaint", [INPAINT_TEMPLATE], prompts, [])
+        changes = _changes(paper, section, [INPAINT_TEMPLATE], prompts, [])
         yield {
             "task": "inpaint",
             "name": names[-1],
-            "source": _source(settings, "inpaint", notes if len(names) == 1 else []),
+            "source": _source(paper, section, notes if len(names) == 1 else []),
             "templates": [INPAINT_TEMPLATE],
             "attributes": {**changes, "new_object": words},
             "images_per_source": len(words),
             "region": {"label": key},
-            **_model(settings, "inpaint"),
+            **_model(paper, section),
         }
-    if section and not names:
-        notes.append("inpaint: left out, because it names no object and no new words for one")
+    if not names:
+        notes.append("inpaint: left out, because it lists no object with new words")
+
+
+def _words(section: Inpaint | None) -> Mapping[str, Sequence[str]]:
+    """Return the new words of each object to in-paint."""
+    return (section.model_extra or {}) if section else {}
 
 
 def _changes(
-    settings: Mapping[str, Any],
-    section: str,
+    paper: PaperFile,
+    section: Img2img | Inpaint,
     templates: list[str],
     prompts: Mapping[str, Any],
     notes: list[str],
@@ -274,120 +247,86 @@ def _changes(
     """Return the values of a task: those of its own lists, and of lists that only its own templates use."""
     used, changes = fields_of(templates or prompts["templates"]), {}
     for key, field in LISTS.items():
-        own = key in settings[section] and section != "inpaint"  # where any key may be the name of an object
-        if field in used and (own or field not in prompts["attributes"]):
-            changes[field] = _once(settings[section if own else "txt2img"][key], f"{section}.{key}", notes)
-        elif own:
-            notes.append(f"{section}.{key}: left out, because no prompt uses {{{field}}}")
+        own = getattr(section, key, None) if isinstance(section, Img2img) else None
+        if field in used and (own is not None or field not in prompts["attributes"]):
+            values = getattr(paper.txt2img, key) if own is None else own
+            changes[field] = _once(values, f"{_key(section)}.{key}", notes)
+        elif own is not None:
+            notes.append(f"{_key(section)}.{key}: left out, because no prompt uses {{{field}}}")
     return changes
 
 
-def _source(settings: Mapping[str, Any], section: str, notes: list[str]) -> str:
-    source, place = source_section(settings, section), str(settings[section]["source_dataset"])
+def _key(section: Img2img | Inpaint) -> str:
+    return type(section).__name__.lower()
+
+
+def _source(paper: PaperFile, section: Img2img | Inpaint, notes: list[str]) -> str:
+    place, there = section.source_dataset, [name for name in SECTIONS if getattr(paper, name) is not None]
+    source = source_section(place, paper.dataset_name, there)
     if source is None:
         notes.append(
-            f"{section}.source_dataset = {shown(place)}: no task of this file, so it stays a path: of "
-            "photos, of a labelled "
-            "set, or of a run"
+            f"{_key(section)}.source_dataset = {shown(place)}: not a task of this file, so it stays a path, "
+            "to photos, a labelled set, or a run"
         )
     return source or place
 
 
-def _model(settings: Mapping[str, Any], section: str) -> dict[str, str]:
-    model = settings[section]["stable_diffusion_model"]
-    return {} if model == settings["txt2img"].get("stable_diffusion_model", PAPER_MODEL) else {"model": model}
+def _model(paper: PaperFile, section: Img2img | Inpaint) -> dict[str, str]:
+    model = section.stable_diffusion_model
+    return {} if model == (paper.txt2img.stable_diffusion_model or PAPER_MODEL) else {"model": model}
 
 
-def _diffusion(settings: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    txt2img = settings["txt2img"]
-    learned = txt2img.get("textual_inversion", {}).get("weights")
-    if "stable_diffusion_model" not in txt2img:
+def _diffusion(paper: PaperFile, notes: list[str]) -> dict[str, Any]:
+    txt2img = paper.txt2img
+    if txt2img.stable_diffusion_model is None:
         notes.append(
             f"txt2img.stable_diffusion_model: not given, so diffusion.model is the paper's, {PAPER_MODEL}"
         )
+    learned = txt2img.textual_inversion
     return {
-        "model": txt2img.get("stable_diffusion_model", PAPER_MODEL),
+        "model": txt2img.stable_diffusion_model or PAPER_MODEL,
         "dtype": "auto",
-        "size_wh": [settings["image_size"]["width"], settings["image_size"]["height"]],
-        "num_inference_steps": settings["steps"],
+        "size_wh": [paper.image_size.width, paper.image_size.height],
+        "num_inference_steps": paper.steps,
         "guidance_scale": PAPER_GUIDANCE_SCALE,
-        **({} if learned is None else {"embeddings": [learned]}),
+        **({"embeddings": [learned.weights]} if learned else {}),
     }
 
 
-def _labelling(settings: Mapping[str, Any], classes: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Return how labels are made: by attention, or, where the file says so, by the detector."""
-    mapped = settings.get("dataset_to_model_class_map", {})
-    class_map = {name: theirs for name, theirs in mapped.items() if name in classes and theirs != name}
+def _labelling(paper: PaperFile, classes: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Return how labels are made: from attention or, if the file says so, by the detector."""
+    mapped = paper.dataset_to_model_class_map.items()
+    class_map = {name: theirs for name, theirs in mapped if name in classes and theirs != name}
     detector = {
-        "checkpoint": settings["label_model"]["weights"],
+        "checkpoint": paper.label_model.weights,
         **({"class_map": class_map} if class_map else {}),
     }
-    if settings.get("unsupervised", True):
+    if paper.unsupervised:
         notes.append(
             "unsupervised = true: labels come from attention (diffugen label), by the paper's method"
         )
         return {"labels": {"method": "paper"}, "detector": detector}
     notes.append(
-        "unsupervised = false: the paper labels with its label model; here diffugen relabel does, after "
-        "diffugen label, and "
-        "dataset.trust: model believes it where attention says otherwise"
+        "unsupervised = false: the paper labels with its label model; here, diffugen relabel does so after "
+        "diffugen label, and dataset.trust: model prefers its labels where attention disagrees"
     )
     return {"detector": detector, "dataset": {"trust": "model"}}
 
 
-def _general_notes(settings: Mapping[str, Any]) -> Iterator[str]:
-    for path, reason in _NOT_NEEDED.items():
-        value: Any = settings
-        for key in path:
-            value = value.get(key) if value is not None else None
+def _general_notes(paper: PaperFile) -> Iterator[str]:
+    for key, value, reason in (
+        ("dataset_root", paper.dataset_root, "a run is kept in runs/<name>; give --run for another folder"),
+        ("image_format", paper.image_format, "images are always kept as PNG, without loss"),
+        ("images_per_shard", paper.images_per_shard, "a run may keep any number of images in its folder"),
+        ("deterministic", paper.deterministic, "the same configuration always gives the same images"),
+        ("label_model.classes", paper.label_model.classes, "a checkpoint contains its class names"),
+    ):
         if value is not None:
-            yield f"{'.'.join(path)} = {shown(value)}: not needed here, because {reason}"
-    if "seed_range" in settings["txt2img"]:
-        yield "txt2img.seed_range: its min is the run's seed; the images' seeds are derived from it, not drawn from the range"
-    texts = [
-        text
-        for section in SECTIONS[:2]
-        for text in (*texts_at(settings, section, "prompts"), _negative(settings, section))
-    ]
+            yield f"{key} = {shown(value)}: not needed here, because {reason}"
+    if paper.txt2img.seed_range:
+        yield "txt2img.seed_range: min is the seed of the run, from which the seeds of the images are derived"
+    texts = [*paper.txt2img.prompts, paper.txt2img.negative_prompt]
+    texts += (paper.img2img and paper.img2img.prompts) or ()
     weighted = [match[0] for text in texts for match in _WEIGHTING.finditer(text)]
     if weighted:
-        yield f"weighting signs in prompts, such as {weighted[0]}: passed on as they are, like all other text"
-
-
-def _negative(settings: Mapping[str, Any], section: str) -> str:
-    return str(settings.get(section, {}).get("negative_prompt", ""))
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML in the shape of the shipped files: short lists on one line, long ones with a line a value, no
-    aliases.
-    """
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
-
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
-        return super().represent_sequence(tag, sequence, flow_style=_is_short(sequence))
-
-
-def _is_short(sequence: Sequence[Any]) -> bool:
-    return len(str(sequence)) <= 90 and not any(isinstance(item, (dict, list)) for item in sequence)
-
-
-# In quotes, because `diffugen.config.files` reads YAML 1.2, where this is a number.
-_Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
-
-
-def _dumped(part: Mapping[str, Any]) -> str:
-    text: str = yaml.dump(
-        part, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf, default_flow_style=False
-    )
-    return text
+        yield f"prompt weighting, such as {weighted[0]}: passed to the model as plain text"

@@ -1,15 +1,19 @@
-"""The paper's JSON format: which keys a file may have, and every mistake of one in a list.
+"""The paper's JSON format: the keys of a file as a model, and every mistake of a file in one list.
 
-Knows the format and nothing of DiffuGen's own keys: what becomes of a file, `diffugen.config.paper` knows.
+Knows the format, not DiffuGen's own keys; `diffugen.config.paper` translates between the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Annotated, Any
 
-from diffugen.config.mistakes import shown
-from diffugen.errors import did_you_mean
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from diffugen.config.mistakes import describe, shown
+from diffugen.config.values import Section, Text, Texts, some
+from diffugen.errors import ConfigError, did_you_mean
 from diffugen.records import FIELD
 
 LISTS = {
@@ -19,261 +23,231 @@ LISTS = {
     "sky_conditions": "sky_condition",
     "weather_conditions": "weather_condition",
 }
-"""From a list of values to the ``{field}`` of the templates that is filled from it."""
+"""The ``{field}`` of the templates that each list of values fills."""
 
 SECTIONS = ("txt2img", "img2img", "inpaint")
-"""The sections that make images, in the order in which one can start from another's."""
+"""The sections that generate images, in the order in which one can start from the images of another."""
 
-INPAINT_KEYS = ("stable_diffusion_model", "source_dataset")
-"""Keys of the section inpaint; all others are names of objects."""
-
-Wrong = Iterator[tuple[str, Any, str]]
-"""Where in a value something is wrong (``""`` or ``"[2]"``), what stands there, and what is expected."""
+INPAINT_TEMPLATE = "a {view_point} view of {new_object}"
+"""The prompt of in-painting, which the format does not contain."""
 
 
-def _text(value: Any) -> Wrong:
-    if not isinstance(value, str) or not value.strip():
-        yield "", value, "some text"
+def _template(text: str) -> str:
+    known = LISTS.values()
+    unknown = [
+        f"{{{field}}}{did_you_mean(field, known)}"
+        for field in dict.fromkeys(FIELD.findall(text))
+        if field not in known
+    ]
+    expected = [f"fields among {', '.join(known)}, not {' or '.join(unknown)}"] if unknown else []
+    if set("{}") & set(FIELD.sub("", text)):
+        expected.append("fields with both braces, such as {object_name}")
+    if expected:
+        raise ValueError(" and ".join(expected))
+    return text
 
 
-def _maybe_empty(value: Any) -> Wrong:
-    if not isinstance(value, str):
-        yield "", value, "text; put it in quotes"
+def _yolo(kind: str) -> str:
+    if kind != "YOLOSeg":
+        raise ValueError("'YOLOSeg', the only supported type; give the weights of a YOLO segmentation model")
+    return kind
 
 
-def _flag(value: Any) -> Wrong:
-    if not isinstance(value, bool):
-        yield "", value, "true or false"
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Templates = Annotated[tuple[Annotated[Text, AfterValidator(_template)], ...], AfterValidator(some)]
 
 
-def _at_least(least: int) -> Callable[[Any], Wrong]:
-    def check(value: Any) -> Wrong:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-            yield "", value, f"a whole number of at least {least}"
+class PaperSection(Section):
+    """A part of a file. A key that may be missing has the default None, but ``null`` is a mistake."""
 
-    return check
+    model_config = ConfigDict(validate_default=False)
 
-
-def _share(value: Any) -> Wrong:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        yield "", value, "a number above 0 and at most 1"
-
-
-def _texts(value: Any) -> Wrong:
-    if not isinstance(value, list) or not value:
-        yield "", value, "a list of at least one text"
-        return
-    for place, item in enumerate(value):
-        yield from ((f"[{place}]", wrong, expected) for _, wrong, expected in _text(item))
+    @field_validator("*")
+    @classmethod
+    def _not_null(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("a value, not null")
+        return value
 
 
-def _templates(value: Any) -> Wrong:
-    yield from _texts(value)
-    for place, template in enumerate(value if isinstance(value, list) else ()):
-        text = template if isinstance(template, str) else ""
-        for field in dict.fromkeys(FIELD.findall(text)):
-            if field not in LISTS.values():
-                known = ", ".join(LISTS.values())
-                yield (
-                    f"[{place}]",
-                    text,
-                    f"fields among {known}, not {{{field}}}{did_you_mean(field, LISTS.values())}",
-                )
-        if set("{}") & set(FIELD.sub("", text)):
-            yield f"[{place}]", text, "no brace without its partner; fields are written as {object_name}"
+class ImageSize(PaperSection):
+    """Size of the images in pixels."""
+
+    width: Count
+    height: Count
 
 
-def _class_map(value: Any) -> Wrong:
-    if not isinstance(value, dict):
-        yield "", value, "a section of 'dataset class: class of the label model'"
-        return
-    for key, item in value.items():
-        yield from ((f".{key}", wrong, expected) for _, wrong, expected in _text(item))
+class LabelModel(PaperSection):
+    """The detector that labels the images, and the file with the names of its classes."""
+
+    type: Annotated[str, AfterValidator(_yolo)]
+    weights: Text
+    classes: Text | None = None
 
 
-def _yolo(value: Any) -> Wrong:
-    if value != "YOLOSeg":
-        yield (
-            "",
-            value,
-            "'YOLOSeg': other detectors are not there; name the weights of a YOLO segmentation model",
-        )
+class SeedRange(PaperSection):
+    """The range that the seeds of the images are drawn from."""
+
+    min: Seed
+    max: Seed | None = None
+
+    @field_validator("max")
+    @classmethod
+    def _at_least_min(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("min", 0):
+            raise ValueError(f"at least min, which is {info.data['min']}")
+        return value
 
 
-_CHECKS: dict[str, Callable[[Any], Wrong]] = {
-    "dataset_name": _text,
-    "dataset_root": _text,
-    "image_format": _text,
-    "image_size.width": _at_least(1),
-    "image_size.height": _at_least(1),
-    "steps": _at_least(1),
-    "dataset_classes": _texts,
-    "dataset_to_model_class_map": _class_map,
-    "label_model.type": _yolo,
-    "label_model.weights": _text,
-    "label_model.classes": _text,
-    "unsupervised": _flag,
-    "deterministic": _flag,
-    "images_per_shard": _at_least(1),
-    "txt2img.stable_diffusion_model": _text,
-    "txt2img.seed_range.min": _at_least(0),
-    "txt2img.seed_range.max": _at_least(0),
-    "txt2img.seed_count_per_prompt": _at_least(1),
-    "txt2img.image_count": _at_least(1),
-    "txt2img.textual_inversion.weights": _text,
-    "txt2img.textual_inversion.keyword": _text,
-    **{f"txt2img.{name}": _texts for name in LISTS},
-    "txt2img.prompts": _templates,
-    "txt2img.negative_prompt": _maybe_empty,
-    "img2img.stable_diffusion_model": _text,
-    "img2img.source_dataset": _text,
-    **{f"img2img.{name}": _texts for name in ("times_of_day", "sky_conditions", "weather_conditions")},
-    "img2img.prompts": _templates,
-    "img2img.strength": _share,
-    **{f"inpaint.{name}": _text for name in INPAINT_KEYS},
-}
+class TextualInversion(PaperSection):
+    """A learned token, and the word that stands for it in prompts."""
 
-_REQUIRED = (
-    "dataset_name",
-    "image_size",
-    "image_size.width",
-    "image_size.height",
-    "steps",
-    "dataset_classes",
-    "label_model",
-    "label_model.type",
-    "label_model.weights",
-    "txt2img",
-    "txt2img.seed_range.min",
-    "txt2img.textual_inversion.weights",
-    "txt2img.textual_inversion.keyword",
-    "txt2img.object_names",
-    "txt2img.prompts",
-    "img2img.stable_diffusion_model",
-    "img2img.source_dataset",
-    *(f"inpaint.{name}" for name in INPAINT_KEYS),
-)
-"""What must be there, of optional sections those that are there."""
+    weights: Text
+    keyword: Text
 
 
-def paper_mistakes(settings: Mapping[str, Any], file: str) -> list[str]:
-    """Return a line for each unknown key, wrong value and missing key, and for what does not fit together.
+class Txt2img(PaperSection):
+    """Images from prompts."""
+
+    stable_diffusion_model: Text | None = None
+    seed_range: SeedRange | None = None
+    seed_count_per_prompt: Count | None = None
+    image_count: Count | None = None
+    textual_inversion: TextualInversion | None = None
+    view_points: Texts | None = None
+    object_names: Texts
+    times_of_day: Texts | None = None
+    sky_conditions: Texts | None = None
+    weather_conditions: Texts | None = None
+    prompts: Templates
+    negative_prompt: str = ""
+
+
+class Img2img(PaperSection):
+    """Images from other images, with other values."""
+
+    stable_diffusion_model: Text
+    source_dataset: Text
+    times_of_day: Texts | None = None
+    sky_conditions: Texts | None = None
+    weather_conditions: Texts | None = None
+    prompts: Templates | None = None
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class Inpaint(PaperSection):
+    """Images in which objects are repainted; all other keys are object names, each with the new words."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Texts]
+
+    stable_diffusion_model: Text
+    source_dataset: Text
+
+
+class PaperFile(PaperSection):
+    """A file in the paper's format."""
+
+    dataset_name: Text
+    dataset_root: Text | None = None
+    image_format: Text | None = None
+    image_size: ImageSize
+    steps: Count
+    dataset_classes: Texts
+    dataset_to_model_class_map: dict[str, Text] = Field(default_factory=dict)
+    label_model: LabelModel
+    unsupervised: bool = True
+    deterministic: bool | None = None
+    images_per_shard: Count | None = None
+    txt2img: Txt2img
+    img2img: Img2img | None = None
+    inpaint: Inpaint | None = None
+
+
+def read_paper(settings: Mapping[str, Any], file: str) -> PaperFile:
+    """Check settings in the paper's format.
 
     Args:
-        settings: A file in the paper's format.
-        file: What to call it.
+        settings: The content of a file.
+        file: Name of the file in the error message.
+
+    Raises:
+        ConfigError: Every unknown key, wrong value and missing key, and every contradiction between keys.
     """
-    objects = texts_at(settings, "txt2img", "object_names")
-    return [
-        f"{file}: {line}"
-        for line in (
-            *_section_mistakes(settings, "", objects),
-            *_field_mistakes(settings),
-            *_class_mistakes(settings),
-            *_range_mistakes(settings),
-            *_source_mistakes(settings),
-        )
-    ]
+    mistakes: list[str] = []
+    paper = None
+    try:
+        # As JSON, where a strict check accepts lists as tuples. A TOML date becomes a section, which no key
+        # accepts.
+        text = json.dumps(settings, default=lambda value: {str(value): None})
+        paper = PaperFile.model_validate_json(text)
+    except ValidationError as error:
+        mistakes += describe(error.errors(include_url=False), PaperFile, settings, file, {})
+    for check in (_name_mistakes, _field_mistakes, _source_mistakes):
+        mistakes += (f"{file}: {line}" for line in check(settings))
+    if mistakes or paper is None:
+        raise ConfigError(mistakes)
+    return paper
 
 
-def texts_at(settings: Mapping[str, Any], *path: str) -> list[str]:
-    """Return the texts of a list, each once; none where there is no such list."""
-    value: Any = settings
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return (
-        list(dict.fromkeys(item for item in value if isinstance(item, str)))
-        if isinstance(value, list)
-        else []
-    )
-
-
-def fields_of(templates: list[str]) -> set[str]:
-    """Return the names of all fields of these templates."""
+def fields_of(templates: Iterable[str]) -> set[str]:
+    """Return the names of all fields of templates."""
     return {field for template in templates for field in FIELD.findall(template)}
 
 
-def source_section(settings: Mapping[str, Any], section: str) -> str | None:
-    """Return the section of the file whose images another section starts from; None if its source lies
-    elsewhere.
-    """
-    source = str(settings[section]["source_dataset"])
+def source_section(source: str, dataset_name: Any, sections: Collection[str]) -> str | None:
+    """Return the section whose images a ``source_dataset`` names; None if it is a path to other images."""
     *parents, last = [part for part in source.replace("\\", "/").split("/") if part] or [""]
-    own = not parents or parents[-1] == settings.get("dataset_name")
-    return last if own and last in SECTIONS and last in settings else None
+    own = not parents or parents[-1] == dataset_name
+    return last if own and last in SECTIONS and last in sections else None
 
 
-def _section_mistakes(section: Mapping[str, Any], prefix: str, objects: list[str]) -> Iterator[str]:
-    known = list(
-        dict.fromkeys(path[len(prefix) :].split(".")[0] for path in _CHECKS if path.startswith(prefix))
-    )
-    known += objects if prefix == "inpaint." else []
-    for key, value in section.items():
-        path = f"{prefix}{key}"
-        if key not in known:
-            yield f"{path}: unknown key{_key_hint(key, known)}"
-        elif path in _CHECKS or prefix == "inpaint.":
-            for place, wrong, expected in _CHECKS.get(path, _texts)(value):
-                yield f"{path}{place} = {shown(wrong)}: expected {expected}"
-        elif isinstance(value, dict):
-            yield from _section_mistakes(value, f"{path}.", objects)
-        else:
-            yield f"{path} = {shown(value)}: expected a section of 'key: value' lines"
-    for path in _REQUIRED:
-        if path.startswith(prefix) and "." not in (key := path[len(prefix) :]) and key not in section:
-            what = ", a diffusion model's hub name or folder" if key == "stable_diffusion_model" else ""
-            yield f"{path}: expected a value{what}; there is none"
+# The checks below compare keys with each other. The keys themselves may be wrong, which the model reports.
 
 
-def _key_hint(key: str, known: list[str]) -> str:
-    """Name the section that has this very key, else the nearest key of the same section, else all keys there
-    are.
-    """
-    home = next((path for path in _CHECKS if path.split(".")[-1] == key), None)
-    nearest = f", did you mean {home!r}?" if home else did_you_mean(key, known)
-    return nearest or f"; the keys here are {', '.join(known)}"
+def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = settings.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _name_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield keys of inpaint that are not objects, and mapped classes that the dataset does not have."""
+    objects = [*Inpaint.model_fields, *_texts(_section(settings, "txt2img").get("object_names"))]
+    for key in _section(settings, "inpaint"):
+        if key not in objects:
+            near = did_you_mean(key, objects) or f"; the keys here are {', '.join(dict.fromkeys(objects))}"
+            yield f"inpaint.{key}: unknown key{near}"
+    classes = _texts(settings.get("dataset_classes"))
+    for key in _section(settings, "dataset_to_model_class_map") if classes else ():
+        if key not in classes:
+            near = did_you_mean(key, classes)
+            yield f"dataset_to_model_class_map.{key}: expected a class of dataset_classes{near}"
 
 
 def _field_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Report fields of templates that no list has values for."""
-    used = {section: fields_of(texts_at(settings, section, "prompts")) for section in SECTIONS[:2]}
-    used["inpaint"] = {"view_point"} if "inpaint" in settings else set()
-    for section, fields in used.items():
-        there = {key for place in ("txt2img", section) for key in _keys(settings, place)}
-        for name, field in LISTS.items():
-            if field in fields and name not in there and f"txt2img.{name}" not in _REQUIRED:
-                yield f"txt2img.{name}: expected a value; there is none, and the prompts of {section} use {{{field}}}"
-
-
-def _keys(settings: Mapping[str, Any], section: str) -> list[str]:
-    return list(settings[section]) if isinstance(settings.get(section), Mapping) else []
-
-
-def _class_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:
-    mapped, classes = settings.get("dataset_to_model_class_map"), texts_at(settings, "dataset_classes")
-    for name in mapped if isinstance(mapped, Mapping) and classes else ():
-        if name not in classes:
-            yield f"dataset_to_model_class_map.{name}: expected a class of dataset_classes{did_you_mean(name, classes)}"
-
-
-def _range_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:
-    txt2img = settings.get("txt2img")
-    seeds = txt2img.get("seed_range") if isinstance(txt2img, Mapping) else None
-    least, most = (seeds.get(name) if isinstance(seeds, Mapping) else None for name in ("min", "max"))
-    if isinstance(least, int) and isinstance(most, int) and least > most:
-        yield f"txt2img.seed_range.max = {most}: expected at least min, which is {least}"
+    """Yield lists that are missing although the templates of a section use them."""
+    for section in SECTIONS:
+        given = _section(settings, section)
+        templates = [INPAINT_TEMPLATE] if section == "inpaint" else _texts(given.get("prompts"))
+        fields = fields_of(templates) if section in settings else set()
+        lists = {*_section(settings, "txt2img"), *(given if section == "img2img" else ())}
+        for key, field in LISTS.items():
+            required = Txt2img.model_fields[key].is_required()  # reported by the model
+            if field in fields and not required and key not in lists:
+                use = f"the prompts of {section} use {{{field}}}"
+                yield f"txt2img.{key}: expected a value; there is none, and {use}"
 
 
 def _source_mistakes(settings: Mapping[str, Any]) -> Iterator[str]:
-    for section in SECTIONS[1:]:
-        given = settings.get(section)
-        if not isinstance(given, Mapping) or "source_dataset" not in given:
-            continue
-        source = source_section(settings, section)
-        if source is not None and SECTIONS.index(source) >= SECTIONS.index(section):
-            order = ", then ".join(SECTIONS)
-            yield (
-                f"{section}.source_dataset = {shown(given['source_dataset'])}: expected images that are made "
-                "before; "
-                f"the order is {order}"
-            )
+    """Yield sections that start from images of themselves or of a later section."""
+    for place, section in enumerate(SECTIONS):
+        given = _section(settings, section).get("source_dataset") if place else None
+        source = source_section(str(given), settings.get("dataset_name"), settings)
+        if source is not None and SECTIONS.index(source) >= place:
+            what = f"expected images of an earlier section; the order is {', then '.join(SECTIONS)}"
+            yield f"{section}.source_dataset = {shown(given)}: {what}"

@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffugen.cli.output import say
-from diffugen.cli.shared import (
-    RunOption,
-    SetOption,
-    examples,
-    open_or_create_run,
-    repeat_arguments,
-    resolve_config,
-)
+from diffugen.cli.output import progress, say
+from diffugen.cli.shared import RunOption, SetOption, examples, printing, repeat_arguments
 from diffugen.errors import DiffugenError
 
 if TYPE_CHECKING:
@@ -64,21 +57,19 @@ def generate(
     ] = None,
 ) -> None:
     """Generate images and label them by attention. Existing images are kept."""
-    from diffugen import stages
     from diffugen.config.files import Option
-    from diffugen.labels.sheets import attention_sheet
+    from diffugen.stages import verbs
 
     config, only = _split_arguments(what or [], task)
     number = [] if images is None else [Option("--images", "loop.images_per_prompt", images)]
-    settings, folder = resolve_config(config, [*(set_ or ()), *number], run)
+    settings, folder = verbs.resolve_config(config, [*(set_ or ()), *number], run)
     if source is not None:
         settings = _with_source(settings, str(source), only)
-    with open_or_create_run(folder, settings) as opened:
-        round = opened.round(0, redo=True, keep=False)
-        made = stages.generate(round, settings.generation, settings.labelling, only)
-        labelled = stages.label(round, settings.labelling)
-        sheet = folder / (f"contact-sheet-{only}.png" if only else "contact-sheet.png")
-        attention_sheet(opened.store, labelled.method, labelled.settings, sheet, steps=made.tasks)
+    with printing(verbs.open_run(folder, settings, progress=progress)) as opened:
+        made = verbs.generate(opened, only)
+        labelled = verbs.label(opened)
+        name = f"contact-sheet-{only}.png" if only else "contact-sheet.png"
+        sheet = verbs.contact_sheet(opened, name=name, steps=made.tasks)
     say(f"{made.images} images in {folder}{_left_out(made)}, {labelled.objects} labels")
     say(f"contact sheet: {sheet}")
     say(f"Next: diffugen export {folder}, or diffugen bootstrap {repeat_arguments(config, run)}".rstrip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from diffugen.cli.output import say
-from diffugen.cli.shared import ConfigArgument, RunOption, SetOption, examples, open_run, resolve_config
+from diffugen.cli.shared import ConfigArgument, RunOption, SetOption, examples, open_existing_run
 
 
 def register(app: typer.Typer) -> None:
@@ -21,12 +21,9 @@ def register(app: typer.Typer) -> None:
 
 def label(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:
     """Label a run's images by attention. Needs no GPU; draws a contact sheet."""
-    from diffugen import stages
-    from diffugen.labels.sheets import attention_sheet
+    from diffugen.stages import verbs
 
-    settings, folder = resolve_config(config, set_, run)
-    with open_run(folder, settings) as opened:
-        round = opened.newest_round(redo=True, keep=False)
-        made = stages.label(round, round.tuned_labelling(default=settings.labelling))
-        sheet = attention_sheet(opened.store, made.method, made.settings, folder / "contact-sheet.png")
+    with open_existing_run(config, set_, run) as opened:
+        made = verbs.label(opened)
+        sheet = verbs.contact_sheet(opened)
     say(f"{made.objects} labels on {made.images} images\ncontact sheet: {sheet}")

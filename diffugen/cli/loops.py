@@ -20,7 +20,6 @@ from diffugen.cli.shared import (
     examples,
     open_or_create_run,
     repeat_arguments,
-    resolve_config,
 )
 from diffugen.cli.status import rounds_table
 from diffugen.errors import DiffugenError, did_you_mean
@@ -152,26 +151,25 @@ def _options(rounds: int | None, review: str | None, wait: bool) -> list[Option]
     return given
 
 
-def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], run: Path | None) -> None:
+def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], folder: Path | None) -> None:
     module = load_loop(loop)
-    settings, folder = resolve_config(config, overrides, run)
-    at_most = settings.loop.rounds
-    with open_or_create_run(folder, settings) as opened:
-        opened.store.keep_loop(loop)
-        before = opened.finished_rounds()
-        opened.on_round = lambda round: _show_table(opened) if round.number >= before else None
+    with open_or_create_run(config, overrides, folder) as opened:
+        run, settings = opened.run, opened.config
+        run.store.keep_loop(loop)
+        before, at_most = run.finished_rounds(), settings.loop.rounds
+        run.on_round = lambda round: _show_table(run) if round.number >= before else None
         if before >= at_most:
-            say(f"run {folder}: all {before} rounds are already done")
+            say(f"run {run.folder}: all {before} rounds are already done")
         elif before:
-            say(f"run {folder}: continuing after round {before - 1}")
-        report = module.main(settings, opened)
-        done = opened.finished_rounds()
+            say(f"run {run.folder}: continuing after round {before - 1}")
+        report = module.main(settings, run)
+        done = run.finished_rounds()
         if done == before:
-            _show_table(opened)
-        _say_result(opened, done)
+            _show_table(run)
+        _say_result(run, done)
     say(f"report: {report}")
     name = loop if loop in ("bootstrap", "improve") else f"loops run {loop}"
-    command = f"diffugen {name} {repeat_arguments(config, run)}".rstrip()
+    command = f"diffugen {name} {repeat_arguments(config, folder)}".rstrip()
     if done < at_most:
         say(f"Stopped: no better detector in {settings.loop.patience} rounds.")
         command += f" --set loop.patience={settings.loop.patience + 2}"

@@ -1,20 +1,19 @@
-"""What the commands share: options, the configuration and run that a command line means, and new files."""
+"""What the commands share: options, the run that a command line means, and new files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diffugen.cli.output import progress, say
-from diffugen.errors import DiffugenError, StoreError
+from diffugen.errors import DiffugenError
 
 if TYPE_CHECKING:
-    from diffugen.config import Config
     from diffugen.config.files import Option
-    from diffugen.run import Run
+    from diffugen.stages.verbs import OpenRun
 
 ConfigArgument = Annotated[
     str | None,
@@ -48,62 +47,33 @@ def examples(*commands: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {one}" for one in commands)])
 
 
-def resolve_config(
-    config: str | None, overrides: Sequence[str | Option] | None, run: Path | None
-) -> tuple[Config, Path]:
-    """Return the configuration and the run's folder that a command line means.
+def open_or_create_run(config: str | None, overrides: Sequence[str | Option], folder: Path | None) -> OpenRun:
+    """Open the run that a command line means for writing, or create it."""
+    from diffugen.stages.verbs import open_run, resolve_config
 
-    Label settings and score weights that the user sets for this command, by an override or by a configuration
-    that differs from the run's, are pinned: they win over what tuning found.
-
-    Args:
-        config: Name or file of a configuration; None for the run's own, or the default for a new run.
-        overrides: ``key=value`` texts, and options.
-        run: The run's folder, or None for the default.
-    """
-    from diffugen.config import kept_config, load_config
-    from diffugen.run.changes import changed_keys
-    from diffugen.run.ledger import LEDGER_NAME
-
-    settings = load_config(config, overrides or ())
-    folder = run or Path("runs") / settings.name
-    kept = _kept(folder) if (folder / LEDGER_NAME).is_file() else None
-    if kept is None:
-        return settings, folder
-    if config is None:
-        return kept_config(kept, str(folder / LEDGER_NAME), overrides or ()), folder
-    changed = [key for key in changed_keys(kept, settings.dump()) if key.split(".")[0] in ("labels", "score")]
-    return settings.pin({*settings.labelling.pinned, *changed}), folder
+    settings, path = resolve_config(config, overrides, folder)
+    return printing(open_run(path, settings, progress=progress))
 
 
-def _kept(run: Path) -> dict[str, Any] | None:
-    from diffugen.run import RunStore
-
-    try:
-        with RunStore.open(run, readonly=True) as store:
-            return store.config
-    except StoreError:
-        # An older ledger, or one whose making was cut short: opened for writing it is upgraded, if it can be.
-        with RunStore.open(run) as store:
-            return store.config
-
-
-def open_or_create_run(folder: Path, config: Config) -> Run:
-    """Open a run for writing, or begin it; its stages show progress and print their notices."""
+def open_existing_run(
+    config: str | None,
+    overrides: Sequence[str | Option] | None,
+    folder: Path | None,
+    *,
+    readonly: bool = False,
+) -> OpenRun:
+    """Open the run that a command line means, which must exist."""
     from diffugen.run import Run
+    from diffugen.stages.verbs import OpenRun, resolve_config
 
-    return _printing(Run.open(folder, config, progress=progress))
-
-
-def open_run(folder: Path, config: Config, readonly: bool = False) -> Run:
-    """Open an existing run; its stages show progress and print their notices."""
-    from diffugen.run import Run
-
-    return _printing(Run.open_existing(folder, config, progress=progress, readonly=readonly))
+    settings, path = resolve_config(config, overrides or (), folder)
+    run = Run.open_existing(path, settings, progress=progress, readonly=readonly)
+    return printing(OpenRun(run, settings))
 
 
-def _printing(run: Run) -> Run:
-    run.notify = say
+def printing(run: OpenRun) -> OpenRun:
+    """Let a run print its notices."""
+    run.run.notify = say
     return run
 
 

@@ -15,11 +15,9 @@ from diffugen.cli.shared import (
     RunOption,
     SetOption,
     examples,
-    open_run,
-    resolve_config,
+    open_existing_run,
 )
 from diffugen.cli.status import rounds_table
-from diffugen.errors import DiffugenError
 
 
 def register(app: typer.Typer) -> None:
@@ -67,25 +65,19 @@ def relabel(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """Label images with the detector. Skips images that it was trained on."""
-    from diffugen import stages
+    from diffugen.stages import verbs
 
-    settings, folder = resolve_config(config, set_, run)
-    with open_run(folder, settings) as opened:
-        round = opened.newest_round(redo=True, keep=False)
-        detector = checkpoint or round.latest_detector(default=settings.detector.checkpoint)
-        labelling = round.tuned_labelling(default=settings.labelling)
-        made = stages.relabel(round, detector, labelling, settings.detector)
+    with open_existing_run(config, set_, run) as opened:
+        made = verbs.relabel(opened, checkpoint)
     say(f"{made.objects} labels on {made.images} images by {made.checkpoint}")
 
 
 def compare(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:
     """Compare attention labels with the detector's, and rank disagreements."""
-    from diffugen import stages
+    from diffugen.stages import verbs
 
-    settings, folder = resolve_config(config, set_, run)
-    with open_run(folder, settings) as opened:
-        round = opened.newest_round(redo=True, keep=False)
-        made = stages.compare(round, stages.newest_method(opened.store), settings.disagreement)
+    with open_existing_run(config, set_, run) as opened:
+        made = verbs.compare(opened)
     kinds = ", ".join(f"{count} {kind}" for kind, count in made.kinds.items() if count) or "no disagreement"
     say(f"{made.images} images: {made.agreements} objects agreed on, {kinds}")
 
@@ -118,13 +110,12 @@ def review(
         *([] if reviewer is None else [Option("--reviewer", "review.reviewer", reviewer)]),
         *([] if port is None else [Option("--port", "review.port", port)]),
     ]
-    settings, folder = resolve_config(config, [*(set_ or ()), *given], run)
-    with open_run(folder, settings) as opened:
-        round = opened.newest_round(redo=True, keep=False)
+    with open_existing_run(config, [*(set_ or ()), *given], run) as opened:
+        round = opened.run.newest_round(redo=True, keep=False)
         if decisions is not None:
-            made = stages.import_decisions(round, decisions, settings.review.reviewer)
+            made = stages.import_decisions(round, decisions, opened.config.review.reviewer)
         else:
-            made = stages.review(round, settings.review)
+            made = stages.review(round, opened.config.review)
         kept = sum(1 for _ in opened.store.decisions())
     new = ", ".join(f"{count} {verdict}" for verdict, count in made.decisions.items()) or "none"
     say(f"new decisions: {new}; the run has decisions on {kept} images")
@@ -134,14 +125,11 @@ def tune(
     config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None, round: RoundOption = None
 ) -> None:
     """Search for better label settings and score weights for the next round."""
-    from diffugen import stages
+    from diffugen.stages import verbs
 
-    settings, folder = resolve_config(config, set_, run)
-    with open_run(folder, settings) as opened:
-        chosen = opened.newest_round(redo=True) if round is None else opened.round(round, redo=True)
-        labelling = chosen.tuned_labelling(default=settings.labelling)
-        made = stages.tune(chosen, stages.newest_method(opened.store), labelling, settings.tune)
-    say(f"round {chosen.number}: {'adopted' if made.adopted else 'kept the current settings'}: {made.reason}")
+    with open_existing_run(config, set_, run) as opened:
+        made = verbs.tune_labels(opened, round)
+    say(f"{'adopted' if made.adopted else 'kept the current settings'}: {made.reason}")
     for name, weight in made.after.weights:
         say(f"  score.{name}: {getattr(made.before.weights, name):g} -> {weight:g}")
     for name, value in made.after.settings:
@@ -154,20 +142,13 @@ def train(
     config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None, round: RoundOption = None
 ) -> None:
     """Train the detector on a round's labels, and promote it if it is better."""
-    from diffugen import stages
+    from diffugen.stages import verbs
 
-    settings, folder = resolve_config(config, set_, run)
-    policy = settings.training_policy
-    with open_run(folder, settings) as opened:
-        sets = stages.open_sets(opened, settings.dataset, settings.loop)
-        chosen = opened.newest_round() if round is None else opened.round(round)
+    with open_existing_run(config, set_, run) as opened:
+        chosen = opened.run.newest_round() if round is None else opened.run.round(round)
         if chosen.results.promote:
-            say(f"round {chosen.number} of run {folder} is already trained")
-        method = stages.newest_method(opened.store)
-        detector = chosen.promoted_detector(default=settings.detector.checkpoint)
-        dataset = stages.choose(chosen, method, policy, sets.known)
-        trained = stages.train(chosen, dataset, detector, settings.detector)
-        stages.promote(chosen, trained, detector, method, policy, settings.detector, sets.validation)
+            say(f"round {chosen.number} of run {opened.folder} is already trained")
+        verbs.train(opened, chosen.number)
         console().print(rounds_table(opened.store))
 
 
@@ -181,22 +162,12 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a detector on labelled images: AP of its masks and boxes."""
-    from diffugen import stages
     from diffugen.config.files import Option
+    from diffugen.stages import verbs
 
     given = [] if truth is None else [Option("--truth", "loop.truth", truth)]
-    settings, folder = resolve_config(config, [*(set_ or ()), *given], run)
-    with open_run(folder, settings, readonly=True) as opened:
-        images = stages.open_sets(opened, settings.dataset, settings.loop).truth
-        if images is None:
-            raise DiffugenError(
-                "no truth to measure on: give --truth (a YOLO-seg folder, a COCO .json, or a scene set of "
-                "the miniature), "
-                "or set loop.truth"
-            )
-        round = opened.newest_round(redo=True, keep=False)
-        detector = checkpoint or round.latest_detector(default=settings.detector.checkpoint)
-        made = stages.evaluate(round, detector, images, settings.detector)
+    with open_existing_run(config, [*(set_ or ()), *given], run, readonly=True) as opened:
+        made = verbs.evaluate(opened, checkpoint)
     sides = "; ".join(
         f"{name} AP50 {as_value(one.ap50)}, AP50-95 {as_value(one.ap50_95)}"
         for name, one in (("mask", made.mask), ("box", made.box))
@@ -206,8 +177,7 @@ def evaluate(
 
 def report(config: ConfigArgument = None, run: RunOption = None) -> None:
     """Write the report of a run, as an HTML page and as Markdown."""
-    from diffugen.report import write_report
+    from diffugen.stages import verbs
 
-    settings, folder = resolve_config(config, None, run)
-    with open_run(folder, settings, readonly=True) as opened:
-        say(f"report: {write_report(opened.store)}")
+    with open_existing_run(config, None, run, readonly=True) as opened:
+        say(f"report: {verbs.write_report(opened)}")

@@ -1,0 +1,67 @@
+"""Write a run's training labels as a dataset for other programs. Not a stage: a run does not keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from diffugen.config.sections import TrainingPolicy
+from diffugen.errors import DiffugenError, did_you_mean
+from diffugen.run.rounds import Run
+from diffugen.stages.dataset import chosen_items, chosen_labels, split_images
+
+FORMATS = ("yolo-seg", "coco", "fiftyone")
+
+
+def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, format: str) -> dict[str, int]:
+    """Write a dataset, and return the number of images in each split.
+
+    Args:
+        run: The run; open for reading is enough.
+        method: Provenance of the attention labels.
+        policy: Whose labels count, and which images are held out.
+        out: The folder to write, new or empty.
+        format: One of `FORMATS`.
+
+    Raises:
+        DiffugenError: There are no labels, or the format is unknown.
+        StoreError: The folder is in use or cannot be written.
+    """
+    if format not in FORMATS:
+        raise DiffugenError(
+            f"unknown format {format!r}{did_you_mean(format, FORMATS)}; one of {', '.join(FORMATS)}"
+        )
+    chosen = dict(chosen_labels(run, method, policy))
+    ids = split_images(run, chosen, policy)
+    if not ids["train"]:
+        raise DiffugenError(f"run {run.folder} has no labels to export yet; diffugen label makes some")
+    splits = {split: chosen_items(run, chosen, part) for split, part in ids.items() if part}
+    with _writer(format, run.folder) as write:
+        write(out, splits, run.class_names)
+    return {split: len(part) for split, part in ids.items()}
+
+
+@contextmanager
+def _writer(format: str, folder: Path) -> Iterator[Callable[..., Path]]:
+    """Yield what writes a dataset of a format; FiftyOne writes its own, and needs its database for that."""
+    if format == "fiftyone":
+        from diffugen.review.database import database
+        from diffugen.review.export import write_fiftyone
+
+        with ExitStack() as session:
+            try:
+                session.enter_context(database(folder / "review"))
+            except DiffugenError as error:
+                raise DiffugenError(
+                    f"the format fiftyone needs FiftyOne's database; yolo-seg and coco do not: {error}"
+                ) from error
+            yield write_fiftyone
+    elif format == "coco":
+        from diffugen.dataset.coco import write_coco
+
+        yield write_coco
+    else:
+        from diffugen.dataset.yolo import write_yolo
+
+        yield write_yolo

@@ -1,0 +1,344 @@
+"""Single steps on an open run: what the Python API offers and what the commands call.
+
+Each function runs one stage, or a few that belong together, with the run's own configuration and whatever
+earlier rounds found, and returns the stage's result. The order of a whole loop is in `loops/`, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffugen import stages
+from diffugen.config import Config, kept_config, load_config
+from diffugen.errors import DiffugenError, StoreError
+from diffugen.run import Progress, Run, RunStore, silent
+from diffugen.run.changes import changed_keys
+from diffugen.run.ledger import LEDGER_NAME
+from diffugen.run.results import Compared, Evaluated, Generated, Labelled, Promoted, Relabelled, Tuned
+from diffugen.stages.export import export_dataset
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from diffugen.config.files import Option
+    from diffugen.records import Decision
+    from diffugen.review.queue import Entry
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run directory that is open, with its configuration; use it as a context manager, or close it.
+
+    Attributes:
+        run: The run.
+        config: Its configuration.
+    """
+
+    run: Run
+    config: Config
+
+    def __enter__(self) -> OpenRun:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write the run."""
+        self.run.store.close()
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self.run.folder
+
+    @property
+    def store(self) -> RunStore:
+        """What the run holds: images, labels, disagreements, decisions, results."""
+        return self.run.store
+
+
+def resolve_config(
+    config: str | None, overrides: Sequence[str | Option] = (), folder: str | Path | None = None
+) -> tuple[Config, Path]:
+    """Return the configuration and the run directory that a user means.
+
+    Label settings and score weights that the user sets now, by an override or by a configuration that differs
+    from the run's, are pinned: they win over what tuning found.
+
+    Args:
+        config: Name or file of a configuration; None for the run's own, or the default for a new run.
+        overrides: ``key=value`` texts, and options.
+        folder: The run directory; None for ``runs/<name of the configuration>``.
+
+    Raises:
+        ConfigError: Every mistake in the configuration.
+        StoreError: The run's ledger cannot be read.
+    """
+    settings = load_config(config, overrides)
+    path = Path(folder) if folder else Path("runs") / settings.name
+    kept = _kept_config(path) if (path / LEDGER_NAME).is_file() else None
+    if kept is None:
+        return settings, path
+    if config is None:
+        return kept_config(kept, str(path / LEDGER_NAME), overrides), path
+    changed = [key for key in changed_keys(kept, settings.dump()) if key.split(".")[0] in ("labels", "score")]
+    return settings.pin({*settings.labelling.pinned, *changed}), path
+
+
+def open_run(
+    folder: str | Path, config: Config | str | None = None, *, progress: Progress = silent
+) -> OpenRun:
+    """Open a run for writing, or create it.
+
+    Args:
+        folder: The run directory.
+        config: The configuration, or its name or file. None for the run's own; for a new run, the miniature.
+        progress: Shows the progress of stages.
+
+    Raises:
+        ConfigError: The configuration has mistakes.
+        StoreError: The run was made with another configuration, or another process is writing it.
+
+    Example:
+        >>> config = dg.load_config("miniature", ["prompts.count=8", "diffusion.num_inference_steps=4"])
+        >>> run = dg.open_run("runs/example", config)
+    """
+    settings = config if isinstance(config, Config) else resolve_config(config, (), folder)[0]
+    return OpenRun(Run.open(folder, settings, progress=progress), settings)
+
+
+def generate(run: OpenRun, only: str | None = None) -> Generated:
+    """Generate the images of the first round that the run does not have yet, with their heat maps.
+
+    Args:
+        run: The run.
+        only: Do only the task of this name or kind.
+
+    Example:
+        >>> dg.generate(run).images
+        8
+    """
+    round = run.run.round(0, redo=True, keep=False)
+    return stages.generate(round, run.config.generation, run.config.labelling, only)
+
+
+def label(run: OpenRun) -> Labelled:
+    """Label all images by attention, with the configured or the tuned label settings.
+
+    Example:
+        >>> made = dg.label(run)
+        >>> made.images, made.objects > 0
+        (8, True)
+    """
+    round = run.run.newest_round(redo=True, keep=False)
+    return stages.label(round, round.tuned_labelling(default=run.config.labelling))
+
+
+def contact_sheet(
+    run: OpenRun, *, count: int = 12, name: str = "contact-sheet.png", steps: Collection[str] | None = None
+) -> Path:
+    """Draw the newest attention labels, and return the picture's file.
+
+    Args:
+        run: The run.
+        count: Maximum number of images; each is shown with the heat map of its class, its masks, boxes and
+            scores.
+        name: Name of the PNG in the run's folder.
+        steps: Names of the tasks whose images are shown; None for all.
+
+    Example:
+        >>> dg.contact_sheet(run, count=4).name
+        'contact-sheet.png'
+    """
+    from diffugen.labels.sheets import attention_sheet
+
+    settings = run.run.newest_round().tuned_labelling(default=run.config.labelling).settings
+    method = stages.newest_method(run.store)
+    return attention_sheet(run.store, method, settings, run.folder / name, count, steps)
+
+
+def show(run: OpenRun, count: int = 6) -> Image:
+    """Return a picture of the newest attention labels; a notebook shows it inline.
+
+    Args:
+        run: The run.
+        count: Maximum number of images.
+
+    Example:
+        >>> dg.show(run, count=4).mode
+        'RGB'
+    """
+    from PIL import Image
+
+    with Image.open(contact_sheet(run, count=count)) as sheet:
+        return sheet.convert("RGB")
+
+
+def train(run: OpenRun, round: int | None = None) -> Promoted:
+    """Choose a round's training labels, train the detector, promote it if it is better; once per round.
+
+    Args:
+        run: The run.
+        round: The round; None for the newest.
+
+    Example:
+        >>> dg.train(run).checkpoint
+        'training/round-0/weights/best.pt'
+    """
+    config, policy = run.config, run.config.training_policy
+    sets = stages.open_sets(run.run, config.dataset, config.loop)
+    chosen = run.run.newest_round() if round is None else run.run.round(round)
+    method = stages.newest_method(run.store)
+    detector = chosen.promoted_detector(default=config.detector.checkpoint)
+    dataset = stages.choose(chosen, method, policy, sets.known)
+    trained = stages.train(chosen, dataset, detector, config.detector)
+    return stages.promote(chosen, trained, detector, method, policy, config.detector, sets.validation)
+
+
+def relabel(run: OpenRun, checkpoint: str | None = None) -> Relabelled:
+    """Label the images that no detector of the run was trained on, with a detector.
+
+    Args:
+        run: The run.
+        checkpoint: The detector; None for the one that the run promoted last.
+
+    Example:
+        >>> dg.relabel(run).images
+        1
+    """
+    round = run.run.newest_round(redo=True, keep=False)
+    detector = checkpoint or round.latest_detector(default=run.config.detector.checkpoint)
+    labelling = round.tuned_labelling(default=run.config.labelling)
+    return stages.relabel(round, detector, labelling, run.config.detector)
+
+
+def compare(run: OpenRun) -> Compared:
+    """Compare attention labels with the detector's, and rank the disagreements for review.
+
+    Example:
+        >>> dg.compare(run).images
+        1
+    """
+    round = run.run.newest_round(redo=True, keep=False)
+    return stages.compare(round, stages.newest_method(run.store), run.config.disagreement)
+
+
+def review_queue(run: OpenRun) -> list[Entry]:
+    """Return the images on which attention and detector disagree and nobody has decided yet, worst first.
+
+    Each entry has the image's record, its disagreements, and the labels of both sources.
+
+    Example:
+        >>> [entry.kinds for entry in dg.review_queue(run)]
+        [['overlooked']]
+    """
+    from diffugen.review.queue import read_queue
+
+    queue = read_queue(run.store)
+    return [queue.entry(image_id) for image_id in queue.disagreements if image_id not in queue.decisions]
+
+
+def decide(run: OpenRun, decisions: Sequence[Decision]) -> None:
+    """Keep what a person decided about images; the newest decision about an image counts.
+
+    Raises:
+        StoreError: The run has no such image. Nothing is kept then.
+
+    Example:
+        >>> [entry] = dg.review_queue(run)
+        >>> right = dg.Decision(entry.record.id, "attention", entry.attention.instances, reviewer="ann")
+        >>> dg.decide(run, [right])
+        >>> dg.review_queue(run)
+        []
+    """
+    run.store.add_decisions(decisions)
+
+
+def tune_labels(run: OpenRun, round: int | None = None) -> Tuned:
+    """Search for better label settings and score weights; the next round labels with adopted ones.
+
+    Args:
+        run: The run.
+        round: The round; None for the newest.
+
+    Example:
+        >>> dg.tune_labels(run).reason
+        'too little evidence: ...'
+    """
+    chosen = run.run.newest_round(redo=True) if round is None else run.run.round(round, redo=True)
+    labelling = chosen.tuned_labelling(default=run.config.labelling)
+    return stages.tune(chosen, stages.newest_method(run.store), labelling, run.config.tune)
+
+
+def evaluate(run: OpenRun, checkpoint: str | None = None) -> Evaluated:
+    """Measure a detector on the ground truth ``loop.truth``: average precision of its masks and boxes.
+
+    Args:
+        run: The run.
+        checkpoint: The detector; None for the one that the run promoted last.
+
+    Raises:
+        DiffugenError: The configuration names no ground truth.
+
+    Example:
+        >>> found = dg.evaluate(run)
+        >>> found.images, 0 <= found.mask.ap50 <= 1
+        (320, True)
+    """
+    truth = stages.open_sets(run.run, run.config.dataset, run.config.loop).truth
+    if truth is None:
+        raise DiffugenError(
+            "no truth to measure on: give --truth (a YOLO-seg folder, a COCO .json, or a scene set of the "
+            "miniature), "
+            "or set loop.truth"
+        )
+    round = run.run.newest_round(redo=True, keep=False)
+    detector = checkpoint or round.latest_detector(default=run.config.detector.checkpoint)
+    return stages.evaluate(round, detector, truth, run.config.detector)
+
+
+def export(run: OpenRun, out: str | Path, format: str = "yolo-seg") -> dict[str, int]:
+    """Write a run's training labels as a dataset, and return the number of images in each split.
+
+    Args:
+        run: The run.
+        out: The folder to write, new or empty.
+        format: ``yolo-seg``, ``coco`` or ``fiftyone``.
+
+    Raises:
+        DiffugenError: There are no labels, or the format is unknown.
+        StoreError: The folder is in use or cannot be written.
+
+    Example:
+        >>> sorted(dg.export(run, "datasets/example"))
+        ['train', 'val']
+    """
+    return export_dataset(
+        run.run, stages.newest_method(run.store), run.config.training_policy, Path(out), format
+    )
+
+
+def write_report(run: OpenRun) -> Path:
+    """Write the report of a run, an HTML page and the same as Markdown, and return the page.
+
+    Example:
+        >>> dg.write_report(run).name
+        'index.html'
+    """
+    from diffugen.report import write_report as write
+
+    return write(run.store)
+
+
+def _kept_config(folder: Path) -> dict[str, object] | None:
+    try:
+        with RunStore.open(folder, readonly=True) as store:
+            return store.config
+    except StoreError:
+        # An older ledger, or one whose making was cut short: opened for writing it is upgraded, if it can be.
+        with RunStore.open(folder) as store:
+            return store.config

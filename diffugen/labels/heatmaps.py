@@ -1,6 +1,6 @@
-"""Combine heat maps over layer groups and steps; turn one into a mask; clean the mask.
+"""Combine heat maps over layer groups and steps, threshold a map, and clean the resulting mask.
 
-Knows neither classes nor scores: each map is treated alone.
+Treats each map separately; knows neither classes nor scores.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from diffugen.errors import ConfigError
 from diffugen.records import STEP_THIRDS, HeatMaps
 
 FLAT = 1e-3
-"""A map whose range is below this part of its peak is constant: float16 resolves no more than that."""
+"""A map whose range is below this fraction of its peak counts as constant: float16 resolves no finer."""
 
 
 def combine(
     heat_maps: HeatMaps, groups: Mapping[str, float], step_weights: tuple[float, float, float]
 ) -> NDArray[np.float32]:
-    """Average the heat maps of every phrase over steps and layer groups, at image resolution.
+    """Average the heat maps of each phrase over steps and layer groups, at image resolution.
 
-    As in DAAM (Tang et al. 2023, section 2.2) each group is enlarged bicubically to the finest group's grid,
-    negative overshoot is cut off, and the maps are averaged as they are: they are probabilities of the same
-    softmax, so groups are comparable without further scaling. The average is then enlarged once, which is
-    also what makes it cheap. Values that are not finite (a half-precision model that overflowed) count as 0.
+    As in DAAM (Tang et al. 2023, section 2.2), each group is upsampled bicubically to the grid of the finest
+    group, negative overshoot is clipped, and the maps are averaged without rescaling: all of them are softmax
+    probabilities, so groups are directly comparable. Only the average is upsampled to the image size, which
+    keeps this cheap. Values that are not finite (a half-precision model that overflowed) count as 0.
 
     Args:
         heat_maps: Heat maps of one image.
-        groups: Weight of each layer group, by pattern; see `group_weights`. A group counts once however many
-            layers it holds: to weigh layers equally, give the groups the number of their layers as weights.
+        groups: Weight of each layer group, by pattern; see `group_weights`. A group counts once, however many
+            layers it holds: to weight layers equally, give each group its number of layers as weight.
         step_weights: Weights of the first, middle and last third of the denoising steps; >= 0, not all 0.
 
     Returns:
@@ -60,25 +60,25 @@ def combine(
     mean = np.zeros((len(heat_maps.phrases), *grid_hw), dtype=np.float32)
     for name, weight in weights.items():
         array = np.nan_to_num(heat_maps.maps[name].astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        mean += np.float32(weight / total) * _enlarge(np.einsum("pshw,s->phw", array, steps), *grid_hw)
+        mean += np.float32(weight / total) * _upsample(np.einsum("pshw,s->phw", array, steps), *grid_hw)
     if heat_maps.window_xyxy is None:
-        return _enlarge(mean, height, width)
+        return _upsample(mean, height, width)
     left, upper, right, lower = heat_maps.window_xyxy
-    inside = _enlarge(mean, lower - upper, right - left)
+    inside = _upsample(mean, lower - upper, right - left)
     heats = np.repeat(inside.min(axis=(1, 2)), height * width).reshape(-1, height, width)
     heats[:, upper:lower, left:right] = inside
     return heats
 
 
 def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str, float]:
-    """Return the weight of each layer group that has one.
+    """Return the weight of each layer group whose weight is above 0.
 
-    A pattern (``*``, ``?``, ``[...]``) is compared with two names of each group: its key, such as
-    ``up-16x24``, and its relative name ``up@1/4``, where ``1/4`` is the group's side relative to the finest
-    group's (``1/1``), a power of two. The relative name means the same layers at every image size and in
-    models of every size. A group's weight is the sum of the weights of all patterns that match it, so the
-    patterns' order does not matter: ``{"*": 1, "up@*": 2}`` weighs the up blocks 3 and all others 1. Groups
-    without a pattern, or of weight 0, are left out.
+    A pattern (``*``, ``?``, ``[...]``) is matched against two names of each group: its key, such as
+    ``up-16x24``, and its relative name, such as ``up@1/4``. Here ``1/4`` is the side of the group's grid
+    relative to that of the finest group (``1/1``), rounded to a power of two, so a relative name means the
+    same layers at every image size and in models of every size. A group's weight is the sum of the weights of
+    all patterns that match it, so their order does not matter: ``{"*": 1, "up@*": 2}`` gives the up blocks a
+    weight of 3 and all others 1.
 
     Raises:
         ConfigError: A pattern matches no group or has a negative weight, or no group has a weight; lists the
@@ -108,20 +108,20 @@ def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str,
 
 
 def level(heat: NDArray[np.float32], how: Threshold) -> float:
-    """Return the value above which a pixel of the map belongs to the object.
+    """Return the level of a map above which pixels belong to the object.
 
     Args:
         heat: float32 (h, w).
-        how: ``"otsu"`` (Otsu 1979, on the map scaled from its minimum and maximum to 8 bits), or a part of
-            the way from the map's minimum to its maximum, in (0, 1).
+        how: ``"otsu"`` (Otsu 1979, on the map rescaled to 8 bits), or a fraction of the way from the map's
+            minimum to its maximum, in (0, 1).
 
     Returns:
-        The level in the map's units; infinity for an empty or constant map.
+        The level in the units of the map; infinity for an empty or constant map.
 
     Raises:
         ConfigError: ``how`` is neither.
     """
-    if not _is_threshold(how):
+    if how != "otsu" and not (isinstance(how, (int, float)) and 0 < how < 1):
         raise ConfigError([f"threshold: {how!r}; expected 'otsu' or a number between 0 and 1"])
     low, high = value_range(heat)
     if low == high:
@@ -131,29 +131,24 @@ def level(heat: NDArray[np.float32], how: Threshold) -> float:
     scale = 255 / (high - low)
     gray = cv2.convertScaleAbs(heat, alpha=scale, beta=-low * scale)
     otsu, _ = cv2.threshold(gray, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    # The 8-bit value rounds to the nearest: it exceeds `otsu` from half a step above it.
+    # Conversion rounds to the nearest 8-bit value, so pixels exceed `otsu` from half a step above it.
     return low + (float(otsu) + 0.5) / scale
 
 
-def _is_threshold(how: object) -> bool:
-    """Tell whether a value is ``"otsu"`` or a number in (0, 1)."""
-    return how == "otsu" or (isinstance(how, (int, float)) and 0 < how < 1)
-
-
 def threshold(heat: NDArray[np.float32], how: Threshold) -> NDArray[np.bool_]:
-    """Return the bool (h, w) mask of the pixels above `level`; empty for an empty or constant map."""
+    """Return the bool (h, w) mask of the pixels above `level`; all False for an empty or constant map."""
     return np.asarray(heat > level(heat, how))
 
 
 def morphology(mask: NDArray[np.bool_], erode_frac: float, dilate_frac: float) -> NDArray[np.bool_]:
-    """Erode, then dilate a mask with discs, as the paper does to drop specks and restore the rest.
+    """Erode, then dilate a mask with discs, as the paper does to remove specks and restore the rest.
 
     Args:
         mask: bool (h, w).
         erode_frac: Radius of the erosion relative to ``sqrt(h * w)``, so that it means the same at every
-            image size; rounded to whole pixels. The image's border does not erode: an object cut by it keeps
-            its edge there.
-        dilate_frac: The same for the dilation. Equal radii are a morphological opening.
+            image size; rounded to whole pixels. The image border does not erode: an object that it cuts off
+            keeps its edge there.
+        dilate_frac: Radius of the dilation, in the same unit. Equal radii are a morphological opening.
 
     Returns:
         A new bool (h, w) mask.
@@ -162,7 +157,7 @@ def morphology(mask: NDArray[np.bool_], erode_frac: float, dilate_frac: float) -
     erosion, dilation = round(erode_frac * side), round(dilate_frac * side)
     pixels = mask.astype(np.uint8)
     x, y, w, h = cv2.boundingRect(pixels)
-    # Only the mask's box takes part: far from it nothing changes, and discs are the costly part of a label.
+    # Work in the mask's box only: nothing changes far from it, and discs are the costly part of labelling.
     pad = max(erosion, dilation) + 1
     box = np.s_[max(y - pad, 0) : y + h + pad, max(x - pad, 0) : x + w + pad]
     part = np.ascontiguousarray(pixels[box])
@@ -175,8 +170,9 @@ def morphology(mask: NDArray[np.bool_], erode_frac: float, dilate_frac: float) -
 
 
 def value_range(heat: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the minimum and maximum of a float32 (h, w) map >= 0; twice the maximum if it is constant (see
-    `FLAT`).
+    """Return the minimum and maximum of a float32 (h, w) map >= 0.
+
+    A constant map (see `FLAT`) has its maximum as minimum, too, so that its range is exactly 0.
     """
     low, high, _, _ = cv2.minMaxLoc(heat)
     return (low, high) if high - low > FLAT * high else (high, high)
@@ -186,13 +182,13 @@ def _relative_names(heat_maps: HeatMaps) -> dict[str, str]:
     finest = max((math.prod(array.shape[2:]) for array in heat_maps.maps.values()), default=1)
     names = {}
     for key, array in heat_maps.maps.items():
-        # Each level halves both sides and rounds odd ones up, so only the nearest power of two is meant.
+        # Each level halves both sides and rounds odd ones up, so the ratio is only close to a power of two.
         halvings = round(math.log2(finest / math.prod(array.shape[2:])) / 2)
         names[key] = f"{re.sub(r'-[0-9]+x[0-9]+$', '', key)}@1/{2**halvings}"
     return names
 
 
-def _enlarge(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+def _upsample(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     if maps.shape[1:] == (height, width):
         return np.maximum(maps, 0)
     large = np.empty((len(maps), height, width), dtype=np.float32)

@@ -1,16 +1,15 @@
-"""Label one image from its heat maps: the paper's method, and one in which phrases compete for pixels.
+"""Label one image from its heat maps, by the paper's method or by letting phrases compete for pixels.
 
-Looks at the pixels of the image only where masks are to be refined; combining with other label sources comes
-later.
+Reads the pixels of the image only to refine masks. Knows no other source of labels.
 
-``"paper"``: each class's combined map -> threshold (Otsu) -> erosion, dilation -> each external contour,
-filled, is an instance. Holes are filled and classes may overlap, as in the paper.
+``"paper"``: the combined map of each class is thresholded (Otsu), eroded and dilated; each external contour,
+filled, is an instance. Holes are filled, and classes can overlap, as in the paper.
 
 ``"compete"``: every traced phrase, background words included, *claims* the pixels where its map exceeds its
-own threshold, the more strongly the nearer the map is to its peak: ``(map - level) / (peak - level)``. A
-pixel goes to the strongest claim. With one phrase this is plain thresholding; with several, words that leak
-onto each other's objects (the usual fault of cross-attention) are cut back, and a word whose map is weak
-everywhere still holds its own peak. Masks keep their holes and classes never overlap.
+own threshold. The claim is ``(map - level) / (peak - level)``: the closer the map is to its peak, the
+stronger. A pixel goes to the strongest claim. With one phrase this is plain thresholding. With several, words
+that leak onto each other's objects (the usual fault of cross-attention) are cut back, while a word whose map
+is weak everywhere still keeps its own peak. Masks keep their holes, and classes never overlap.
 """
 
 from __future__ import annotations
@@ -41,16 +40,16 @@ def label(
         heat_maps: Heat maps of the image.
         settings: Method, thresholds and layer weights.
         weights: Weights of the score terms.
-        rgb: uint8 (H, W, 3), the image; needed where ``settings.refine`` is ``"crf"``.
+        rgb: uint8 (H, W, 3), the image; required if ``settings.refine`` is ``"crf"``.
 
     Returns:
-        The instances, class by class in the order of the phrases, large before small, with scores and their
-        terms; none if no phrase names a class or no map has a peak. Phrases of the same class are joined by
-        their maximum. Where only a region of the image was painted, none reaches beyond it.
+        The instances with scores and their terms, grouped by class in the order of the phrases, large before
+        small; none if no phrase names a class or no map has a peak. The maps of phrases of the same class are
+        joined by their maximum. If only a region of the image was painted, no instance extends beyond it.
 
     Raises:
-        ConfigError: ``settings.groups`` does not fit the heat maps.
-        ValueError: The settings need the image and it was not given, or it has another size.
+        ConfigError: ``settings.groups`` does not match the heat maps.
+        ValueError: The settings need the image, and it is missing or has another size.
 
     Example:
         >>> label(heat_maps, LabelSettings(method="paper"), ScoreWeights(contrast=0))  # doctest: +SKIP
@@ -67,38 +66,37 @@ def label_combined(
     rgb: NDArray[np.uint8] | None = None,
     region: RLE | None = None,
 ) -> Instances:
-    """Label one image from maps that are already combined: what depends on neither ``groups`` nor
-    ``step_weights``.
+    """Label one image from combined maps: the part of `label` after ``groups`` and ``step_weights``.
 
-    A search over thresholds and score weights combines once and calls this many times; one over score weights
-    alone needs only `diffugen.labels.score.rescore`.
+    A search over thresholds and score weights combines the maps once and calls this many times. A search over
+    score weights alone needs only `diffugen.labels.score.rescore`.
 
     Args:
         heats: float32 (P, h, w), >= 0, from `diffugen.labels.heatmaps.combine`.
         phrases: The P phrases.
-        settings: ``groups`` and ``step_weights`` are not looked at.
+        settings: Method and thresholds; ``groups`` and ``step_weights`` are ignored.
         weights: Weights of the score terms.
-        rgb: As in `label`.
-        region: What was painted over; None for the whole image.
+        rgb: uint8 (h, w, 3), the image; required if ``settings.refine`` is ``"crf"``.
+        region: The part of the image that was painted; None for all of it.
+
+    Raises:
+        ValueError: The settings need the image, and it is missing or has another size.
     """
     if settings.refine != "none" and rgb is None:
-        raise ValueError(f"labels.refine is {settings.refine!r}, which needs the image; none was given")
+        raise ValueError(f"labels.refine is {settings.refine!r}, which needs the image; pass rgb")
     pixels = None if settings.refine == "none" else rgb
-    size_wh = (heats.shape[2], heats.shape[1])
     painted = None if region is None else decode(region)
-    if painted is not None:  # what a phrase attends to elsewhere was there before
+    if painted is not None:  # outside, phrases attend to what was there before
         heats = np.where(painted, heats, heats.min(axis=(1, 2), keepdims=True))
-    names, maps = _maps_by_name(heats, phrases)
-    classes = sum(name is not None for name in names)
-    method = _paper_masks if settings.method == "paper" else _compete
-    masks = method(maps, classes, settings, pixels)
+    names, maps = _maps_by_class(heats, phrases)
+    masks_of = _paper_masks if settings.method == "paper" else _competing_masks
     found: list[tuple[str, Mask, dict[str, float]]] = []
-    for index, mask in enumerate(masks):
+    for index, mask in enumerate(masks_of(maps, len(names), settings, pixels)):
         objects = _separate(mask if painted is None else mask & painted, settings)
         terms = measure(objects, maps[index], maps[:index] + maps[index + 1 :])
-        found += [(str(names[index]), *pair) for pair in zip(objects, terms, strict=True)]
+        found += [(names[index], *pair) for pair in zip(objects, terms, strict=True)]
     instances = Instances(
-        size_wh=size_wh,
+        size_wh=(heats.shape[2], heats.shape[1]),
         class_names=tuple(name for name, _, _ in found),
         rles=tuple(encode(mask) for _, mask, _ in found),
         scores=np.zeros(len(found)),
@@ -107,17 +105,17 @@ def label_combined(
     return rescore(instances, weights, settings.accept)
 
 
-def _maps_by_name(heats: Heat, phrases: Sequence[Phrase]) -> tuple[list[str | None], list[Heat]]:
-    """Join the maps of each class by their maximum; classes first, then each background phrase (name
-    None).
-    """
+def _maps_by_class(heats: Heat, phrases: Sequence[Phrase]) -> tuple[list[str], list[Heat]]:
+    """Return the N class names, and their maps (joined by the maximum) followed by the background's."""
     by_class: dict[str, Heat] = {}
+    background = []
     for heat, phrase in zip(heats, phrases, strict=True):
-        if phrase.class_name is not None:
-            known = by_class.get(phrase.class_name)
-            by_class[phrase.class_name] = heat if known is None else np.maximum(known, heat)
-    background = [heat for heat, phrase in zip(heats, phrases, strict=True) if phrase.class_name is None]
-    return [*by_class, *(None for _ in background)], [*by_class.values(), *background]
+        if phrase.class_name is None:
+            background.append(heat)
+        else:
+            earlier = by_class.get(phrase.class_name)
+            by_class[phrase.class_name] = heat if earlier is None else np.maximum(earlier, heat)
+    return list(by_class), [*by_class.values(), *background]
 
 
 def _paper_masks(
@@ -133,19 +131,19 @@ def _paper_masks(
     return masks
 
 
-def _compete(
+def _competing_masks(
     maps: Sequence[Heat], classes: int, settings: LabelSettings, rgb: NDArray[np.uint8] | None
 ) -> list[Mask]:
     levels = [level(heat, settings.threshold) for heat in maps]
     peaks = [value_range(heat)[1] for heat in maps]
-    masks = [_foreground(heat, least, rgb) for heat, least in zip(maps[:classes], levels, strict=False)]
-    masks += [
-        _foreground(heat, least, None) for heat, least in zip(maps[classes:], levels[classes:], strict=True)
+    # Background masks only compete; refining them is not worth its time.
+    masks = [
+        _foreground(heat, levels[index], rgb if index < classes else None) for index, heat in enumerate(maps)
     ]
-    _settle(masks, classes, maps, levels, peaks)
+    _resolve_overlaps(masks, classes, maps, levels, peaks)
     cleaned = [morphology(mask, settings.erode_frac, settings.dilate_frac) for mask in masks[:classes]]
-    # Dilation makes neighbours overlap again.
-    _settle(cleaned, classes, maps, levels, peaks)
+    # Dilation can make neighbours overlap again.
+    _resolve_overlaps(cleaned, classes, maps, levels, peaks)
     return cleaned
 
 
@@ -153,11 +151,11 @@ def _foreground(heat: Heat, least: float, rgb: NDArray[np.uint8] | None) -> Mask
     return np.asarray(heat > least) if rgb is None else refine(heat, least, rgb)
 
 
-def _settle(
+def _resolve_overlaps(
     masks: Sequence[Mask], classes: int, maps: Sequence[Heat], levels: Sequence[float], peaks: Sequence[float]
 ) -> None:
-    """Leave each disputed pixel to the mask with the stronger claim, in place; of equal ones to the first."""
-    # A class against every later phrase; what background phrases hold among themselves does not matter.
+    """Leave each disputed pixel to the mask with the stronger claim, in place; ties go to the first mask."""
+    # Each class against all later phrases: overlaps among background phrases do not matter.
     for first, second in ((i, j) for i in range(classes) for j in range(i + 1, len(masks))):
         disputed = masks[first] & masks[second]
         x, y, w, h = cv2.boundingRect(disputed.view(np.uint8))
@@ -174,7 +172,7 @@ def _settle(
 
 
 def _separate(mask: Mask, settings: LabelSettings) -> list[Mask]:
-    """Return the masks of the instances in a class's mask, large before small."""
+    """Split the mask of a class into the masks of its instances, large before small."""
     least, most = settings.min_area_frac * mask.size, settings.max_area_frac * mask.size
     x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
     if not w:
@@ -183,7 +181,7 @@ def _separate(mask: Mask, settings: LabelSettings) -> list[Mask]:
     pixels = np.ascontiguousarray(mask[part]).view(np.uint8)
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(pixels, connectivity=8)
     sizes = stats[:, cv2.CC_STAT_AREA]
-    # Piece 0 is what is outside the mask.
+    # Component 0 is the background.
     kept = [int(index) for index in np.argsort(-sizes, kind="stable") if index and sizes[index] >= least]
     if settings.instances == "largest":
         kept = kept[:1]

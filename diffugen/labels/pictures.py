@@ -1,6 +1,6 @@
-"""Pictures for people: contact sheets of images, heat maps and labels.
+"""Draw images with their heat maps and labels, and write pictures side by side as a contact sheet.
 
-Draws records; knows no files but the one it is told to write.
+Draws what it is given; knows no run. `diffugen.labels.sheets` chooses which images of a run to show.
 """
 
 from __future__ import annotations
@@ -8,30 +8,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from diffugen.errors import StoreError
+from diffugen.labels.shapes import boxes, decode
 from diffugen.records import Instances
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
 
 RGB = NDArray[np.uint8]
 BACKGROUND = (250, 250, 250)
 INK = (40, 42, 46)
 PALETTE = ((230, 25, 75), (0, 130, 200), (60, 180, 75), (245, 130, 48), (145, 30, 180), (0, 128, 128))
-"""Colours of classes, in the order in which they first appear."""
+"""Colours of classes, by their number."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of a sheet with its pictures side by side and a line of text below.
+    """Pictures of one image, side by side, with a line of text below.
 
     Attributes:
-        pictures: uint8 (h, w, 3) each; scaled to the sheet's tile height.
+        pictures: uint8 (h, w, 3) each; the sheet scales them to its height.
         caption: The text.
     """
 
@@ -40,11 +40,7 @@ class Panel:
 
 
 def enlarged(rgb: RGB, height: int) -> RGB:
-    """Return the picture at another height, its aspect ratio kept; small pictures keep their square pixels'
-    edges soft.
-    """
-    import cv2
-
+    """Return the picture at another height, with its aspect ratio; enlarging is bicubic."""
     width = max(1, round(rgb.shape[1] * height / rgb.shape[0]))
     return cv2.resize(
         rgb, (width, height), interpolation=cv2.INTER_CUBIC if height > rgb.shape[0] else cv2.INTER_AREA
@@ -52,15 +48,13 @@ def enlarged(rgb: RGB, height: int) -> RGB:
 
 
 def heat_overlay(rgb: RGB, heat: NDArray[np.float32], height: int) -> RGB:
-    """Return the picture under its heat map.
+    """Return the picture in grey with its heat map on top.
 
     Args:
         rgb: uint8 (H, W, 3).
-        heat: float32 (H, W); scaled from its own minimum to its maximum.
+        heat: float32 (H, W); rescaled from its minimum and maximum to the range of colours.
         height: Height of the result in pixels.
     """
-    import cv2
-
     spread = float(heat.max() - heat.min())
     scaled = (heat - heat.min()) / spread if spread > 0 else np.zeros_like(heat)
     colours = cv2.applyColorMap((scaled * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
@@ -76,8 +70,6 @@ def outlined(rgb: RGB, region: NDArray[np.bool_], height: int) -> RGB:
         region: bool (H, W).
         height: Height of the result in pixels.
     """
-    import cv2
-
     canvas = np.ascontiguousarray(enlarged(rgb, height))
     large = cv2.resize(region.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     outline, _ = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -91,15 +83,10 @@ def label_overlay(rgb: RGB, instances: Instances, height: int, classes: Sequence
 
     Args:
         rgb: uint8 (H, W, 3).
-        instances: What to draw; of the picture's size.
+        instances: Labels of the picture.
         height: Height of the result in pixels.
-        classes: Decides the colours.
+        classes: Class names; the position of a class decides its colour.
     """
-    import cv2
-    from PIL import Image, ImageDraw
-
-    from diffugen.labels.shapes import boxes, decode
-
     canvas = enlarged(rgb, height)
     scale = height / rgb.shape[0]
     texts = []
@@ -122,7 +109,9 @@ def label_overlay(rgb: RGB, instances: Instances, height: int, classes: Sequence
     return np.asarray(picture)
 
 
-def _tag(draw: ImageDraw, x: int, y: int, text: str, colour: tuple[int, int, int], width: int) -> None:
+def _tag(
+    draw: ImageDraw.ImageDraw, x: int, y: int, text: str, colour: tuple[int, int, int], width: int
+) -> None:
     font = _font(13)
     left, top, right, bottom = (round(edge) for edge in draw.textbbox((0, 0), text, font=font))
     x = max(0, min(x, width - (right - left) - 6))
@@ -132,22 +121,20 @@ def _tag(draw: ImageDraw, x: int, y: int, text: str, colour: tuple[int, int, int
 
 
 def _font(size: int) -> Any:
-    from PIL import ImageFont
-
     return ImageFont.load_default(size)
 
 
 def contact_sheet(
     panels: Iterable[Panel], path: Path, *, columns: int = 3, height: int = 160, title: str = ""
 ) -> Path:
-    """Write a sheet of panels as a PNG.
+    """Write panels as a contact sheet.
 
     Args:
-        panels: What to show, row by row.
-        path: Where to write.
-        columns: Panels in a row.
+        panels: The panels, row by row.
+        path: The PNG file; its folder is created if needed.
+        columns: Panels per row.
         height: Height of each picture in pixels.
-        title: Line above everything.
+        title: A line of text at the top.
 
     Returns:
         ``path``.
@@ -155,8 +142,6 @@ def contact_sheet(
     Raises:
         StoreError: The file cannot be written.
     """
-    from PIL import Image, ImageDraw
-
     strips = [
         (np.concatenate([enlarged(one, height) for one in panel.pictures], 1), panel.caption)
         for panel in panels
@@ -183,7 +168,7 @@ def contact_sheet(
     return path
 
 
-def _shortened(draw: ImageDraw, text: str, width: int) -> str:
+def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
     font = _font(13)
     while len(text) > 4 and draw.textlength(text, font=font) > width:
         text = text[:-2].rstrip() + "…"

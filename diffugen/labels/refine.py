@@ -1,13 +1,13 @@
-"""Sharpen masks by the image's own colours: attention says roughly where an object is, its pixels say where
-it ends.
+"""Sharpen masks with the image's colours: attention shows where an object is, pixels show where it ends.
 
-Knows a heat map or mask and the pixels under it; not classes or scores.
+Knows a heat map or mask and the pixels under it; neither classes nor scores.
 
 Mean-field inference in a conditional random field, as in Krähenbühl and Koltun (2011), section 2, with two
-simplifications. Each pixel is tied not to all others but to those at `DISTANCES` in 8 directions, near and
-far (the neighbourhood of pixel-adaptive refinement; Ru et al. 2022, section 3.3), so that the cost grows with
-the number of pixels and not with its square. And a tie depends on the colours alone: with a factor for the
-distance as well, masks were worse. Where an image shows no edges at all, masks shrink to their hottest part.
+simplifications. Each pixel is connected not to all others but to those at `DISTANCES` in 8 directions, near
+and far (the neighbourhood of pixel-adaptive refinement; Ru et al. 2022, section 3.3), so the cost grows with
+the number of pixels, not with its square. And the strength of a connection depends on the colours alone: an
+additional factor for the distance made masks worse. In an image without any edges, masks shrink to their
+hottest part.
 """
 
 from __future__ import annotations
@@ -23,38 +23,35 @@ from diffugen.labels.shapes import decode, encode
 from diffugen.records import Instances
 
 DISTANCES = (1 / 64, 2 / 64, 4 / 64, 7 / 64, 11 / 64, 16 / 64)
-"""How far away neighbours lie, relative to the square root of the image's area, in each of 8 directions."""
+"""Distances of neighbours in each of 8 directions, relative to the square root of the image area."""
 
 COLOUR_SPREAD = 10.0
-"""CIELAB distance at which a tie has weakened to exp(-1/2): about four just noticeable differences."""
+"""CIELAB distance at which a connection has weakened to exp(-1/2): about four just noticeable differences."""
 
 HEAT_SPREAD = 0.5
-"""How much heat, as a part of the map's range, counts as one unit of evidence: larger trusts the colours
-more."""
+"""Heat, as a fraction of the map's range, that counts as one unit of evidence: higher trusts colours more."""
 
-TIE_STRENGTH = 4.0
-"""Units of evidence that neighbours of one opinion amount to."""
+PAIRWISE_STRENGTH = 4.0
+"""Units of evidence that neighbours contribute when they all agree."""
 
 ITERATIONS = 5
 LARGEST_SIDE = 160
-"""Larger images are refined at this size in pixels: time grows with the area, and heat maps hold no finer
-detail."""
+"""Larger images are shrunk to this side in pixels: time grows with area, and heat maps are coarser anyway."""
 
 
 def refine(heat: NDArray[np.float32], level: float, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the mask of an object whose heat exceeds a level, with its edge moved to where the colours
-    change.
+    """Threshold a heat map and move the edge of the mask to where the image's colours change.
 
     Args:
         heat: float32 (H, W), >= 0.
-        level: What ``heat > level`` would take for the object.
+        level: The threshold; without refinement the mask would be ``heat > level``.
         rgb: uint8 (H, W, 3), the image.
 
     Returns:
-        bool (H, W); empty where the map is flat or nothing exceeds the level.
+        bool (H, W); all False if the map is constant or nowhere above the level.
 
     Raises:
-        ValueError: The image has another size than the map.
+        ValueError: Image and map differ in size.
     """
     if rgb.shape != (*heat.shape, 3):
         raise ValueError(
@@ -73,12 +70,16 @@ def refine(heat: NDArray[np.float32], level: float, rgb: NDArray[np.uint8]) -> N
 
 
 def refined(instances: Instances, rgb: NDArray[np.uint8]) -> Instances:
-    """Return instances whose masks end where the image's colours change; a mask that would vanish stays as it
-    is.
+    """Return instances with mask edges moved to where the image's colours change.
+
+    A mask that would vanish is kept as it was.
 
     Args:
-        instances: Objects of the image.
+        instances: Labels of the image, of any source.
         rgb: uint8 (H, W, 3), the image.
+
+    Raises:
+        ValueError: Image and masks differ in size.
     """
     rles = []
     for rle in instances.rles:
@@ -97,21 +98,21 @@ def _mean_field(evidence: NDArray[np.float32], lab: NDArray[np.float32]) -> NDAr
     ]
     reach = max(max(map(abs, offset)) for offset in offsets)
     colours = np.pad(lab, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-    ties = [
+    strengths = [
         np.exp(
             ((lab - _shifted(colours, offset, reach, lab.shape)) ** 2).sum(axis=2)
             / np.float32(-2 * COLOUR_SPREAD**2)
         )
         for offset in offsets
     ]
-    total = np.add.reduce(ties) + np.float32(1e-6)
+    total = np.add.reduce(strengths) + np.float32(1e-6)
     belief = np.tanh(evidence / 2)
     for _ in range(ITERATIONS):
         beliefs = np.pad(belief, reach, mode="edge")
         opinion = np.zeros_like(belief)
-        for tie, offset in zip(ties, offsets, strict=True):
-            opinion += tie * _shifted(beliefs, offset, reach, belief.shape)
-        belief = np.tanh((evidence + np.float32(TIE_STRENGTH) * opinion / total) / 2)
+        for strength, offset in zip(strengths, offsets, strict=True):
+            opinion += strength * _shifted(beliefs, offset, reach, belief.shape)
+        belief = np.tanh((evidence + np.float32(PAIRWISE_STRENGTH) * opinion / total) / 2)
     return belief
 
 

@@ -1,23 +1,25 @@
 """Score labels: five terms, each in [0, 1], and their weighted mean.
 
-Knows how a mask lies on heat maps; not how the mask was made, nor what its class is.
+Knows how a mask lies on heat maps; not how the mask was made, nor which class it has.
 
-Terms, of a mask on the heat map of its class:
-- ``box_size``: ``1 - (1 - s)**2`` with s the square root of the box's part of the image (the paper's first
-  term: larger is better). It grows everywhere, most where boxes are small: .19 at 1% of the image, .51 at 9%,
-  .75 at a quarter.
-- ``heat_intensity``: mean heat inside, as a part of the map's own peak (the paper's second term).
-- ``contrast``: ``1 - outside / inside``: how far the mean heat of the surroundings, a band around the mask as
-  wide as 5% of the image's side, falls below the mean inside. Other instances of the class are no
-  surroundings.
+The terms compare a mask with the heat map of its class:
+
+- ``box_size``: ``1 - (1 - s)**2``, where s is the square root of the box's share of the image area (the
+  paper's first term: larger is better). It always grows with the box, fastest where boxes are small: .19 at
+  1% of the image, .51 at 9%, .75 at a quarter.
+- ``heat_intensity``: mean heat inside the mask, as a fraction of the map's peak (the paper's second term).
+- ``contrast``: ``1 - outside / inside``: how far the mean heat of the surroundings falls below the mean heat
+  inside. The surroundings are a band around the mask, as wide as 5% of the image side, without the other
+  instances of the class.
 - ``compactness``: pixels of the mask / pixels of its convex hull: 1 for a solid convex shape; holes, arms and
   scattered pieces lower it.
-- ``margin``: mean over the mask of ``own / (own + rival)``, each map scaled from its minimum and maximum to
-  [0, 1], and rival the strongest other phrase at the pixel: .5 is a tie; 1 if no other phrase was traced.
+- ``margin``: mean over the mask of ``own / (own + rival)``, where each map is rescaled to [0, 1] and rival is
+  the strongest other phrase at the pixel: .5 is a tie; 1 if no other phrase was traced.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -32,14 +34,14 @@ from diffugen.records import Instances
 Range = tuple[float, float]
 
 SURROUNDINGS_FRAC = 0.05
-"""Width of the band that counts as surroundings, relative to the square root of the image's area."""
+"""Width of the band of surroundings, relative to the square root of the image area."""
 
 
 def score(terms: Mapping[str, float], weights: ScoreWeights) -> float:
     """Return ``sum(w * t) / sum(w)``, in [0, 1].
 
     Raises:
-        ValueError: A term that has a weight is missing.
+        ValueError: A term with a weight above 0 is missing.
     """
     weighted = {name: weight for name, weight in weights if weight > 0}
     missing = weighted.keys() - terms.keys()
@@ -48,28 +50,26 @@ def score(terms: Mapping[str, float], weights: ScoreWeights) -> float:
             f"the score needs the terms {sorted(missing)}; the instance has {sorted(terms) or 'none'}"
         )
     mean = sum(weight * terms[name] for name, weight in weighted.items()) / sum(weighted.values())
-    # Rounding can carry a mean of ones past 1.
+    # Rounding errors can push a mean of ones above 1.
     return float(min(mean, 1.0))
 
 
 def rescore(instances: Instances, weights: ScoreWeights, accept: float = 0.0) -> Instances:
-    """Return attention labels with scores by other weights, without those below ``accept``; needs no heat
-    maps.
+    """Return attention labels with scores by these weights, without those below ``accept``.
+
+    Needs no heat maps.
 
     Args:
         instances: Instances that carry their terms.
         weights: Weights of the terms.
         accept: Lowest score to keep, in [0, 1].
+
+    Raises:
+        ValueError: An instance lacks a term with a weight above 0.
     """
     scores = [score(terms, weights) for terms in instances.terms]
-    keep = [index for index, value in enumerate(scores) if value >= accept]
-    return Instances(
-        size_wh=instances.size_wh,
-        class_names=tuple(instances.class_names[index] for index in keep),
-        rles=tuple(instances.rles[index] for index in keep),
-        scores=np.asarray([scores[index] for index in keep], dtype=np.float64),
-        terms=tuple(instances.terms[index] for index in keep),
-    )
+    scored = dataclasses.replace(instances, scores=np.array(scores))
+    return scored.take([index for index, value in enumerate(scores) if value >= accept])
 
 
 def measure(
@@ -83,7 +83,7 @@ def measure(
         rivals: Heat maps of all other phrases, float32 (h, w) each; may be empty.
 
     Returns:
-        N mappings from the names in `TERMS` to values in [0, 1]; all 0 for an empty mask.
+        N mappings from the names in ``TERMS`` to values in [0, 1]; all 0 for an empty mask.
     """
     if not masks:
         return []
@@ -104,7 +104,7 @@ def _measure_one(
     if not w:
         return dict.fromkeys(TERMS, 0.0)
     radius = max(1, round(SURROUNDINGS_FRAC * math.sqrt(mask.size)))
-    # Everything happens in the mask's box and its surroundings.
+    # Work only in the mask's box and its surroundings.
     part = np.s_[max(y - radius, 0) : y + h + radius, max(x - radius, 0) : x + w + radius]
     inside = np.ascontiguousarray(mask[part])
     band = (
@@ -133,7 +133,7 @@ def _margin(
     mine = _scaled(own, own_range)
     strongest = np.maximum.reduce([_scaled(values, limits) for values, limits in rivals])
     both = mine + strongest
-    # Where neither phrase has any heat nobody leads: a tie.
+    # A tie where neither phrase has any heat.
     return float(np.where(both > 0, mine / np.maximum(both, 1e-12), 0.5).mean(dtype=np.float64))
 
 
@@ -147,5 +147,5 @@ def _hull_pixels(mask: NDArray[np.bool_]) -> int:
     hull = cv2.convexHull(np.concatenate(contours)).reshape(-1, 2)
     steps = np.abs(hull - np.roll(hull, 1, axis=0))
     border = int(np.gcd(steps[:, 0], steps[:, 1]).sum())
-    # Pick's theorem counts the pixel centres in the hull, its outline included, without drawing it.
+    # Pick's theorem: the number of pixel centres in the hull, outline included, without drawing it.
     return round(cv2.contourArea(hull) + border / 2 + 1)

@@ -1,11 +1,11 @@
-"""Convert masks: COCO RLE, polygons, boxes; compare them by area and IoU.
+"""Convert masks between arrays, COCO RLE, polygons and boxes, and compare them by area and IoU.
 
-Knows no heat maps, classes or scores. One mask stays one instance, whatever holes and pieces it has.
+Knows no heat maps, classes or scores. A mask stays one instance, whatever holes and pieces it has.
 
-Coordinates are continuous everywhere: pixel column ``i`` spans ``[i, i + 1)``. A mask that covers the columns
-3 to 5 has the box x0 = 3, x1 = 6. Polygons run through the *centres* of the border pixels (3.5 and 5.5
-there): cutting them to whole numbers gives the border pixels themselves, which is how rasterisers that fill
-polygons including their outline, cv2's and with it YOLO's, get back the very mask.
+Coordinates are continuous: pixel column ``i`` spans ``[i, i + 1)``, so a mask that covers columns 3 to 5 has
+a box from x0 = 3 to x1 = 6. Polygons run through the *centres* of the border pixels (3.5 and 5.5 here).
+Truncated to integers they are the border pixels themselves, so rasterisers that fill polygons including their
+outline, such as cv2's and therefore YOLO's, reproduce the mask exactly.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from diffugen.records import RLE
 
 
 class Outline(NamedTuple):
-    """One piece of a mask: its outer ring and its holes, each float32 (P, 2) in px; a piece 1 px wide has P <
-    3.
+    """One piece of a mask: its outer ring and its holes, each float32 (P, 2) in px.
+
+    A piece that is one pixel wide has P < 3.
     """
 
     outer: NDArray[np.float32]
@@ -32,12 +33,10 @@ class Outline(NamedTuple):
 
 
 def encode(mask: NDArray[np.bool_]) -> RLE:
-    """Return the compressed COCO RLE of a bool (h, w) mask, with ``counts`` as str so that it is valid
-    JSON.
-    """
+    """Return the compressed COCO RLE of a bool (h, w) mask; ``counts`` is a str, so the RLE is valid JSON."""
     if mask.ndim != 2:
-        raise ValueError(f"a mask has two axes (h, w), got shape {mask.shape}")
-    # RLE runs down the columns; cv2 transposes several times faster than numpy copies to column order.
+        raise ValueError(f"a mask must have two axes (h, w), got shape {mask.shape}")
+    # RLE is column-major; cv2 transposes several times faster than numpy copies to column order.
     columns = (
         cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).T if mask.size else np.asfortranarray(mask)
     )
@@ -51,7 +50,7 @@ def decode(rle: RLE) -> NDArray[np.bool_]:
 
 
 def areas(rles: Sequence[RLE]) -> NDArray[np.int64]:
-    """Return the number of pixels of N masks, int64 (N,)."""
+    """Return the areas of N masks in pixels, int64 (N,)."""
     return np.asarray(coco.area(list(rles)) if rles else [], dtype=np.int64).reshape(-1)
 
 
@@ -67,12 +66,12 @@ def iou_matrix(first: Sequence[RLE], second: Sequence[RLE]) -> NDArray[np.float6
     """Return the mask IoU of N with M masks, float64 (N, M) in [0, 1]; 0 wherever a mask is empty.
 
     Raises:
-        ValueError: The masks are not all of one size.
+        ValueError: The masks differ in size.
     """
     sizes = {tuple(rle["size"]) for rle in [*first, *second]}
     if len(sizes) > 1:
         raise ValueError(
-            f"masks of several sizes (h, w) cannot be compared: {sorted(sizes)}; rescale them first"
+            f"masks of different sizes (h, w) cannot be compared: {sorted(sizes)}; rescale them first"
         )
     if not first or not second:
         return np.zeros((len(first), len(second)))
@@ -81,17 +80,15 @@ def iou_matrix(first: Sequence[RLE], second: Sequence[RLE]) -> NDArray[np.float6
 
 
 def polygons(rle: RLE) -> list[NDArray[np.float32]]:
-    """Return the outer rings of a mask's pieces, float32 (P, 2) px each, as the paper makes them.
+    """Return the outer rings of a mask's pieces, float32 (P, 2) px each, as in the paper.
 
-    External contours in simple chain approximation: lossless but for the holes, which they do not know.
+    These are external contours in simple chain approximation: lossless except for holes, which are filled.
     """
     return _rings(rle, cv2.RETR_EXTERNAL)[0]
 
 
 def outlines(rle: RLE) -> list[Outline]:
-    """Return the pieces of a mask with their holes, lossless; what lies in a hole of another piece is its own
-    piece.
-    """
+    """Return the pieces of a mask with their holes, lossless; an island in a hole is a piece of its own."""
     rings, parents = _rings(rle, cv2.RETR_CCOMP)
     return [
         Outline(ring, tuple(hole for hole, owner in zip(rings, parents, strict=True) if owner == index))
@@ -101,17 +98,15 @@ def outlines(rle: RLE) -> list[Outline]:
 
 
 def mask_from_polygons(rings: Sequence[NDArray[np.floating]], size_wh: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the bool (height, width) union of filled polygons, each (P, 2) px; the reverse of `polygons`."""
+    """Return the bool (height, width) union of filled polygons, each (P, 2) px; the inverse of `polygons`."""
     return mask_from_outlines([Outline(np.asarray(ring, dtype=np.float32)) for ring in rings], size_wh)
 
 
 def mask_from_outlines(pieces: Sequence[Outline], size_wh: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the bool (height, width) union of filled outlines with their holes left out; the reverse of
-    `outlines`.
-    """
+    """Return the bool (height, width) union of outlines, holes left out; the inverse of `outlines`."""
     width, height = size_wh
     pixels = np.zeros((height, width), dtype=np.uint8)
-    # From the largest box down, so that a piece inside the hole of another is drawn after that hole.
+    # Largest box first, so that a piece inside the hole of another is drawn after that hole.
     for piece in sorted(
         pieces, key=lambda piece: -math.prod(np.ptp(piece.outer, axis=0)) if len(piece.outer) else 0
     ):
@@ -120,34 +115,22 @@ def mask_from_outlines(pieces: Sequence[Outline], size_wh: tuple[int, int]) -> N
         cv2.fillPoly(pixels, [_pixel_indices(piece.outer)], 1)
         for ring in map(_pixel_indices, piece.holes):
             cv2.fillPoly(pixels, [ring], 0)
-            # The ring of a hole runs on the object's own pixels.
+            # The ring around a hole consists of pixels of the object.
             cv2.polylines(pixels, [ring], True, 1)
     return pixels.view(np.bool_)
 
 
 def rescale(rle: RLE, size_wh: tuple[int, int]) -> RLE:
-    """Return the mask at another image size: nearest pixel when enlarged, covered by at least half when
-    shrunk.
+    """Return the mask at another image size.
+
+    Each pixel takes the value of the nearest one; if a side shrinks, it is set where the mask covers at least
+    half of it.
     """
     mask = decode(rle).view(np.uint8)
     width, height = size_wh
     if width >= mask.shape[1] and height >= mask.shape[0]:
         return encode(cv2.resize(mask, size_wh, interpolation=cv2.INTER_NEAREST_EXACT).view(np.bool_))
     return encode(cv2.resize(mask.astype(np.float32), size_wh, interpolation=cv2.INTER_AREA) >= 0.5 - 1e-6)
-
-
-def xyxy_to_xywhn(xyxy: NDArray[np.floating], size_wh: tuple[int, int]) -> NDArray[np.float64]:
-    """Return YOLO's boxes, float64 (N, 4): centre, width and height as parts of the image's, from (N, 4) xyxy
-    in px.
-    """
-    corners = np.asarray(xyxy, dtype=np.float64).reshape(-1, 2, 2) / np.asarray(size_wh, dtype=np.float64)
-    return np.hstack([corners.mean(axis=1), corners[:, 1] - corners[:, 0]])
-
-
-def xywhn_to_xyxy(xywhn: NDArray[np.floating], size_wh: tuple[int, int]) -> NDArray[np.float64]:
-    """Return boxes as xyxy in px, float64 (N, 4); the reverse of `xyxy_to_xywhn`."""
-    parts = np.asarray(xywhn, dtype=np.float64).reshape(-1, 2, 2) * np.asarray(size_wh, dtype=np.float64)
-    return np.hstack([parts[:, 0] - parts[:, 1] / 2, parts[:, 0] + parts[:, 1] / 2])
 
 
 def _rings(rle: RLE, mode: int) -> tuple[list[NDArray[np.float32]], list[int]]:

@@ -1,22 +1,25 @@
-"""Contact sheets of runs: which images to show, and what of them."""
+"""Contact sheets of a run: choose the images and the pictures that show how each was labelled.
+
+Knows the run's store; drawing is in `diffugen.labels.pictures`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.labelling import LabelSettings
+from diffugen.labels.heatmaps import combine
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged, heat_overlay, label_overlay, outlined
-
-if TYPE_CHECKING:
-    from diffugen.config.labelling import LabelSettings
-    from diffugen.records import HeatMaps, Instances
-    from diffugen.run.store import RunStore
+from diffugen.labels.shapes import decode
+from diffugen.records import HeatMaps, Instances
+from diffugen.run.store import RunStore
 
 TILE_HEIGHT = 160
+"""Height of each picture in pixels."""
 
 
 def attention_panel(
@@ -29,41 +32,37 @@ def attention_panel(
     source: NDArray[np.uint8] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Panel:
-    """Return image | heat map | masks and boxes of one image, after what it was made of.
+    """Return a panel of one image: source (if any), image, heat map, masks and boxes.
 
     Args:
-        rgb: uint8 (H, W, 3).
+        rgb: uint8 (H, W, 3), the image.
         heat_maps: Its heat maps; the first phrase that names a class is shown.
         instances: Its labels.
-        settings: Which layer groups and steps the shown map combines.
-        caption: Line below.
-        source: uint8 (H, W, 3), the image it was made of, shown with the outline of what was painted over;
-            None for none.
-        classes: Decides the colours; None for the classes of the phrases.
+        settings: The layer groups and steps to combine into the heat map.
+        caption: The line of text below.
+        source: uint8 (H, W, 3), the image it was made from, shown with the outline of the painted region;
+            None if there is none.
+        classes: Class names; the position of a class decides its colour. None: the classes of the phrases.
     """
-    from diffugen.labels.heatmaps import combine
-    from diffugen.labels.shapes import decode
-
     named = [phrase.class_name for phrase in heat_maps.phrases]
     shown = next(number for number, name in enumerate(named) if name)
     heat = combine(heat_maps, settings.groups, settings.step_weights)[shown]
-    before = []
-    if source is not None:
-        region = (
-            np.ones(source.shape[:2], dtype=np.bool_)
-            if heat_maps.region is None
-            else decode(heat_maps.region)
-        )
-        before = [enlarged(source, TILE_HEIGHT) if region.all() else outlined(source, region, TILE_HEIGHT)]
-    pictures = (
-        *before,
+    pictures = [] if source is None else [_source_picture(source, heat_maps)]
+    pictures += [
         enlarged(rgb, TILE_HEIGHT),
         heat_overlay(rgb, heat, TILE_HEIGHT),
         label_overlay(
             rgb, instances, TILE_HEIGHT, classes or list(dict.fromkeys(name for name in named if name))
         ),
-    )
+    ]
     return Panel(pictures, caption)
+
+
+def _source_picture(source: NDArray[np.uint8], heat_maps: HeatMaps) -> NDArray[np.uint8]:
+    region = None if heat_maps.region is None else decode(heat_maps.region)
+    if region is None or region.all():
+        return enlarged(source, TILE_HEIGHT)
+    return outlined(source, region, TILE_HEIGHT)
 
 
 def attention_sheet(
@@ -74,22 +73,27 @@ def attention_sheet(
     count: int = 12,
     steps: Collection[str] | None = None,
 ) -> Path:
-    """Draw a run's attention labels: image | heat map | masks and boxes, for images spread evenly over the
-    run.
+    """Write a contact sheet of a run's attention labels, for images spread evenly over the run.
 
     Args:
-        store: The run.
+        store: The run's store.
         method: Provenance of the labels.
-        settings: What they were made with.
-        path: The PNG to write.
-        count: How many images at most.
-        steps: Names of tasks whose images are shown; None for all.
+        settings: The settings they were made with.
+        path: The PNG file to write.
+        count: Maximum number of images.
+        steps: Names of the tasks whose images are shown; None for all.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        StoreError: The file cannot be written.
     """
     ids = [labels.image_id for labels in store.labels("attention", method)]
     if steps is not None:
         ids = [image_id for image_id in ids if store.record(image_id).step in steps]
-    step = max(1, len(ids) / count)
-    chosen = [ids[int(number * step)] for number in range(min(count, len(ids)))]
+    stride = max(1, len(ids) / count)
+    chosen = [ids[int(number * stride)] for number in range(min(count, len(ids)))]
     shown = [next(store.labels("attention", method, image_id=image_id)).instances for image_id in chosen]
     classes = sorted({name for instances in shown for name in instances.class_names})
     panels = []
@@ -106,6 +110,6 @@ def attention_sheet(
                 classes=classes,
             )
         )
-    before = "what it was made of, " if any(len(panel.pictures) > 3 for panel in panels) else ""
-    title = f"{store.folder.name}: {before}image, attention of the class's words, masks with boxes and scores"
+    source = "source, " if any(len(panel.pictures) > 3 for panel in panels) else ""
+    title = f"{store.folder.name}: {source}image, heat map of the class, masks with boxes and scores"
     return contact_sheet(panels, path, columns=2, height=TILE_HEIGHT, title=title)

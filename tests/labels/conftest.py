@@ -1,4 +1,4 @@
-"""Hypothesis runs the same examples everywhere, and no example is timed."""
+"""Hypothesis runs the same examples on every machine, without a time limit."""
 
 from hypothesis import settings
 

@@ -1,5 +1,4 @@
-"""Combining, thresholding and cleaning heat maps: against DAAM's formula, against cv2 and scipy, on
-non-square images."""
+"""Heat maps are combined as in DAAM, thresholded and cleaned; checked against cv2 on non-square images."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ EVEN = (1.0, 1.0, 1.0)
 
 
 def blob(height, width, x, y, radius):
-    """A Gaussian at (x, y), parts of the image's sides; radius is a part of its height."""
+    """A Gaussian at (x, y), relative to the image's sides; the radius is relative to its height."""
     rows, columns = np.mgrid[:height, :width]
     dx, dy = ((columns + 0.5) / width - x) * width / height, (rows + 0.5) / height - y
     return np.exp(-(dx**2 + dy**2) / (2 * radius**2))
@@ -37,17 +36,17 @@ def make_maps(size_wh=(96, 64), seed=0, scales=(4, 8, 16), places=("down", "up")
     return HeatMaps("image", size_wh, PHRASES, maps)
 
 
-def test_combine_is_daams_mean_of_enlarged_maps():
+def test_combine_is_the_mean_of_upsampled_maps_as_in_daam():
     import torch
 
     heat_maps = make_maps()
 
-    def enlarge(array, size_hw):
+    def upsample(array, size_hw):
         tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[:, None]
         return torch.nn.functional.interpolate(tensor, size_hw, mode="bicubic").clamp(min=0)[:, 0].numpy()
 
-    layers = [enlarge(array.astype(np.float32).mean(axis=1), (16, 24)) for array in heat_maps.maps.values()]
-    expected = enlarge(np.mean(layers, axis=0), (64, 96))
+    layers = [upsample(array.astype(np.float32).mean(axis=1), (16, 24)) for array in heat_maps.maps.values()]
+    expected = upsample(np.mean(layers, axis=0), (64, 96))
     heats = combine(heat_maps, ALL, EVEN)
     assert heats.shape == (2, 64, 96) and heats.dtype == np.float32
     np.testing.assert_allclose(heats, expected, atol=2e-8)
@@ -63,7 +62,7 @@ def test_combine_keeps_width_and_height_apart():
     assert np.allclose(peaks, [(15.5, 81.1), (57.1, 9.1)], atol=2)
 
 
-def test_combine_puts_a_window_in_its_place():
+def test_combine_puts_a_window_where_it_belongs():
     whole = make_maps(size_wh=(96, 64))
     part = HeatMaps("image", (300, 200), PHRASES, whole.maps, window_xyxy=(20, 30, 116, 94))
     heats, inside = combine(part, ALL, EVEN), combine(whole, ALL, EVEN)
@@ -74,7 +73,7 @@ def test_combine_puts_a_window_in_its_place():
         assert (heat == seen.min()).all()
 
 
-def test_combine_weighs_steps_and_groups():
+def test_combine_weights_steps_and_groups():
     shape = (2, 3, 4, 6)
     thirds = np.array([1.0, 2.0, 4.0], dtype=np.float16)[None, :, None, None]
     maps = {"down-4x6": np.broadcast_to(thirds, shape), "up-4x6": np.broadcast_to(10 * thirds, shape)}
@@ -88,14 +87,14 @@ def test_combine_weighs_steps_and_groups():
     assert value({"up-*": 3, "down-*": 1}, (0, 1, 0)) == pytest.approx((3 * 20 + 2) / 4)
 
 
-def test_combine_cuts_off_bicubic_overshoot():
+def test_combine_clips_bicubic_overshoot():
     array = np.zeros((1, 3, 8, 12), dtype=np.float16)
     array[..., 2:4, 5:9] = 1e-3
     heats = combine(HeatMaps("image", (96, 64), PHRASES[:1], {"up-8x12": array}), ALL, EVEN)
     assert heats.min() == 0
 
 
-def test_combine_takes_broken_values_as_zero():
+def test_combine_counts_non_finite_values_as_zero():
     heat_maps = make_maps()
     heat_maps.maps["up-8x12"][0] = np.nan
     heat_maps.maps["up-4x6"][0] = np.inf
@@ -132,14 +131,14 @@ def test_relative_scale_survives_odd_sizes():
         ({"up-*": -1.0}, ["-1.0", "'up-*'"]),
     ],
 )
-def test_group_mistakes_list_the_groups(groups, words):
+def test_wrong_groups_are_refused_with_a_list_of_groups(groups, words):
     with pytest.raises(ConfigError) as failure:
         combine(make_maps(), groups, EVEN)
     assert all(word in str(failure.value) for word in words), str(failure.value)
 
 
 @pytest.mark.parametrize("steps", [(0, 0, 0), (1, -1, 1), (1, 1)])
-def test_step_weight_mistakes(steps):
+def test_wrong_step_weights_are_refused(steps):
     with pytest.raises(ConfigError, match="step_weights"):
         combine(make_maps(), ALL, steps)
 
@@ -154,7 +153,7 @@ def test_otsu_finds_the_object_at_any_magnitude(peak):
     assert np.array_equal(threshold(heat, 0.5), truth)
 
 
-def test_otsu_is_cv2s_on_the_8_bit_map():
+def test_otsu_equals_cv2_on_the_8_bit_map():
     heat = np.float32(3e-3) * blob(64, 96, 0.3, 0.6, 0.2).astype(np.float32) + np.float32(1e-3)
     low, high = heat.min(), heat.max()
     gray = np.rint((heat.astype(np.float64) - low) / (high - low) * 255).astype(np.uint8)
@@ -162,7 +161,7 @@ def test_otsu_is_cv2s_on_the_8_bit_map():
     assert np.mean(threshold(heat, "otsu") == expected.astype(bool)) > 0.999
 
 
-def test_numeric_threshold_is_a_part_of_the_range():
+def test_numeric_threshold_is_a_fraction_of_the_range():
     heat = np.linspace(2.0, 4.0, 101, dtype=np.float32).reshape(1, 101)
     assert level(heat, 0.25) == pytest.approx(2.5)
     assert threshold(heat, 0.25).sum() == pytest.approx(75, abs=1)
@@ -177,22 +176,22 @@ def test_constant_map_gives_an_empty_mask(how, value):
 
 
 @pytest.mark.parametrize("how", ["ostu", 0, 1.0, -0.2, None, float("nan")])
-def test_threshold_mistakes(how):
+def test_wrong_thresholds_are_refused(how):
     with pytest.raises(ConfigError, match="otsu"):
         threshold(np.eye(4, dtype=np.float32), how)
 
 
-def test_morphology_drops_specks_and_restores_the_rest():
+def test_morphology_removes_specks_and_restores_the_rest():
     mask = np.zeros((64, 96), dtype=bool)
     mask[20:50, 30:80] = True
     mask[5, 5] = True
     cleaned = morphology(mask, 2 / math.sqrt(mask.size), 2 / math.sqrt(mask.size))
     assert not cleaned[:10].any()
     assert cleaned.sum() == pytest.approx(30 * 50, abs=16)
-    assert mask[5, 5], "the mask given is left as it was"
+    assert mask[5, 5], "the given mask must not change"
 
 
-def test_morphology_means_the_same_at_every_size():
+def test_morphology_has_the_same_effect_at_every_size():
     small = np.zeros((64, 96), dtype=bool)
     small[20:50, 30:80] = True
     large = np.kron(small, np.ones((4, 4), dtype=bool))
@@ -201,14 +200,14 @@ def test_morphology_means_the_same_at_every_size():
     assert fractions[0] < 0.8 * small.mean()
 
 
-def test_morphology_leaves_the_edge_at_the_images_border():
+def test_morphology_does_not_erode_the_image_border():
     mask = np.zeros((64, 96), dtype=bool)
     mask[40:, 60:] = True
     eroded = morphology(mask, 0.05, 0.0)
     assert eroded[-1, -1] and not eroded[40, 60]
 
 
-def test_morphology_works_in_the_box_as_on_the_whole_image():
+def test_morphology_in_the_box_equals_that_on_the_whole_image():
     rng = np.random.default_rng(1)
     for _ in range(20):
         y, x = rng.integers(0, 40), rng.integers(0, 60)
@@ -223,5 +222,5 @@ def test_morphology_works_in_the_box_as_on_the_whole_image():
         assert np.array_equal(morphology(mask, erosion / side, dilation / side), expected.astype(bool))
 
 
-def test_morphology_of_an_empty_mask():
+def test_morphology_keeps_an_empty_mask_empty():
     assert not morphology(np.zeros((64, 96), dtype=bool), 0.02, 0.05).any()

@@ -1,19 +1,17 @@
-"""Labels from synthetic heat maps: both methods, several classes and instances, and what must come out
-empty."""
+"""Labels from synthetic heat maps: both methods, several classes and instances, and cases without labels."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
 from diffugen.errors import ConfigError
-from diffugen.labels.heatmaps import combine
-from diffugen.labels.label import LabelSettings, label, label_combined
-from diffugen.labels.score import TERMS, ScoreWeights
+from diffugen.labels import combine, label, label_combined
 from diffugen.labels.shapes import areas, boxes, decode, encode, iou_matrix
 from diffugen.records import HeatMaps, Phrase, content_id
 
@@ -24,15 +22,14 @@ BOTH = pytest.mark.parametrize("settings", [PAPER, COMPETE], ids=["paper", "comp
 
 
 def disc(height, width, x, y, radius):
-    """1 in a disc around (x, y), parts of the image's sides, falling softly to 0; radius is a part of its
-    height."""
+    """1 in a disc around (x, y), falling softly to 0; x, y and radius (in heights) are relative."""
     rows, columns = np.mgrid[:height, :width]
     distance = np.hypot(((columns + 0.5) / width - x) * width / height, (rows + 0.5) / height - y)
     return 1 / (1 + np.exp((distance - radius) * 60))
 
 
 def make_maps(scenes, size_wh=(96, 64), background=(), seed=0, peak=2e-3):
-    """Heat maps of phrases, one entry of ``scenes`` each: class name -> function (h, w) -> map in [0, 1]."""
+    """Heat maps of phrases: ``scenes`` are pairs of a class name and a function (h, w) -> map in [0, 1]."""
     rng = np.random.default_rng(seed)
     drawn = [(Phrase(name, name), draw) for name, draw in scenes]
     drawn += [(Phrase(name, None), draw) for name, draw in background]
@@ -65,7 +62,7 @@ def iou(rle, mask):
 
 @BOTH
 @pytest.mark.parametrize("size_wh", [(96, 64), (64, 96), (200, 88), (512, 320)])
-def test_two_classes_at_their_places(settings, size_wh):
+def test_two_classes_are_found_where_they_are(settings, size_wh):
     heat_maps = make_maps([("car", at(0.25, 0.6, 0.2)), ("piano", at(0.75, 0.4, 0.25))], size_wh)
     instances = label(heat_maps, settings, WEIGHTS)
     assert instances.class_names == ("car", "piano") and instances.size_wh == size_wh
@@ -76,7 +73,7 @@ def test_two_classes_at_their_places(settings, size_wh):
 
 
 @BOTH
-def test_several_instances_of_a_class_by_rule(settings):
+def test_the_instances_setting_splits_or_joins_pieces(settings):
     heat_maps = make_maps([("car", both(at(0.2, 0.5, 0.16), at(0.7, 0.5, 0.25)))])
 
     def by(rule):
@@ -103,8 +100,7 @@ def test_holes_are_filled_by_the_paper_and_kept_by_compete():
 
 
 def leaky_scene():
-    """The car's word leaks onto the piano, at two thirds of its strength: more than enough for a threshold
-    alone."""
+    """The car's word leaks onto the piano at two thirds of its strength, enough to pass any threshold."""
     car, piano = at(0.25, 0.5, 0.2), at(0.75, 0.5, 0.25)
     return make_maps([("car", lambda h, w: np.maximum(car(h, w), 0.66 * piano(h, w))), ("piano", piano)])
 
@@ -127,7 +123,7 @@ def test_background_words_compete_but_are_not_labelled():
 
 
 @pytest.mark.parametrize("noise", ["flat", "rough"])
-def test_a_word_that_points_nowhere_takes_little(noise):
+def test_a_background_word_without_a_place_takes_little(noise):
     rng = np.random.default_rng(3)
     night = (lambda h, w: np.full((h, w), 0.5)) if noise == "flat" else (lambda h, w: rng.random((h, w)))
     instances = label(
@@ -161,7 +157,7 @@ def test_phrases_of_one_class_are_joined(settings):
     scenes = [("piano", at(0.2, 0.5, 0.2)), ("piano", at(0.75, 0.5, 0.2))]
     instances = label(make_maps(scenes), settings, WEIGHTS)
     assert instances.class_names == ("piano", "piano")
-    assert all(terms["margin"] == 1 for terms in instances.terms), "a class is no rival of itself"
+    assert all(terms["margin"] == 1 for terms in instances.terms), "phrases of one class do not compete"
 
 
 @BOTH
@@ -185,12 +181,12 @@ def test_an_empty_map_does_not_disturb_the_others(settings):
 
 
 @BOTH
-def test_no_class_phrase_gives_no_instances(settings):
+def test_background_phrases_alone_give_no_instances(settings):
     assert len(label(make_maps([], background=[("road", at(0.5, 0.5, 0.3))]), settings, WEIGHTS)) == 0
 
 
 @BOTH
-def test_area_limits(settings):
+def test_area_limits_drop_specks_and_large_instances(settings):
     heat_maps = make_maps([("car", both(at(0.2, 0.5, 0.1), at(0.7, 0.5, 0.35)))])
 
     def sizes(**limits):
@@ -204,7 +200,7 @@ def test_area_limits(settings):
     assert sizes(max_area_frac=most, instances="largest").tolist() == []
 
 
-def test_threshold_and_morphology_take_effect():
+def test_threshold_and_morphology_change_the_area():
     heat_maps = make_maps([("car", at(0.5, 0.5, 0.3))])
 
     def area(**changes):
@@ -214,19 +210,19 @@ def test_threshold_and_morphology_take_effect():
     assert area(dilate_frac=0.05) > area() > area(erode_frac=0.05)
 
 
-def test_groups_and_steps_take_effect():
+def test_groups_and_step_weights_decide_the_place():
     heat_maps = make_maps([("car", at(0.3, 0.5, 0.2))])
     heat_maps.maps["up-16x24"][:, 2] = 2e-3 * disc(16, 24, 0.8, 0.5, 0.2)
-    late = label(heat_maps, LabelSettings(groups={"up@1/1": 1.0}, step_weights=(0, 0, 1)), WEIGHTS)
-    early = label(heat_maps, LabelSettings(groups={"up@1/1": 1.0}, step_weights=(1, 1, 0)), WEIGHTS)
+    late = label(heat_maps, LabelSettings(groups={"up@1/1": 1.0}, step_weights=(0.0, 0.0, 1.0)), WEIGHTS)
+    early = label(heat_maps, LabelSettings(groups={"up@1/1": 1.0}, step_weights=(1.0, 1.0, 0.0)), WEIGHTS)
     assert boxes(late.rles)[0, 0] > 48 > boxes(early.rles)[0, 2]
     with pytest.raises(ConfigError, match="up-16x24"):
         label(heat_maps, LabelSettings(groups={"joint-*": 1.0}), WEIGHTS)
 
 
-def test_accept_and_weights_decide_the_scores():
+def test_weights_decide_the_scores_and_accept_drops_low_ones():
     heat_maps = make_maps([("car", both(at(0.2, 0.5, 0.14), at(0.7, 0.5, 0.3)))])
-    by_size = ScoreWeights(1, 0, 0, 0, 0)
+    by_size = ScoreWeights(box_size=1, heat_intensity=0, contrast=0, compactness=0, margin=0)
     scores = label(heat_maps, COMPETE, by_size).scores
     assert scores[0] > scores[1]
     kept = label(heat_maps, LabelSettings(accept=float(scores.mean())), by_size)
@@ -240,46 +236,53 @@ def test_labels_are_the_same_every_time(settings):
     assert np.allclose(np.diag(iou_matrix(first.rles, second.rles)), 1)
 
 
-def test_settings_have_a_stable_digest():
+def test_settings_as_json_round_trip_and_do_not_depend_on_the_order_of_groups():
     settings = LabelSettings(groups={"up@1/2": 1.0, "down-*": 0.5}, threshold=0.4)
     reordered = LabelSettings(groups={"down-*": 0.5, "up@1/2": 1.0}, threshold=0.4)
-    values = settings.asdict()
+    values = settings.model_dump(mode="json")
     assert json.loads(json.dumps(values)) == values
-    assert content_id(values) == content_id(reordered.asdict()) != content_id(LabelSettings().asdict())
-    assert LabelSettings(**values).asdict() == values
+    assert content_id(values) == content_id(reordered.model_dump(mode="json"))
+    assert content_id(values) != content_id(LabelSettings().model_dump(mode="json"))
+    assert LabelSettings.model_validate_json(json.dumps(values)) == settings == reordered
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "key", "words"),
     [
-        ({"method": "papr"}, ["'papr'", "paper, compete"]),
-        ({"instances": "all"}, ["'all'", "pieces, one, largest"]),
-        ({"threshold": 1.5}, ["1.5", "otsu"]),
-        ({"erode_frac": -0.1}, ["erode_frac", "-0.1"]),
-        ({"dilate_frac": float("nan")}, ["dilate_frac", "nan"]),
-        ({"min_area_frac": 0.5, "max_area_frac": 0.4}, ["min_area_frac", "0.4"]),
-        ({"groups": {}}, ["groups"]),
-        ({"groups": {"*": 0.0}}, ["groups", "not all 0"]),
-        ({"step_weights": (1, 1)}, ["step_weights", "3"]),
-        ({"step_weights": (0, 0, 0)}, ["step_weights"]),
-        ({"accept": 2}, ["accept", "2"]),
+        ({"method": "papr"}, "method", ["'papr'", "'paper' or 'compete'"]),
+        ({"refine": "grabcut"}, "refine", ["'grabcut'", "'none' or 'crf'"]),
+        ({"instances": "all"}, "instances", ["'all'", "'pieces', 'one' or 'largest'"]),
+        ({"threshold": 1.5}, "threshold", ["1.5", "'otsu'", "less than 1"]),
+        ({"threshold": 0.0}, "threshold", ["0.0", "'otsu'", "greater than 0"]),
+        ({"erode_frac": -0.1}, "erode_frac", ["-0.1"]),
+        ({"erode_frac": 0.2}, "erode_frac", ["less than 0.2"]),
+        ({"dilate_frac": 0.2}, "dilate_frac", ["less than 0.2"]),
+        ({"dilate_frac": float("nan")}, "dilate_frac", ["nan"]),
+        ({"min_area_frac": 0.5, "max_area_frac": 0.4}, "max_area_frac", ["min_area_frac", "0.5", "0.4"]),
+        ({"groups": {}}, "groups", ["at least one weight above 0"]),
+        ({"groups": {"*": 0.0}}, "groups", ["at least one weight above 0"]),
+        ({"groups": {"*": float("inf")}}, "groups", ["inf"]),
+        ({"step_weights": (1, 1)}, "step_weights", ["required"]),
+        ({"step_weights": (1, 1, -1)}, "step_weights", ["-1"]),
+        ({"step_weights": (0, 0, 0)}, "step_weights", ["at least one weight above 0"]),
+        ({"accept": 2}, "accept", ["2", "less than or equal to 1"]),
     ],
 )
-def test_setting_mistakes(changes, words):
-    with pytest.raises(ConfigError) as failure:
+def test_wrong_settings_are_refused(changes, key, words):
+    with pytest.raises(ValidationError) as failure:
         LabelSettings(**changes)
+    assert {error["loc"][0] for error in failure.value.errors()} == {key}
     assert all(word in str(failure.value) for word in words), str(failure.value)
 
 
-def test_setting_mistakes_are_listed_together():
-    with pytest.raises(ConfigError) as failure:
+def test_all_wrong_settings_are_reported_together():
+    with pytest.raises(ValidationError) as failure:
         LabelSettings(method="x", threshold=7, accept=-1)
-    assert len(failure.value.mistakes) == 3
+    assert {error["loc"][0] for error in failure.value.errors()} == {"method", "threshold", "accept"}
 
 
 def test_labels_stay_within_the_region() -> None:
-    """An object inside the region and a hotter one outside, which was there before: only the first is
-    labelled."""
+    """Of an object in the region and a hotter one outside, only the first is labelled."""
     heat = np.zeros((40, 60), dtype=np.float32)
     heat[5:15, 40:55] = 4e-3
     heat[25:37, 10:30] = 2e-3
@@ -288,7 +291,7 @@ def test_labels_stay_within_the_region() -> None:
     maps = {"up-40x60": np.repeat(heat[None, None], 3, axis=1).astype(np.float16)}
     settings = LabelSettings(method="paper", erode_frac=0, dilate_frac=0.1)
     for method in ("paper", "compete"):
-        settings = dataclasses.replace(settings, method=method)
+        settings = settings.changed(method=method)
         everywhere = label(HeatMaps("a", (60, 40), (Phrase("car", "car"),), maps), settings, ScoreWeights())
         inside = label(
             HeatMaps("a", (60, 40), (Phrase("car", "car"),), maps, region=encode(region)),

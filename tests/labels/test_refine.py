@@ -1,4 +1,4 @@
-"""Masks are sharpened by the colours of the image."""
+"""Refinement moves mask edges to where the colours of the image change."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from diffugen.errors import ConfigError
-from diffugen.labels.label import LabelSettings, label
+from diffugen.config.labelling import LabelSettings, ScoreWeights
+from diffugen.labels import label
 from diffugen.labels.refine import LARGEST_SIDE, refine
-from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import decode
 from diffugen.records import HeatMaps, Phrase
 
 
 def scene(height: int, width: int, noise: float = 4.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A brown table with two legs on grey ground, and a heat map that is a soft blob over its middle."""
+    """The image and mask of a brown table with two legs on grey ground, and a blurred heat map of it."""
     mask = np.zeros((height, width), dtype=np.bool_)
     mask[height // 4 : height // 2, width // 4 : 3 * width // 4] = True
     for left in (0.28, 0.66):
@@ -33,7 +32,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 80), (90, 64), (200, 340)])
-def test_edges_move_to_the_object(height: int, width: int) -> None:
+def test_edges_move_to_those_of_the_object(height: int, width: int) -> None:
     rgb, mask, heat = scene(height, width)
     level = float(heat.max()) / 2
     assert max(height, width) > LARGEST_SIDE or height < 100
@@ -41,7 +40,7 @@ def test_edges_move_to_the_object(height: int, width: int) -> None:
     assert iou(refine(heat, level, rgb), mask) > 0.85
 
 
-def test_without_edges_the_hottest_part_stays() -> None:
+def test_an_image_without_edges_keeps_the_hottest_part() -> None:
     rgb, _, heat = scene(48, 80)
     level = float(heat.max()) / 2
     found = refine(heat, level, np.full_like(rgb, 90))
@@ -49,20 +48,20 @@ def test_without_edges_the_hottest_part_stays() -> None:
     assert not (found & (heat <= level)).any()
 
 
-def test_nothing_comes_from_nothing() -> None:
+def test_no_heat_above_the_level_gives_an_empty_mask() -> None:
     rgb, _, heat = scene(48, 80)
     assert not refine(np.zeros_like(heat), 0.0, rgb).any()
     assert not refine(heat, float(heat.max()), rgb).any()
 
 
-def test_another_size_is_refused() -> None:
+def test_an_image_of_another_size_is_refused() -> None:
     rgb, _, heat = scene(48, 80)
     with pytest.raises(ValueError, match=r"\(48, 80\).*\(80, 48, 3\)"):
         refine(heat, 0.1, rgb.transpose(1, 0, 2))
 
 
 @pytest.mark.parametrize("method", ["paper", "compete"])
-def test_labels_are_refined_where_the_settings_say_so(method: str) -> None:
+def test_labels_are_refined_if_the_settings_say_so(method: str) -> None:
     rgb, mask, heat = scene(48, 80)
     small = cv2.resize(heat, (20, 12), interpolation=cv2.INTER_AREA)
     other = np.ascontiguousarray(small[::-1, ::-1]) * 0.5
@@ -70,18 +69,11 @@ def test_labels_are_refined_where_the_settings_say_so(method: str) -> None:
     heat_maps = HeatMaps(
         "one", (80, 48), (Phrase("table", "table"), Phrase("ground", None)), {"up-12x20": maps}
     )
+    settings = LabelSettings(method=method, erode_frac=0, dilate_frac=0)
     rough, sharp = (
-        label(
-            heat_maps, LabelSettings(method, refine=refine, erode_frac=0, dilate_frac=0), ScoreWeights(), rgb
-        )
-        for refine in ("none", "crf")
+        label(heat_maps, settings.changed(refine=refine), ScoreWeights(), rgb) for refine in ("none", "crf")
     )
     assert len(rough) == len(sharp) == 1
     assert iou(decode(sharp.rles[0]), mask) > iou(decode(rough.rles[0]), mask) + 0.1
     with pytest.raises(ValueError, match="needs the image"):
-        label(heat_maps, LabelSettings(method, refine="crf"), ScoreWeights())
-
-
-def test_unknown_refinement() -> None:
-    with pytest.raises(ConfigError, match=r"labels\.refine: 'grabcut'; one of none, crf"):
-        LabelSettings(refine="grabcut")  # type: ignore[arg-type]
+        label(heat_maps, settings.changed(refine="crf"), ScoreWeights())

@@ -1,3 +1,1 @@
-"""Generate images and the heat maps of their words. The only home of diffusers and daam; returns no
-labels.
-"""
+"""Generate images and the heat maps of their words: the home of diffusers and daam. Knows no labels."""

@@ -1,9 +1,8 @@
-"""Find which rows of a denoiser's batch are made for the traced prompts, and that the prompts reached it as
-they are.
+"""Find the rows of a denoiser's batch that belong to the traced prompts, and check the prompts' tokens.
 
-With guidance a denoiser also runs for negative prompts: in the other half of its batch, in a pass of its own,
-or, in guidance-distilled models, not at all. Instead of assuming an order, the rows are compared with what
-the pipeline's encode_prompt returned. Does not know attention.
+With guidance, a denoiser also runs for negative prompts: in the other half of its batch, in a separate pass,
+or, in guidance-distilled models, not at all. Instead of assuming an order, this module compares the rows with
+what the pipeline's encode_prompt returned. Does not know attention.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class PromptRows:
-    """Watches a pipeline encode its prompts, then tells their rows in a denoiser's batch.
+    """Observes how a pipeline encodes its prompts, then finds their rows in a denoiser's batch.
 
     Args:
-        pipeline: The pipeline, about to be called once.
-        tokens: For each image of the batch the tokens of its prompt.
+        pipeline: The pipeline, which will be called once.
+        tokens: The tokens of each image's prompt, in the order of the batch.
     """
 
     def __init__(self, pipeline: Any, tokens: Sequence[TokenIndex]) -> None:
@@ -38,7 +37,7 @@ class PromptRows:
         self._known: deque[tuple[torch.Tensor, slice | None]] = deque(maxlen=2)
 
     def install(self, stack: ExitStack) -> None:
-        """Watch the text encoders and encode_prompt until ``stack`` closes."""
+        """Observe the text encoders and encode_prompt until ``stack`` closes."""
         patch(stack, self._pipeline, "encode_prompt", self._encode_prompt)
         for name in sorted({name for index in self._tokens for name in index.ids}):
 
@@ -50,25 +49,27 @@ class PromptRows:
             stack.callback(encoder.register_forward_pre_hook(keep_ids, with_kwargs=True).remove)
 
     def find(self, text: torch.Tensor) -> slice | None:
-        """Return the rows of a denoiser's text input (B, tokens, channels) that hold the traced prompts,
-        image by image.
+        """Return the rows of a denoiser's text input that hold the traced prompts, in order of the images.
 
-        None if there are none: a pass for the negative prompts alone.
+        Args:
+            text: (B, tokens, channels).
+
+        Returns:
+            A slice of the B rows; None if this pass is for negative prompts only.
 
         Raises:
             ModelError: The pipeline did not encode its prompts, or was called for another number of images.
         """
-        # Pipelines hand over the same tensor at every step, or two in turn: comparing identity first spares
-        # the GPU a wait.
+        # Pipelines pass the same tensor at every step, or two in turn. Comparing their identity first avoids
+        # waiting for the GPU.
         for known, rows in self._known:
             if known is text:
                 return rows
         images = len(self._tokens)
         if self._embeds is None or len(self._embeds) != images:
-            given = "none that it encoded" if self._embeds is None else f"{len(self._embeds)}"
+            given = "encoded none" if self._embeds is None else f"was called with {len(self._embeds)}"
             raise ModelError(
                 f"{type(self._pipeline).__name__} cannot be traced: {images} prompts were announced, but it "
-                "was called with "
                 f"{given}. Call it once inside the trace, with the text of one prompt per image."
             )
         candidates = (slice(start, start + images) for start in range(0, len(text) - images + 1, images))
@@ -84,30 +85,26 @@ class PromptRows:
         return result
 
     def _check_received(self) -> None:
-        """Make sure that the encoders received the located tokens at the places where they were located."""
+        """Require that the encoders received the prompts' tokens at the expected positions."""
         for image, index in enumerate(self._tokens):
             for name, ids in index.ids.items():
-                # A row that was cut short ends with a closing token that the full prompt has further back.
+                # The last token of a truncated row is an end token, which the full prompt has further back.
                 if not any(
                     all(a == b for a, b in zip(ids, row[:-1], strict=False))
                     for row in self._received.get(name, [])
                 ):
                     raise ModelError(
                         f"{type(self._pipeline).__name__} does not give its {name} the plain tokens of "
-                        "prompt "
-                        f"{image + 1} of {len(self._tokens)} (another prompt, or a template around it), so "
-                        "its words "
-                        f"cannot be traced. {ADVICE}"
+                        f"prompt {image + 1} of {len(self._tokens)} (it was called with another prompt, or "
+                        f"wraps prompts in a template), so its words cannot be traced. {ADVICE}"
                     )
 
 
 def patch(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Replace an attribute by ``wrapper(original, ...)`` until ``stack`` closes, leaving no trace on the
-    owner.
-    """
+    """Replace an attribute by ``wrapper(original, ...)`` until ``stack`` closes, then restore it fully."""
     original, own = getattr(owner, name), name in vars(owner)
 
-    @functools.wraps(original)  # pipelines ask which arguments a scheduler's step takes
+    @functools.wraps(original)  # pipelines inspect the signature of a scheduler's step
     def patched(*args: Any, **kwargs: Any) -> Any:
         return wrapper(original, *args, **kwargs)
 

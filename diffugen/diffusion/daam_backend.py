@@ -1,9 +1,9 @@
-"""Heat maps from the `daam` package itself, as the reference to compare ours with.
+"""Heat maps from the `daam` package itself, as a reference for our own.
 
-daam 0.2.0 traces one square image a call, with guidance, on Stable Diffusion UNets. What it cannot do is
-refused here with the reason, where daam itself would drop layers or mix up halves of the batch without a
-word. Does not know words or labels. Source: Tang et al., 2023, "What the DAAM: Interpreting Stable Diffusion
-Using Cross Attention"; package daam 0.2.0.
+daam 0.2.0 traces one square image per call, with guidance, on Stable Diffusion UNets. This module rejects
+everything else with the reason, because daam would silently drop layers or mix up the halves of the batch.
+Does not know words or labels. Source: Tang et al., 2023, "What the DAAM: Interpreting Stable Diffusion Using
+Cross Attention"; package daam 0.2.0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 DAAM_TOKENS = 77
-"""daam collects nothing from a text sequence of another length."""
+"""The only length of a text sequence from which daam collects attention."""
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def trace_with_daam(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[Daa
         tokens: The tokens to trace, of exactly one image.
 
     Yields:
-        The trace; ask it for `DaamTrace.maps` once the pipeline has returned.
+        The trace; call its `DaamTrace.maps` once the pipeline has returned.
 
     Raises:
         ModelError: daam is not installed, or cannot trace this pipeline, batch, size or guidance.
@@ -50,16 +50,15 @@ def trace_with_daam(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[Daa
             from daam import trace as daam_trace
     except ImportError as error:
         raise ModelError(
-            f"attention backend daam needs the package of that name ({error}). Install it without its old "
-            "pins: "
-            "'pip install --no-deps daam==0.2.0' and 'pip install spacy matplotlib'; or use the backend "
-            "native."
+            f"attention backend daam needs the package of that name ({error}). Install it without its "
+            "outdated pins: 'pip install --no-deps daam==0.2.0' and 'pip install spacy matplotlib'; or use "
+            "the attention backend native."
         ) from error
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        # daam puts bound methods back as instance attributes; without them the pipeline is as it was.
+        # daam restores methods as instance attributes; removing these leaves the pipeline unchanged.
         for owner, name in (
             (pipeline, "check_inputs"),
             (pipeline, "run_safety_checker"),
@@ -73,7 +72,7 @@ def trace_with_daam(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[Daa
 
 
 class DaamTrace:
-    """Snapshots of daam's sums at the thirds of the steps. Made by `trace_with_daam`."""
+    """Snapshots of daam's sums at every step. Made by `trace_with_daam`."""
 
     def __init__(self, pipeline: Any, hooker: Any, tokens: TokenIndex) -> None:
         self._pipeline = pipeline
@@ -83,21 +82,19 @@ class DaamTrace:
         self._sums: list[dict[Any, torch.Tensor]] = []
 
     def enter_step(self, _: Any, args: Any, kwargs: Any) -> None:
-        """Keep daam's sums as they stand before a step, after refusing what daam would get wrong."""
+        """Store daam's sums before a step; reject inputs that daam handles wrongly."""
         sample = kwargs.get("sample", args[0] if args else None)
         if sample.shape[-1] != sample.shape[-2]:
             raise ModelError(
-                "daam traces square images only; this one has a latent of "
-                f"{sample.shape[-1]}x{sample.shape[-2]} "
-                "(width x height). Generate square images or use the attention backend native."
+                "daam traces square images only, but this one has latents of "
+                f"{sample.shape[-1]}x{sample.shape[-2]} (width x height). Generate square images or use the "
+                "attention backend native."
             )
         if len(sample) != 2:
             raise ModelError(
-                "daam drops the first half of what it sees as the unconditional one, but the UNet got a "
-                "batch of "
-                f"{len(sample)}, not one image with guidance. Set guidance_scale above 1 and one image a "
-                "call, or use "
-                "the attention backend native."
+                "daam takes the first half of the UNet's batch for the unconditional one, but the UNet got a "
+                f"batch of {len(sample)}, not one image with guidance. Set guidance_scale above 1 and "
+                "generate one image per call, or use the attention backend native."
             )
         self._shape_hw = tuple(sample.shape[-2:])
         self._sums.append(dict(self._hooker.all_heat_maps))
@@ -105,10 +102,10 @@ class DaamTrace:
     def maps(self) -> list[dict[str, NDArray[np.float16]]]:
         """Return the heat maps of the image, in the form of `tracing.AttentionTrace.maps`.
 
-        daam leaves out the mid block and every layer at an eighth of the latent's side.
+        daam omits the mid block and every layer at an eighth of the latents' side.
 
         Raises:
-            ModelError: daam collected nothing.
+            ModelError: daam collected no attention.
         """
         final = dict(self._hooker.all_heat_maps)
         if not final:
@@ -145,12 +142,13 @@ def _check(pipeline: Any, tokens: Sequence[TokenIndex]) -> None:
 
     reason = ""
     if not isinstance(pipeline, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
-        reason = f"it knows StableDiffusionPipeline and StableDiffusionXLPipeline only, not {type(pipeline).__name__}"
+        kind = type(pipeline).__name__
+        reason = f"it supports StableDiffusionPipeline and StableDiffusionXLPipeline only, not {kind}"
     elif len(tokens) != 1:
-        reason = f"it traces one image a call, not {len(tokens)}"
+        reason = f"it traces one image per call, not {len(tokens)}"
     elif pipeline.tokenizer.model_max_length != DAAM_TOKENS:
         length = pipeline.tokenizer.model_max_length
-        reason = f"it collects nothing unless prompts have {DAAM_TOKENS} tokens, and here they have {length}"
+        reason = f"it needs a text sequence of {DAAM_TOKENS} tokens, but this model has {length}"
     elif not tokens[0].positions:
         reason = "the prompt has no phrase to trace"
     if reason:

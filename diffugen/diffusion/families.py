@@ -1,6 +1,4 @@
-"""Which pipelines can be traced, and what every message about the others says. Knows no prompts and no
-attention.
-"""
+"""Which pipelines can be traced, and the advice for all others. Knows no prompts and no attention."""
 
 from __future__ import annotations
 
@@ -19,18 +17,20 @@ TRACEABLE = (
     "PixArtSigmaPipeline",
     "ChromaPipeline",
 )
-"""Text-to-image pipelines of diffusers that are known to be traced: tests/diffusion traces each of them.
+"""Text-to-image pipelines of diffusers that can be traced; tests/diffusion traces each of them.
 
-No other is refused for its name: whatever hands the prompt's tokens to torch's attention can be traced as
-well.
+No other pipeline is rejected because of its name: any that passes the prompt's tokens to torch's attention
+can be traced too.
 """
 
-ADVICE = f"Use a model of a family that can be traced ({', '.join(TRACEABLE)}, and their img2img and inpaint pipelines)."
-"""The way out that ends every message about a pipeline that cannot be traced."""
-
+ADVICE = (
+    f"Use a model of a family that can be traced ({', '.join(TRACEABLE)}, and their img2img and inpaint "
+    "pipelines)."
+)
+"""The end of every message about a pipeline that cannot be traced."""
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-"""Names that a pipeline's text encoders have."""
+"""Attribute names of a pipeline's text encoders."""
 
 
 def denoiser_of(pipeline: Any) -> Any:
@@ -45,18 +45,18 @@ def attention_modules(denoiser: Any) -> dict[str, Any]:
 
 
 def check_traceable(pipeline: Any) -> None:
-    """Make sure, as far as a pipeline's parts tell, that words can be traced in it.
+    """Require that a pipeline has the parts that tracing needs.
 
-    What only its first step tells, such as attention that is computed in another way, the tracer itself
-    reports then.
+    Other obstacles, such as attention that is computed in an unusual way, only show when the pipeline runs;
+    the tracer reports them in the first step.
 
     Raises:
-        ModelError: It is no text-to-image pipeline or lacks what tracing needs.
+        ModelError: The pipeline does not generate images from text, or lacks a part.
     """
     denoiser = denoiser_of(pipeline)
     reason = ""
     if "prompt" not in inspect.signature(type(pipeline).__call__).parameters:
-        reason = "it generates no images from text"
+        reason = "it does not generate images from text"
     elif denoiser is None:
         reason = "it has no unet or transformer"
     elif not callable(getattr(pipeline, "encode_prompt", None)):
@@ -64,6 +64,6 @@ def check_traceable(pipeline: Any) -> None:
     elif all(getattr(pipeline, name, None) is None for name in TEXT_ENCODERS):
         reason = "it has no text encoder"
     elif not any(hasattr(module, "set_processor") for module in denoiser.modules()):
-        reason = f"its {type(denoiser).__name__} has no attention modules of diffusers' kind"
+        reason = f"its {type(denoiser).__name__} has no attention modules of diffusers"
     if reason:
         raise ModelError(f"{type(pipeline).__name__} cannot be traced: {reason}. {ADVICE}")

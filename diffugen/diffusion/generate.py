@@ -1,13 +1,12 @@
-"""Turn jobs into a stream of images and heat maps, batched.
+"""Generate images and their heat maps from jobs, in batches.
 
-A job is an `ImageRecord`: it says everything that decides the pixels, so whoever holds a record can make its
-image again. Resuming is the caller's: leave out the jobs that are done. Does not know files, labels or
+A job is an `ImageRecord`. It contains everything that determines the pixels, so any image can be generated
+again from its record. To resume, the caller leaves out the jobs that are done. Does not know files, labels or
 rounds.
 """
 
 from __future__ import annotations
 
-import gc
 import inspect
 import itertools
 import json
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.diffusion.daam_backend import trace_with_daam
+from diffugen.diffusion.devices import free_memory
 from diffugen.diffusion.messages import quiet
 from diffugen.diffusion.tasks import (
     WINDOW,
@@ -34,7 +34,7 @@ from diffugen.diffusion.tasks import (
 )
 from diffugen.diffusion.tokens import TokenIndex, index_tokens
 from diffugen.diffusion.tracing import trace
-from diffugen.errors import ModelError
+from diffugen.errors import ModelError, is_out_of_memory
 from diffugen.records import GeneratedImage, HeatMaps, ImageRecord, Prompt, content_id
 
 if TYPE_CHECKING:
@@ -43,11 +43,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTENTION_BACKENDS = ("native", "daam")
-"""``native``: our tracer. ``daam``: the package of that name, one image a call; the reference, not the fast
-one."""
+"""``native``: our tracer. ``daam``: the package of that name, a slow reference of one image per call."""
+
+BATCH_SIZE = 8
+GPU_BATCH_SIZE = 32
+"""Images per call where the caller sets none; halved when memory runs out, so a large one is safe."""
 
 LOAD_SETTINGS = frozenset({"scheduler", "dtype", "loras", "embeddings", "vae_tiling", WORKING_SIZE, WINDOW})
-"""Settings of an image that are no arguments of the call: most are already part of the loaded pipeline."""
+"""Settings of an image that are not arguments of the call; most are part of the loaded pipeline."""
 
 OWN_ARGUMENTS = frozenset(
     {
@@ -63,17 +66,17 @@ OWN_ARGUMENTS = frozenset(
         "output_type",
     }
 )
-"""Arguments of a pipeline's call that come from the record's other fields."""
+"""Arguments of a pipeline's call that come from other fields of the record."""
 
 
 def image_seed(run_seed: int, number: int, prompt: Prompt, parent: str | None = None) -> int:
-    """Return the seed of an image's noise, in [0, 2**63).
+    """Return the seed of an image's initial noise, in [0, 2**63).
 
     Args:
         run_seed: Seed of the run.
-        number: Number of the image among those of its prompt and parent.
+        number: Index of the image among those with the same prompt and parent.
         prompt: Its prompt.
-        parent: The image it is made of; None for none.
+        parent: Id of the source image; None for ``txt2img``.
     """
     return int(content_id(prompt.id, number, run_seed, *([] if parent is None else [parent])), 16) % 2**63
 
@@ -88,25 +91,26 @@ def plan_jobs(
     settings: Mapping[str, Any],
     round: int = 0,
 ) -> list[ImageRecord]:
-    """Plan images, each with a seed of its own.
+    """Plan text-to-image jobs, each with its own seed.
 
-    A seed depends on the run seed, the prompt and the number of the image alone, so a longer plan begins with
-    the images of a shorter one, and equal prompts of two runs start from different noise. All prompts get
-    their first image before any gets its second; a prompt that stands twice in the list gets two different
-    ones. For new images of the same prompts in a later round, give another ``run_seed``.
+    A seed depends only on the run seed, the prompt and the image's index. So a longer plan begins with the
+    images of a shorter one, and the same prompt starts from different noise in another run. All prompts get
+    their first image before any gets its second. A prompt that is listed twice gets two different images. For
+    new images of the same prompts in a later round, use another ``run_seed``.
 
     Args:
-        prompts: What to show.
-        images_per_prompt: Images of each prompt, >= 1.
+        prompts: The prompts.
+        images_per_prompt: Images per prompt, >= 1.
         run_seed: Seed of the run.
         size_wh: Width and height in pixels.
         model: Name of the diffusion model, as configured.
-        settings: Arguments of the pipeline's call that decide the pixels, e.g. ``num_inference_steps``,
-            ``guidance_scale``; and ``scheduler`` and ``dtype`` as loaded.
+        settings: Arguments of the pipeline's call that determine the pixels, such as ``guidance_scale`` and
+            ``num_inference_steps``; also ``scheduler`` and ``dtype`` of the loaded pipeline.
         round: The round of the loop.
 
     Example:
-        >>> plan_jobs([prompt], images_per_prompt=2, run_seed=1, size_wh=(64, 96), model="miniature", settings={})
+        >>> size = {"size_wh": (64, 96), "model": "miniature", "settings": {}}
+        >>> plan_jobs([prompt], images_per_prompt=2, run_seed=1, **size)
     """
     made: Counter[str] = Counter()
     jobs = []
@@ -128,29 +132,29 @@ def generate(
 ) -> Iterator[GeneratedImage]:
     """Generate the image and heat maps of each job.
 
-    Jobs of equal task, size, settings and need of a negative prompt share a batch. Each image draws its noise
-    from a generator of its own on the CPU, so it starts from the same noise in any batch and on any device;
-    what remains is the rounding of batched arithmetic (float32 on the CPU: at most 1 of 255 grey levels
-    apart, measured in the tests). When memory runs out the batch is halved, and stays so.
+    Jobs of the same task, size and settings share a batch, those with a negative prompt separately. Each
+    image draws its noise from its own generator on the CPU, so it starts from the same noise in any batch and
+    on any device. Only the rounding of batched arithmetic differs (float32 on the CPU: by at most 1 of 255
+    grey levels, measured in the tests).
 
     Args:
-        pipeline: From `load_pipeline`, of any task.
-        jobs: What to make.
-        source: Returns what an ``img2img`` or ``inpaint`` job is made of; called once a job, batch by batch.
-        on_drop: Called, in the place of a yield, with an image that the model's safety checker blackened, and
-            why.
-        batch_size: Images per call, >= 1; None begins with 32 on a GPU and 8 elsewhere.
-        attention_backend: ``"native"``, or ``"daam"``: square images with guidance, one a call.
+        pipeline: From `diffugen.diffusion.pipelines.load_pipeline`, for any task.
+        jobs: The images to generate.
+        source: Returns the source of an ``img2img`` or ``inpaint`` job; called once per job, batch by batch.
+        on_drop: Called instead of yielding an image that the safety checker blackened, with the reason.
+        batch_size: Images per call, >= 1; None means 32 on a CUDA GPU and 8 elsewhere. Free memory is not
+            measured: when memory runs out, this and all later batches are halved.
+        attention_backend: ``"native"``, or ``"daam"``: square images with guidance, one per call.
 
     Yields:
-        For each job, batch by batch: the record, the image uint8 RGB (H, W, 3), its heat maps, and the
-        seconds it took (its share of the batch).
+        For each job, batch by batch: the record, the image uint8 RGB (H, W, 3), its heat maps, and its share
+        of the batch's time in seconds.
 
     Raises:
         PromptError: A phrase is missing from its prompt or beyond the token limit; raised before any image is
-            made.
-        ModelError: The pipeline refuses a setting or size, cannot be traced, or does not fit into memory even
-            singly.
+            generated.
+        ModelError: The pipeline rejects a setting or size, cannot be traced, or runs out of memory even with
+            one image.
 
     Example:
         >>> for record, image, heat_maps, seconds in generate(pipeline, jobs, batch_size=4): ...
@@ -160,7 +164,7 @@ def generate(
             f"unknown attention backend {attention_backend!r}; one of {', '.join(ATTENTION_BACKENDS)}"
         )
     if batch_size is None:
-        batch_size = 32 if pipeline.device.type == "cuda" else 8
+        batch_size = GPU_BATCH_SIZE if pipeline.device.type == "cuda" else BATCH_SIZE
     if attention_backend == "daam":
         batch_size = 1
     tokens: dict[str, TokenIndex] = {}
@@ -184,10 +188,10 @@ def generate(
                     [tokens[job.prompt.id] for job in batch],
                     attention_backend,
                 )
-            except RuntimeError as error:
-                if not _out_of_memory(error):
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
                     raise
-            if not done:  # outside the except block, where the failed call's tensors are still held
+            if not done:
                 batch_size = _halve(pipeline, len(batch), batch[0].size_wh)
                 continue
             group = group[len(batch) :]
@@ -206,8 +210,7 @@ def _check_job(pipeline: Any, job: ImageRecord) -> None:
         and unet.config.in_channels == 2 * unet.config.out_channels + 1
     ):
         raise ModelError(
-            f"the model of this {type(pipeline).__name__} was made for in-painting alone (its UNet also "
-            "reads a mask); use "
+            f"the model of this {type(pipeline).__name__} can only inpaint (its UNet also reads a mask); use "
             f"another model for {job.task}"
         )
     known = set(inspect.signature(type(pipeline).__call__).parameters)
@@ -215,22 +218,21 @@ def _check_job(pipeline: Any, job: ImageRecord) -> None:
     unknown = sorted(set(job.settings) - free)
     if unknown:
         raise ModelError(
-            f"{type(pipeline).__name__} takes no setting {', '.join(map(repr, unknown))}. "
-            f"It takes: {', '.join(sorted(free))}."
+            f"{type(pipeline).__name__} has no setting {', '.join(map(repr, unknown))}. Its settings: "
+            f"{', '.join(sorted(free))}."
         )
     if job.prompt.negative and "negative_prompt" not in known:
         raise ModelError(
-            f"{type(pipeline).__name__} takes no negative prompt; prompt {job.prompt.text!r} has one. Leave "
-            "it empty."
+            f"{type(pipeline).__name__} does not support negative prompts, but prompt {job.prompt.text!r} "
+            "has one. Leave it empty."
         )
 
 
 def grouped(jobs: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
-    """Return the jobs that one call could make together, in the order of their first members."""
+    """Group the jobs that can share one call; groups are in the order of their first jobs."""
     groups: dict[str, list[ImageRecord]] = {}
     for job in jobs:
-        # An empty negative prompt is not the same as none to every pipeline (SDXL), so the two are kept
-        # apart.
+        # Some pipelines (SDXL) treat an empty negative prompt differently from an absent one.
         settings = {name: value for name, value in job.settings.items() if name != WINDOW}
         size_wh = settings.setdefault(WORKING_SIZE, list(job.size_wh))
         key = json.dumps([job.task, size_wh, settings, bool(job.prompt.negative)], sort_keys=True)
@@ -245,7 +247,7 @@ def _generate_batch(
     tokens: Sequence[TokenIndex],
     backend: str,
 ) -> list[GeneratedImage | None]:
-    """Make the images of a batch; None in the place of one that was blackened."""
+    """Generate the images of a batch; None in place of a blackened one."""
     started = time.perf_counter()
     tracer: AbstractContextManager[Any] = (trace if backend == "native" else trace_with_daam)(
         pipeline, tokens
@@ -270,8 +272,11 @@ def _heat_maps(job: ImageRecord, maps: Mapping[str, NDArray[np.float16]]) -> Hea
 def _call(
     pipeline: Any, batch: Sequence[ImageRecord], sources: Sequence[Source]
 ) -> tuple[NDArray[np.uint8], list[bool]]:
-    """Run the pipeline; uint8 RGB (N, h, w, 3) at the working size, and which of them the safety checker
-    blackened.
+    """Run the pipeline once.
+
+    Returns:
+        The images, uint8 RGB (N, h, w, 3) at the working size, and whether each was blackened by the safety
+        checker.
     """
     import torch
 
@@ -288,49 +293,33 @@ def _call(
             output_type="np",
             **arguments,
         )
-    except ValueError as error:  # how diffusers reports arguments it refuses
+    except ValueError as error:  # diffusers' report of an argument that it rejects
         raise ModelError(
-            f"{type(pipeline).__name__} refuses size {width}x{height} or settings {dict(first.settings)}: "
+            f"{type(pipeline).__name__} rejects size {width}x{height} or settings {dict(first.settings)}: "
             f"{error}"
         ) from error
     images = np.asarray(result.images)
     if images.shape[1:3] != (height, width):
         raise ModelError(
-            f"{type(pipeline).__name__} made images of {images.shape[2]}x{images.shape[1]} pixels where "
-            f"{width}x{height} were asked for; ask for sides it can divide, such as multiples of 16."
+            f"{type(pipeline).__name__} generated images of {images.shape[2]}x{images.shape[1]} pixels "
+            f"instead of {width}x{height}; choose sides that it can divide, such as multiples of 16."
         )
     if not np.isfinite(images).all():
         raise ModelError(
-            f"{type(pipeline).__name__} produced images that are not finite; load it with dtype float32 or "
-            "bfloat16."
+            f"{type(pipeline).__name__} generated images with NaN or infinite values; load it with dtype "
+            "float32 or bfloat16."
         )
     blackened = getattr(result, "nsfw_content_detected", None) or [False] * len(batch)
     return (images * 255).round().astype(np.uint8), [bool(flag) for flag in blackened]
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )
-
-
 def _halve(pipeline: Any, batch_size: int, size_wh: tuple[int, int]) -> int:
-    """Half the batch size, with what the failed call held given back."""
-    import torch
-
+    """Return half the batch size after freeing the memory of the failed call."""
     if batch_size == 1:
         raise ModelError(
-            f"out of memory with a single image of {size_wh[0]}x{size_wh[1]} pixels on {pipeline.device}. "
-            "Use a "
-            "smaller size, dtype float16, or offload model or sequential."
+            f"out of memory even with one image of {size_wh[0]}x{size_wh[1]} pixels on {pipeline.device}. "
+            "Use a smaller size, dtype float16, or offload model or sequential."
         )
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    logger.warning("out of memory with %d images a batch: going on with %d", batch_size, batch_size // 2)
+    free_memory()
+    logger.warning("out of memory with a batch of %d images; continuing with %d", batch_size, batch_size // 2)
     return batch_size // 2

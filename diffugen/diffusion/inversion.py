@@ -1,9 +1,9 @@
-"""Files of textual-inversion tokens: read, write, and teach to a pipeline.
+"""Files of textual-inversion tokens: read, write, and load into a pipeline.
 
-A token is a new word whose one or more vectors were learned from images. Written is the form that diffusers
-and others read: safetensors, from the token's name to float32 (vectors, width). Older forms in pickle files
-are read by torch's weights-only reader, which runs no code. Does not know how a token is learned (see
-`inversion_train`).
+A token is a new word with one or more vectors that were learned from images. Files are written in the form
+that diffusers and other tools read: safetensors with the token's name and its vectors, float32 (vectors,
+width). Older forms in pickle files are read by torch's weights-only reader, which runs no code. Does not know
+how a token is learned (see `inversion_train`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffugen.diffusion.messages import quiet
-from diffugen.errors import ModelError, StoreError
+from diffugen.errors import ModelError, StoreError, first_line
 from diffugen.run.files import write_file
 
 if TYPE_CHECKING:
@@ -24,24 +24,23 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
 
 
 def load_embeddings(pipeline: Any, files: Sequence[str | Path]) -> list[str]:
-    """Teach a pipeline the tokens of files; all of them, or none where one file is at fault.
+    """Load tokens from files into a pipeline: all of them, or none if one file has a fault.
 
-    A token with several vectors is written once in a prompt; the pipeline puts ``<t>``, ``<t>_1``, ... in its
-    place.
+    A token with several vectors is written once in a prompt; the pipeline replaces it by ``<t> <t>_1 ...``.
 
     Args:
         pipeline: Stable Diffusion 1.x, 2.x or XL, from `pipelines.load_pipeline`.
-        files: ``.safetensors`` (token's name to tensor; ``emb_params`` or ``clip_l`` and ``clip_g``, where
-            the file's own name is the token), or ``.pt`` and ``.bin`` (``{token: tensor}``, or
+        files: ``.safetensors`` (a tensor by the token's name; or ``emb_params``, or ``clip_l`` and
+            ``clip_g``, where the file's name is the token), ``.pt`` or ``.bin`` (``{token: tensor}``, or
             Automatic1111's ``string_to_param``).
 
     Returns:
-        The tokens in the files' order, as prompts must write them: in lower case where the tokenizer ignores
-        case.
+        The tokens in the files' order, as they must be written in prompts: in lower case if the tokenizer
+        ignores case.
 
     Raises:
         ModelError: A file is missing or unreadable, its vectors do not fit the text encoder, a token exists
-            already, or this kind of pipeline takes no tokens.
+            already, or the pipeline does not support tokens.
 
     Example:
         >>> load_embeddings(pipeline, ["grand-piano.safetensors"])
@@ -77,18 +76,17 @@ def read_embeddings(path: Path) -> dict[str, tuple[torch.Tensor, ...]]:
     """Read a file of textual-inversion tokens.
 
     Args:
-        path: A file in one of the forms of `load_embeddings`.
+        path: A file in one of the forms listed in `load_embeddings`.
 
     Returns:
-        From token to its vectors, float32 (vectors, width), one tensor for each text encoder that they are
-        meant for.
+        The vectors of each token, float32 (vectors, width): one tensor for each text encoder.
 
     Raises:
-        ModelError: The file is missing, unreadable, or holds something else.
+        ModelError: The file is missing or unreadable, or has other content.
     """
     if not path.is_file():
         raise ModelError(
-            f"no file of textual-inversion tokens at {path.absolute()}; make one with: diffugen invert"
+            f"no file of textual-inversion tokens at {path.absolute()}; create one with: diffugen invert"
         )
     content = _read(path)
     if isinstance(content.get("string_to_param"), Mapping):
@@ -107,13 +105,13 @@ def read_embeddings(path: Path) -> dict[str, tuple[torch.Tensor, ...]]:
 
 
 def write_embedding(path: Path, token: str, vectors: torch.Tensor, notes: Mapping[str, str]) -> None:
-    """Write a token whole or not at all.
+    """Write a token to a file atomically.
 
     Args:
         path: The ``.safetensors`` file.
-        token: Its name.
+        token: The token's name.
         vectors: (vectors, width).
-        notes: What else is to be kept with it; readers of tokens pass over it.
+        notes: Metadata to store in the file; readers of tokens ignore it.
 
     Raises:
         StoreError: The file cannot be written.
@@ -122,7 +120,7 @@ def write_embedding(path: Path, token: str, vectors: torch.Tensor, notes: Mappin
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
-    """Write named tensors with notes as safetensors, whole or not at all.
+    """Write named tensors with metadata as safetensors, atomically.
 
     Raises:
         StoreError: The file cannot be written.
@@ -140,16 +138,15 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], notes: Mappin
 
 
 def text_encoders(pipeline: Any) -> list[tuple[Any, Any]]:
-    """Return each tokenizer of a pipeline with its text encoder, if learned tokens mean anything to them.
+    """Return each tokenizer of a pipeline with its text encoder.
 
     Raises:
-        ModelError: They do not.
+        ModelError: The pipeline does not support learned tokens.
     """
     if getattr(pipeline, "unet", None) is None or not hasattr(pipeline, "load_textual_inversion"):
         raise ModelError(
-            f"{type(pipeline).__name__} takes no textual-inversion tokens: Stable Diffusion 1.x, 2.x and XL "
-            "do. Use such a "
-            "model, or leave the embeddings out."
+            f"{type(pipeline).__name__} does not support textual-inversion tokens, but Stable Diffusion 1.x, "
+            "2.x and XL do. Use such a model, or remove the embeddings."
         )
     pairs = [
         (getattr(pipeline, name.replace("text_encoder", "tokenizer"), None), getattr(pipeline, name, None))
@@ -159,21 +156,21 @@ def text_encoders(pipeline: Any) -> list[tuple[Any, Any]]:
 
 
 def as_read(tokenizer: Any, token: str) -> str:
-    """Return a token the way its tokenizer reads it: in lower case where case is ignored."""
+    """Return a token as the tokenizer reads it: in lower case if it ignores case."""
     return token.lower() if tokenizer.tokenize("A") == tokenizer.tokenize("a") else token
 
 
 def check_free(tokenizer: Any, token: str, condition: str, way_out: str) -> None:
-    """Make sure that a tokenizer can learn a token.
+    """Require that a token's name is not in use.
 
     Args:
         tokenizer: A transformers tokenizer.
         token: The token's name.
-        condition: How the error message begins.
-        way_out: How it ends.
+        condition: Beginning of the error message.
+        way_out: End of the error message.
 
     Raises:
-        ModelError: It is a word of the tokenizer already, or would be read as one of another token's vectors.
+        ModelError: The tokenizer has the name already, or would read it as a vector of another token.
     """
     added, pieces = tokenizer.added_tokens_encoder, tokenizer.tokenize(token)
     if not pieces:
@@ -190,28 +187,25 @@ def _read(path: Path) -> dict[str, Any]:
 
     if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
         raise ModelError(
-            f"{path} is no file of textual-inversion tokens by its name; these end in .safetensors, "
+            f"{path} does not have the suffix of a file of textual-inversion tokens: .safetensors, "
             f"{', '.join(PICKLE_SUFFIXES)}"
         )
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # safetensors, zipfile, pickle and torch raise whatever they like on broken files
-        reason = str(error).strip().split("\n")[0][:200]
+    except Exception as error:  # safetensors, zipfile, pickle and torch raise anything on broken files
         raise ModelError(
-            f"cannot read {path} as textual-inversion tokens ({type(error).__name__}: {reason}). Damaged "
-            "files must be fetched "
-            "again; of pickled ones only plain tensors are read, never code: ask for a .safetensors file"
+            f"cannot read {path} as textual-inversion tokens: {first_line(error)[:200]} If it is damaged, "
+            "download it again; from pickled files only plain tensors are read, never code: ask for a "
+            ".safetensors file"
         ) from error
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} names no token: it holds a {type(content).__name__}; {_EXPECTED}")
     return dict(content)
 
 
-_EXPECTED = "expected is a token's name with its vectors, a tensor (vectors, width)"
+_EXPECTED = "expected a token's name with its vectors, a tensor (vectors, width)"
 
 
 def _vectors(path: Path, token: str, value: Any) -> torch.Tensor:
@@ -228,10 +222,13 @@ def _vectors(path: Path, token: str, value: Any) -> torch.Tensor:
             if isinstance(value, torch.Tensor)
             else type(value).__name__
         )
-        raise ModelError(f"{path} is no file of textual-inversion tokens: {token!r} is {given}; {_EXPECTED}")
+        raise ModelError(
+            f"{path} is not a file of textual-inversion tokens: {token!r} is {given}; {_EXPECTED}"
+        )
     if not value.isfinite().all():
         raise ModelError(
-            f"{path}: the vectors of {token!r} are not finite; train them again at a lower learning rate"
+            f"{path}: the vectors of {token!r} contain NaN or infinite values; train them again with a lower "
+            "learning rate"
         )
     return value.detach().float().reshape(-1, value.shape[-1])
 
@@ -241,19 +238,17 @@ def _check_fit(
 ) -> None:
     if len(tensors) != len(encoders):
         raise ModelError(
-            f"{path}: the token {token!r} has vectors for {len(tensors)} text encoder(s), and the model has "
-            f"{len(encoders)}. "
-            "Tokens of Stable Diffusion 1.x and 2.x do not work in SDXL, nor the reverse: choose one made "
-            "for this model"
+            f"{path}: the token {token!r} has vectors for {len(tensors)} text encoder(s), but the model has "
+            f"{len(encoders)}. Tokens of Stable Diffusion 1.x and 2.x do not work in SDXL, nor the reverse: "
+            "choose one made for this model"
         )
     for vectors, (_, encoder) in zip(tensors, encoders, strict=True):
         width = encoder.get_input_embeddings().weight.shape[-1]
         if vectors.shape[-1] != width:
             raise ModelError(
-                f"{path}: the vectors of {token!r} are {vectors.shape[-1]} wide, and this model's text "
-                "encoder has width "
-                f"{width}: the token was made for another model. Use a model of that width, or learn the "
-                "token again"
+                f"{path}: the vectors of {token!r} are {vectors.shape[-1]} wide, but this model's text "
+                f"encoder has width {width}: the token was made for another model. Use a model of that "
+                "width, or learn the token again"
             )
         if len({len(one) for one in tensors}) > 1:
             raise ModelError(

@@ -1,5 +1,6 @@
-"""Where attention lies in the image and in time: latent grids, layer shapes, thirds of the steps. Knows no
-tensors.
+"""Where attention lies in space and time: latent grids, shapes of layers, thirds of the steps.
+
+Knows numbers and shapes only, no tensors.
 """
 
 from __future__ import annotations
@@ -13,15 +14,14 @@ from diffugen.records import STEP_THIRDS
 
 
 def thirds_of(step: int, steps: int) -> range:
-    """Return the thirds of the denoising that a step belongs to.
+    """Return the thirds of the denoising process to which a step belongs.
 
     Args:
-        step: Number of the step, in [0, steps).
-        steps: Number of all steps, >= 1.
+        step: Index of the step, in [0, steps).
+        steps: Number of steps, >= 1.
 
     Returns:
-        One third in [0, 3); with fewer than 3 steps every third that the step overlaps, so that none stays
-        empty.
+        One third in [0, 3); with fewer than 3 steps, every third that the step overlaps, so none is empty.
     """
     first = step * STEP_THIRDS // steps
     if steps >= STEP_THIRDS:
@@ -33,41 +33,40 @@ def latent_grid_hw(inputs: Mapping[str, Any], denoiser: str) -> tuple[int, int]:
     """Return height and width of a denoiser's input in latent cells.
 
     Args:
-        inputs: The arguments of the denoiser's forward call.
-        denoiser: Its name, for the message.
+        inputs: The arguments of the denoiser's forward call, by name.
+        denoiser: Class name of the denoiser, for the message.
 
     Raises:
-        ModelError: The arguments do not tell the grid.
+        ModelError: The arguments do not determine the grid.
     """
     sample = inputs.get("sample", inputs.get("hidden_states"))
     if sample is not None and sample.ndim == 4:
         return int(sample.shape[-2]), int(sample.shape[-1])
-    if inputs.get("img_ids") is not None:  # packed latents (Flux): one row of (time, y, x) per token
+    if inputs.get("img_ids") is not None:  # packed latents (Flux): one row (time, y, x) per token
         rows, columns = inputs["img_ids"].reshape(-1, 3)[:, 1:].amax(dim=0).int().tolist()
         return rows + 1, columns + 1
     raise ModelError(
-        f"{denoiser} cannot be traced: neither a 4-dimensional sample nor img_ids tell its latent's height "
-        "and width. " + ADVICE
+        f"{denoiser} cannot be traced: it gets neither a 4-dimensional sample nor img_ids, so the height and "
+        f"width of its latents are unknown. {ADVICE}"
     )
 
 
 def cells_hw(count: int, grid_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of a layer's cells: the latent grid divided by a whole factor, rounded up.
+    """Return height and width of a layer's grid: the latent grid divided by an integer, rounded up.
 
     Args:
-        count: The layer's image queries.
+        count: Number of the layer's image queries.
         grid_hw: Height and width of the latent grid.
 
     Raises:
-        ModelError: No factor gives that many cells.
+        ModelError: No integer gives that many cells.
     """
     for factor in range(1, max(grid_hw) + 1):
         h, w = (-(-side // factor) for side in grid_hw)
         if h * w == count:
             return h, w
     raise ModelError(
-        f"an attention layer has {count} image queries, which fit no reduction of the "
-        f"{grid_hw[0]}x{grid_hw[1]} latent "
-        "grid, so its heat map's shape is unknown. Use sides that the model's patch and downsampling factors "
-        "divide."
+        f"an attention layer has {count} image queries, which do not match the {grid_hw[0]}x{grid_hw[1]} "
+        "latent grid (height x width) divided by any integer, so the shape of its heat map is unknown. Use "
+        "an image size that the model's patch and downsampling factors divide."
     )

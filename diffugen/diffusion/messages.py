@@ -1,4 +1,4 @@
-"""What diffusers, transformers and peft say, kept off the terminal and fit for our own messages."""
+"""Keep the output of diffusers and transformers off the terminal, and collect their warnings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 @contextmanager
 def quiet() -> Iterator[list[str]]:
-    """Keep progress bars and warnings of diffusers and transformers off the terminal; yield the warnings'
-    texts.
-    """
+    """Hide progress bars and warnings of diffusers and transformers; yield the texts of their warnings."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -39,9 +37,3 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
-
-
-def first_line(error: Exception) -> str:
-    """Return an error's kind and the first line of its text, as a sentence."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0].rstrip('.')}." if text else f"{type(error).__name__}."

@@ -1,7 +1,6 @@
-"""The three tasks as one interface: the pipeline of a task, the arguments of its call, and the pixels that
-come of it.
+"""One interface to the three tasks: a task's pipeline, the arguments of its call, and the final pixels.
 
-Sources (images to start from) come as arrays, regions as masks. Does not know where they lie, nor attention.
+Takes sources (images to start from) as arrays and regions as masks. Does not know files or attention.
 """
 
 from __future__ import annotations
@@ -16,34 +15,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.diffusion.messages import first_line, quiet
-from diffugen.errors import ModelError
+from diffugen.diffusion.messages import quiet
+from diffugen.errors import ModelError, first_line
 from diffugen.records import TASKS, ImageRecord
 
 DEFAULT_STRENGTH: Mapping[str, float] = {"img2img": 0.6, "inpaint": 1.0}
-"""How much of the noise a source gets where nothing is said: enough for another weather; for another object
-all of it."""
+"""Default share of noise added to a source: some of it changes the weather, all of it can add an object."""
 
 WORKING_SIZE = "working_wh"
-"""Setting of an image: the size at which its source is worked on, where that is not the image's own."""
+"""Setting of an image: width and height at which the model processes it, if not the image's own size."""
 
 WINDOW = "window_xyxy"
-"""Setting of an in-painted image: the part of its source that is worked on, where that is not all of it; in
-pixels."""
+"""Setting of an inpainted image: the part of its source that is processed, in pixels, if not all of it."""
 
 _EDGE_FRAC = 0.01
-"""Width, relative to the image side, of the rim inside a region where it fades into the source."""
+"""Width, relative to the image side, of the edge inside a region that is blended into the source."""
 
 RGB = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an image is made of.
+    """The image from which an ``img2img`` or ``inpaint`` image is generated.
 
     Attributes:
         rgb: uint8 (H, W, 3).
-        region: bool (H, W), what is painted over; None for ``img2img``.
+        region: bool (H, W), the pixels to be repainted; None for ``img2img``.
     """
 
     rgb: RGB
@@ -51,10 +48,10 @@ class Source:
 
 
 def task_pipeline(pipeline: Any, task: str) -> Any:
-    """Return a pipeline for a task that shares every weight with the given one.
+    """Return a pipeline for a task that shares all weights with the given pipeline.
 
     Args:
-        pipeline: From `diffugen.diffusion.pipelines.load_pipeline`, of any task.
+        pipeline: From `diffugen.diffusion.pipelines.load_pipeline`, for any task.
         task: ``txt2img``, ``img2img`` or ``inpaint``.
 
     Raises:
@@ -73,26 +70,22 @@ def task_pipeline(pipeline: Any, task: str) -> Any:
         try:
             made = getattr(diffusers, makers[task]).from_pipe(pipeline)
         except (ValueError, AttributeError) as error:
-            if (
-                task == "txt2img"
-            ):  # a family of its own, outside diffusers' tables, can still do what it was made for
+            if task == "txt2img":  # the pipeline itself, of a family that is not in diffusers' tables
                 return pipeline
             raise ModelError(
                 f"{type(pipeline).__name__} has no pipeline for {task}: {first_line(error)} Use a model of "
-                "another "
-                "family for this task, such as Stable Diffusion 1.5 or XL."
+                "another family for this task, such as Stable Diffusion 1.5 or XL."
             ) from error
     made.set_progress_bar_config(disable=True)
     return made
 
 
 def working_size(size_wh: tuple[int, int], budget_wh: tuple[int, int], unit: int) -> tuple[int, int]:
-    """Return the size at which a source is worked on: the model's number of pixels in the source's
-    proportions.
+    """Return the size at which to process a source: its aspect ratio with the model's number of pixels.
 
     Args:
         size_wh: Width and height of the source in pixels.
-        budget_wh: A size that the model was trained for.
+        budget_wh: Width and height in pixels that the model was trained at.
         unit: Both sides of the result are multiples of this.
 
     Example:
@@ -105,21 +98,21 @@ def working_size(size_wh: tuple[int, int], budget_wh: tuple[int, int], unit: int
 
 
 def size_unit(pipeline: Any) -> int:
-    """Return a number of pixels whose multiples every layer of a pipeline can divide: two latent cells."""
+    """Return the number of pixels of which image sides must be multiples: two latent cells."""
     return 2 * int(pipeline.vae_scale_factor)
 
 
 def task_arguments(pipeline: Any, batch: Sequence[ImageRecord], sources: Sequence[Source]) -> dict[str, Any]:
-    """Return the arguments of a pipeline's call that a task needs beside the prompts.
+    """Return the arguments of a pipeline's call that a task needs in addition to the prompts.
 
     Args:
         pipeline: From `task_pipeline`.
-        batch: Images of one task, size and working size.
-        sources: One for each; none for ``txt2img``.
+        batch: Images of the same task, size and working size.
+        sources: The source of each image; empty for ``txt2img``.
     """
     first = batch[0]
     width, height = first.settings.get(WORKING_SIZE, first.size_wh)
-    # PixArt would otherwise generate at another size and resize, and the heat maps would not fit.
+    # Otherwise PixArt would generate another size and resize the image, and its heat maps would not fit.
     arguments: dict[str, Any] = {"width": width, "height": height, "use_resolution_binning": False}
     parts = [_part(record) for record in batch]
     if sources:
@@ -136,14 +129,15 @@ def task_arguments(pipeline: Any, batch: Sequence[ImageRecord], sources: Sequenc
 
 
 def finished(record: ImageRecord, made: RGB, source: Source | None) -> RGB:
-    """Return an image's pixels from what the pipeline made.
+    """Return an image's final pixels, given the pipeline's output.
 
-    Of an in-painted image every pixel outside the region is the source's; inside, a narrow rim fades into it.
+    Outside the region, an inpainted image has the pixels of its source; a narrow edge inside the region is
+    blended.
 
     Args:
         record: The image.
-        made: uint8 (h, w, 3) at the working size.
-        source: What it was made of; None for ``txt2img``.
+        made: The pipeline's output, uint8 (h, w, 3) at the working size.
+        source: The image's source; None for ``txt2img``.
 
     Returns:
         uint8 (H, W, 3) of the record's size.
@@ -161,11 +155,11 @@ def finished(record: ImageRecord, made: RGB, source: Source | None) -> RGB:
 
 @contextmanager
 def many_channels(pipeline: Any, task: str) -> Iterator[None]:
-    """Let the in-painting pipelines of Stable Diffusion run on latents of other than 4 channels.
+    """Let Stable Diffusion's inpainting pipelines run on latents that do not have 4 channels.
 
-    They take a UNet of 4 input channels for a plain one, one of 9 for one made for in-painting, and refuse
-    every other. A UNet that reads what its autoencoder writes is a plain one too; it passes for 4 until the
-    context closes.
+    These pipelines accept UNets with 4 input channels (plain) or 9 (made for inpainting) and reject all
+    others. A UNet with as many input channels as its autoencoder's latents is plain too, so this declares 4
+    channels in its configuration until the context closes.
     """
     unet: Any = getattr(pipeline, "unet", None)
     channels = None if unet is None else unet.config.in_channels
@@ -180,13 +174,13 @@ def many_channels(pipeline: Any, task: str) -> Iterator[None]:
 
 
 def _part(record: ImageRecord) -> tuple[slice, slice]:
-    """The rows and columns of the source that are worked on."""
+    """Return the rows and columns of the source that are processed."""
     left, upper, right, lower = record.settings.get(WINDOW, (0, 0, None, None))
     return slice(upper, lower), slice(left, right)
 
 
 def _scaled(pixels: NDArray[np.uint8], size_wh: tuple[int, int]) -> Any:
-    """The array as a Pillow image of another size."""
+    """Return an array as a Pillow image of the given size."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
@@ -199,7 +193,7 @@ def _white(region: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
 
 
 def _fading(region: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """How much of each pixel is painted: 0 outside the region, rising to 1 within a narrow rim inside it."""
+    """Return each pixel's weight of the new image: 0 outside the region, rising to 1 at its inner edge."""
     from PIL import Image, ImageFilter
 
     radius = _EDGE_FRAC * math.sqrt(region.size)

@@ -1,4 +1,4 @@
-"""Find where the words of a phrase stand in the text sequence that a denoiser attends to.
+"""Find the positions of a phrase's words in the text sequence that a denoiser attends to.
 
 Knows tokenizers and which of a pipeline's text encoders feed the denoiser. Does not know attention or images.
 """
@@ -18,13 +18,13 @@ from diffugen.errors import ModelError, PromptError
 
 @dataclass(frozen=True)
 class TokenIndex:
-    """Where the phrases of one prompt stand.
+    """Token positions of the phrases of one prompt.
 
     Attributes:
         positions: For each phrase, the indices of its tokens in the denoiser's text sequence, ascending.
-        ids: From a text encoder's attribute name (``"text_encoder"``) to the token ids that the encoder must
-            receive first, so that a pipeline that wraps the prompt in a template of its own is noticed
-            instead of mistraced.
+        ids: For each text encoder, by attribute name (``"text_encoder"``), the token ids with which its input
+            must begin. This detects pipelines that wrap the prompt in a template, which would shift the
+            positions.
     """
 
     positions: tuple[tuple[int, ...], ...]
@@ -34,17 +34,16 @@ class TokenIndex:
 def locate(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[list[int]]:
     """Find the tokens of each phrase in a prompt.
 
-    Words match whole and whatever their case. A phrase that occurs several times is found everywhere, a word
-    that is split into several tokens keeps all of them, and so does a textual-inversion token with several
-    vectors.
+    Matches whole words, case-insensitively. The result covers all occurrences of a phrase, all tokens of a
+    word that is split, and all vectors of a textual-inversion token.
 
     Args:
         tokenizer: A transformers tokenizer.
         text: The prompt.
-        phrases: Words as they stand in the prompt.
+        phrases: Phrases exactly as in the prompt, apart from case.
 
     Returns:
-        For each phrase the ascending indices of its tokens in ``tokenizer(text)``, special tokens counted.
+        For each phrase, the ascending indices of its tokens in ``tokenizer(text)``, including special tokens.
 
     Raises:
         PromptError: A phrase is not in the prompt, or all its occurrences lie beyond the tokenizer's limit.
@@ -63,17 +62,16 @@ def locate(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[list[int]]
 def index_tokens(pipeline: Any, text: str, phrases: Sequence[str]) -> TokenIndex:
     """Find the tokens of each phrase in the text sequence of a pipeline's denoiser.
 
-    Stable Diffusion 3 attends to two sequences one after the other (CLIP, then T5); a phrase is traced in
-    both.
+    Stable Diffusion 3 attends to two concatenated sequences (CLIP, then T5); a phrase is traced in both.
 
     Args:
         pipeline: A diffusers text-to-image pipeline.
         text: The prompt.
-        phrases: Words as they stand in the prompt.
+        phrases: Phrases exactly as in the prompt, apart from case.
 
     Raises:
-        PromptError: As `locate`.
-        ModelError: The pipeline has no tokenizer.
+        PromptError: A phrase is not in the prompt, or all its occurrences lie beyond the tokenizer's limit.
+        ModelError: The pipeline has no text encoder.
     """
     positions: list[list[int]] = [[] for _ in phrases]
     failures: dict[int, PromptError] = {}
@@ -95,9 +93,7 @@ def index_tokens(pipeline: Any, text: str, phrases: Sequence[str]) -> TokenIndex
 
 
 def _as_encoded(pipeline: Any, text: str) -> str:
-    """The prompt as it reaches the tokenizer: some pipelines (PixArt) write it in small letters and clean it
-    first.
-    """
+    """Return the prompt as the tokenizer receives it: PixArt, for one, lowercases and cleans it first."""
     prepare = getattr(pipeline, "_text_preprocessing", None)
     cleans = inspect.signature(type(pipeline).__call__).parameters.get("clean_caption")
     if prepare is None or cleans is None:
@@ -107,9 +103,7 @@ def _as_encoded(pipeline: Any, text: str) -> str:
 
 
 def _text_sources(pipeline: Any) -> list[tuple[str, Any, int]]:
-    """Encoder attribute, tokenizer, and offset in the text sequence of every encoder whose tokens are
-    attended to.
-    """
+    """Return attribute name, tokenizer and offset in the text sequence of each encoder attended to."""
     if getattr(pipeline, "text_encoder_3", None) is not None:
         return [
             ("text_encoder", pipeline.tokenizer, 0),
@@ -118,10 +112,10 @@ def _text_sources(pipeline: Any) -> list[tuple[str, Any, int]]:
     names = [name for name in TEXT_ENCODERS[:2] if getattr(pipeline, name, None) is not None]
     if not names:
         raise ModelError(
-            f"{type(pipeline).__name__} has no text_encoder, so its prompts' words cannot be traced. {ADVICE}"
+            f"{type(pipeline).__name__} has no text_encoder, so words cannot be traced. {ADVICE}"
         )
-    # Flux attends to its second encoder only, and SDXL to both side by side in channels: one width tells
-    # which.
+    # Flux attends to its second encoder only; SDXL to both, concatenated along channels. The encoder's width
+    # tells which is the case.
     config = denoiser_of(pipeline).config
     width = config.get("cross_attention_dim") or config.get("joint_attention_dim")
     fitting = [name for name in names if getattr(pipeline, name).config.hidden_size == width]
@@ -130,7 +124,7 @@ def _text_sources(pipeline: Any) -> list[tuple[str, Any, int]]:
 
 
 def _expand_vectors(tokenizer: Any, text: str) -> str:
-    """Write out every vector of a textual-inversion token, as diffusers does before it encodes a prompt."""
+    """Spell out all vectors of a textual-inversion token, as diffusers does before encoding a prompt."""
     added = tokenizer.added_tokens_encoder
     for token in added:
         if f"{token}_1" in added and token in text:
@@ -146,8 +140,9 @@ def _encode(tokenizer: Any, text: str, **wanted: bool) -> Any:
 
 
 def _token_spans(tokenizer: Any, text: str) -> tuple[list[tuple[int, int]], int]:
-    """Character span of each token, and how many tokens, closing special ones not counted, survive
-    truncation.
+    """Return the character span of each token, and the number of tokens left after truncation.
+
+    The number does not include special tokens at the end.
     """
     if tokenizer.is_fast:
         encoding = _encode(tokenizer, text, return_offsets_mapping=True)
@@ -160,8 +155,8 @@ def _token_spans(tokenizer: Any, text: str) -> tuple[list[tuple[int, int]], int]
         special = _encode(tokenizer, text)["special_tokens_mask"]
         spans = [(0, 0)] * len(special)
         lead = special.index(0) if 0 in special else 0
-        # No offsets: a word's tokens are those that the text up to its end has and the text up to its start
-        # has not.
+        # Without offsets, a word's tokens are those of the text up to the word's end minus those of the text
+        # up to its start.
         for word in re.finditer(r"\w+|[^\w\s]+", text):
             first, last = (len(tokenizer.tokenize(text[:end].rstrip())) for end in word.span())
             spans[lead + first : lead + last] = [word.span()] * (last - first)
@@ -176,9 +171,8 @@ def _find(
     occurrences = list(re.finditer(rf"(?<!\w){words}(?!\w)", expanded, re.IGNORECASE)) if words else []
     if not occurrences:
         raise PromptError(
-            f"the phrase {phrase!r} is not in the prompt {text!r}. "
-            "Name the words as they stand in the prompt: whole words, in the same order; case does not "
-            "matter."
+            f"the phrase {phrase!r} is not in the prompt {text!r}. Write it as in the prompt: whole words, "
+            "in the same order; case does not matter."
         )
     found: set[int] = set()
     for occurrence in occurrences:
@@ -189,8 +183,7 @@ def _find(
     if not found:
         raise PromptError(
             f"the phrase {phrase!r} lies beyond the token limit of the prompt {text!r}: the text encoder "
-            "reads the "
-            f"first {kept} of its {len(spans)} tokens. Shorten the prompt or move the phrase towards its "
-            "start."
+            f"reads the first {kept} of its {len(spans)} tokens. Shorten the prompt or move the phrase "
+            "towards its start."
         )
     return sorted(found)

@@ -1,14 +1,14 @@
-"""Trace cross-attention: heat maps of words while a pipeline generates, without changing a bit of its images.
+"""Trace cross-attention: heat maps of words while a pipeline generates bit-identical images.
 
 Hooks the mathematics, not the model. While an attention module of the denoiser runs, calls of
-`torch.nn.functional.scaled_dot_product_attention` are passed on as they are; a second call of the same
-function with one-hot values then gives the attention probabilities of the traced tokens alone: ``softmax(q
-k^T / sqrt(d)) @ onehot``. So the same kernel, mask and scale apply, and no full attention matrix is ever
-held. Which rows are conditional, how the latent grid lies and where the text stands in a joint sequence are
-read from the denoiser's own inputs, never guessed.
+`torch.nn.functional.scaled_dot_product_attention` are passed on unchanged. A second call of the same function
+with one-hot values then returns the attention probabilities of the traced tokens alone: ``softmax(q k^T /
+sqrt(d)) @ onehot``. So the same kernel, mask and scale apply, and the full attention matrix is never stored.
+Which rows are conditional, the shape of the latent grid and the position of the text in a joint sequence are
+read from the denoiser's inputs, never guessed.
 
 Knows attention. Does not know words (see `tokens`), labels or thresholds.
-Method: DAAM (Tang et al., 2023, "What the DAAM", section 3), kept per layer group and third of the steps.
+Method: DAAM (Tang et al., 2023, "What the DAAM", section 3), but per layer group and third of the steps.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 def trace(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[AttentionTrace]:
     """Trace one call of a pipeline.
 
-    Inside the context call the pipeline once, with one prompt per image in the order of ``tokens``.
-    Afterwards, or when the call raises, every hook and patch is gone again.
+    Inside the context, call the pipeline once, with one prompt per image in the order of ``tokens``. All
+    hooks and patches are removed afterwards, even if the call raises.
 
     Args:
-        pipeline: A diffusers pipeline with a UNet or transformer, of any task.
-        tokens: For each image of the batch the tokens to trace.
+        pipeline: A diffusers pipeline with a UNet or transformer, for any task.
+        tokens: The tokens to trace for each image of the batch.
 
     Yields:
-        The trace; ask it for `AttentionTrace.maps` once the pipeline has returned.
+        The trace; call its `AttentionTrace.maps` once the pipeline has returned.
 
     Raises:
-        ModelError: The pipeline computes attention in a way that cannot be traced; the message says which and
-            what to do.
+        ModelError: The pipeline computes attention in a way that cannot be traced; the message names it and
+            says what to do.
 
     Example:
         >>> with trace(pipeline, [index_tokens(pipeline, "a red car", ["car"])]) as traced:
@@ -66,7 +66,7 @@ def trace(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[AttentionTrac
 
 @dataclass(frozen=True)
 class _Running:
-    """The attention module that runs now."""
+    """The attention module that is currently running."""
 
     module: Any
     place: str
@@ -75,7 +75,7 @@ class _Running:
 
 
 class AttentionTrace:
-    """Running sums of the traced tokens' attention. Made by `trace`."""
+    """Running sums of the traced tokens' attention. Created by `trace`."""
 
     def __init__(self, pipeline: Any, tokens: Sequence[TokenIndex]) -> None:
         check_traceable(pipeline)
@@ -104,20 +104,19 @@ class AttentionTrace:
         """Return the heat maps of each image.
 
         Returns:
-            For each image a mapping from layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``,
-            ``up`` or, in transformers, ``joint``, to a float16 array (P, 3, h, w): attention probability in
-            [0, 1], the mean over heads, layers of the group, steps of the third, and tokens of the phrase.
-            With fewer than 3 steps a step counts in every third that it overlaps.
+            For each image, a mapping from layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``,
+            ``up`` or, in transformers, ``joint``, to a float16 array (P, 3, h, w): attention probabilities in
+            [0, 1], averaged over heads, layers of the group, steps of the third, and tokens of the phrase.
+            With fewer than 3 steps, a step counts in every third that it overlaps.
 
         Raises:
-            ModelError: No attention was seen: the pipeline was not called, or computes it elsewhere.
+            ModelError: No attention was traced: the pipeline was not called, or computes it elsewhere.
         """
         if not self._sums:
             raise ModelError(
-                f"no attention of {type(self._denoiser).__name__} was seen. Call the pipeline once inside "
-                "the trace, "
-                f"with one prompt per image ({len(self._tokens)} here) and the denoiser not compiled as a "
-                "whole."
+                f"no attention of {type(self._denoiser).__name__} was traced. Call the pipeline once inside "
+                f"the trace, with one prompt per image ({len(self._tokens)} here), and do not compile the "
+                "denoiser as a whole."
             )
         maps: list[dict[str, NDArray[np.float16]]] = [{} for _ in self._tokens]
         for (place, h, w), sums in self._sums.items():
@@ -130,7 +129,7 @@ class AttentionTrace:
         return maps
 
     def install(self, stack: ExitStack) -> None:
-        """Set every hook and patch, and leave their removal to ``stack``."""
+        """Set all hooks and patches; ``stack`` removes them when it closes."""
         import torch.nn.functional
 
         patch(stack, torch.nn.functional, "scaled_dot_product_attention", self._attend)
@@ -158,14 +157,11 @@ class AttentionTrace:
             if running is not None and running.reads_text and running.seen_before == self._records:
                 raise ModelError(
                     f"attention layer {name} of {type(self._denoiser).__name__} cannot be traced: its "
-                    "processor "
-                    f"{type(module.processor).__name__} calls neither torch's scaled_dot_product_attention "
-                    "nor "
-                    "get_attention_scores on the prompt's tokens alone. If another processor or attention "
-                    "backend was "
-                    "set, go back to the default ones (set_attention_backend('native'); no xformers, no "
-                    "compiled "
-                    f"denoiser). {ADVICE}"
+                    f"processor {type(module.processor).__name__} calls neither torch's "
+                    "scaled_dot_product_attention nor get_attention_scores on the prompt's tokens alone. If "
+                    "you set another processor or attention backend, return to the default "
+                    "(set_attention_backend('native'); no xformers, no compiled denoiser). "
+                    f"{ADVICE}"
                 )
 
         stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
@@ -189,23 +185,20 @@ class AttentionTrace:
             self._grid_hw = latent_grid_hw(given, type(self._denoiser).__name__)
 
     def _leave_denoiser(self, *_: Any) -> None:
-        """Say at the first step, not after the last, that nothing can be traced."""
+        """Report in the first step, not after the last, that nothing can be traced."""
         if self._rows is not None and not self._records:
             raise ModelError(
                 f"{type(self._denoiser).__name__} cannot be traced: none of its attention modules gets the "
-                "prompt's "
-                f"tokens as encoder_hidden_states. {ADVICE}"
+                f"prompt's tokens as encoder_hidden_states. {ADVICE}"
             )
 
     def _finish_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Count steps where the pipeline counts them: it may call the denoiser several times a step."""
+        """Count steps by the scheduler's, because a pipeline may call its denoiser several times a step."""
         self._step += 1
         return original(*args, **kwargs)
 
     def _find_text(self, module: Any, args: Any, kwargs: Any) -> None:
-        """Find where a joint sequence holds the text: run one layer on NaN text and see which keys are
-        NaN.
-        """
+        """Locate the text in a joint sequence: run one layer on NaN text and see which keys are NaN."""
         given = inspect.signature(type(module).forward).bind(None, *args, **kwargs)
         given.arguments["encoder_hidden_states"] = given.arguments["encoder_hidden_states"] * float("nan")
         self._probing = True
@@ -245,7 +238,7 @@ class AttentionTrace:
         if attn_mask is not None:
             attn_mask = attn_mask[rows] if len(attn_mask) > 1 else attn_mask
             attn_mask = attn_mask[..., queries, :] if attn_mask.shape[-2] > 1 else attn_mask
-        # As wide as the keys, because the fast kernels ask for equal widths.
+        # Values as wide as the keys, because the fast kernels require it.
         values = self._one_hot(key, key.shape[1], key.shape[2], key.shape[3], text_start)
         self._add(attend(query[rows, :, queries], key[rows], values, attn_mask, *args, **kwargs))
 
@@ -258,8 +251,7 @@ class AttentionTrace:
         if len(scores) != self._batch * running.module.heads:
             raise ModelError(
                 f"the attention of {type(self._denoiser).__name__} is computed in slices, which cannot be "
-                "traced. "
-                "Call disable_attention_slicing() on the pipeline; where memory is short, lower the batch "
+                "traced. Call disable_attention_slicing() on the pipeline; to save memory, reduce the batch "
                 "size instead."
             )
         probabilities = scores.view(self._batch, -1, *scores.shape[1:])[self._rows]
@@ -268,9 +260,7 @@ class AttentionTrace:
         return scores
 
     def _image_queries(self, queries: int, keys: int) -> tuple[slice, int] | None:
-        """Which queries are image cells and where the text keys start; None if the call attends to no prompt
-        tokens.
-        """
+        """Return the image queries and the first text key; None for a call that does not read the prompt."""
         running, text = self._running, self._text_length
         assert running is not None
         if running.reads_text and keys == text:
@@ -287,9 +277,7 @@ class AttentionTrace:
     def _one_hot(
         self, like: torch.Tensor, heads: int, keys: int, width: int, text_start: int = 0
     ) -> torch.Tensor:
-        """Values (images, heads, keys, width) that make attention return the phrases' mean probability,
-        phrase by phrase.
-        """
+        """Return values (images, heads, keys, width) whose attention is each phrase's mean probability."""
         shape = (heads, keys, max(width, self._phrases))
         if shape not in self._values:
             values = like.new_zeros((len(self._tokens), 1, *shape[1:]))
@@ -298,21 +286,16 @@ class AttentionTrace:
                     if positions[-1] >= self._text_length:
                         raise PromptError(
                             f"phrase {phrase + 1} of prompt {image + 1} has token {positions[-1]}, but the "
-                            "denoiser "
-                            f"reads {self._text_length} tokens. Shorten the prompt or move the phrase "
-                            "towards its "
-                            "start."
+                            f"denoiser reads {self._text_length} tokens. Shorten the prompt or move the "
+                            "phrase towards its start."
                         )
-                    values[image, 0, [text_start + position for position in positions], phrase] = 1 / len(
-                        positions
-                    )
+                    keys_of_phrase = [text_start + position for position in positions]
+                    values[image, 0, keys_of_phrase, phrase] = 1 / len(positions)
             self._values[shape] = values.expand(-1, heads, -1, -1).contiguous()
         return self._values[shape]
 
     def _add(self, found: torch.Tensor) -> None:
-        """Add what attention returned for the one-hot values (images, heads, cells, width) to the running
-        sums.
-        """
+        """Add the attention of the one-hot values, (images, heads, cells, width), to the running sums."""
         running, grid = self._running, self._grid_hw
         assert running is not None and grid is not None
         means = found[..., : self._phrases].float().mean(dim=1)

@@ -27,9 +27,9 @@ def otsu(heat: Any) -> Any:
 
 
 def combined(maps: dict[str, Any], layers: dict[str, int]) -> Any:
-    """Word maps as daam combines them: every layer enlarged to 64x64, negative overshoot cut, and the mean of
-    all."""
-    total, count = 0.0, 0
+    """Combine heat maps as daam does: enlarge each layer to 64x64, clip negative overshoot, average."""
+    total: Any = 0.0
+    count = 0
     for group, number in layers.items():
         array = torch.from_numpy(maps[group].astype(np.float32)).mean(dim=1)[None]
         enlarged = torch.nn.functional.interpolate(array, size=(64, 64), mode="bicubic").clamp(min=0)[0]
@@ -38,11 +38,10 @@ def combined(maps: dict[str, Any], layers: dict[str, int]) -> Any:
 
 
 def test_heat_maps_equal_daams_own(daam_sized_sd: Any) -> None:
-    """Word maps correlate, Otsu masks overlap; layer by layer the maps are the same numbers.
+    """Heat maps of each layer are equal; combined heat maps correlate, and their Otsu masks overlap.
 
-    The noise is as smooth as an image: where neighbouring cells contradict each other, daam cuts the
-    overshoot of its enlargement for each head by itself, and combining our means over heads cannot repeat
-    that.
+    The initial noise is as smooth as an image. Where neighbouring cells differ strongly, daam clips the
+    overshoot of its interpolation for each head separately, which our means over heads cannot reproduce.
     """
     pipeline = daam_sized_sd
     tokens = index_tokens(pipeline, PROMPT, WORDS)
@@ -92,8 +91,7 @@ def jobs(size_wh: tuple[int, int] = (64, 64), guidance_scale: float = 4.0) -> li
 
 
 def test_generate_with_daam(sd: Any) -> None:
-    """One image a call whatever the batch size; the same images and heat maps, thirds of the steps
-    included."""
+    """One image per call whatever the batch size; same images and same heat maps for each third."""
     native = list(generate(sd, jobs()))
     theirs = list(generate(sd, jobs(), batch_size=8, attention_backend="daam"))
     for (record, image, maps, _), (other, their_image, their_maps, _) in zip(native, theirs, strict=True):
@@ -111,31 +109,30 @@ def test_generate_with_daam(sd: Any) -> None:
         ({"guidance_scale": 1.0}, "batch of 1, not one image with guidance"),
     ],
 )
-def test_calls_that_daam_gets_wrong(sd: Any, options: dict[str, Any], message: str) -> None:
+def test_calls_that_daam_handles_wrongly_are_rejected(sd: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         list(generate(sd, jobs(**options), attention_backend="daam"))
 
 
-def test_pipelines_that_daam_does_not_know(build: Callable[[str], Any]) -> None:
+def test_pipelines_that_daam_does_not_support(build: Callable[[str], Any]) -> None:
     with pytest.raises(ModelError, match=r"not FluxPipeline.*native"):
         list(generate(build("flux"), jobs(), attention_backend="daam"))
 
 
-def test_prompts_of_another_length(sd: Any) -> None:
+def test_a_tokenizer_of_another_length(sd: Any) -> None:
     sd.tokenizer.model_max_length = 40
-    with pytest.raises(ModelError, match="77 tokens, and here they have 40"):
+    with pytest.raises(ModelError, match="77 tokens, but this model has 40"):
         list(generate(sd, jobs(), attention_backend="daam"))
 
 
-def test_more_than_one_image_a_call(sd: Any) -> None:
+def test_more_than_one_image_per_call(sd: Any) -> None:
     index = index_tokens(sd, PROMPT, WORDS)
-    with pytest.raises(ModelError, match="one image a call, not 2"), trace_with_daam(sd, [index, index]):
+    with pytest.raises(ModelError, match="one image per call, not 2"), trace_with_daam(sd, [index, index]):
         pass
 
 
-def test_both_backends_agree_on_attention_that_was_trained() -> None:
-    """On the miniature, non-random attention: daam's layers (it leaves out the middle block) give the same
-    masks."""
+def test_both_backends_agree_on_trained_attention() -> None:
+    """On the miniature, the layers that daam traces (all but the mid block) give the same masks."""
     phrases = (Phrase("grand piano", "piano"), Phrase("road", None))
     prompt = Prompt("a photo of a black grand piano on a road, rainy, night", phrases)
     pipeline = load_pipeline("miniature", device="cpu")

@@ -24,7 +24,7 @@ def plan(
     return plan_jobs(prompts, images_per_prompt=images_per_prompt, run_seed=run_seed, **values)
 
 
-def test_plan_gives_each_image_its_seed() -> None:
+def test_each_planned_image_has_its_own_seed() -> None:
     jobs = plan(CAR, PIANO, images_per_prompt=3, round=2)
     assert [job.prompt for job in jobs] == [CAR, PIANO] * 3
     assert len({job.seed for job in jobs}) == len({job.id for job in jobs}) == 6
@@ -40,7 +40,7 @@ def test_generate_yields_images_and_heat_maps(sd: Any) -> None:
     done = list(generate(sd, jobs, batch_size=3))
     assert [record for record, *_ in done] == jobs
     for record, image, heat_maps, seconds in done:
-        assert (image.shape, image.dtype) == ((64, 96, 3), np.uint8)
+        assert image.shape == (64, 96, 3) and image.dtype == np.uint8
         assert image.std() > 5
         assert (heat_maps.image_id, heat_maps.size_wh) == (record.id, (96, 64))
         assert heat_maps.phrases == record.prompt.phrases
@@ -50,7 +50,7 @@ def test_generate_yields_images_and_heat_maps(sd: Any) -> None:
 
 @pytest.mark.parametrize("family", ["sd", "sd3"])
 def test_an_image_does_not_depend_on_its_batch(build: Callable[[str], Any], family: str) -> None:
-    """At most one grey level apart: the noise is the same, batched arithmetic rounds differently."""
+    """Images differ by at most one grey level: same noise, but batched arithmetic rounds differently."""
     pipeline = build(family)
     jobs = plan(CAR, PIANO, settings={"num_inference_steps": 3, "guidance_scale": 4.0})
     together = list(generate(pipeline, jobs, batch_size=4))
@@ -63,7 +63,7 @@ def test_an_image_does_not_depend_on_its_batch(build: Callable[[str], Any], fami
     assert np.abs(together[0][1].astype(int) - together[2][1]).max() > 10
 
 
-def test_stochastic_schedulers_too(sd: Any) -> None:
+def test_an_image_does_not_depend_on_its_batch_with_a_stochastic_scheduler(sd: Any) -> None:
     from diffusers import EulerAncestralDiscreteScheduler
 
     sd.scheduler = EulerAncestralDiscreteScheduler.from_config(sd.scheduler.config)
@@ -72,7 +72,7 @@ def test_stochastic_schedulers_too(sd: Any) -> None:
     assert np.abs(together[2][1].astype(int) - last[0][1]).max() <= 1
 
 
-def test_jobs_of_other_sizes_settings_or_negatives_get_batches_of_their_own(sd: Any) -> None:
+def test_jobs_of_different_size_settings_or_negative_prompt_do_not_share_a_batch(sd: Any) -> None:
     jobs = plan(CAR, images_per_prompt=4)
     jobs[1] = replace(jobs[1], size_wh=(64, 96))
     jobs[2] = replace(jobs[2], settings=SETTINGS | {"guidance_scale": 1.0})
@@ -90,13 +90,16 @@ def test_a_negative_prompt_changes_the_image(sd: Any) -> None:
     assert not np.array_equal(plain, changed)
 
 
-def batch_sizes(pipeline: Any, limit: int | None = None) -> list[int]:
-    """Note the UNet's batch at the first step of every call; above ``limit`` be out of memory."""
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def batch_sizes(pipeline: Any, limit: int | None = None, error: BaseException = OUT_OF_MEMORY) -> list[int]:
+    """Record the UNet's batch size at the first step of each call; run out of memory above ``limit``."""
     sizes: list[int] = []
 
     def note(_: Any, args: Any) -> None:
         if limit is not None and len(args[0]) > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise error
         if int(args[1]) == int(pipeline.scheduler.timesteps[0]):
             sizes.append(len(args[0]))
 
@@ -104,23 +107,30 @@ def batch_sizes(pipeline: Any, limit: int | None = None) -> list[int]:
     return sizes
 
 
-def test_out_of_memory_halves_the_batch(sd: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [OUT_OF_MEMORY, RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_halves_the_batch(
+    sd: Any, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
     jobs = plan(CAR, images_per_prompt=7)
     expected = [image for _, image, *_ in generate(sd, jobs, batch_size=1)]
-    sizes = batch_sizes(sd, limit=6)
+    sizes = batch_sizes(sd, limit=6, error=error)
     done = list(generate(sd, jobs, batch_size=5))
-    assert sizes == [4, 4, 4, 2]  # twice the images: guidance
+    assert sizes == [4, 4, 4, 2]  # guidance doubles a batch
     assert [record for record, *_ in done] == jobs
     assert all(
         np.abs(image.astype(int) - other).max() <= 1
         for (_, image, *_), other in zip(done, expected, strict=True)
     )
-    assert "out of memory with 5 images a batch: going on with 2" in caplog.text
+    assert "out of memory with a batch of 5 images; continuing with 2" in caplog.text
 
 
 def test_out_of_memory_with_one_image(sd: Any) -> None:
     batch_sizes(sd, limit=1)
-    with pytest.raises(ModelError, match=r"single image of 96x64 pixels.*offload"):
+    with pytest.raises(ModelError, match=r"even with one image of 96x64 pixels.*offload"):
         list(generate(sd, plan(CAR)))
 
 
@@ -133,7 +143,7 @@ def test_other_runtime_errors_are_not_swallowed(sd: Any) -> None:
         list(generate(sd, plan(CAR)))
 
 
-def test_prompts_are_checked_before_anything_is_generated(sd: Any) -> None:
+def test_prompts_are_checked_before_generation_starts(sd: Any) -> None:
     wrong = Prompt("a red car", (Phrase("truck", "truck"),))
     sizes = batch_sizes(sd)
     with pytest.raises(PromptError, match="'truck' is not in the prompt 'a red car'"):
@@ -144,12 +154,12 @@ def test_prompts_are_checked_before_anything_is_generated(sd: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": {"guidance_scal": 3.0}}, "takes no setting 'guidance_scal'.*guidance_scale"),
-        ({"settings": {"height": 64}}, "takes no setting 'height'"),
-        ({"size_wh": (97, 64)}, "refuses size 97x64.*divisible by 8"),
+        ({"settings": {"guidance_scal": 3.0}}, "has no setting 'guidance_scal'.*guidance_scale"),
+        ({"settings": {"height": 64}}, "has no setting 'height'"),
+        ({"size_wh": (97, 64)}, "rejects size 97x64.*divisible by 8"),
     ],
 )
-def test_what_the_pipeline_cannot_do(sd: Any, changes: dict[str, Any], message: str) -> None:
+def test_settings_and_sizes_that_the_pipeline_rejects(sd: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         list(generate(sd, plan(CAR, **changes)))
 
@@ -161,11 +171,11 @@ def test_an_unknown_backend(sd: Any) -> None:
 
 def test_images_that_are_not_finite(sd: Any) -> None:
     sd.vae.decoder.conv_out.weight.data.fill_(float("nan"))
-    with pytest.raises(ModelError, match=r"not finite.*float32"):
+    with pytest.raises(ModelError, match=r"NaN or infinite values.*float32"):
         list(generate(sd, plan(CAR)))
 
 
-def test_a_prompt_without_phrases_has_no_maps_to_keep(sd: Any) -> None:
+def test_a_prompt_without_phrases_has_empty_maps(sd: Any) -> None:
     ((_, image, heat_maps, _),) = generate(sd, plan(Prompt("a road", ()), images_per_prompt=1))
     assert image.shape == (64, 96, 3)
     assert {array.shape for array in heat_maps.maps.values()} == {(0, 3, 8, 12), (0, 3, 16, 24)}
@@ -178,11 +188,11 @@ def test_generation_is_quiet(sd: Any, capfd: pytest.CaptureFixture[str]) -> None
     assert captured.out + captured.err == ""
 
 
-def test_a_family_with_sizes_of_its_own_generates_the_asked_one(build: Callable[[str], Any]) -> None:
-    """PixArt would round the size to one that it was trained on, generate that, and resize."""
+def test_pixart_generates_the_requested_size(build: Callable[[str], Any]) -> None:
+    """By default PixArt would generate a size that it was trained on, and resize the image."""
     jobs = plan(CAR, images_per_prompt=1, settings={"num_inference_steps": 2, "guidance_scale": 4.0})
     [(_, image, heat_maps, _)] = generate(build("pixart"), jobs)
     assert image.shape == (64, 96, 3)
     for group in heat_maps.maps:
         height, width = map(int, group.rpartition("-")[2].split("x"))
-        assert 3 * height == 2 * width, "in the image's own proportions"
+        assert 3 * height == 2 * width, "the image's aspect ratio"

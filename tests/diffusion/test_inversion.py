@@ -1,5 +1,4 @@
-"""Learn a token on tiny pipelines of the real classes, kill the training, go on; read token files, good and
-bad."""
+"""Textual inversion on tiny pipelines of the real classes: training, resuming, and token files."""
 
 from __future__ import annotations
 
@@ -20,7 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffugen.diffusion.inversion import load_embeddings, read_embeddings
-from diffugen.diffusion.inversion_train import TEMPLATES, encode_images, train_inversion
+from diffugen.diffusion.inversion_inputs import encode_images
+from diffugen.diffusion.inversion_train import TEMPLATES, train_inversion
 from diffugen.diffusion.pipelines import set_scheduler
 from diffugen.diffusion.tokens import index_tokens
 from diffugen.diffusion.tracing import trace
@@ -39,7 +39,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def photos(count: int = 3) -> list[NDArray[np.uint8]]:
-    """Images of different sizes, none square, with a bright left half: mirrored they differ."""
+    """Return images of different sizes, none square, with a bright left half, so mirrored ones differ."""
     random = np.random.default_rng(0)
     made = []
     for number in range(count):
@@ -81,7 +81,7 @@ def weights(pipeline: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("speed", [False, True], ids=["epsilon", "v_prediction"])
 @pytest.mark.parametrize("snr_gamma", [None, 5.0])
-def test_learning_changes_the_token_and_nothing_else(
+def test_learning_changes_only_the_token(
     sd: Any, tmp_path: Path, speed: bool, snr_gamma: float | None
 ) -> None:
     pipeline = with_speed(sd) if speed else sd
@@ -119,9 +119,7 @@ def test_learning_explains_the_images_better_than_the_word(sd: Any, tmp_path: Pa
     assert loss(TOKEN) < loss("piano") - 0.001
 
 
-def test_a_pristine_pipeline_of_diffusers_reads_the_token(
-    build: Callable[[str], Any], tmp_path: Path
-) -> None:
+def test_diffusers_itself_loads_the_token(build: Callable[[str], Any], tmp_path: Path) -> None:
     out = learn(build("sd"), tmp_path / "t.safetensors", vectors=3)
     learned = load_file(out)[TOKEN]
     theirs, ours = build("sd"), build("sd")
@@ -135,7 +133,7 @@ def test_a_pristine_pipeline_of_diffusers_reads_the_token(
         assert pipeline.tokenizer.tokenize(f"a {TOKEN} {TOKEN}_1")[1:] == [TOKEN, f"{TOKEN}_1"]
 
 
-def test_going_on_gives_the_same_bits(sd: Any, tmp_path: Path) -> None:
+def test_resuming_gives_the_same_bits(sd: Any, tmp_path: Path) -> None:
     whole = learn(sd, tmp_path / "whole.safetensors")
     calls: list[tuple[int, int]] = []
 
@@ -165,17 +163,20 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-import conftest, test_inversion
-test_inversion.learn(conftest.build_sd(), Path(sys.argv[2]), on_progress=lambda done, total:
-                     os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None)
+from tests.diffusion.test_inversion import learn
+from tests.support.tiny_models import build_sd
+learn(build_sd(), Path(sys.argv[2]), on_progress=lambda done, total:
+      os.kill(os.getpid(), signal.SIGKILL) if done == 5 else None)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_going_on_after_a_kill_gives_the_same_bits(sd: Any, tmp_path: Path) -> None:
+def test_resuming_after_a_kill_gives_the_same_bits(sd: Any, tmp_path: Path) -> None:
     out = tmp_path / "killed.safetensors"
-    killed = subprocess.run([sys.executable, "-c", CHILD, str(Path(__file__).parent), str(out)], check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", CHILD, str(Path(__file__).parents[2]), str(out)], check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     left = tmp_path / "killed.safetensors.checkpoint"
     with safe_open(left, "pt") as file:
@@ -208,7 +209,7 @@ def test_learning_in_bfloat16_keeps_the_token_in_float32(sd: Any, tmp_path: Path
     assert not torch.equal(learned, learned.bfloat16().float())
 
 
-def test_images_are_cut_to_the_models_shape_not_squeezed(sd: Any) -> None:
+def test_images_are_cropped_to_the_models_shape_not_squeezed(sd: Any) -> None:
     wide = np.zeros((64, 192, 3), np.uint8)
     wide[:, 64:128] = 255
     white = encode_images(sd, [np.full((64, 64, 3), 255, np.uint8)], False)
@@ -229,7 +230,7 @@ def test_images_are_cut_to_the_models_shape_not_squeezed(sd: Any) -> None:
         ({"init": "zebra"}, "'zebra' is 5 to it: 'z', 'e', 'b', 'r', 'a</w>'", "shorter or more common"),
         ({"init": "grand piano"}, "'grand piano' is 2 to it", "shorter or more common"),
         ({"init": ""}, "'' is 0 to it: none", "shorter or more common"),
-        ({"images": []}, "there are none", "3 to 8"),
+        ({"images": []}, "no images to learn the token from", "3 to 8"),
         ({"vectors": 0}, "vectors must be at least 1", "got 0"),
         ({"vectors": 80}, "'a photo of a {}' with 80 vectors is longer than the 77 tokens", "fewer vectors"),
         ({"steps": 0}, "steps must be at least 1", "got 0"),
@@ -253,8 +254,8 @@ def test_bad_arguments(
     ("family", "change", "condition"),
     [
         ("sdxl", None, "StableDiffusionXLPipeline cannot learn a token here: it has 2 text encoders"),
-        ("sd3", None, "StableDiffusion3Pipeline takes no textual-inversion tokens"),
-        ("flux", None, "FluxPipeline takes no textual-inversion tokens"),
+        ("sd3", None, "StableDiffusion3Pipeline does not support textual-inversion tokens"),
+        ("flux", None, "FluxPipeline does not support textual-inversion tokens"),
         ("sd", lambda one: one.to(torch.float16), "float16, in which small gradients vanish"),
         ("sd", lambda one: one.scheduler.register_to_config(prediction_type="sample"), "predicts 'sample'"),
         ("sd", lambda one: one.unet.register_to_config(in_channels=9), "reads 9 channels"),
@@ -275,7 +276,26 @@ def test_models_that_cannot_learn(
     assert condition in str(caught.value)
 
 
-def test_files_of_another_training_are_kept(sd: Any, tmp_path: Path) -> None:
+def test_out_of_memory_names_the_batch_size(sd: Any, tmp_path: Path) -> None:
+    def run_out(*_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    sd.unet.register_forward_pre_hook(run_out)
+    message = r"out of memory while learning '<cone>' with batch_size 2 on cpu: use a smaller batch_size"
+    with pytest.raises(ModelError, match=message):
+        learn(sd, tmp_path / "t.safetensors")
+
+
+def test_other_runtime_errors_are_not_swallowed(sd: Any, tmp_path: Path) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    sd.unet.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        learn(sd, tmp_path / "t.safetensors")
+
+
+def test_files_of_another_training_are_not_overwritten(sd: Any, tmp_path: Path) -> None:
     out = learn(sd, tmp_path / "t.safetensors")
     data = out.read_bytes()
     for changes, condition in (
@@ -318,7 +338,7 @@ AUTOMATIC = {"string_to_token": {"*": 265}, "string_to_param": {"*": tensor(2)},
         ("My-Cone.pt", {**AUTOMATIC, "name": None}, "my-cone", 2),
     ],
 )
-def test_every_form_is_read(
+def test_every_file_format_is_read(
     sd: Any, tmp_path: Path, name: str, content: Any, token: str, vectors: int
 ) -> None:
     path = tmp_path / name
@@ -345,7 +365,7 @@ def test_sdxl_takes_vectors_for_both_encoders(build: Callable[[str], Any], tmp_p
     assert index_tokens(pipeline, "a my-cone on the road", ["my-cone"]).positions == ((2, 3),)
 
 
-def test_all_vectors_of_a_token_make_its_heat_map(sd: Any, tmp_path: Path) -> None:
+def test_a_heat_map_averages_all_vectors_of_a_token(sd: Any, tmp_path: Path) -> None:
     save_file({TOKEN: 3 * tensor(3)}, tmp_path / "t.safetensors")
     load_embeddings(sd, [tmp_path / "t.safetensors"])
     prompt = f"a photo of a {TOKEN} on the road"
@@ -379,22 +399,22 @@ class Malicious:
         ("t.pt", {"string_to_param": {"other": tensor()}, "name": TOKEN}, "is NoneType"),
         ("t.safetensors", {TOKEN: torch.zeros(2, 3, WIDTH)}, "is a tensor (2, 3, 32)"),
         ("t.safetensors", {TOKEN: torch.zeros(2, WIDTH, dtype=torch.int64)}, "of torch.int64"),
-        ("t.safetensors", {TOKEN: torch.full((1, WIDTH), torch.nan)}, "not finite"),
-        ("t.safetensors", {TOKEN: tensor(2, 48)}, "are 48 wide, and this model's text encoder has width 32"),
+        ("t.safetensors", {TOKEN: torch.full((1, WIDTH), torch.nan)}, "NaN or infinite values"),
+        ("t.safetensors", {TOKEN: tensor(2, 48)}, "are 48 wide, but this model's text encoder has width 32"),
         (
             "t.safetensors",
             {"clip_l": tensor(), "clip_g": tensor()},
-            "vectors for 2 text encoder(s), and the model has 1",
+            "vectors for 2 text encoder(s), but the model has 1",
         ),
         ("t.safetensors", {"piano": tensor()}, "'piano' is a token of this model already"),
         ("t.safetensors", {" ": tensor()}, "reads as nothing"),
         ("t.safetensors", {"<good>": tensor()}, "both hold the token '<good>'"),
         ("t.safetensors", {"<there>": tensor()}, "'<there>' is a token of this model already"),
         ("t.safetensors", {"<there>_1": tensor()}, "'<there>' is a token of this model already"),
-        ("t.txt", b"text", "by its name"),
+        ("t.txt", b"text", "does not have the suffix"),
     ],
 )
-def test_bad_files_leave_the_pipeline_alone(
+def test_bad_files_leave_the_pipeline_unchanged(
     sd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: Any, condition: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

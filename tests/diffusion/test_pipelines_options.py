@@ -31,7 +31,7 @@ LORA = "pytorch_lora_weights.safetensors"
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, build: Callable[[str], Any]) -> Callable[[str], Path]:
-    """The folder of a family's pipeline, saved once."""
+    """Return the folder of a family's pipeline, saved once."""
     root = tmp_path_factory.mktemp("saved")
 
     def folder(family: str) -> Path:
@@ -45,7 +45,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, build: Callable[[str], Any])
 
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory: pytest.TempPathFactory, build: Callable[[str], Any]) -> Callable[..., Path]:
-    """The folder of a random LoRA for a family, saved once for each set of arguments."""
+    """Return the folder of a random LoRA for a family, saved once for each set of arguments."""
     root = tmp_path_factory.mktemp("loras")
 
     def folder(family: str, *, seed: int = 0, text: bool = False) -> Path:
@@ -98,7 +98,7 @@ def test_folders_of_other_families(
     assert type(pipeline) is type(build(family))
 
 
-def test_a_pipeline_that_diffusers_chose(saved: Callable[[str], Path]) -> None:
+def test_a_pipeline_that_was_loaded_by_diffusers(saved: Callable[[str], Path]) -> None:
     with quiet():
         pipeline = AutoPipelineForText2Image.from_pretrained(saved("sdxl"))
     pipeline.set_progress_bar_config(disable=True)
@@ -107,7 +107,7 @@ def test_a_pipeline_that_diffusers_chose(saved: Callable[[str], Path]) -> None:
     assert maps.keys() == traced_image(load_pipeline(saved("sdxl"), device="cpu"))[1].keys()
 
 
-def test_a_family_that_cannot_be_traced_is_refused_when_it_is_loaded(saved: Callable[[str], Path]) -> None:
+def test_a_family_that_cannot_be_traced_is_rejected_on_loading(saved: Callable[[str], Path]) -> None:
     with pytest.raises(
         ModelError, match=r"StableCascadeDecoderPipeline cannot be traced: it has no unet.*FluxPipeline"
     ):
@@ -117,10 +117,10 @@ def test_a_family_that_cannot_be_traced_is_refused_when_it_is_loaded(saved: Call
 # LoRAs.
 
 
-def test_loras_change_images_by_their_weights(
+def test_loras_change_images_according_to_their_weights(
     saved: Callable[[str], Path], lora: Callable[..., Path]
 ) -> None:
-    """A folder and a file; a weight of 0 changes nothing, and two at once differ from either alone."""
+    """One LoRA is a folder, one a file; weight 0 changes nothing, and two LoRAs differ from either alone."""
     one, other = lora("sd"), lora("sd", seed=1, text=True) / LORA
     loaded = [
         {},
@@ -150,10 +150,10 @@ def test_a_pipeline_with_a_lora_is_traced(
     assert not any(np.array_equal(maps[group], without[group]) for group in maps)
 
 
-def test_a_lora_in_the_layout_of_other_trainers(
+def test_a_lora_in_kohyas_layout(
     saved: Callable[[str], Path], lora: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Keys as Kohya's scripts write them, with alpha: equal to the rank it changes nothing."""
+    """Kohya's scripts name keys differently and add alpha, which has no effect when equal to the rank."""
     weights: dict[str, torch.Tensor] = {}
     for key, value in load_file(lora("sd") / LORA).items():
         module, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)
@@ -194,7 +194,7 @@ def test_a_lora_for_another_family(
 ) -> None:
     path = lora(made_for, text=text)
     with pytest.raises(
-        ModelError, match=r"for another model.*trained on this model's family and size"
+        ModelError, match=r"for another model.*trained for this model's family and size"
     ) as caught:
         load_pipeline(saved(family), device="cpu", loras={str(path): 1.0})
     assert str(path) in str(caught.value)
@@ -225,11 +225,11 @@ def pickled(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder / "absent.safetensors", "neither a file or folder here .* nor a hub name"),
-        (lambda folder: folder, "should hold one .safetensors file; it holds: none"),
+        (lambda folder: folder / "absent.safetensors", "neither a file or folder here .* nor a Hub name"),
+        (lambda folder: folder, "must contain one .safetensors file; it contains: none"),
         (
             two_files,
-            r"should hold one .safetensors file; it holds: a\.safetensors, b\.safetensors. Name the file",
+            r"must contain one .safetensors file; it contains: a\.safetensors, b\.safetensors. Name the file",
         ),
         (no_lora, "cannot be loaded into StableDiffusionPipeline"),
         (scribbled, "cannot be loaded into StableDiffusionPipeline: SafetensorError"),
@@ -243,7 +243,7 @@ def test_a_lora_that_cannot_be_read(
         load_pipeline(saved("sd"), device="cpu", loras={str(make(tmp_path)): 1.0})
 
 
-def test_a_lora_of_pickles_that_is_trusted(
+def test_a_trusted_pickled_lora(
     saved: Callable[[str], Path], lora: Callable[..., Path], tmp_path: Path
 ) -> None:
     torch.save(load_file(lora("sd") / LORA), tmp_path / "lora.bin")
@@ -260,12 +260,16 @@ def test_a_lora_on_the_hub_without_a_network(
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match=r"'owner/no-such-lora' is no file.*hf download owner/no-such-lora"):
+    with pytest.raises(
+        ModelError, match=r"LoRA 'owner/no-such-lora': not found locally.*hf download owner/no-such-lora"
+    ):
         load_pipeline(saved("sd"), device="cpu", loras={name: 1.0})
 
 
-def test_a_pipeline_that_takes_no_loras(saved: Callable[[str], Path], lora: Callable[..., Path]) -> None:
-    with pytest.raises(ModelError, match="PixArtSigmaPipeline takes no LoRAs"):
+def test_a_pipeline_without_support_for_loras(
+    saved: Callable[[str], Path], lora: Callable[..., Path]
+) -> None:
+    with pytest.raises(ModelError, match="PixArtSigmaPipeline does not support LoRAs"):
         load_pipeline(saved("pixart"), device="cpu", loras={str(lora("sd")): 1.0})
 
 
@@ -285,20 +289,20 @@ def test_without_peft(
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "flux"])
-def test_a_thrifty_vae(saved: Callable[[str], Path], family: str) -> None:
-    """Slicing decodes the same images; tiles are blended where they meet."""
+def test_a_vae_that_saves_memory(saved: Callable[[str], Path], family: str) -> None:
+    """Slicing decodes the same images; tiles are blended at their seams, so larger images may differ."""
     plain = load_pipeline(saved(family), device="cpu")
     assert not plain.vae.use_slicing and not plain.vae.use_tiling
-    thrifty = load_pipeline(saved(family), device="cpu", vae_slicing=True, vae_tiling=True)
-    assert thrifty.vae.use_slicing and thrifty.vae.use_tiling
-    assert traced_image(thrifty, width=64)[0] == pytest.approx(image(plain, width=64), abs=1e-4)
-    assert traced_image(thrifty, width=128)[0].shape == (64, 128, 3)
+    saving = load_pipeline(saved(family), device="cpu", vae_slicing=True, vae_tiling=True)
+    assert saving.vae.use_slicing and saving.vae.use_tiling
+    assert traced_image(saving, width=64)[0] == pytest.approx(image(plain, width=64), abs=1e-4)
+    assert traced_image(saving, width=128)[0].shape == (64, 128, 3)
 
 
-def test_a_vae_that_cannot_be_thrifty(build: Callable[[str], Any]) -> None:
+def test_a_pipeline_whose_vae_cannot_save_memory(build: Callable[[str], Any]) -> None:
     pipeline = build("sd")
     pipeline.vae = None
-    with pytest.raises(ModelError, match=r"cannot do vae_tiling.*enable_tiling"):
+    with pytest.raises(ModelError, match=r"does not support vae_tiling.*enable_tiling"):
         pipelines_options.save_memory(pipeline, vae_slicing=False, vae_tiling=True)
 
 
@@ -307,8 +311,7 @@ def test_a_vae_that_cannot_be_thrifty(build: Callable[[str], Any]) -> None:
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "pixart"])
 def test_compiled_parts_hold_no_attention(build: Callable[[str], Any], family: str) -> None:
-    """And are not single layers; in denoisers with residual or feed-forward blocks all of these are among
-    them."""
+    """Compiled parts are not single layers, and include every residual and feed-forward block."""
     denoiser = denoiser_of(build(family))
     parts = list(pipelines_options._without_attention(denoiser))
     inside = {id(module) for part in parts for module in part.modules()}
@@ -320,10 +323,10 @@ def test_compiled_parts_hold_no_attention(build: Callable[[str], Any], family: s
 
 
 @pytest.mark.parametrize("family", ["sd", "flux"])
-def test_compiling_leaves_images_and_maps_as_they_are(
+def test_compiling_does_not_change_images_or_maps(
     saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    """With the compiler's front half, which finds the graphs; the slow test below has the back half too."""
+    """Uses only the compiler's front end, which captures graphs; the slow test below uses all of it."""
     monkeypatch.setattr(pipelines_options, "COMPILE_BACKEND", "eager")
     expected, expected_maps = traced_image(load_pipeline(saved(family), device="cpu"))
     pipeline = load_pipeline(saved(family), device="cpu", compile=True)
@@ -335,12 +338,11 @@ def test_compiling_leaves_images_and_maps_as_they_are(
 
 
 @pytest.mark.slow
-def test_compiled_to_machine_code(
+def test_compiling_to_machine_code(
     saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Traced and untraced images stay equal bit by bit; to those not compiled they are equal up to
-    rounding."""
-    # The machine's cache keeps what a killed process left half-written.
+    """Traced and untraced images are equal bit for bit; uncompiled ones are equal up to rounding."""
+    # A cache of its own, because in the shared one a killed process may have left half-written files.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     expected, expected_maps = traced_image(load_pipeline(saved("sd"), device="cpu"))
@@ -359,7 +361,7 @@ def test_without_a_compiler(
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
-    message = r"torch.compile does not work on cpu here.*C\+\+ compiler.*leave compile off"
+    message = r"torch.compile does not work on cpu here.*C\+\+ compiler.*turn compile off"
     with (
         torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
         pytest.raises(ModelError, match=message),
@@ -367,6 +369,6 @@ def test_without_a_compiler(
         load_pipeline(saved("sd"), device="cpu", compile=True)
 
 
-def test_compiling_what_is_offloaded_layer_by_layer(sd: Any) -> None:
-    with pytest.raises(ModelError, match="compile does not go with offload sequential"):
+def test_compiling_with_sequential_offload(sd: Any) -> None:
+    with pytest.raises(ModelError, match="compile does not work with offload sequential"):
         pipelines_options.compile_parts(sd, "cpu", "sequential")

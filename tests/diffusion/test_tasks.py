@@ -1,5 +1,4 @@
-"""img2img and inpaint: the real pipelines of every family at tiny size, and what must hold of their
-pixels."""
+"""Tests of img2img and inpaint on the real pipelines of every family at tiny size."""
 
 from __future__ import annotations
 
@@ -65,9 +64,13 @@ def source(record: ImageRecord) -> Source:
     )
 
 
+def always(given: Source) -> Callable[[ImageRecord], Source]:
+    return lambda _: given
+
+
 @pytest.mark.parametrize("task", ["img2img", "inpaint"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_and_task_in_any_batch(build: Callable[[str], Any], family: str, task: str) -> None:
+def test_an_image_does_not_depend_on_its_batch(build: Callable[[str], Any], family: str, task: str) -> None:
     pipeline = build(family)
     jobs = [job(task, seed=seed) for seed in range(3)]
     together = list(generate(pipeline, jobs, source=source, batch_size=3))
@@ -87,19 +90,19 @@ def test_every_family_and_task_in_any_batch(build: Callable[[str], Any], family:
 def test_nothing_outside_the_region_changes(
     build: Callable[[str], Any], family: str, size_wh: tuple[int, int]
 ) -> None:
-    """Whatever the photo's size: it is worked on at one that the model can divide."""
+    """This also holds for photos whose size the model cannot divide, which are resized to one it can."""
     record = job("inpaint", size_wh, working_wh=[96, 64])
     [(_, image, heat_maps, _)] = generate(build(family), [record], source=source)
     given = source(record)
+    assert given.region is not None
     assert image.shape == given.rgb.shape
     assert np.array_equal(image[~given.region], given.rgb[~given.region])
     assert np.abs(image[given.region].astype(int) - given.rgb[given.region]).mean() > 5
     assert heat_maps.size_wh == size_wh
 
 
-def test_a_window_is_worked_on_alone(build: Callable[[str], Any]) -> None:
-    """The rest of a large photo costs nothing; the same window of another photo gives the same pixels in
-    it."""
+def test_only_the_window_is_processed(build: Callable[[str], Any]) -> None:
+    """The result inside a window does not depend on the pixels of the photo outside it."""
     window = [40, 20, 140, 84]
     record = job("inpaint", (300, 200), working_wh=[96, 64], window_xyxy=window)
     painted = np.zeros((200, 300), dtype=bool)
@@ -109,9 +112,7 @@ def test_a_window_is_worked_on_alone(build: Callable[[str], Any]) -> None:
     second[20:84, 40:140] = first[20:84, 40:140]
     images = []
     for rgb in (first, second):
-        [(_, image, heat_maps, _)] = generate(
-            build("sd"), [record], source=lambda _, rgb=rgb: Source(rgb, painted)
-        )
+        [(_, image, heat_maps, _)] = generate(build("sd"), [record], source=always(Source(rgb, painted)))
         assert np.array_equal(image[~painted], rgb[~painted]) and not np.array_equal(image, rgb)
         assert heat_maps.window_xyxy == tuple(window) and heat_maps.maps["up-16x24"].any()
         images.append(image)
@@ -128,8 +129,8 @@ def test_a_weaker_img2img_stays_closer_to_its_source() -> None:
     assert apart[0] < 0.8 * apart[1]
 
 
-def test_the_inpainted_miniature_is_itself_again() -> None:
-    """Its UNet has 12 channels, which the pipeline would refuse."""
+def test_the_miniature_is_unchanged_after_inpainting() -> None:
+    """Its UNet has 12 channels, which the pipeline would reject."""
     pipeline = load_pipeline("miniature", device="cpu")
     channels = pipeline.unet.config.in_channels
     assert channels not in (4, 9)
@@ -138,7 +139,7 @@ def test_the_inpainted_miniature_is_itself_again() -> None:
     assert pipeline.unet.config.in_channels == channels
 
 
-def test_a_unet_that_does_not_read_what_its_autoencoder_writes_is_not_passed_off(
+def test_a_unet_that_does_not_match_its_autoencoder_is_not_disguised(
     build: Callable[[str], Any],
 ) -> None:
     pipeline = build("sd")
@@ -164,7 +165,7 @@ def test_a_family_without_a_pipeline_for_the_task(build: Callable[[str], Any]) -
         task_pipeline(pipeline, "inpaint")
 
 
-def test_weights_are_shared(build: Callable[[str], Any]) -> None:
+def test_pipelines_of_all_tasks_share_their_weights(build: Callable[[str], Any]) -> None:
     pipeline = build("sd")
     for task in ("txt2img", "img2img", "inpaint"):
         assert task_pipeline(pipeline, task).unet is pipeline.unet
@@ -184,7 +185,7 @@ def test_working_size(size_wh: Any, budget_wh: Any, unit: int, expected: Any) ->
     assert working_size(size_wh, budget_wh, unit) == expected
 
 
-def test_the_rim_of_the_region_fades() -> None:
+def test_the_edge_of_the_region_is_blended() -> None:
     record = job("inpaint", (300, 200))
     black = Source(np.zeros((200, 300, 3), np.uint8), region(200, 300))
     image = finished(record, np.full((200, 300, 3), 255, np.uint8), black)
@@ -220,7 +221,7 @@ def test_tracing_leaves_the_images_bit_identical(build: Callable[[str], Any], fa
 
 
 @pytest.mark.parametrize("task", ["txt2img", "img2img"])
-def test_a_model_made_for_inpainting_does_nothing_else(build: Callable[[str], Any], task: str) -> None:
+def test_an_inpainting_model_rejects_other_tasks(build: Callable[[str], Any], task: str) -> None:
     record = job("img2img") if task == "img2img" else ImageRecord(CAR, 1, (96, 64), "tiny", settings=SETTINGS)
-    with pytest.raises(ModelError, match=f"made for in-painting alone.*another model for {task}"):
+    with pytest.raises(ModelError, match=f"can only inpaint.*another model for {task}"):
         list(generate(build("sd-inpaint"), [record], source=source))

@@ -18,7 +18,7 @@ from diffugen.errors import PromptError
         ("A Red CAR", "car", [3]),
         ("a red car", "Red Car", [2, 3]),
         ("a grand piano on the road", "grand piano", [2, 3]),
-        ("a grand  piano", "grand piano", [2, 3]),  # spaces do not count
+        ("a grand  piano", "grand piano", [2, 3]),  # white space does not matter
         ("a car and a car", "car", [2, 5]),  # every occurrence
         ("a tuba", "tuba", [2, 3, 4, 5]),  # a word of several tokens
         ("a tuba, red", "red", [7]),  # punctuation is a token
@@ -35,12 +35,12 @@ def test_locate_keeps_the_order_of_the_phrases(clip_tokenizer: Any) -> None:
 
 
 def test_locate_with_t5(t5_tokenizer: Any) -> None:
-    """No token before the text, and the space belongs to the word that follows."""
+    """T5 has no start token, and a space belongs to the following word."""
     assert locate(t5_tokenizer, "a red car, a tuba", ["car", "red", "tuba"]) == [[2], [1], [5, 6, 7, 8, 9]]
 
 
 def test_locate_without_offsets() -> None:
-    """A tokenizer of bytes: a space counts with the word that follows."""
+    """In a byte tokenizer, a space belongs to the following word."""
     tokenizer = ByT5Tokenizer()
     assert not tokenizer.is_fast
     assert locate(tokenizer, "a scar, a car", ["car", "a"]) == [[9, 10, 11, 12], [0, 7, 8]]
@@ -67,15 +67,15 @@ def test_a_phrase_beyond_the_limit(clip_tokenizer: Any) -> None:
     assert locate(clip_tokenizer, text, ["red"]) == [list(range(1, 76))]
 
 
-def test_the_last_place_before_the_limit(clip_tokenizer: Any) -> None:
-    """77 places: a start token, 75 words, an end token."""
+def test_the_last_position_before_the_limit(clip_tokenizer: Any) -> None:
+    """77 positions: a start token, 75 words, an end token."""
     assert locate(clip_tokenizer, " ".join(["red"] * 74 + ["car"]), ["car"]) == [[75]]
     with pytest.raises(PromptError):
         locate(clip_tokenizer, " ".join(["red"] * 75 + ["car"]), ["car"])
 
 
 def test_index_tokens_follows_the_encoders(any_pipeline: Any) -> None:
-    """UNets read CLIP's tokens, Flux and PixArt T5's alone, Stable Diffusion 3 both, one after the other."""
+    """UNets read CLIP's tokens, Flux and PixArt only T5's, Stable Diffusion 3 both, concatenated."""
     expected = {
         "StableDiffusionPipeline": ((3,), {"text_encoder": 4}),
         "StableDiffusionXLPipeline": ((3,), {"text_encoder": 4}),
@@ -93,8 +93,7 @@ def test_index_tokens_follows_the_encoders(any_pipeline: Any) -> None:
 
 
 def test_prompts_that_the_pipeline_rewrites(build: Callable[[str], Any]) -> None:
-    """PixArt writes prompts in small letters, and its T5 knows no capitals: tokens are those of the rewritten
-    prompt."""
+    """PixArt lowercases prompts, so positions refer to the tokens of the lowercased prompt."""
     pixart = build("pixart")
     plain, capital = (index_tokens(pixart, text, ["Car"]) for text in ("a red car", "A  Red Car"))
     assert capital == plain

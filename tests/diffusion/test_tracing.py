@@ -29,7 +29,7 @@ def call(pipeline: Any, prompts: Sequence[str] = PROMPTS, *, first_seed: int = 0
     """Generate at 96x64 pixels (width x height): 24x16 latents."""
     settings = {"num_inference_steps": 4, "guidance_scale": 4.0, "width": 96, "height": 64} | settings
     taken = inspect.signature(type(pipeline).__call__).parameters
-    if "use_resolution_binning" in taken:  # PixArt knows the sizes of its real models alone
+    if "use_resolution_binning" in taken:  # PixArt's own sizes are those of its real models
         settings["use_resolution_binning"] = False
     settings = {name: value for name, value in settings.items() if name in taken}
     generators = [torch.Generator().manual_seed(first_seed + i) for i in range(len(prompts))]
@@ -49,8 +49,7 @@ def traced(
 
 
 def assert_close(left: Maps, right: Maps, tolerance: float = 1e-3) -> None:
-    """Equal up to float16 storage and rounding, relative to each map's maximum; and not equal by being
-    flat."""
+    """Require equal maps up to rounding, relative to each map's maximum, and that no map is flat."""
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         assert a.keys() == b.keys()
@@ -73,12 +72,11 @@ def test_images_stay_bit_identical(any_pipeline: Any) -> None:
             assert 0 < array.max() <= 1
 
 
-# A reference that shares nothing with the tracer: processors that write the whole softmax out and keep it.
+# A reference that shares no code with the tracer: processors that compute and keep the whole softmax.
 
 
 class Reference:
-    """Collects whole softmaxes (images, image queries, text tokens), the mean over heads, per layer group and
-    call."""
+    """Collects softmaxes (images, image queries, text tokens), averaged over heads, by layer group."""
 
     def __init__(self, pipeline: Any, shape_of: Callable[[str, int], str]) -> None:
         self.calls: dict[str, list[Any]] = defaultdict(list)
@@ -121,7 +119,7 @@ def split_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 class CrossProcessor:
-    """UNets and PixArt."""
+    """For UNets and PixArt."""
 
     def __init__(self, keep: Callable[[torch.Tensor], None]) -> None:
         self.keep = keep
@@ -138,7 +136,7 @@ class CrossProcessor:
 
 
 class Sd3Processor:
-    """The image's tokens come first."""
+    """For joint attention with the image's tokens first."""
 
     def __init__(self, keep: Callable[[torch.Tensor], None]) -> None:
         self.keep = keep
@@ -164,7 +162,7 @@ class Sd3Processor:
 
 
 class FluxProcessor:
-    """The text's tokens come first; single-stream layers get both streams as one."""
+    """For joint attention with the text's tokens first; single-stream layers get one joined stream."""
 
     TEXT = 48
 
@@ -208,14 +206,13 @@ def group_of(name: str, queries: int) -> str:
 
 
 def test_maps_equal_the_whole_softmax(any_pipeline: Any) -> None:
-    """2 prompts, 1 and 2 phrases, 24x16 latents, 4 steps; for Flux and Chroma with T5 prompts of 48
-    tokens."""
+    """2 prompts of 1 and 2 phrases, 24x16 latents, 4 steps; T5 prompts have 48 tokens."""
     family = type(any_pipeline).__name__
     settings: dict[str, Any] = {}
     if family in ("FluxPipeline", "ChromaPipeline"):
         settings["max_sequence_length"] = FluxProcessor.TEXT
     if family == "ChromaPipeline":
-        settings["guidance_scale"] = 1.0  # or else the negative prompts have a pass of their own
+        settings["guidance_scale"] = 1.0  # otherwise negative prompts have a separate pass
     _, maps = traced(any_pipeline, **settings)
     positions = [index_tokens(any_pipeline, *pair).positions for pair in zip(PROMPTS, PHRASES, strict=True)]
     reference = Reference(any_pipeline, group_of)
@@ -225,7 +222,7 @@ def test_maps_equal_the_whole_softmax(any_pipeline: Any) -> None:
 
 
 def test_batched_maps_equal_single_ones(any_pipeline: Any) -> None:
-    """Two prompts, and the same prompt twice with different noise."""
+    """Batch of two prompts, one of them twice with different noise."""
     prompts, phrases = [*PROMPTS, PROMPTS[0]], [*PHRASES, PHRASES[0]]
     _, together = traced(any_pipeline, prompts, phrases)
     for i in range(3):
@@ -253,8 +250,7 @@ def test_several_images_of_one_prompt(sd: Any) -> None:
 
 @pytest.mark.parametrize("family", ["sd", "sd2", "sdxl", "sd3", "pixart"])
 def test_guidance_traces_the_conditional_half(build: Callable[[str], Any], family: str) -> None:
-    """In the first step the noise is the same with guidance and without, so the conditional maps must be
-    too."""
+    """In the first step, the noise and so the conditional maps are the same with and without guidance."""
     pipeline = build(family)
     _, without = traced(pipeline, num_inference_steps=1, guidance_scale=1.0)
     _, guided = traced(pipeline, num_inference_steps=1, guidance_scale=5.0)
@@ -268,8 +264,8 @@ def test_guidance_traces_the_conditional_half(build: Callable[[str], Any], famil
 @pytest.mark.parametrize(
     ("family", "guidance"), [("flux", {"true_cfg_scale": 3.0}), ("chroma", {"guidance_scale": 3.0})]
 )
-def test_guidance_in_a_pass_of_its_own(
-    build: Callable[[str], Any], family: str, guidance: dict[str, float]
+def test_guidance_in_a_separate_pass(
+    build: Callable[[str], Any], family: str, guidance: dict[str, Any]
 ) -> None:
     """Flux and Chroma run the negative prompts in a second call of the transformer."""
     pipeline = build(family)
@@ -282,9 +278,10 @@ def test_guidance_in_a_pass_of_its_own(
 
 
 def test_guidance_that_calls_the_denoiser_again(build: Callable[[str], Any]) -> None:
-    """Stable Diffusion 3 can run its prompts twice a step, the second time without some layers."""
+    """Stable Diffusion 3 can run its prompts twice per step, the second time without some layers."""
     sd3 = build("sd3")
-    settings = {"num_inference_steps": 3, "skip_guidance_layers": [1], "skip_layer_guidance_stop": 1.0}
+    settings: dict[str, Any] = {"num_inference_steps": 3, "skip_guidance_layers": [1]}
+    settings["skip_layer_guidance_stop"] = 1.0
 
     def stop_after_two(pipeline: Any, step: int, *_: Any) -> dict[str, Any]:
         pipeline._interrupt = step == 1
@@ -300,11 +297,11 @@ def test_guidance_that_calls_the_denoiser_again(build: Callable[[str], Any]) -> 
 
 @pytest.mark.parametrize("family", ["sd", "lcm", "sdxl", "sd3", "flux"])
 @pytest.mark.parametrize(("steps", "guidance"), [(1, 0.0), (2, 1.0), (4, 0.0)])
-def test_few_steps_as_turbo_models_take_them(
+def test_few_steps_as_with_turbo_models(
     build: Callable[[str], Any], family: str, steps: int, guidance: float
 ) -> None:
     pipeline = build(family)
-    settings = {"num_inference_steps": steps, "guidance_scale": guidance}
+    settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance}
     images, maps = traced(pipeline, **settings)
     assert np.array_equal(call(pipeline, **settings), images)
     for found, phrases in zip(maps, PHRASES, strict=True):
@@ -340,7 +337,7 @@ TASKS = {
     ],
 )
 def test_other_tasks(build: Callable[[str], Any], family: str, task: str) -> None:
-    """Of 8 steps as many are run as the strength says; the thirds are those of the steps that are run."""
+    """The strength determines how many of 8 steps are run; thirds are those of the steps that are run."""
     maker, arguments = TASKS[task]
     with quiet():
         pipeline = maker.from_pipe(build(family))
@@ -352,7 +349,7 @@ def test_other_tasks(build: Callable[[str], Any], family: str, task: str) -> Non
         return {}
 
     for strength, expected in ((0.5, 4), (0.25, 2) if task == "img2img" else (1.0, 8)):
-        settings = {"strength": strength, "num_inference_steps": 8, **arguments()}
+        settings: dict[str, Any] = {"strength": strength, "num_inference_steps": 8, **arguments()}
         last.clear()
         plain = call(pipeline, **settings, callback_on_step_end=watch)
         assert len(last) == (8 if family == "lcm" else expected)
@@ -362,12 +359,12 @@ def test_other_tasks(build: Callable[[str], Any], family: str, task: str) -> Non
             for array in found.values():
                 assert array.shape[:2] == (len(phrases), 3)
                 assert (array.max(axis=(2, 3)) > 0).all()
-                # In two steps the middle third is half of each; in more, no third repeats another.
+                # With two steps, the middle third is half of each; with more, all thirds differ.
                 assert not np.array_equal(array[:, 0], array[:, 2])
 
 
 def test_thirds_of_the_steps_that_are_run(build: Callable[[str], Any]) -> None:
-    """3 of 6 steps: each third is one step, so stopping after one leaves the others empty."""
+    """Of 6 steps 3 are run, one per third, so stopping after one leaves the other thirds empty."""
     maker, arguments = TASKS["img2img"]
     with quiet():
         pipeline = maker.from_pipe(build("sd"))
@@ -376,7 +373,7 @@ def test_thirds_of_the_steps_that_are_run(build: Callable[[str], Any]) -> None:
         pipeline._interrupt = True
         return {}
 
-    settings = {"strength": 0.5, "num_inference_steps": 6, **arguments()}
+    settings: dict[str, Any] = {"strength": 0.5, "num_inference_steps": 6, **arguments()}
     _, whole = traced(pipeline, **settings)
     _, cut = traced(pipeline, **settings, callback_on_step_end=stop)
     for group, array in whole[0].items():
@@ -384,8 +381,8 @@ def test_thirds_of_the_steps_that_are_run(build: Callable[[str], Any]) -> None:
         assert not cut[0][group][:, 1:].any()
 
 
-def test_maps_lie_like_the_image(sd: Any) -> None:
-    """Other noise in the top right corner changes the maps there more than in the other three."""
+def test_maps_have_the_orientation_of_the_image(sd: Any) -> None:
+    """Changing the noise in the top right corner changes the maps there more than in other corners."""
     settings: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": 1.0}
     noise = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(0))
     changed = noise.clone()
@@ -399,7 +396,7 @@ def test_maps_lie_like_the_image(sd: Any) -> None:
         assert corners[1] > 2 * max(corners[0], corners[2], corners[3])
 
 
-def test_processors_that_write_the_softmax_out(sd: Any) -> None:
+def test_processors_that_compute_the_softmax_themselves(sd: Any) -> None:
     _, expected = traced(sd)
     sd.unet.set_attn_processor(AttnProcessor())
     plain = call(sd)
@@ -408,7 +405,7 @@ def test_processors_that_write_the_softmax_out(sd: Any) -> None:
     assert_close(maps, expected)
 
 
-def test_schedulers_that_call_twice_a_step(sd: Any) -> None:
+def test_schedulers_that_call_the_denoiser_twice_per_step(sd: Any) -> None:
     from diffusers import HeunDiscreteScheduler
 
     sd.scheduler = HeunDiscreteScheduler.from_config(sd.scheduler.config)
@@ -416,7 +413,7 @@ def test_schedulers_that_call_twice_a_step(sd: Any) -> None:
     assert all(array[:, third].max() > 0 for array in maps[0].values() for third in range(3))
 
 
-def test_bfloat16_keeps_the_maps(sd: Any) -> None:
+def test_maps_in_bfloat16(sd: Any) -> None:
     _, expected = traced(sd, num_inference_steps=1)
     sd.to(dtype=torch.bfloat16)
     images, maps = traced(sd, num_inference_steps=1)
@@ -424,7 +421,7 @@ def test_bfloat16_keeps_the_maps(sd: Any) -> None:
     assert_close(maps, expected, tolerance=0.1)
 
 
-def test_every_family_that_messages_name_is_tested(build: Callable[[str], Any], families: list[str]) -> None:
+def test_all_families_named_in_messages_are_tested(build: Callable[[str], Any], families: list[str]) -> None:
     assert {type(build(family)).__name__ for family in families} == set(TRACEABLE)
 
 
@@ -440,7 +437,7 @@ def test_every_family_that_messages_name_is_tested(build: Callable[[str], Any], 
     ],
 )
 def test_families_that_cannot_be_traced(build: Callable[[str], Any], family: str, message: str) -> None:
-    """Said in the first step, with the families that can."""
+    """The first step raises an error that lists the families that can be traced."""
     pipeline = build(family)
     steps: list[Any] = []
     pipeline.scheduler.step = lambda *arguments, **__: steps.append(arguments)
@@ -460,25 +457,25 @@ def test_a_pipeline_without_a_denoiser(build: Callable[[str], Any]) -> None:
 
 
 class OwnMathematics(CrossProcessor):
-    """Neither scaled_dot_product_attention nor get_attention_scores: cannot be seen."""
+    """Calls neither scaled_dot_product_attention nor get_attention_scores, so it cannot be traced."""
 
     def __init__(self) -> None:
         super().__init__(lambda softmax: None)
 
 
-def test_attention_that_cannot_be_seen(sd: Any) -> None:
+def test_attention_that_cannot_be_traced(sd: Any) -> None:
     sd.unet.mid_block.attentions[0].transformer_blocks[0].attn2.set_processor(OwnMathematics())
     with pytest.raises(ModelError, match=r"mid_block.*attn2.*OwnMathematics"):
         traced(sd)
 
 
-def test_sliced_attention_is_refused(sd: Any) -> None:
+def test_sliced_attention_is_rejected(sd: Any) -> None:
     sd.enable_attention_slicing(1)
     with pytest.raises(ModelError, match="disable_attention_slicing"):
         traced(sd)
 
 
-def test_another_prompt_than_announced(sd: Any) -> None:
+def test_a_different_prompt_than_announced(sd: Any) -> None:
     with (
         pytest.raises(ModelError, match="plain tokens of prompt 1 of 1"),
         trace(sd, [index_tokens(sd, "a car", ["car"])]),
@@ -486,19 +483,19 @@ def test_another_prompt_than_announced(sd: Any) -> None:
         call(sd, ["the road"])
 
 
-def test_another_number_of_images_than_announced(sd: Any) -> None:
+def test_a_different_number_of_images_than_announced(sd: Any) -> None:
     index = index_tokens(sd, PROMPTS[0], PHRASES[0])
     with pytest.raises(ModelError, match=r"1 prompts were announced.*called with 2"), trace(sd, [index]):
         call(sd, [PROMPTS[0]] * 2)
 
 
-def test_embeddings_in_place_of_text(sd: Any) -> None:
+def test_embeddings_instead_of_text(sd: Any) -> None:
     embeds = torch.zeros(1, 77, 32)
     with pytest.raises(ModelError, match="plain tokens"), trace(sd, [index_tokens(sd, "a car", ["car"])]):
         sd(prompt_embeds=embeds, guidance_scale=1.0, num_inference_steps=1)
 
 
-def test_a_phrase_beyond_what_the_denoiser_reads(build: Callable[[str], Any]) -> None:
+def test_a_phrase_beyond_the_tokens_that_the_denoiser_reads(build: Callable[[str], Any]) -> None:
     flux = build("flux")
     with pytest.raises(PromptError, match="reads 4 tokens"):
         traced(flux, [PROMPTS[1]], [["road"]], max_sequence_length=4)

@@ -105,7 +105,7 @@ def severity(kind: str, score: float | None, confidence: float | None, iou: floa
 def rank(
     disagreements: Iterable[Disagreement],
     *,
-    prompt_ids: Mapping[str, str] | None = None,
+    families: Mapping[str, str] | None = None,
     balance_kinds: bool = False,
 ) -> list[Disagreement]:
     """Return the review queue of a run, the most severe disagreements first.
@@ -115,23 +115,24 @@ def rank(
 
     Args:
         disagreements: Disagreements of any number of images; an iterator is read once.
-        prompt_ids: Prompt id of each image id. If given, the n-th disagreement of a prompt counts with
-            severity / n, so that one prompt that always fails does not fill the queue.
+        families: Family (`diffugen.records.ImageRecord.family`) of each image id. If given, the n-th
+            disagreement of a family counts with severity / n, so that one prompt that always fails does not
+            fill the queue.
         balance_kinds: Whether to alternate between the kinds, each in its own order, until they run out, so
             that kinds of low severity are reviewed too.
 
     Raises:
-        DiffugenError: ``prompt_ids`` lacks an image.
+        DiffugenError: ``families`` lacks an image.
     """
     queue = sorted(disagreements, key=_order)
-    if prompt_ids is not None:
-        missing = sorted({item.image_id for item in queue} - set(prompt_ids))
+    if families is not None:
+        missing = sorted({item.image_id for item in queue} - set(families))
         if missing:
             raise DiffugenError(
-                f"{len(missing)} of the images to rank have no prompt id, the first is {missing[0]}; "
-                "give the prompt ids of all images of the run"
+                f"{len(missing)} of the images to rank have no family, the first is {missing[0]}; "
+                "give the families of all images of the run"
             )
-        places = _places([prompt_ids[item.image_id] for item in queue])
+        places = _places([families[item.image_id] for item in queue])
         worth = [item.severity / (1 + place) for item, place in zip(queue, places, strict=True)]
         queue = [queue[index] for index in sorted(range(len(queue)), key=lambda index: -worth[index])]
     if balance_kinds:

@@ -27,8 +27,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from diffugen.comparison.disagreement import compare
 from diffugen.comparison.matching import Match
 from diffugen.errors import DiffugenError
@@ -119,7 +117,6 @@ def training_labels(
     min_score: float = 0.0,
     min_iou: float = 0.1,
     good_iou: float = 0.5,
-    confidence: float = 0.25,
 ) -> TrainingLabels:
     """Return the labels that an image is trained with, by the table in the docstring of this module.
 
@@ -133,13 +130,12 @@ def training_labels(
         min_score: Minimum score of an attention label, in [0, 1].
         min_iou: IoU below which two instances are different objects, in [0, 1].
         good_iou: IoU from which two instances agree on the location, in [0, 1].
-        confidence: Least confidence of a model label, in [0, 1]; less sure ones do not count.
 
     Raises:
         DiffugenError: An option is unknown, a threshold is not in [0, 1], or the label sets differ in image
             size.
     """
-    _check_options(mask=mask, trust=trust, min_score=min_score, confidence=confidence)
+    _check_options(mask, trust, min_score)
     if decision is not None:
         if decision.instances is None:
             return TrainingLabels(None, None, "rejected")
@@ -152,16 +148,15 @@ def training_labels(
             if len(attention)
             else TrainingLabels(None, None, "unlabelled")
         )
-    sure = model.take(np.flatnonzero(model.scores >= confidence).tolist())
-    comparison = compare(image_id, attention, sure, min_iou=min_iou, good_iou=good_iou)
+    comparison = compare(image_id, attention, model, min_iou=min_iou, good_iou=good_iou)
     if comparison.disagreements:
-        trusted = {"none": None, "attention": attention, "model": sure}[trust]
+        trusted = {"none": None, "attention": attention, "model": model}[trust]
         return (
             TrainingLabels(None, None, "disagreement") if trusted is None else TrainingLabels(trust, trusted)
         )
     if not comparison.agreements:
         return TrainingLabels("negative", attention)
-    return TrainingLabels("agreed", _agreed(attention, sure, comparison.agreements, mask))
+    return TrainingLabels("agreed", _agreed(attention, model, comparison.agreements, mask))
 
 
 def _check_val_frac(val_frac: float) -> None:
@@ -169,16 +164,15 @@ def _check_val_frac(val_frac: float) -> None:
         raise DiffugenError(f"val_frac is {val_frac!r}; it must be in [0, 1)")
 
 
-def _check_options(*, mask: str, trust: str, min_score: float, confidence: float) -> None:
+def _check_options(mask: str, trust: str, min_score: float) -> None:
     for name, value, known in (
         ("mask", mask, ("model", "attention", "union", "intersection")),
         ("trust", trust, ("none", "attention", "model")),
     ):
         if value not in known:
             raise DiffugenError(f"{name} is {value!r}; expected one of {', '.join(known)}")
-    for name, least in (("min_score", min_score), ("confidence", confidence)):
-        if not 0 <= least <= 1:
-            raise DiffugenError(f"{name} is {least!r}; it must be in [0, 1]")
+    if not 0 <= min_score <= 1:
+        raise DiffugenError(f"min_score is {min_score!r}; it must be in [0, 1]")
 
 
 def _agreed(attention: Instances, model: Instances, pairs: Iterable[Match], mask: Mask) -> Instances:

@@ -146,15 +146,15 @@ def test_the_queue_is_sorted_by_severity_whatever_the_order_of_the_input() -> No
     assert rank([]) == []
 
 
-def test_a_single_prompt_does_not_fill_the_queue() -> None:
+def test_a_single_family_does_not_fill_the_queue() -> None:
     bad = [flagged(f"bad{number}", 0.9) for number in range(50)]
     others = [flagged(f"other{number}", 0.4) for number in range(5)]
-    prompt_ids = {item.image_id: "p" if item in bad else item.image_id for item in [*bad, *others]}
+    families = {item.image_id: "p" if item in bad else item.image_id for item in [*bad, *others]}
     assert [item.image_id[:3] for item in rank([*bad, *others])[:10]] == ["bad"] * 10
-    head = rank([*bad, *others], prompt_ids=prompt_ids)[:10]
-    # .9, .45 (the second of its prompt), five times .4, then .3, .225 and .18.
+    head = rank([*bad, *others], families=families)[:10]
+    # .9, .45 (the second of its family), five times .4, then .3, .225 and .18.
     assert [item.image_id[:3] for item in head] == ["bad"] * 2 + ["oth"] * 5 + ["bad"] * 3
-    assert len(rank(bad, prompt_ids=prompt_ids)) == 50
+    assert len(rank(bad, families=families)) == 50
 
 
 def test_kinds_alternate_until_they_run_out() -> None:
@@ -171,11 +171,11 @@ def test_a_balanced_queue_keeps_every_item_in_one_order() -> None:
             itertools.product((0.2, 0.5, 0.5, 0.7), KINDS, range(3))
         )
     ]
-    prompt_ids = {item.image_id: str(int(item.image_id) % 5) for item in items}
-    expected = rank(items, prompt_ids=prompt_ids, balance_kinds=True)
+    families = {item.image_id: str(int(item.image_id) % 5) for item in items}
+    expected = rank(items, families=families, balance_kinds=True)
     assert sorted(item.image_id for item in expected) == [item.image_id for item in items]
     assert {item.kind for item in expected[:4]} == set(KINDS)
-    assert rank(reversed(items), prompt_ids=prompt_ids, balance_kinds=True) == expected
+    assert rank(reversed(items), families=families, balance_kinds=True) == expected
 
 
 def test_errors_name_the_mistake() -> None:
@@ -183,8 +183,8 @@ def test_errors_name_the_mistake() -> None:
         compare("image", instances(), instances(), min_iou=0.6)
     with pytest.raises(DiffugenError, match="good_iou is 2"):
         compare("image", instances(), instances(), good_iou=2)
-    with pytest.raises(DiffugenError, match="1 of the images to rank have no prompt id, the first is b"):
-        rank([flagged("a", 0.5), flagged("b", 0.5)], prompt_ids={"a": "p"})
+    with pytest.raises(DiffugenError, match="1 of the images to rank have no family, the first is b"):
+        rank([flagged("a", 0.5), flagged("b", 0.5)], families={"a": "p"})
     with pytest.raises(ValueError, match="unknown kind"):
         Disagreement("a", "missed", 0.5, None, 0, 0.0)
     with pytest.raises(ValueError, match="must lie in"):

@@ -66,24 +66,24 @@ REJECT = Decision("image", "reject", None, "ann")
         (NOTHING, None, None, {"trust": "attention"}, "unlabelled", None),
         # Neither side has labels.
         (NOTHING, NOTHING, None, {}, "negative", []),
-        (NOTHING, UNSURE, None, {}, "negative", []),
         # Both sides agree on everything.
         (CAR_AND_CONE, SEEN_BOTH, None, {}, "agreed", ["car", "cone"]),
-        (CAR, UNSURE, None, {"confidence": 0.2}, "agreed", ["car"]),
-        (CAR, labels(*[("car", LEFT_SHIFTED, 0.9), ("cone", RIGHT, 0.1)]), None, {}, "agreed", ["car"]),
+        (CAR, UNSURE, None, {}, "agreed", ["car"]),
         # The sides disagree: overlooked, spurious, swapped, badly located.
         (CAR, SEEN_BOTH, None, {}, "disagreement", None),
         (CAR_AND_CONE, SEEN_CAR, None, {}, "disagreement", None),
         (CAR, labels(("truck", LEFT, 0.9)), None, {}, "disagreement", None),
         (CAR, labels(("car", LEFT_FAR, 0.9)), None, {}, "disagreement", None),
         (CAR, labels(("car", LEFT_FAR, 0.9)), None, {"good_iou": 0.2}, "agreed", ["car"]),
-        (CAR, UNSURE, None, {}, "disagreement", None),
+        (CAR, labels(("car", LEFT_SHIFTED, 0.9), ("cone", RIGHT, 0.1)), None, {}, "disagreement", None),
         (NOTHING, SEEN_CAR, None, {}, "disagreement", None),
+        (NOTHING, UNSURE, None, {}, "disagreement", None),
         # The sides disagree and one is trusted: all of its labels are used, and none of the other side's.
         (CAR_AND_CONE, SEEN_CAR, None, {"trust": "attention"}, "attention", ["car", "cone"]),
         (CAR_AND_CONE, SEEN_CAR, None, {"trust": "model"}, "model", ["car"]),
         (CAR, SEEN_BOTH, None, {"trust": "model"}, "model", ["cone", "car"]),
-        (CAR, UNSURE, None, {"trust": "model"}, "model", []),
+        (CAR, NOTHING, None, {"trust": "model"}, "model", []),
+        (CAR_AND_CONE, UNSURE, None, {"trust": "model"}, "model", ["car"]),
         (NOTHING, SEEN_CAR, None, {"trust": "attention"}, "attention", []),
     ],
 )
@@ -143,7 +143,7 @@ def test_no_image_is_half_labelled() -> None:
     for attention, model, trust, mask in itertools.product(
         sides, [None, *sides], ("none", "attention", "model"), ("model", "attention", "union", "intersection")
     ):
-        options: dict[str, Any] = {"trust": trust, "mask": mask, "confidence": 0.0}
+        options: dict[str, Any] = {"trust": trust, "mask": mask}
         found = training_labels("image", attention, model, None, **options)
         seen.add(found.origin or found.reason)
         if found.origin == "agreed":
@@ -167,7 +167,7 @@ def test_no_image_is_half_labelled() -> None:
         ({"mask": "both"}, "mask is 'both'; expected one of model, attention, union, intersection"),
         ({"trust": "all"}, "trust is 'all'; expected one of none, attention, model"),
         ({"min_score": 1.5}, r"min_score is 1\.5; it must be in \[0, 1\]"),
-        ({"confidence": -0.1}, r"confidence is -0\.1"),
+        ({"min_score": -0.1}, r"min_score is -0\.1"),
         ({"min_iou": 0.6}, r"min_iou \(0\.6\) is above good_iou"),
         ({"model": Instances((HEIGHT, WIDTH), (), (), np.zeros(0))}, "40 x 24 and 24 x 40"),
     ],

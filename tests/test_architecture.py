@@ -38,7 +38,7 @@ HOMES = {
     "ultralytics": ("detectors/yolo",),
     "optuna": ("tune/",),
     "fiftyone": ("review/",),
-    "pydantic": ("config/",),
+    "pydantic": ("config/", "run/results.py"),
     "sqlite3": ("run/",),
     "cv2": ("labels/", "miniature/", "report/"),
 }

@@ -62,7 +62,7 @@ class LabelSettings(Section):
     @classmethod
     def _above_the_smallest(cls, value: float, info: ValidationInfo) -> float:
         if value <= info.data.get("min_area_frac", 0):
-            raise ValueError(f"more than min_area_frac, which is {info.data['min_area_frac']:g}")
+            raise ValueError(f"more than labels.min_area_frac, which is {info.data['min_area_frac']:g}")
         return value
 
 

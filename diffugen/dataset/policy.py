@@ -25,16 +25,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from diffugen.comparison.disagreement import compare
 from diffugen.comparison.matching import Match
+from diffugen.config.sections import MaskChoice, Trust
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
 from diffugen.records import RLE, Decision, Instances
-
-Mask = Literal["model", "attention", "union", "intersection"]
-Trust = Literal["none", "attention", "model"]
 
 ORIGINS = ("human", "agreed", "attention", "model", "negative")
 """Where the training labels of an image come from."""
@@ -112,7 +109,7 @@ def training_labels(
     model: Instances | None,
     decision: Decision | None,
     *,
-    mask: Mask = "model",
+    mask: MaskChoice = "model",
     trust: Trust = "none",
     min_score: float = 0.0,
     min_iou: float = 0.1,
@@ -175,7 +172,7 @@ def _check_options(mask: str, trust: str, min_score: float) -> None:
         raise DiffugenError(f"min_score is {min_score!r}; it must be in [0, 1]")
 
 
-def _agreed(attention: Instances, model: Instances, pairs: Iterable[Match], mask: Mask) -> Instances:
+def _agreed(attention: Instances, model: Instances, pairs: Iterable[Match], mask: MaskChoice) -> Instances:
     """Return the attention labels with the chosen mask of each pair."""
     rles = list(attention.rles)
     for pair in pairs:
@@ -184,7 +181,7 @@ def _agreed(attention: Instances, model: Instances, pairs: Iterable[Match], mask
     return Instances(attention.size_wh, attention.class_names, tuple(rles), attention.scores, attention.terms)
 
 
-def _mask_of(attention: RLE, model: RLE, mask: Mask) -> RLE:
+def _mask_of(attention: RLE, model: RLE, mask: MaskChoice) -> RLE:
     if mask == "attention":
         return attention
     if mask == "model":

@@ -98,7 +98,6 @@ def chosen_labels(
                 min_score=dataset.min_score,
                 min_iou=disagreement.min_iou,
                 good_iou=disagreement.good_iou,
-                confidence=0.0,
             ),
         )
 

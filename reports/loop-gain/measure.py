@@ -17,8 +17,8 @@ import argparse
 import json
 import shutil
 import statistics
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from diffugen.cli.loops import load_loop
 from diffugen.config.load import load_config
 from diffugen.config.sections import Config
 from diffugen.records import Instances
-from diffugen.run.store import RunStore
+from diffugen.run import OnProgress, Run, RunStore
+from diffugen.run.results import to_values
 
 HERE = Path(__file__).parent
 ROUNDS = 3
@@ -40,16 +41,15 @@ VARIANTS = {
 FULL = "tuning"
 
 
-def quiet(what: str, unit: str) -> Any:
-    """Say what is being done."""
-    print(what, flush=True)
-    return nullcontext(lambda done, total: None)
+@contextmanager
+def told(title: str, unit: str) -> Iterator[OnProgress]:
+    """Print what is being done."""
+    print(title, flush=True)
+    yield lambda done, total: None
 
 
 def share_images(source: Path, target: RunStore, round: int) -> None:
-    """Give a run a round's images of another one, so that the same prompts and seeds are not generated
-    twice.
-    """
+    """Give a run a round's images of another one, so that the same prompts and seeds are not generated twice."""
     with RunStore.open(source, readonly=True) as store:
         for record in store.records(round):
             if not target.has_image(record.id):
@@ -57,19 +57,15 @@ def share_images(source: Path, target: RunStore, round: int) -> None:
 
 
 def bootstrap(config: Config, folder: Path, images: Path | None) -> list[dict[str, Any]]:
-    """Run the loop and return what its ledger says of each round."""
-    loop = partial(
-        load_loop("bootstrap").main, config, review={"mode": "none"}, watch=quiet, tell=lambda round: None
-    )
-    with RunStore.create_or_open(folder, config=config.dump()) as store:
-        if images is None:
-            loop(store, rounds=ROUNDS)
-        else:
-            for round in range(ROUNDS):
-                share_images(images, store, round)
-                loop(store, rounds=round + 1)
-        names = ("evaluate", "evaluate-base", "evaluate-reference", "dataset", "promote", "tune", "compare")
-        return [{name: store.stage_done(round, name) for name in names} for round in range(ROUNDS)]
+    """Run the loop and return what its ledger keeps of each round, as JSON values."""
+    loop = load_loop("bootstrap").main
+    with Run.open(folder, config, progress=told) as run:
+        for round in range(ROUNDS):
+            if images is not None:
+                share_images(images, run.store, round)
+            loop(config.changed(loop=config.loop.changed(rounds=round + 1)), run)
+        kept = [run.store.results(round) for round in range(ROUNDS)]
+    return [{name.replace("_", "-"): result for name, result in to_values(one).items()} for one in kept]
 
 
 def measure(seeds: list[int], work: Path) -> dict[str, Any]:
@@ -103,16 +99,19 @@ def judged(seed: int, work: Path) -> dict[str, Any]:
     from diffugen.miniature.oracle import load_oracle, segment
     from diffugen.miniature.scenes import CLASSES
     from diffugen.miniature.truth import find_truth
-    from diffugen.stages.evaluate import epochs_of_the_same_length, measure
+    from diffugen.stages.evaluate import epochs_of_equal_length, measure
 
     kept = work / f"seed-{seed}-oracle" / "result.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text()))
-    fit = dict(load_config("miniature").detector)
+    settings = load_config("miniature").detector
     with RunStore.open(work / f"seed-{seed}-{FULL}", readonly=True) as store:
-        made = store.stage_done(ROUNDS - 1, "dataset")
-        epochs = epochs_of_the_same_length(store, ROUNDS - 1)
-        used = list(read_yolo(store.folder / (made or {})["folder"], "train"))
+        round = Run(store, ("piano",), seed).round(ROUNDS - 1)
+        made = round.results.dataset
+        if made is None:
+            raise SystemExit(f"{store.folder} has no training set of round {ROUNDS - 1}")
+        epochs = epochs_of_equal_length(round)
+        used = list(read_yolo(store.folder / made.folder, "train"))
     maps = segment(load_oracle(WEIGHTS / "oracle"), [rgb for _, rgb, _ in used])
     items = []
     for (name, rgb, _), classes in zip(used, maps, strict=True):
@@ -123,22 +122,23 @@ def judged(seed: int, work: Path) -> dict[str, Any]:
         )
     shutil.rmtree(kept.parent, ignore_errors=True)
     write_yolo(kept.parent / "dataset", {"train": items}, ["piano"])
-    best = YoloDetector(fit["checkpoint"]).fit(
+    image_size = settings.image_size or 128
+    best = YoloDetector(settings.checkpoint).fit(
         kept.parent / "dataset",
         kept.parent / "training",
         epochs=epochs,
-        image_size=fit["image_size"],
+        image_size=image_size,
         seed=seed,
-        batch_size=fit["batch_size"],
-        lr0=fit["lr0"],
-        extra=fit["extra"],
+        batch_size=settings.batch_size,
+        lr0=settings.lr0,
+        extra=settings.extra,
     )
     truth = find_truth("piano-on-road", ["piano"])
-    found = measure(YoloDetector(best), truth.items() if truth else (), ["piano"], fit["image_size"])
+    mask, _ = measure(YoloDetector(best), truth.items() if truth else (), ["piano"], image_size)
     quality = label_quality(
         [(exact, labels) for (_, _, exact), (_, _, labels) in zip(items, used, strict=True)]
     )
-    result = {"mask": found["mask"], "label_iou": quality.label_iou}
+    result = {"mask": to_values(mask), "label_iou": quality.label_iou}
     kept.write_text(json.dumps(result))
     return result
 

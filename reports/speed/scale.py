@@ -19,18 +19,13 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from diffugen.config.load import load_config
-from diffugen.labels.label import LabelSettings
-from diffugen.labels.score import ScoreWeights
+import diffugen as dg
 from diffugen.labels.shapes import decode, encode
-from diffugen.prompts.make import make_prompts
-from diffugen.records import HeatMaps, Instances, LabelSet
-from diffugen.run.store import RunStore
-from diffugen.stages.label import generate_stage, label_stage
+from diffugen.records import GeneratedImage, HeatMaps, Instances, LabelSet
+from diffugen.run.results import Labelled
 
 HERE = Path(__file__).parent
 MOULDS = 40
@@ -38,47 +33,44 @@ BATCH = 500
 COMMANDS = ("status", "compare", "tune", "report", "export", "resume")
 
 
-def config() -> Any:
-    """Return the configuration of the planted run."""
-    return load_config("miniature", [f"prompts.count={MOULDS}", "loop.truth=null"])
-
-
 def plant(folder: Path, images: int) -> None:
-    """Make a run of so many images, unless it is there."""
+    """Make a run of this many images, unless it exists."""
     if (folder / "planted").is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    settings = config()
-    with RunStore.create_or_open(folder, config=settings.dump()) as store:
-        prompts = make_prompts(**dict(settings.prompts), seed=0)
-        generate_stage(store, prompts, **dict(settings.diffusion), images_per_prompt=1, seed=0)
-        moulds = [(record, store.image(record.id), store.heat_maps(record.id)) for record in store.records()]
+    config = dg.load_config("miniature", [f"prompts.count={MOULDS}", "loop.truth=null"])
+    with dg.open_run(folder, config) as run:
+        store = run.store
+        dg.generate(run)
+        moulds = [(one, store.image(one.id), store.heat_maps(one.id), 0.4) for one in store.records()]
         more = repeated(moulds, images - len(moulds))
         while batch := list(islice(more, BATCH)):
             store.add_images(batch)
-        label_stage(
-            store, LabelSettings(**settings.labels.model_dump()), ScoreWeights(**settings.score.model_dump())
-        )
-        method = store.latest_method("attention")
-        labels = store.labels("attention", method)
+        labelled: Labelled = dg.label(run)
+        labels = store.labels("attention", labelled.method)
         while part := list(islice(labels, BATCH)):
             store.put_labels(
-                LabelSet(one.image_id, "model", moved(one.instances, n), "planted")
-                for n, one in enumerate(part)
+                LabelSet(one.image_id, "model", moved(one.instances, number), "planted")
+                for number, one in enumerate(part)
             )
     (folder / "planted").touch()
 
 
-def repeated(moulds: list[Any], count: int) -> Iterator[Any]:
+def repeated(moulds: list[GeneratedImage], count: int) -> Iterator[GeneratedImage]:
     """Yield moulds again and again under new seeds."""
     for number in range(count):
-        record, rgb, heat_maps = moulds[number % len(moulds)]
+        record, rgb, heat_maps, seconds = moulds[number % len(moulds)]
         other = dataclasses.replace(record, seed=10**6 + number)
-        yield other, rgb, HeatMaps(other.id, heat_maps.size_wh, heat_maps.phrases, heat_maps.maps), 0.4
+        yield (
+            other,
+            rgb,
+            HeatMaps(other.id, heat_maps.size_wh, heat_maps.phrases, heat_maps.maps),
+            seconds,
+        )
 
 
 def moved(instances: Instances, number: int) -> Instances:
-    """Return labels as a detector might make them: moved by a few pixels, every tenth image without any."""
+    """Return labels as a detector might make them: shifted by a few pixels, none on every tenth image."""
     if number % 10 == 0:
         return instances.take([])
     rles = tuple(encode(np.roll(decode(rle), number % 9, axis=1)) for rle in instances.rles)

@@ -81,7 +81,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         ("bootstrap", "--set", "disagreement.good_iou=0.05"),
         r"good_iou.*min_iou",
     ),
-    "bootstrap: unknown review": (("bootstrap", "--review", "fiftytwo"), r"none, static, fiftyone"),
+    "bootstrap: unknown review": (
+        ("bootstrap", "--review", "fiftytwo"),
+        r"--review: review.mode = .fiftytwo.: expected 'none', 'static' or 'fiftyone', did you mean 'fiftyone'",
+    ),
     "bootstrap: no truth there": (
         ("bootstrap", "--set", "loop.truth=./nothing"),
         r"\./nothing.*piano-on-road",

@@ -66,7 +66,7 @@ def test_convert_never_overwrites(
     Path("vans.yaml").write_text("mine")
     assert run(monkeypatch, "config", "convert", "vans.json") == 2
     errors = capsys.readouterr().err
-    assert "vans.yaml exists already" in errors and "diffugen config convert vans.json OTHER.yaml" in errors
+    assert "vans.yaml exists already" in errors and "diffugen configs convert vans.json OTHER.yaml" in errors
     assert Path("vans.yaml").read_text() == "mine"
 
 
@@ -80,7 +80,7 @@ MISTAKES = {
     "no JSON": (("broken.json",), r"broken\.json: not JSON in line 1"),
     "mistakes": (
         ("wrong.json",),
-        r"2 mistakes.*\n.*wrong\.json: stepps: unknown key.*\n.*wrong\.json: steps: expected a value",
+        r"2 mistakes.*\n.*wrong\.json: steps: expected a value.*\n.*wrong\.json: stepps = 3: unknown key",
     ),
     "no such folder": (("vans.json", "nowhere/vans.yaml"), r"cannot write nowhere/vans\.yaml"),
 }

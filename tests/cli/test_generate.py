@@ -245,7 +245,7 @@ def test_two_tasks_or_two_configurations(
     config = configured()
     for arguments, expected in (
         (("txt2img", config, "--task", "img2img"), "two tasks are named"),
-        (("txt2img", config, "cars"), "one configuration at a time, not mine.yaml and cars"),
+        (("txt2img", config, "cars"), "expected one configuration, got mine.yaml and cars"),
     ):
         assert run(monkeypatch, "generate", *arguments) == 2
         assert expected in capsys.readouterr().err

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 from diffugen.cli import invert as cli_invert
 from diffugen.cli.invert import read_images
+from diffugen.config.sections import InversionSettings
 from diffugen.errors import DiffugenError
 from tests.support.command_line import run
 
 TOKEN = "<grand-piano>"
-FAST = ("--steps", "2", "--batch-size", "1", "--device", "cpu", "--sample", "a {} on a road")
+FAST = ("--set", "steps=2", "--set", "batch_size=1", "--set", "device=cpu", "--sample", "a {} on a road")
 
 
 @pytest.fixture(autouse=True)
@@ -40,21 +41,21 @@ def test_main_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     for name in ("a.png", "b.jpg", "c.webp"):
         picture(Path("photos") / name)
     (Path("photos") / "notes.txt").write_text("not an image")
-    arguments = ("invert", "--token", TOKEN, "--images", "photos", "--init", "piano", "--vectors", "3")
+    arguments = ("invert", "--token", TOKEN, "--images", "photos", "--init", "piano", "--set", "vectors=3")
     assert run(monkeypatch, *arguments, *FAST) == 0
     shown = capsys.readouterr().out
     out = Path("embeddings/grand-piano.safetensors")
     assert f"learned {TOKEN} from 3 images: {out}" in shown
     assert f"embeddings: [{out}]" in shown
     assert (
-        f"the captions said nothing but {TOKEN}" in shown
+        f"The captions said nothing but {TOKEN}" in shown
         and "--template 'a photo of a {} in a room'" in shown
     )
     learned = load_file(out)[TOKEN]
     assert learned.shape == (3, 128)
     with Image.open(out.with_suffix(".png")) as sheet:
         assert sheet.width > sheet.height > 150
-    assert run(monkeypatch, *arguments, *FAST, "--steps", "3") == 0
+    assert run(monkeypatch, *arguments, *FAST, "--set", "steps=3") == 0
     assert not np.array_equal(load_file(out)[TOKEN], learned)
 
 
@@ -81,20 +82,20 @@ def test_images_are_read_in_order_and_turned(tmp_path: Path) -> None:
         ({"--token": "<Grand Piano>"}, "one word without spaces"),
         ({"--token": "<Grand-Piano>"}, "ignores case: write '<Grand-Piano>' as '<grand-piano>'"),
         ({"--init": "synthesizer"}, "'synthesizer' is 10 to it"),
-        ({"--vectors": "0"}, "vectors must be at least 1; got 0"),
-        ({"--vectors": "90"}, "take fewer vectors"),
-        ({"--steps": "0"}, "steps must be at least 1; got 0"),
-        ({"--batch-size": "0"}, "batch_size must be at least 1; got 0"),
-        ({"--lr": "nan"}, "learning_rate must be a number above 0"),
+        ({"--set": "vectors=0"}, "vectors = 0: expected a number of at least 1"),
+        ({"--set": "vectors=90"}, "take fewer vectors"),
+        ({"--set": "steps=0"}, "steps = 0: expected a number of at least 1"),
+        ({"--set": "batch_size=0"}, "batch_size = 0: expected a number of at least 1"),
+        ({"--set": "learning_rate=0"}, "learning_rate = 0: expected a number above 0"),
         ({"--template": "a photo"}, "captions need {}"),
         ({"--sample": "a photo"}, "a sample prompt needs {}"),
         ({"--out": "token.pt"}, "written as .safetensors; got token.pt"),
         ({"--out": "taken.safetensors"}, "taken.safetensors exists already"),
         ({"--out": "photos/a.png/t.safetensors"}, "cannot write photos/a.png/t.safetensors"),
         ({"--model": "nowhere"}, "model 'nowhere' is neither"),
-        ({"--dtype": "float16"}, "float16, in which small gradients vanish"),
-        ({"--dtype": "int8"}, "unknown dtype 'int8'"),
-        ({"--device": "warp"}, "unknown device 'warp'"),
+        ({"--set": "dtype=float16"}, "dtype = \"float16\": expected 'float32' or 'bfloat16'"),
+        ({"--set": "step=3"}, "step = 3: unknown key, did you mean 'steps'?"),
+        ({"--set": "device=warp"}, "device = \"warp\": expected 'auto', 'cpu'"),
     ],
 )
 def test_bad_input(
@@ -124,3 +125,9 @@ def test_missing_options_name_themselves(
 def test_an_unreadable_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DiffugenError, match="no folder"):
         read_images(picture(tmp_path / "photos" / "a.png"))
+
+
+def test_help_names_every_training_setting() -> None:
+    for name, field in InversionSettings.model_fields.items():
+        default = "true" if field.default is True else field.default
+        assert f"{name}={default}" in cli_invert.SETTINGS_HELP

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
+from diffugen.config import Task
 from diffugen.config.files import config_path, list_configs
-from diffugen.config.generation import TaskSection
 from diffugen.config.load import load_config
 from diffugen.config.sections import Config
 from diffugen.prompts.children import child_prompts
@@ -30,7 +30,7 @@ def prompts_of(config: Config) -> list[Prompt]:
     return make_prompts(**dict(config.prompts), seed=config.seed)
 
 
-def children(config: Config, task: TaskSection, parents: list[Prompt] | list[None]) -> list[list[Prompt]]:
+def children(config: Config, task: Task, parents: list[Prompt] | list[None]) -> list[list[Prompt]]:
     prompts = config.prompts
     return child_prompts(
         parents,

@@ -1,0 +1,48 @@
+"""Draw what a run's detector sees on held-out scenes: ``python docs/draw_result.py [RUN]`` after ``diffugen
+bootstrap``.
+
+Writes docs/pictures/loop-result.png: the scene, the detections before the loop, those of the detector
+promoted last, and the exact masks. The scenes are the first of the miniature's held-out set, not chosen by
+anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from diffugen.detectors.yolo import YoloDetector
+from diffugen.labels.pictures import Panel, contact_sheet, enlarged, label_overlay
+from diffugen.miniature.scenes import exact_instances, scene_set
+from diffugen.run import Round, Run, RunStore
+
+SCENES = 6
+HEIGHT = 128
+CONFIDENCE = 0.25
+OUT = Path(__file__).parent / "pictures" / "loop-result.png"
+
+
+def main(folder: str = "runs/miniature") -> None:
+    """Draw the picture."""
+    with RunStore.open(folder, readonly=True) as store:
+        run = Run(store, ("piano",), 0)
+        last = Round(run, run.finished_rounds()).promoted_detector("miniature")
+        kept = store.results(0).train
+        size = kept.image_size if kept else 128
+        detectors = [YoloDetector("miniature"), YoloDetector(store.folder / last)]
+    panels = []
+    for number, drawn in enumerate(scene_set("piano-on-road", SCENES, (64, 64))):
+        seen = [
+            detector.predict([drawn.rgb], image_size=size, confidence=CONFIDENCE)[0].of_classes(["piano"])
+            for detector in detectors
+        ]
+        exact = exact_instances(drawn).of_classes(["piano"])
+        overlays = [label_overlay(drawn.rgb, found, HEIGHT, ["piano"]) for found in (*seen, exact)]
+        panels.append(Panel((enlarged(drawn.rgb, HEIGHT), *overlays), f"held-out scene {number}"))
+    title = "pianos on roads: scene | detections before the loop | after the loop | exact masks"
+    contact_sheet(panels, OUT, columns=2, height=HEIGHT, title=title)
+    print(OUT)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

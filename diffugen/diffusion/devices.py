@@ -22,12 +22,11 @@ def resolve_device(device: str) -> str:
     """
     import torch
 
-    xpu = getattr(torch, "xpu", None)  # since torch 2.3
     counts = {
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
         "cpu": 1,
-        "xpu": 0 if xpu is None else xpu.device_count(),
+        "xpu": torch.xpu.device_count(),
     }
     if device == "auto":
         device = next(kind for kind, count in counts.items() if count)

@@ -1,1 +1,1 @@
-"""The embedded world: a renderer with exact masks, and a small diffusion model trained on it."""
+"""The miniature: a renderer with exact masks, and a small diffusion model and detector trained on it."""

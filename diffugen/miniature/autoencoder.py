@@ -1,10 +1,9 @@
-"""Latents of the miniature: a principal-component encoder and a convolutional decoder, held by diffusers'
-AutoencoderTiny.
+"""The miniature's autoencoder: a principal-component encoder and a trained convolutional decoder.
 
 The encoder is linear and needs no training: the principal components of 4x4 pixel patches, written into the
-weights of an `AutoencoderTiny` whose encoder has no blocks. Colours therefore survive exactly, and the
-denoiser can be trained on the latents before the decoder exists. The decoder is trained to undo it, noise
-included, because generated latents are not clean.
+weights of diffusers' `AutoencoderTiny` with an encoder without blocks. So colours are kept exactly, and the
+denoiser can be trained on the latents before the decoder exists. The decoder is trained on noisy latents,
+because generated latents are not clean.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ _WIDTH = 48
 
 
 def build_autoencoder(rgb: NDArray[np.uint8]) -> AutoencoderTiny:
-    """Build the autoencoder with its encoder fitted to images, its decoder untrained.
+    """Build the autoencoder with its encoder fitted to images and its decoder untrained.
 
-    The standard deviation of latent channel i is the square root of the component's own, relative to the
-    first, so that fine detail neither drowns in noise nor dominates it.
+    Latent channel i is scaled to a standard deviation proportional to the square root of the component's own,
+    so fine detail is neither lost in noise nor as strong as coarse structure.
 
     Args:
         rgb: uint8 (N, H, W, 3), H and W multiples of 4.
@@ -58,20 +57,18 @@ def build_autoencoder(rgb: NDArray[np.uint8]) -> AutoencoderTiny:
         for channel in range(3):
             convs[0].weight[channel, channel, 1, 1] = 1
         for level, channels in ((1, 3), (2, 12)):
-            for offset in range(
-                4
-            ):  # space to depth: taps 1 and 2 of a padded 3x3 stride-2 kernel are rows 2i and 2i + 1
+            # Space to depth: taps 1 and 2 of a padded 3x3 stride-2 kernel are rows 2i and 2i + 1.
+            for offset in range(4):
+                row, column = 1 + offset // 2, 1 + offset % 2
                 for channel in range(channels):
-                    convs[level].weight[
-                        offset * channels + channel, channel, 1 + offset // 2, 1 + offset % 2
-                    ] = 1
+                    convs[level].weight[offset * channels + channel, channel, row, column] = 1
         convs[3].weight[:, :, 1, 1] = torch.from_numpy(matrix).float()
         convs[3].bias.copy_(torch.from_numpy(-matrix @ mean).float())
     return model.requires_grad_(False).eval()
 
 
 def _patches(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return (M, 48) patches in [0, 1], their axes ordered as two space-to-depth steps leave them."""
+    """Return (M, 48) patches in [0, 1], with values in the order of two space-to-depth steps."""
     x = rgb.astype(np.float64) / 255
     for _ in range(2):
         count, height, width, channels = x.shape
@@ -114,11 +111,11 @@ def train_decoder(
         model: From `build_autoencoder`.
         rgb: uint8 (N, H, W, 3) training images.
         steps: Optimiser steps.
-        batch_size: Images a step.
+        batch_size: Images per step.
         learning_rate: Peak rate of the one-cycle schedule.
-        seed: Seeds batches and noise.
-        device: Where to train.
-        on_step: Called with the step number and its loss.
+        seed: Determines batches and noise.
+        device: Torch device.
+        on_step: Called with the number of the step and its loss.
     """
     import torch
 
@@ -148,9 +145,7 @@ def train_decoder(
 
 
 def peak_signal_to_noise(model: AutoencoderTiny, rgb: NDArray[np.uint8]) -> float:
-    """Return the reconstruction's peak signal-to-noise ratio in decibels over all of ``rgb``, uint8 (N, H, W,
-    3).
-    """
+    """Return the peak signal-to-noise ratio, in dB, of reconstructions of images uint8 (N, H, W, 3)."""
     import torch
 
     with torch.no_grad():

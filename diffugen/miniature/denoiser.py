@@ -1,8 +1,8 @@
-"""The miniature's tokenizer, text encoder and UNet, and how the latter two are trained, without any mask.
+"""The miniature's tokenizer, text encoder and UNet, and the training of the latter two. Knows no masks.
 
 The text encoder is a CLIPTextModel with *no* layers: token and position embeddings only. A causal layer would
-move a noun's content to the tokens behind it, and attention would no longer point at the object
-(reports/miniature measures it).
+spread a noun's content to later tokens, and attention would no longer point at the object (measured in
+reports/miniature).
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 def build_tokenizer(captions: Sequence[str], folder: Path) -> CLIPTokenizer:
-    """Build a byte-pair tokenizer in which every word of ``captions`` is one token; any other text falls into
-    letters.
+    """Build a byte-pair tokenizer in which every word of ``captions`` is one token.
 
-    Merges already made are applied to each further word before new ones are appended, or words would break
-    apart.
+    All other words are split into letters. Existing merges are applied to each word before new ones are
+    appended; otherwise some words would be split.
 
     Args:
-        captions: Texts whose words count.
-        folder: Where ``vocab.json`` and ``merges.txt`` are written.
+        captions: Texts with all words that get a token.
+        folder: Output folder for ``vocab.json`` and ``merges.txt``.
     """
     from transformers import CLIPTokenizer
 
@@ -108,9 +107,7 @@ def build_unet(latent_channels: int, latent_side: int, widths: Sequence[int]) ->
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Build the noise schedule: v-prediction with zero terminal signal (Lin et al. 2024), trailing
-    spacing.
-    """
+    """Build the noise schedule: v-prediction, zero terminal SNR (Lin et al., 2024), trailing spacing."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -128,7 +125,7 @@ def build_scheduler() -> DDIMScheduler:
 
 @dataclass
 class DenoiserTraining:
-    """Everything that changes while the denoiser is trained; saved and restored as one."""
+    """Everything that changes while the denoiser is trained."""
 
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
@@ -137,14 +134,14 @@ class DenoiserTraining:
     step: int = 0
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Return both networks' parameters by prefixed name."""
+        """Return the parameters of both networks; names begin with ``unet.`` or ``text.``."""
         pairs = [("unet", self.unet), ("text", self.text_encoder)]
         return {
             f"{prefix}.{name}": value for prefix, module in pairs for name, value in module.named_parameters()
         }
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs."""
+        """Return the state, for `restore`."""
         weights = {name: value.detach() for name, value in self.parameters().items()}
         return {
             "step": self.step,
@@ -166,9 +163,7 @@ class DenoiserTraining:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Put the moving average into the networks, the weights to look at and to ship, and take it out
-        again.
-        """
+        """Give the networks their moving-average weights, as used in samples and releases, temporarily."""
         import torch
 
         parameters = self.parameters()
@@ -187,13 +182,12 @@ class DenoiserTraining:
 def start_training(
     unet: UNet2DConditionModel, text_encoder: CLIPTextModel, learning_rate: float
 ) -> DenoiserTraining:
-    """Gather the networks with a fresh optimiser and moving average."""
+    """Return the state before the first step, with a new optimiser and moving average."""
     import torch
     from diffusers.models.attention_processor import AttnProcessor
 
-    unet.set_attn_processor(
-        AttnProcessor()
-    )  # explicit softmax: the fused kernel's bfloat16 backward is slow on CPUs
+    # An explicit softmax, because the backward pass of the fused kernel is slow on CPUs in bfloat16.
+    unet.set_attn_processor(AttnProcessor())
     values = [*unet.parameters(), *text_encoder.parameters()]
     optimiser = torch.optim.AdamW(values, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     training = DenoiserTraining(unet, text_encoder, optimiser, {})
@@ -217,22 +211,22 @@ def train_denoiser(
 ) -> None:
     """Train the UNet and the text encoder in place up to ``steps``, continuing from ``training.step``.
 
-    v-prediction loss with min-SNR weighting (Hang et al. 2023, gamma 5), cosine rate after a short warm-up.
-    Each step draws its batch from its own number, so an interrupted run goes on as an uninterrupted one
-    would.
+    Uses the v-prediction loss with min-SNR weights (Hang et al., 2023, gamma 5) and a cosine learning rate
+    with a short warm-up. Each step's number seeds its batch, so a resumed training gives the same result as
+    an uninterrupted one.
 
     Args:
         training: From `start_training`.
         latents: float16 (N, C, h, w).
         token_ids: int64 (N, 77).
         empty_ids: int64 (77,), the empty caption, for classifier-free guidance.
-        steps: Last step.
-        batch_size: Samples a step.
-        learning_rate: Peak rate.
-        device: Where to train.
+        steps: Number of the last step.
+        batch_size: Samples per step.
+        learning_rate: Peak learning rate.
+        device: Torch device.
         caption_dropout: Share of samples trained with the empty caption.
         average_decay: Decay of the moving average of the weights.
-        on_step: Called with the step number and its loss.
+        on_step: Called with the number of the step and its loss.
     """
     import torch
 
@@ -278,7 +272,7 @@ def train_denoiser(
 
 
 def assemble_pipeline(vae: Any, tokenizer: Any, text_encoder: Any, unet: Any) -> StableDiffusionPipeline:
-    """Put the parts together as an ordinary Stable Diffusion pipeline."""
+    """Assemble the parts into an ordinary Stable Diffusion pipeline."""
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(

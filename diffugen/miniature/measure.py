@@ -1,6 +1,7 @@
-"""Measures the miniature against its aims: what it draws, where its attention points, how fast it is.
+"""Measure the miniature: whether it draws what is prompted, where its attention points, how fast it is.
 
-The oracle judges generated images; exact masks judge the oracle. Writes a page, its numbers and its pictures.
+The oracle evaluates generated images, and exact masks evaluate the oracle. Writes a page with its numbers and
+pictures.
 """
 
 from __future__ import annotations
@@ -50,7 +51,14 @@ _PAIRS = (
 
 @dataclass
 class Sample:
-    """Generated images of one kind of prompt."""
+    """Generated images of one kind of prompt.
+
+    Attributes:
+        name: Name of the kind.
+        classes: The prompted classes.
+        done: N generated images.
+        maps: The oracle's class maps, int64 (N, H, W).
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -58,7 +66,7 @@ class Sample:
     maps: NDArray[np.int64]
 
     def found_frac(self) -> float:
-        """Share of images in which the oracle finds all prompted classes."""
+        """Return the share of images in which the oracle finds all prompted classes."""
         return float(
             np.mean([all(oracle.found(labels, name) for name in self.classes) for labels in self.maps])
         )
@@ -74,13 +82,13 @@ def measure(
     """Measure a set of weights and write ``README.md``, ``numbers.json`` and pictures.
 
     Args:
-        weights: Folder with ``diffusion`` and ``oracle``; None for the embedded ones.
-        out: Folder to write.
-        images: Generated images of each kind of prompt.
-        on_progress: Called with finished and all steps.
+        weights: Folder with ``diffusion`` and ``oracle``; None for those in the package.
+        out: Output folder.
+        images: Number of generated images of each kind of prompt.
+        on_progress: Called with the number of finished steps and of all steps.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
         DiffugenError: The weights are missing.
@@ -88,7 +96,7 @@ def measure(
     weights = weights or WEIGHTS
     if not (weights / "oracle").is_dir():
         raise DiffugenError(
-            f"{weights} holds no oracle; train it: diffugen miniature train --out {weights} --stage oracle"
+            f"no oracle in {weights}; train it: diffugen miniature train --out {weights} --stage oracle"
         )
     out.mkdir(parents=True, exist_ok=True)
     pipeline, judge = load_pipeline(weights / "diffusion"), oracle.load_oracle(weights / "oracle")
@@ -108,7 +116,7 @@ def measure(
         samples.append(Sample(name, classes, done, oracle.segment(judge, [rgb for _, rgb, _, _ in done])))
         on_progress(1 + len(samples), steps)
     numbers["found"] = {sample.name: round(sample.found_frac(), 3) for sample in samples}
-    # The paper's method needs erosion and dilation, refined masks do not.
+    # The paper's method needs erosion and dilation; refined masks do not.
     rough = label_settings.changed(refine="none", erode_frac=0.01, dilate_frac=0.01)
     numbers["attention_iou"] = {
         name + method: _attention_iou(samples, settings.changed(method=method))
@@ -126,7 +134,7 @@ def measure(
 
 
 def _kinds(count: int) -> dict[str, tuple[tuple[str, ...], list[Prompt]]]:
-    """Return the kinds of prompts, by name: their classes, and as many prompts as images are wanted."""
+    """Return, for each kind of prompt by name, its classes and ``count`` prompts."""
     templates: dict[str, tuple[tuple[str, ...], str]] = {
         name: ((name,), f"a photo of a {_described(name)} on a road, {{weather}}, {{time}}")
         for name in KNOWN_CLASSES
@@ -180,9 +188,7 @@ def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 def _judged(
     samples: Sequence[Sample],
 ) -> list[tuple[str, str, NDArray[np.uint8], HeatMaps, NDArray[np.bool_]]]:
-    """Return sample name, class, pixels, heat maps and the oracle's mask, wherever the oracle finds the
-    class.
-    """
+    """Return sample name, class, pixels, heat maps and oracle mask wherever the oracle finds the class."""
     return [
         (sample.name, name, rgb, heat_maps, labels == 1 + CLASSES.index(name))
         for sample in samples
@@ -193,9 +199,7 @@ def _judged(
 
 
 def _attention_iou(samples: Sequence[Sample], settings: LabelSettings) -> dict[str, float]:
-    """Return mean IoU of attention labels against the oracle per kind of single-object prompt, and over all
-    of these.
-    """
+    """Return the mean IoU of attention labels with the oracle, by kind of single-object prompt and in all."""
     weights = ScoreWeights()
     values: dict[str, list[float]] = {}
     for sample_name, name, rgb, heat_maps, truth in _judged(
@@ -208,9 +212,7 @@ def _attention_iou(samples: Sequence[Sample], settings: LabelSettings) -> dict[s
 
 
 def _iou_by_part(samples: Sequence[Sample]) -> dict[str, list[float]]:
-    """Return, for each layer group, the mean Otsu IoU of each third of the steps, phrases thresholded by
-    themselves.
-    """
+    """Return, for each layer group, the mean IoU of each third's heat maps, thresholded by Otsu's method."""
     judged = _judged([sample for sample in samples if len(sample.classes) == 1])
     table: dict[str, list[float]] = {}
     for group in sorted(judged[0][3].maps):

@@ -1,6 +1,6 @@
-"""The oracle: a segmenter trained on plenty of exact masks, by which generated images are judged.
+"""The oracle: a segmentation model, trained on many exact masks, that evaluates generated images.
 
-It only measures. Nothing in the loop may call it, or the loop would be told the truth it is meant to find.
+It is for measurements only. Nothing in the loop may call it, because it would leak the ground truth.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.miniature.scenes import CLASSES, RenderedScene, scene_set
+from diffugen.miniature.scenery import RenderedScene
+from diffugen.miniature.scenes import CLASSES, scene_set
 
 if TYPE_CHECKING:
     import torch
     from diffusers import UNet2DModel
 
 FOUND_AREA_FRAC = 0.01
-"""A class counts as found where the oracle gives it at least this share of the image."""
+"""A class counts as found if the oracle assigns it at least this share of the image."""
 
 
 def build_oracle() -> UNet2DModel:
-    """Build an untrained oracle: a convolutional U-Net whose output channels are background and the
-    classes.
-    """
+    """Build an untrained oracle: a convolutional U-Net with output channels for background and classes."""
     from diffusers import UNet2DModel
 
     return UNet2DModel(
@@ -59,19 +58,19 @@ def train_oracle(
     device: str = "cpu",
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Train the oracle in place on an endless stream of fresh scenes.
+    """Train the oracle in place on a stream of new scenes.
 
-    Half of the images are blurred or made noisy, because generated images are softer than drawn ones.
+    Half of the images are blurred and made noisy, because generated images are softer than rendered ones.
 
     Args:
         model: From `build_oracle`.
         size_wh: Width and height of the scenes in pixels.
         steps: Optimiser steps.
-        batch_size: Scenes a step.
+        batch_size: Scenes per step.
         learning_rate: Peak rate of the one-cycle schedule.
-        seed: Seeds the augmentation.
-        device: Where to train.
-        on_step: Called with the step number and its loss.
+        seed: Determines the augmentation.
+        device: Torch device.
+        on_step: Called with the number of the step and its loss.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -111,7 +110,7 @@ def _soften(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def load_oracle(folder: Path) -> UNet2DModel:
-    """Load a shipped oracle, in float32."""
+    """Load a saved oracle, in float32."""
     from diffusers import UNet2DModel
 
     return UNet2DModel.from_pretrained(folder).float().eval()
@@ -120,9 +119,7 @@ def load_oracle(folder: Path) -> UNet2DModel:
 def segment(
     model: UNet2DModel, images: Sequence[NDArray[np.uint8]], batch_size: int = 32
 ) -> NDArray[np.int64]:
-    """Return class maps as `class_map` gives them, int64 (N, H, W), for uint8 (H, W, 3) images of one
-    size.
-    """
+    """Return the class maps, int64 (N, H, W), of images uint8 (H, W, 3) of the same size."""
     import torch
 
     from diffugen.miniature.autoencoder import to_unit
@@ -136,14 +133,12 @@ def segment(
 
 
 def found(labels: NDArray[np.int64], class_name: str) -> bool:
-    """Say whether a class map, int64 (H, W), holds enough of a class to count as found."""
+    """Return whether a class map, int64 (H, W), contains enough of a class to count as found."""
     return bool((labels == 1 + CLASSES.index(class_name)).mean() >= FOUND_AREA_FRAC)
 
 
 def intersection_over_union(truth: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Return each class's IoU over all pixels of N class maps, int64 (N, H, W); NaN for a class in
-    neither.
-    """
+    """Return each class's IoU over all pixels of class maps int64 (N, H, W); NaN for absent classes."""
     result = {}
     for number, name in enumerate(CLASSES, 1):
         union = ((truth == number) | (labels == number)).sum()

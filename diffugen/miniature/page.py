@@ -1,4 +1,4 @@
-"""The page that says how good the miniature is. Knows numbers, not how they were measured."""
+"""The page that reports how good the miniature is. Knows numbers, not how they were measured."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def measured_page(numbers: dict[str, Any], images: int) -> str:
     """Return the page as Markdown.
 
     Args:
-        numbers: What `diffugen.miniature.measure.measure` found.
-        images: Generated images of each kind of prompt.
+        numbers: The measurements of `diffugen.miniature.measure.measure`.
+        images: Number of generated images of each kind of prompt.
     """
     found = numbers["found"]
     singles, pairs = [name for name in found if " + " not in name], [name for name in found if " + " in name]

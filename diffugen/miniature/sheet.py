@@ -1,4 +1,4 @@
-"""Scenes as pictures: beside their exact masks, or each by itself."""
+"""Write rendered scenes as PNG files: a contact sheet with their exact masks, or one file per scene."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged, label_overlay
 from diffugen.labels.sheets import TILE_HEIGHT
-from diffugen.miniature.scenes import CLASSES, RenderedScene, exact_instances
+from diffugen.miniature.scenery import RenderedScene
+from diffugen.miniature.scenes import CLASSES, exact_instances
 from diffugen.run.codec import rgb_to_png
 from diffugen.run.ledger import explained
 
 
 def scene_sheet(scenes: Iterable[RenderedScene], path: Path, columns: int = 4) -> Path:
-    """Write rendered scenes beside their exact masks as a PNG; returns ``path``."""
+    """Write a contact sheet of rendered scenes and their exact masks; return ``path``."""
     panels = []
     for drawn in scenes:
         height = max(TILE_HEIGHT, drawn.rgb.shape[0])
@@ -25,7 +26,7 @@ def scene_sheet(scenes: Iterable[RenderedScene], path: Path, columns: int = 4) -
 
 
 def scene_photos(scenes: Iterable[RenderedScene], folder: Path) -> None:
-    """Write each scene as a PNG of its own, ``000.png``, ``001.png``, ...
+    """Write each scene as a PNG: ``000.png``, ``001.png``, ...
 
     Raises:
         StoreError: The folder cannot be written.

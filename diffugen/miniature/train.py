@@ -1,10 +1,10 @@
-"""Recreates every weight of the miniature from nothing, stage by stage, resumable.
+"""Train all weights of the miniature from scratch, in resumable stages.
 
     diffugen miniature train --out weights-new --recipe cpu
 
-Stages: ``data`` (rendered scenes), ``autoencoder``, ``diffusion``, ``detector``, ``oracle``. Each leaves its
-result in the output folder in the layout of ``diffugen/miniature/weights`` and is skipped when that result is
-there. Working files (scenes, checkpoints, log, sample grids) go to ``work/`` inside it.
+Stages: ``data`` (rendered scenes), ``autoencoder``, ``diffusion``, ``detector``, ``oracle``. Each writes its
+result into the output folder, in the layout of ``diffugen/miniature/weights``, and is skipped if the result
+exists. Working files (scenes, checkpoints, log, sample images) are in its folder ``work/``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 STAGES = ("data", "autoencoder", "diffusion", "detector", "oracle")
-WORDS = "orange purple dog cat tree building house street city the with two big small old new parked driving standing"
-"""Words that get a token of their own although no training caption has them."""
+WORDS = (
+    "orange purple dog cat tree building house street city the with two big small old new parked driving "
+    "standing"
+)
+"""Words that are not in any training caption but get their own tokens."""
 SAMPLE_PROMPTS = (
     "a photo of a red car on a road, sunny, day",
     "a photo of a blue truck and a traffic cone on a road, snowy, sunset",
@@ -40,7 +43,20 @@ SAMPLE_PROMPTS = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of everything. Times are for 2 CPU cores or one data-centre GPU."""
+    """Amounts of data and training.
+
+    Attributes:
+        size_wh: Width and height of the scenes in pixels.
+        scenes: Number of scenes for the autoencoder and the diffusion model.
+        decoder_steps: Optimiser steps of the autoencoder's decoder.
+        widths: Channels of the UNet at full and half resolution.
+        steps: Optimiser steps of the denoiser.
+        batch_size: Samples per step of the denoiser.
+        learning_rate: Peak learning rate of the denoiser.
+        detector_scenes: Number of training scenes of the detector.
+        detector_epochs: Epochs of the detector.
+        oracle_steps: Optimiser steps of the oracle.
+    """
 
     size_wh: tuple[int, int]
     scenes: int
@@ -62,7 +78,7 @@ RECIPES = {
 
 
 class _Log:
-    """A line a report, to ``work/log.jsonl`` and to the caller."""
+    """Writes each report as a line of ``work/log.jsonl`` and passes it to the caller."""
 
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
         self.path, self.tell, self.start = folder / "log.jsonl", tell, time.time()
@@ -83,23 +99,23 @@ def train(
     device: str = "cpu",
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Recreate the miniature's weights.
+    """Train the miniature's weights.
 
     Args:
-        out: Folder to write; an interrupted training in it goes on.
+        out: Output folder; an interrupted training in it is continued.
         recipe: ``cpu`` (about 100 minutes on 2 cores), ``gpu`` (one data-centre GPU; not run yet) or
             ``smoke`` (seconds; useless weights).
-        stages: Which of `STAGES` to run.
+        stages: The stages to run, of `STAGES`.
         device: Torch device.
-        tell: Receives progress lines.
+        tell: Called with each line of progress.
 
     Raises:
-        DiffugenError: Unknown recipe or stage.
+        DiffugenError: The recipe or a stage is unknown.
     """
     if recipe not in RECIPES:
-        raise DiffugenError(f"unknown recipe {recipe!r}; there are {', '.join(RECIPES)}")
+        raise DiffugenError(f"unknown recipe {recipe!r}; one of {', '.join(RECIPES)}")
     if unknown := [stage for stage in stages if stage not in STAGES]:
-        raise DiffugenError(f"unknown stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
+        raise DiffugenError(f"unknown stage {unknown[0]!r}; one of {', '.join(STAGES)}")
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     log = _Log(work, tell)
@@ -165,9 +181,7 @@ def _train_autoencoder(out: Path, recipe: Recipe, device: str, log: _Log) -> Non
 
 
 def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
-    """Train text encoder and UNet on the encoder's latents, then save the whole pipeline in half
-    precision.
-    """
+    """Train text encoder and UNet on the encoder's latents, then save the whole pipeline in float16."""
     import torch
     from diffusers import AutoencoderTiny
 
@@ -191,7 +205,7 @@ def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
     if checkpoint.exists():
         training.restore(torch.load(checkpoint, weights_only=True))
     vae = AutoencoderTiny.from_pretrained(work / "autoencoder")
-    vae.register_to_config(_name_or_path="")  # or the folder's path on this machine would be shipped
+    vae.register_to_config(_name_or_path="")  # otherwise the configuration contains a path on this machine
     pipeline = denoiser.assemble_pipeline(vae, tokenizer, training.text_encoder, unet)
     losses: list[float] = []
 
@@ -224,7 +238,7 @@ def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
 
 
 def _draw_samples(pipeline: StableDiffusionPipeline, path: Path) -> None:
-    """Draw four seeds of each sample prompt, to see how the training goes."""
+    """Generate four images of each sample prompt, to monitor the training."""
     import torch
 
     from diffugen.labels.pictures import Panel, contact_sheet
@@ -242,7 +256,7 @@ def _draw_samples(pipeline: StableDiffusionPipeline, path: Path) -> None:
 
 
 def _latents(work: Path, device: str) -> torch.Tensor:
-    """Encode all rendered scenes, float16 (N, C, h, w)."""
+    """Return the latents of all rendered scenes, float16 (N, C, h, w)."""
     import torch
     from diffusers import AutoencoderTiny
 
@@ -257,9 +271,7 @@ def _latents(work: Path, device: str) -> torch.Tensor:
 
 
 def _train_detector(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
-    """Train YOLOv8n-seg from nothing on scenes without pianos: what COCO weights are to a user of the real
-    thing.
-    """
+    """Train YOLOv8n-seg from scratch on scenes without pianos; it plays the part of COCO weights."""
     from diffugen.dataset.yolo import write_yolo
     from diffugen.detectors.yolo import YoloDetector
     from diffugen.detectors.yolo_checkpoint import save_safetensors
@@ -302,7 +314,7 @@ def _detector_items(count: int, size_wh: tuple[int, int], start: int) -> Iterato
 
 
 def _train_oracle(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
-    """Train the segmenter that measures."""
+    """Train the segmentation model that is used for measurements."""
     import torch
 
     from diffugen.miniature import oracle

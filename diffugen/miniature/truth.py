@@ -1,4 +1,4 @@
-"""Find the truth that a configuration names: a set of the miniature's scenes, or a labelled set on disk."""
+"""Open the ground truth that a configuration names: a set of the miniature's scenes, or a dataset on disk."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from diffugen.errors import DiffugenError
 from diffugen.miniature.scenes import CLASSES, SCENE_SETS, exact_instances, scene_set
 
 FIRST_TRAINING_SCENE = 100_000
-"""Scenes of a set from this number on are for training; the truth's own come before."""
+"""Scenes of a set with at least this index are for training; those of the ground truth come before."""
 
 
 def find_truth(source: str | None, classes: Sequence[str]) -> Truth | None:
-    """Open the labelled images that a name or path stands for; None stands for none.
+    """Open a set of images with ground truth.
 
     Args:
         source: The name of a set of the miniature's scenes, a folder in the YOLO-seg layout or its
-            ``data.yaml``, or a ``.json`` of COCO instances.
+            ``data.yaml``, or a ``.json`` of COCO instances; None for no ground truth.
         classes: The run's classes.
 
+    Returns:
+        The set; None if ``source`` is None.
+
     Raises:
-        DiffugenError: There is no such set, it is damaged, or it labels none of the classes.
+        DiffugenError: There is no such set, it is damaged, or it contains none of the classes.
     """
     if source is None:
         return None
@@ -32,24 +35,22 @@ def find_truth(source: str | None, classes: Sequence[str]) -> Truth | None:
         if not Path(source).exists():
             raise DiffugenError(
                 f"no truth {source!r}: give a folder in the YOLO-seg layout, a COCO .json, or one of the "
-                "miniature's scene sets: "
-                f"{', '.join(SCENE_SETS)}"
+                f"miniature's scene sets: {', '.join(SCENE_SETS)}"
             )
         return read_truth(source, classes)
     return _scenes(source, classes, SCENE_SETS[source][2], 0)
 
 
 def exact_labels(source: str | None, classes: Sequence[str], count: int) -> Truth | None:
-    """Return exactly labelled images of the same kind as a truth, none of them part of it, to train a
-    reference on.
+    """Return images like those of a ground truth, but disjoint from it, for training a reference.
 
     Args:
-        source: As in `find_truth`.
+        source: The name or path of the ground truth, as for `find_truth`.
         classes: The run's classes.
-        count: How many images.
+        count: Number of images.
 
     Returns:
-        The images; None where the truth is a fixed set, which has no more of its kind.
+        The images with exact labels; None unless ``source`` is a set of the miniature's scenes.
     """
     return _scenes(source, classes, count, FIRST_TRAINING_SCENE) if source in SCENE_SETS else None
 

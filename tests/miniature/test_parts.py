@@ -1,4 +1,4 @@
-"""Tokenizer, autoencoder, denoiser and oracle: what they promise, at the smallest size."""
+"""Tests of the miniature's tokenizer, autoencoder, denoiser and oracle at the smallest size."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ def test_every_known_word_is_one_token(tmp_path: Path) -> None:
     assert len(unknown) > 3 and tokenizer.decode(unknown, skip_special_tokens=True).strip() == "zebra"
 
 
-def test_words_with_a_common_beginning_stay_whole(tmp_path: Path) -> None:
+def test_words_with_a_common_prefix_are_one_token_each(tmp_path: Path) -> None:
     words = ("grand", "granite", "gran", "car", "carpet", "scar", "road", "broad")
     tokenizer = denoiser.build_tokenizer([" ".join(words)], tmp_path)
     assert tokenizer.tokenize(" ".join(words)) == [f"{word}</w>" for word in words]
 
 
-def test_a_word_does_not_leak_into_other_tokens(tmp_path: Path) -> None:
-    """The point of a text encoder without layers: changing a word changes the embedding of its own token
-    only."""
+def test_a_word_does_not_affect_other_tokens(tmp_path: Path) -> None:
+    """The purpose of a text encoder without layers: a word changes only the embedding of its own token."""
     tokenizer = denoiser.build_tokenizer(CAPTIONS, tmp_path)
     encoder = denoiser.build_text_encoder(tokenizer)
     ids = tokenizer(["a red car on a road", "a red piano on a road"], return_tensors="pt").input_ids
@@ -49,8 +48,7 @@ def test_a_word_does_not_leak_into_other_tokens(tmp_path: Path) -> None:
 
 
 def test_encoder_is_the_linear_projection_it_claims(rgb: np.ndarray) -> None:
-    """Its latents carry all the variance that as many principal components can, to the accuracy of
-    float32."""
+    """Latents explain as much variance as the principal components do, up to float32 accuracy."""
     model = autoencoder.build_autoencoder(rgb)
     with torch.no_grad():
         latents = (
@@ -69,7 +67,7 @@ def test_encoder_is_the_linear_projection_it_claims(rgb: np.ndarray) -> None:
     )
 
 
-def test_decoder_learns_and_survives_saving(rgb: np.ndarray, tmp_path: Path) -> None:
+def test_decoder_learns_and_can_be_saved(rgb: np.ndarray, tmp_path: Path) -> None:
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(0)
@@ -114,7 +112,7 @@ def test_denoiser_training_learns(tmp_path: Path) -> None:
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
-def test_an_interrupted_denoiser_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_resumed_denoiser_training_gives_the_same_weights(tmp_path: Path) -> None:
     whole, ids = tiny_training(tmp_path)
     run(whole, ids, 6, 6)
     first, _ = tiny_training(tmp_path)
@@ -139,7 +137,7 @@ def test_class_map_and_iou() -> None:
     assert oracle.found(truth[0], drawn.class_names[0]) and not oracle.found(np.zeros_like(truth[0]), "car")
 
 
-def test_oracle_learns_and_survives_saving(tmp_path: Path) -> None:
+def test_oracle_learns_and_can_be_saved(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = oracle.build_oracle()
     losses: list[float] = []

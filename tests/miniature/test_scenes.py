@@ -1,4 +1,4 @@
-"""The miniature's world: seeded, exact, honest captions, and the shares that the sets promise."""
+"""Tests of the miniature's scenes: determined by seeds, with exact masks and true captions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffugen.errors import DiffugenError
+from diffugen.miniature.scenery import render
 from diffugen.miniature.scenes import (
     CLASSES,
     KNOWN_CLASSES,
@@ -17,7 +18,6 @@ from diffugen.miniature.scenes import (
     WEATHERS,
     exact_instances,
     piano_on_road_scene,
-    render,
     sample_scene,
     scene_set,
     training_scene,
@@ -43,8 +43,8 @@ def test_any_size_and_aspect_ratio(size_wh: tuple[int, int]) -> None:
         assert drawn.masks.any()
 
 
-def test_masks_are_where_the_thing_is() -> None:
-    """Recolouring a thing changes pixels inside its mask, and no pixel far from it."""
+def test_masks_coincide_with_the_thing() -> None:
+    """Recolouring a thing only changes pixels in or next to its mask."""
     import dataclasses
 
     import cv2
@@ -60,8 +60,8 @@ def test_masks_are_where_the_thing_is() -> None:
         assert not (changed & ~near).any()
 
 
-def test_nearer_things_hide_farther_ones() -> None:
-    """Alone, a thing shows at least as much of itself as behind others; in some scenes strictly more."""
+def test_nearer_things_occlude_farther_ones() -> None:
+    """Without the other things, a thing's visible part is at least as large, and in some scenes larger."""
     import dataclasses
 
     hidden = 0
@@ -75,7 +75,7 @@ def test_nearer_things_hide_farther_ones() -> None:
     assert hidden > 10
 
 
-def test_captions_name_what_is_there() -> None:
+def test_captions_name_exactly_the_things_in_the_scene() -> None:
     for seed in range(60):
         scene = training_scene(seed)
         for thing in scene.things:
@@ -85,7 +85,7 @@ def test_captions_name_what_is_there() -> None:
         assert ("on a road" if scene.place == "road" else "in a room") in scene.caption
 
 
-def test_sets_hold_what_they_promise() -> None:
+def test_sets_contain_their_classes_and_shares() -> None:
     known = [make_class for drawn in scene_set("known", 60) for make_class in drawn.class_names]
     assert set(known) == set(KNOWN_CLASSES)
     assert all(
@@ -112,7 +112,7 @@ def test_sets_hold_what_they_promise() -> None:
 def test_seed_ranges_do_not_overlap() -> None:
     starts = sorted((first, default) for _, first, default in SCENE_SETS.values())
     for (first, default), (following, _) in itertools.pairwise(starts):
-        assert first + 1000 * default < following + 1, "an endless stream would run into another set"
+        assert first + 1000 * default < following + 1, "a long stream would run into another set"
 
 
 def test_poses_and_colours_vary() -> None:
@@ -122,7 +122,7 @@ def test_poses_and_colours_vary() -> None:
     fixed = [render(sample_scene(3, classes=["piano"], weather="sunny", time="day"))]
     import dataclasses
 
-    for pose in (0.01, 0.09, 0.65, 0.79):  # side and front, lid open and shut
+    for pose in (0.01, 0.09, 0.65, 0.79):  # side and front, lid open and closed
         scene = fixed[0].scene
         posed = dataclasses.replace(scene, things=(dataclasses.replace(scene.things[0], pose=pose),))
         fixed.append(render(posed))
@@ -130,7 +130,7 @@ def test_poses_and_colours_vary() -> None:
     assert len(areas) == 4
 
 
-def test_exact_instances_leave_out_what_cannot_be_seen() -> None:
+def test_exact_instances_omit_invisible_things() -> None:
     drawn = next(iter(scene_set("known", 1, (96, 64))))
     drawn.masks[0][:] = False
     instances = exact_instances(drawn)

@@ -1,4 +1,4 @@
-"""One command recreates every weight; a second call finds them there."""
+"""Training creates all weights from scratch; a second call skips them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffugen.miniature.train import RECIPES, STAGES, train
 
 
 @pytest.mark.slow
-def test_every_weight_from_nothing(tmp_path: Path) -> None:
+def test_all_weights_from_scratch(tmp_path: Path) -> None:
     told: list[str] = []
     train(tmp_path, recipe="smoke", tell=told.append)
     assert {line.split(":")[0] for line in told} >= {"autoencoder", "detector", "oracle"}
@@ -25,11 +25,13 @@ def test_every_weight_from_nothing(tmp_path: Path) -> None:
 
     pipeline = load_pipeline(tmp_path / "diffusion")
     assert default_size_wh(pipeline) == RECIPES["smoke"].size_wh
-    assert YoloDetector(tmp_path / "detector").class_names == KNOWN_CLASSES
+    detector = YoloDetector(tmp_path / "detector")
+    assert detector.class_names == KNOWN_CLASSES
+    assert detector.image_size == 2 * max(RECIPES["smoke"].size_wh)
     labels = oracle.segment(oracle.load_oracle(tmp_path / "oracle"), [np.zeros((32, 32, 3), np.uint8)])
     assert labels.shape == (1, 32, 32)
     for config in (tmp_path / "diffusion").rglob("*.json"):
-        assert str(tmp_path) not in config.read_text(), f"{config} ships a path of this machine"
+        assert str(tmp_path) not in config.read_text(), f"{config} contains a path on this machine"
 
     told.clear()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}

@@ -112,7 +112,7 @@ def check_token(tokenizer: Any, token: str) -> None:
         tokenizer,
         token,
         f"the new token is to be {token!r}",
-        "choose a name that is no word yet, such as '<grand-piano>'",
+        "choose a name that is not a word yet, such as '<grand-piano>'",
     )
 
 

@@ -223,7 +223,7 @@ def test_images_are_cropped_to_the_models_shape_not_squeezed(sd: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "condition", "way_out"),
     [
-        ({"token": "piano"}, "'piano' is a token of this model already", "no word yet"),
+        ({"token": "piano"}, "'piano' is a token of this model already", "not a word yet"),
         ({"token": "a cone"}, "one word without spaces", "'a cone'"),
         ({"token": ""}, "one word without spaces", "''"),
         ({"token": "<Cone>"}, "ignores case", "'<cone>'"),

@@ -1,4 +1,7 @@
-"""The report of a run: one page, and the same as Markdown."""
+"""The report of a run, as one HTML page and as Markdown.
+
+`write_report` reads a run and writes both; nothing here generates, labels, or decides the order of work.
+"""
 
 from diffugen.report.write import write_report
 

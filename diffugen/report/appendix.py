@@ -1,4 +1,4 @@
-"""The last parts of a report: which prompts it covers, where the time went, and how to do it again."""
+"""The last sections of a report: prompt coverage, where the time went, and how to reproduce the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diffugen.report.blocks import (
     as_seconds,
 )
 from diffugen.report.charts import Bars, bar_chart
-from diffugen.report.facts import RARE_STAGES, STAGES, RunFacts
+from diffugen.report.facts import RunFacts
 from diffugen.report.quality import MOST_IMAGES, SAMPLE_SEED
 from diffugen.report.survey import Cover, Gap, Survey, attribute_gaps
 
@@ -32,106 +32,90 @@ _MOST_VALUES = 24
 _PACKAGES = ("torch", "diffusers", "transformers", "ultralytics", "optuna", "numpy")
 _MEASURES = {
     "agreed_frac": "Fewest images without a disagreement",
-    "seen_frac": "The detector finds the prompted classes least often in",
+    "seen_frac": "Fewest images in which the detector finds the prompted classes",
     "score": "Lowest mean score",
-    "found_frac": "Attention finds the prompted classes least often in",
+    "found_frac": "Fewest images in which attention finds the prompted classes",
 }
 
 
 def coverage(facts: RunFacts, survey: Survey) -> Section:
-    """Return how often each attribute value occurs and how its images fare."""
+    """Return how often each attribute value occurs and how well its images do."""
     if not survey.overall.images:
-        missing = Missing("No images, so no prompts to cover", facts.command("generate"))
-        return Section("coverage", "Coverage of prompts", (missing,))
+        missing = Missing("No images, so no prompts to cover", (facts.command("generate"),))
+        return Section("coverage", "Prompt coverage", (missing,))
     gaps = attribute_gaps(survey)
     blocks: list[Block] = [Paragraph((_gap(key, gap),)) for key, gap in gaps.items()]
     if not gaps:
-        blocks.append(Paragraph(("No attribute value stands out for the worse.",)))
+        blocks.append(Paragraph(("No attribute value does notably worse than the others.",)))
     blocks.append(_attributes(survey))
     if not survey.attributes:
         blocks.append(Paragraph(("The prompts of this run have no attributes.",)))
-    blocks.append(
-        Paragraph(
-            (
-                "Found: images in which attention labels, or the detector, have every class that the prompt "
-                "names. "
-                "No disagreement: of the images with labels of both kinds. Prompts whose template lacks an "
-                "attribute are in "
-                "none of its rows.",
-            ),
-            tone="note",
-        )
+    note = (
+        "Attention found, detector found: images in which attention labels, or model labels, include every "
+        "class that the prompt names. No disagreement: share of the images that have both kinds of labels. A "
+        "prompt whose template lacks an attribute is in none of its rows."
     )
-    return Section("coverage", "Coverage of prompts", tuple(blocks))
+    blocks.append(Paragraph((note,), tone="note"))
+    return Section("coverage", "Prompt coverage", tuple(blocks))
 
 
 def times(facts: RunFacts) -> Section:
-    """Return where the time went."""
+    """Return where the time went; stages are listed in the order in which they first finished."""
     seconds = _seconds(facts)
     if not seconds:
-        return Section("time", "Time", (Missing("Nothing was timed yet", facts.command("generate")),))
-    rounds = [round for round in facts.rounds if any((round, stage) in seconds for stage in _stages(facts))]
-    stages = [stage for stage in _stages(facts) if any((round, stage) in seconds for round in rounds)]
-    images = facts.summary["images"]
-    totals = {stage: sum(seconds.get((round, stage), 0.0) for round in rounds) for stage in stages}
-    rows: list[tuple[Cell, ...]] = [
-        (
-            stage,
-            *(as_seconds(seconds.get((round, stage))) for round in rounds),
-            as_seconds(totals[stage]),
-            as_seconds(totals[stage] / images if images else None),
-        )
-        for stage in stages
-    ]
-    by_round = [sum(seconds.get((round, stage), 0.0) for stage in stages) for round in rounds]
-    everything = sum(by_round)
-    rows.append(
-        (
-            "all",
-            *map(as_seconds, by_round),
-            as_seconds(everything),
-            as_seconds(everything / images if images else None),
-        )
+        missing = Missing("Nothing has been timed yet", (facts.command("generate"),))
+        return Section("time", "Time", (missing,))
+    stages = list(dict.fromkeys(stage for by_stage in seconds.values() for stage in by_stage))
+    images = facts.summary.images
+    rows: list[tuple[Cell, ...]] = []
+    for stage in stages:
+        row = [by_stage.get(stage) for by_stage in seconds.values()]
+        rows.append((stage, *map(as_seconds, row), *_sums(row, images)))
+    by_round = [sum(by_stage.values()) for by_stage in seconds.values()]
+    rows.append(("all", *map(as_seconds, by_round), *_sums(by_round, images)))
+    totals = [sum(by_stage.get(stage, 0.0) for by_stage in seconds.values()) for stage in stages]
+    chart = bar_chart(
+        "Time by stage, all rounds",
+        x_label="seconds",
+        groups=stages,
+        bars=[Bars("all rounds", tuple(totals))],
+        written=as_seconds,
     )
-    head = ("stage", *(f"round {round}" for round in rounds), "all rounds", "an image")
-    bars = [Bars("all rounds", tuple(totals.values()))]
-    return Section(
-        "time",
-        "Time",
-        (
-            bar_chart(
-                "Time by stage, all rounds", x_label="seconds", groups=stages, bars=bars, written=as_seconds
-            ),
-            Table("Time by stage and round (an image: of all images of the run)", head, tuple(rows)),
-        ),
-    )
+    head = ("stage", *(f"round {round}" for round in seconds), "all rounds", "per image")
+    title = "Time by stage and round (per image: all rounds, divided by the images of the run)"
+    return Section("time", "Time", (chart, Table(title, head, tuple(rows))))
 
 
 def reproduce(facts: RunFacts) -> Section:
-    """Return what is needed to do the run again."""
-    looped = facts.any("train") or facts.any("promote")
-    names = [facts.loop] if looped else ["generate", "label"]
-    blocks: list[Block] = [
-        Paragraph(("To continue this run:",)),
-        *(Paragraph((Code(f"diffugen {name} --run {facts.folder}"),)) for name in names),
-        Paragraph(("To do it anew, save the configuration below as ", Code("again.json"), ":")),
-        *(Paragraph((Code(f"diffugen {name} again.json --run runs/again"),)) for name in names),
-        _versions(facts),
-    ]
+    """Return what is needed to continue the run, or to make it once more."""
+    continuing, repeating = facts.continuing, facts.repeating
+    if not facts.looped:
+        continuing = (facts.command("generate"), ", then ", facts.command("label"))
+        again = [Code(f"diffugen {name} again.json --run runs/again") for name in ("generate", "label")]
+        repeating = (again[0], ", then ", again[1])
+    blocks: list[Block] = [Paragraph(("To continue this run: ", *continuing))]
+    if facts.kept_config is None:
+        text = "The run was made without a configuration, so it cannot be reproduced from here."
+        return Section("reproduce", "Reproduce", (*blocks, Paragraph((text,)), _versions(facts)))
+    saved = ("To repeat it, save the configuration below as ", Code("again.json"), ", then: ")
+    blocks += [Paragraph((*saved, *repeating)), _versions(facts)]
     if facts.config is None:
-        blocks.append(
-            Paragraph(("The run was made without a configuration, so it cannot be done anew from here.",))
+        text = (
+            "This version of DiffuGen does not accept the configuration; use the version that made the run."
         )
-    else:
-        text = json.dumps(facts.config, indent=2, ensure_ascii=False)
-        blocks.append(Details("Configuration the run was made with, as JSON", text))
-    return Section("reproduce", "Do it again", tuple(blocks))
+        blocks.append(Paragraph((text,), tone="warning"))
+    text = json.dumps(facts.kept_config, indent=2, ensure_ascii=False)
+    blocks.append(Details("Configuration of the run, as JSON", text))
+    return Section("reproduce", "Reproduce", tuple(blocks))
+
+
+# -------------------------------------------------------------------- coverage
 
 
 def _gap(measure: str, gap: Gap) -> str:
-    wrote, of = (as_rate, "in") if measure == "score" else (as_percent, "of")
-    value = f"{wrote(gap.value)} {of} {gap.images:,} images"
-    return f"{_MEASURES[measure]}: {gap.name}, {value} against {wrote(gap.whole)} overall."
+    written, of = (as_rate, "in") if measure == "score" else (as_percent, "of")
+    value = f"{written(gap.value)} {of} {gap.images:,} images"
+    return f"{_MEASURES[measure]}: {gap.name}, {value}, compared with {written(gap.whole)} overall."
 
 
 def _attributes(survey: Survey) -> Table:
@@ -160,50 +144,56 @@ def _row(name: str, value: str, cover: Cover, images: int) -> tuple[Cell, ...]:
         name,
         value,
         Bar(as_count(cover.images), cover.images / images),
-        _share(as_percent(cover.found_frac), cover.found_frac),
-        _share(as_rate(cover.score), cover.score),
-        _share(as_percent(cover.seen_frac), cover.seen_frac),
-        _share(as_percent(cover.agreed_frac), cover.agreed_frac),
+        _bar(as_percent(cover.found_frac), cover.found_frac),
+        _bar(as_rate(cover.score), cover.score),
+        _bar(as_percent(cover.seen_frac), cover.seen_frac),
+        _bar(as_percent(cover.agreed_frac), cover.agreed_frac),
     )
 
 
-def _share(text: str, frac: float | None) -> Cell:
+def _bar(text: str, frac: float | None) -> Cell:
     return text if frac is None else Bar(text, frac)
 
 
-def _stages(facts: RunFacts) -> list[str]:
-    known = [*RARE_STAGES, *STAGES]
-    named = {name for one in facts.summary["rounds"].values() for name in one["stages"]}
-    return [*STAGES, *RARE_STAGES, *sorted(named - set(known))]
+# -------------------------------------------------------------------- time
 
 
-def _seconds(facts: RunFacts) -> dict[tuple[int, str], float]:
-    """Seconds by round and stage; of rounds without a noted stage, what their images took."""
+def _seconds(facts: RunFacts) -> dict[int, dict[str, float]]:
+    """Return seconds by round and stage, in the order in which stages finished.
+
+    Where ``generate`` has not finished, it counts with the time that its images took so far.
+    """
     found = {}
-    for round in facts.rounds:
-        one = facts.summary["rounds"][round]
-        found.update({(round, stage): float(seconds) for stage, seconds in one["stages"].items()})
-        if one["images"]:
-            found.setdefault((round, "generate"), float(one["seconds"]))
+    for round, one in facts.summary.rounds.items():
+        by_stage = dict(one.stages)
+        if one.images:
+            by_stage.setdefault("generate", one.seconds)
+        if by_stage:
+            found[round] = by_stage
     return found
 
 
+def _sums(seconds: list[float | None] | list[float], images: int) -> tuple[str, str]:
+    total = sum(one or 0.0 for one in seconds)
+    return as_seconds(total), as_seconds(total / images if images else None)
+
+
+# -------------------------------------------------------------------- versions
+
+
 def _versions(facts: RunFacts) -> Table:
-    config = facts.config or {}
+    seed = (facts.kept_config or {}).get("seed", NOTHING)
+    sample = f"{SAMPLE_SEED}, at most {MOST_IMAGES:,} images for each kind of evidence"
     rows: list[tuple[Cell, ...]] = [
-        ("seed of the run", str(config.get("seed", NOTHING))),
-        (
-            "seed of this report's samples",
-            f"{SAMPLE_SEED}, at most {MOST_IMAGES:,} images of each kind of evidence",
-        ),
-        ("run made by diffugen", str(facts.summary.get("diffugen_version", NOTHING))),
+        ("seed of the run", str(seed)),
+        ("seed of this report's samples", sample),
+        ("run made by diffugen", facts.summary.diffugen_version),
         ("report written by diffugen", __version__),
         ("python", platform.python_version()),
         *((package, _version(package)) for package in _PACKAGES),
     ]
-    return Table(
-        "Seeds, and versions installed where this report was written", ("what", "value"), tuple(rows)
-    )
+    title = "Seeds, and versions installed where this report was written"
+    return Table(title, ("item", "value"), tuple(rows))
 
 
 def _version(package: str) -> str:

@@ -1,25 +1,26 @@
-"""What a report is made of: sections of blocks, and numbers written the same way in every form of it.
+"""The parts of a report: sections of blocks, and numbers formatted the same way in HTML and Markdown.
 
-Knows no run and no HTML: `report_html` and `report_markdown` write the same blocks in their own way.
+Knows no run and no HTML; `diffugen.report.html` and `diffugen.report.markdown` render the same blocks.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from markupsafe import Markup
 
 NOTHING = "-"
-"""Stands for what was not or cannot be measured."""
+"""Shown for a value that was not measured or is undefined."""
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Code:
-    """Words set as code: a command, a key, a path."""
+    """Text set as code: a command, a key, a path."""
 
     text: str
 
@@ -38,8 +39,11 @@ Cell = str | Code | Bar
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Words, some of them as code; ``tone`` is ``plain``, ``lead`` (the sentence to read first) or ``note``
-    (small).
+    """Text with some code in it.
+
+    Attributes:
+        parts: Text and code, joined without spaces.
+        tone: ``plain``, ``lead`` (large, to be read first), ``note`` (small) or ``warning``.
     """
 
     parts: tuple[Inline, ...]
@@ -48,22 +52,36 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Missing:
-    """Says what a run does not have yet, and the command that makes it."""
+    """A statement of what the run does not have yet, and how to get it.
+
+    Attributes:
+        what: A sentence without its period.
+        next: The command to run next, or a phrase with it.
+    """
 
     what: str
-    command: str
+    next: tuple[Inline, ...]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number to see first, with a label above it and a line of detail below it."""
+
+    label: str
+    value: str
+    detail: str
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Numbers to see first: label, value, and a line of detail each."""
+    """Tiles in a row; Markdown leaves them out, so a table must hold their numbers too."""
 
-    tiles: tuple[tuple[str, str, str], ...]
+    tiles: tuple[Tile, ...]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; ``folded`` shows it on demand, for numbers behind a chart."""
+    """A titled table; ``folded`` hides it until it is opened, for the numbers behind a chart."""
 
     title: str
     head: tuple[str, ...]
@@ -73,25 +91,29 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart; `report_charts` makes them. Its numbers stand in a table beside it.
+    """A chart of `diffugen.report.charts`; Markdown leaves it out, so a table must hold its numbers too.
 
     Attributes:
         title: Its title.
-        description: The same in words, for those who do not see it.
-        svg: An ``<svg>`` element that takes its colours from the page.
-        legend: Swatch (an ``<svg>`` element) and name of each series; empty where one series needs no name.
+        description: Its values in words, for screen readers.
+        svg: An ``<svg>`` element that takes its colours from the style sheet of the page.
+        legend: Swatch (an ``<svg>`` element) and name of each series; empty for a single unnamed series.
     """
 
     title: str
     description: str
-    svg: str
-    legend: tuple[tuple[str, str], ...] = ()
+    svg: Markup
+    legend: tuple[tuple[Markup, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a shown image: what it shows, a JPEG (None where a file of the run is missing), and its
-    text alternative.
+    """One picture of a gallery entry.
+
+    Attributes:
+        label: What it shows.
+        jpeg: The encoded picture; None where a file of the run is missing.
+        alt: Its text alternative.
     """
 
     label: str
@@ -101,13 +123,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shown:
-    """One image of the gallery.
+    """One image of a gallery.
 
     Attributes:
-        title: Prompt.
+        title: Its prompt.
         lines: Captions: scores, kind of disagreement.
-        pictures: Image, heat map, attention label, model label.
-        strip_png: The same pictures side by side, for pages that cannot hold pictures themselves.
+        pictures: Image, heat map, attention labels, model labels.
+        strip_png: The same pictures side by side, for Markdown, which cannot embed them.
     """
 
     title: str
@@ -127,7 +149,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Details:
-    """Long text that opens on demand."""
+    """Long text that is hidden until it is opened."""
 
     summary: str
     text: str
@@ -138,7 +160,7 @@ Block = Paragraph | Missing | Tiles | Table | Chart | Gallery | Details
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; ``key`` names its anchor."""
+    """A section of the page; ``key`` is its anchor."""
 
     key: str
     title: str
@@ -155,36 +177,36 @@ class Page:
 
 
 def printable(text: str) -> str:
-    """Replace what no page can hold: control characters, and halves of characters that JSON lets through."""
+    """Replace control characters and lone surrogates, which no page can hold."""
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
-def number(value: Any) -> float | None:
-    """Return a JSON value as a number; None for what is no finite number."""
-    known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else None
+def finite(value: float | None) -> float | None:
+    """Return the number, or None for NaN and infinity."""
+    return value if value is not None and math.isfinite(value) else None
 
 
-def as_rate(value: Any, signed: bool = False) -> str:
-    """Write a number such as an AP, an IoU or a score: three decimals."""
-    known = number(value)
-    return NOTHING if known is None else f"{known:+.3f}" if signed else f"{known:.3f}"
+def as_rate(value: float | None) -> str:
+    """Format an AP, an IoU or a score with three decimals."""
+    known = finite(value)
+    return NOTHING if known is None else f"{known:.3f}"
 
 
-def as_count(value: Any) -> str:
-    """Write a whole number, thousands apart."""
-    known = number(value)
+def as_count(value: float | None) -> str:
+    """Format a whole number with thousands separators."""
+    known = finite(value)
     return NOTHING if known is None else f"{known:,.0f}"
 
 
 def as_percent(part: float | None, whole: float | None = 1.0) -> str:
-    """Write a share; ``-`` for a share of nothing."""
-    return NOTHING if part is None or not whole else f"{100 * part / whole:.0f}%"
+    """Format a share in percent; ``-`` for a share of nothing."""
+    known, base = finite(part), finite(whole)
+    return NOTHING if known is None or not base else f"{100 * known / base:.0f}%"
 
 
-def as_seconds(value: Any) -> str:
-    """Write a duration with about three digits, in the unit that suits it."""
-    known = number(value)
+def as_seconds(value: float | None) -> str:
+    """Format a duration with about three digits, in a suitable unit."""
+    known = finite(value)
     if known is None:
         return NOTHING
     for unit, size, least in (("h", 3600, 5400), ("min", 60, 90), ("s", 1, 0.1)):
@@ -194,11 +216,11 @@ def as_seconds(value: Any) -> str:
     return f"{known * 1000:.3g} ms"
 
 
-def as_value(value: Any) -> str:
-    """Write a setting as it stands in a configuration, numbers with four digits at most."""
+def as_value(value: object) -> str:
+    """Format a setting as in a configuration file, with at most four digits."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return ", ".join(f"{key}: {as_value(one)}" for key, one in value.items()) or NOTHING
     if isinstance(value, (list, tuple)):
         return ", ".join(map(as_value, value)) or NOTHING

@@ -1,32 +1,41 @@
-"""Charts as inline SVG: lines and bars, drawn by hand and coloured by the page.
+"""Line and bar charts as inline SVG, coloured by the style sheet of the page.
 
 Series differ in colour, in marker and in dash, so that no reader depends on one of them. Colours are classes
-that the page's style sheet fills in (``c0``, ``c1`` ...), so that a chart suits a light page, a dark one and
-paper. Knows no run.
+(``c0``, ``c1`` ...) that the style sheet fills in, so that a chart suits a light page, a dark one and paper.
+Knows no run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 
-from diffugen.report.blocks import Chart, as_rate
+from markupsafe import Markup
+
+from diffugen.report.blocks import NOTHING, Chart, as_rate
 
 WIDTH = 460
 COLOURS = 4
 _LEFT, _RIGHT, _TOP, _BOTTOM, _PLOT_HEIGHT = 50, 18, 18, 44, 215
-_CHARACTER_PX = 6.6
+_FLOOR = _TOP + _PLOT_HEIGHT
+_CHARACTER_PX, _TEXT_PX = 6.6, 13
 _MARKERS = ("circle", "square", "diamond", "triangle")
+_CORNERS = {
+    "square": ((-3.8, -3.8), (3.8, -3.8), (3.8, 3.8), (-3.8, 3.8)),
+    "diamond": ((0, -5.2), (5.2, 0), (0, 5.2), (-5.2, 0)),
+    "triangle": ((0, -5), (4.8, 3.6), (-4.8, 3.6)),
+}
 _MOST_VALUES_SHOWN = 8
+_ROW_GAP = 11
 
 Point = tuple[float, float]
+Format = Callable[[float], str]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A series of points; ``plain`` draws it thin and without markers, as a thing to compare with."""
+    """A series of points; ``plain`` draws it thin and without markers, as a reference line."""
 
     name: str
     points: tuple[Point, ...]
@@ -52,60 +61,52 @@ def line_chart(
     y_top: float | None = None,
     inset_px: float = 0.0,
     with_values: bool = False,
-    written: Callable[[float], str] = as_rate,
+    written: Format = as_rate,
 ) -> Chart:
-    """Draw lines over a common axis that begins at 0.
+    """Draw lines over a vertical axis that begins at 0.
 
     Args:
         title: Title of the chart.
-        x_label: What the horizontal axis is.
-        y_label: What the vertical axis is.
+        x_label: Name of the horizontal axis.
+        y_label: Name of the vertical axis.
         x_ticks: Place and name of each tick; the first and the last bound the axis.
         lines: The series.
-        levels: Name and height of horizontal lines to compare with.
-        y_top: Upper end of the vertical axis; None for a round number above everything.
-        inset_px: Room at both ends of the horizontal axis.
-        with_values: Whether the values of the first series stand beside its points, where they are few.
-        written: How to write a value.
+        levels: Name and height of horizontal reference lines.
+        y_top: Upper end of the vertical axis; None for a round number above all values.
+        inset_px: Free space at both ends of the horizontal axis.
+        with_values: Whether to print the values of the first series beside its points, if they are few.
+        written: Formats a value.
     """
     heights = [y for line in lines for _, y in line.points] + [level for _, level in levels]
     ticks = _ticks(y_top or max(heights, default=1.0) * 1.08 or 1.0)
     top = y_top or ticks[-1]
     first, last = x_ticks[0][0], x_ticks[-1][0]
-    span = (last - first) or 1.0
     middle = 0.0 if len(x_ticks) > 1 else 0.5
 
     def at(x: float, y: float) -> Point:
         width = WIDTH - _LEFT - _RIGHT - 2 * inset_px
-        return _LEFT + inset_px + width * ((x - first) / span + middle), _TOP + _PLOT_HEIGHT * (
-            1 - min(y, top) / top
-        )
+        across = (x - first) / ((last - first) or 1.0) + middle
+        return _LEFT + inset_px + width * across, _TOP + _PLOT_HEIGHT * (1 - min(y, top) / top)
 
-    floor = _TOP + _PLOT_HEIGHT
-    parts = [_grid(tick, at(first, tick)[1]) for tick in ticks if tick <= top]
-    parts += [_words(at(x, 0)[0], floor + 16, name, "middle") for x, name in x_ticks]
-    parts += [_words((WIDTH + _LEFT - _RIGHT) / 2, floor + 35, x_label, "middle", "axis")]
+    parts = [_grid_line(tick, at(first, tick)[1]) for tick in ticks if tick <= top]
+    parts += [_text(at(x, 0)[0], _FLOOR + 16, name, "middle") for x, name in x_ticks]
+    parts += [_text((WIDTH + _LEFT - _RIGHT) / 2, _FLOOR + 35, x_label, "middle", "axis"), _y_label(y_label)]
+    ends = [at(*line.points[-1])[1] for line in lines if line.points]
     for index, (name, height) in enumerate(levels):
-        y = at(first, height)[1]
-        parts.append(
-            f'<path class="level c{len(lines) + index} d{index}" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>'
-        )
-        parts.append(_words(WIDTH - _RIGHT - 2, y - 5, f"{name} {written(height)}", "end", "halo"))
+        parts += _level(index, len(lines) + index, f"{name} {written(height)}", at(first, height)[1], ends)
     for index, line in enumerate(lines):
         places = [at(x, y) for x, y in line.points]
-        parts.append(_drawn(line, index, places))
+        parts.append(_line(line, index, places))
         if with_values and index == 0 and len(places) <= _MOST_VALUES_SHOWN:
-            pairs = zip(places, line.points, strict=True)
             parts += [
-                _words(x, y - 10, written(value), "middle", "halo value") for (x, y), (_, value) in pairs
+                _text(x, y - 10, written(value), "middle", "halo value")
+                for (x, y), (_, value) in zip(places, line.points, strict=True)
             ]
-    said = [f"{line.name}: {_listed_points(line, x_ticks, written)}" for line in lines if not line.plain]
+    said = [f"{line.name}: {_points_in_words(line, x_ticks, written)}" for line in lines if not line.plain]
     said += [f"{name}: {written(height)}" for name, height in levels]
     legend = [(_line_swatch(index, line.plain), line.name) for index, line in enumerate(lines)]
-    legend += [(_level_swatch(len(lines) + index, index), name) for index, (name, _) in enumerate(levels)]
-    return _chart(
-        title, f"{y_label} over {x_label}. {'; '.join(said)}.", y_label, parts, floor + _BOTTOM, legend
-    )
+    legend += [(_level_swatch(index, len(lines) + index), name) for index, (name, _) in enumerate(levels)]
+    return _chart(title, f"{y_label} over {x_label}. {'; '.join(said)}.", parts, _FLOOR + _BOTTOM, legend)
 
 
 def bar_chart(
@@ -115,185 +116,158 @@ def bar_chart(
     groups: Sequence[str],
     bars: Sequence[Bars],
     stacked: bool = False,
-    written: Callable[[float], str] = as_rate,
+    written: Format = as_rate,
 ) -> Chart:
     """Draw horizontal bars: one row for each group, its series stacked or one below the other.
 
     Args:
         title: Title of the chart.
-        x_label: What the length of a bar is.
+        x_label: What the length of a bar means.
         groups: Names of the rows.
         bars: The series, each with a value for each group.
-        stacked: Whether series add up.
-        written: How to write a value.
+        stacked: Whether the series of a row are stacked.
+        written: Formats a value.
     """
     sums = [sum(one.values[row] or 0.0 for one in bars) for row in range(len(groups))]
-    longest = max(
-        [*sums, 0.0] if stacked else [value or 0.0 for one in bars for value in one.values], default=0.0
-    )
+    singles = [value or 0.0 for one in bars for value in one.values]
+    longest = max(sums if stacked else singles, default=0.0)
     ticks = _ticks(longest or 1.0)
     left = min(150.0, 14 + _CHARACTER_PX * max((len(name) for name in groups), default=0))
     right = 14 + _CHARACTER_PX * max(len(written(longest)), 3)
     scale = (WIDTH - left - right) / max(ticks[-1], longest)
     thick = 22.0 if stacked or len(bars) == 1 else 15.0
-    pitch = (thick if stacked else thick * len(bars)) + 11
+    pitch = (thick if stacked else thick * len(bars)) + _ROW_GAP
     floor = _TOP + pitch * len(groups)
-    parts = [
-        f'<path class="grid" d="M{left + tick * scale:.1f} {_TOP - 6}V{floor:.1f}"/>'
-        + _words(left + tick * scale, floor + 15, _tick_text(tick), "middle")
-        for tick in ticks
-    ]
+    parts: list[Markup] = []
+    for tick in ticks:
+        x = left + tick * scale
+        parts.append(Markup('<path class="grid" d="M{:.1f} {}V{:.1f}"/>').format(x, _TOP - 6, floor))
+        parts.append(_text(x, floor + 15, _tick_text(tick), "middle"))
     for row, name in enumerate(groups):
         y = _TOP + pitch * row
-        parts.append(_words(left - 8, y + (pitch - 11) / 2 + 4, name, "end"))
-        parts += (
-            _stack(row, y, bars, left, scale, thick, written)
-            if stacked
-            else _beside(row, y, bars, left, scale, thick, written)
-        )
-    parts.append(_words((WIDTH + left - right) / 2, floor + 34, x_label, "middle", "axis"))
+        parts.append(_text(left - 8, y + (pitch - _ROW_GAP) / 2 + 4, name, "end"))
+        values = [one.values[row] for one in bars]
+        parts += (_stack if stacked else _beside)(y, values, left, scale, thick, written)
+    parts.append(_text((WIDTH + left - right) / 2, floor + 34, x_label, "middle", "axis"))
     said = [
         f"{name}: " + ", ".join(f"{one.name} {_maybe(one.values[row], written)}" for one in bars)
         for row, name in enumerate(groups)
     ]
     legend = [(_bar_swatch(index), one.name) for index, one in enumerate(bars)] if len(bars) > 1 else []
-    return _chart(title, f"{x_label}. {'; '.join(said)}.", "", parts, floor + _BOTTOM, legend)
+    return _chart(title, f"{x_label}. {'; '.join(said)}.", parts, floor + _BOTTOM, legend)
 
 
 def _stack(
-    row: int,
-    y: float,
-    bars: Sequence[Bars],
-    left: float,
-    scale: float,
-    thick: float,
-    written: Callable[[float], str],
-) -> list[str]:
+    y: float, values: Sequence[float | None], left: float, scale: float, thick: float, written: Format
+) -> list[Markup]:
     parts, x = [], left
-    for index, one in enumerate(bars):
-        value = one.values[row]
+    for index, value in enumerate(values):
         if not value:
             continue
         width = value * scale
         parts.append(_bar(x, y, max(width - 1, 0.5), thick, index))
         if width > 12 + _CHARACTER_PX * len(written(value)):
-            parts.append(_words(x + width / 2, y + thick / 2 + 4, written(value), "middle", "inside"))
+            parts.append(_text(x + width / 2, y + thick / 2 + 4, written(value), "middle", "inside"))
         x += width
-    total = sum(one.values[row] or 0.0 for one in bars)
-    return [*parts, _words(x + 5, y + thick / 2 + 4, written(total), "start", "value")]
+    total = sum(value or 0.0 for value in values)
+    return [*parts, _text(x + 5, y + thick / 2 + 4, written(total), "start", "value")]
 
 
 def _beside(
-    row: int,
-    y: float,
-    bars: Sequence[Bars],
-    left: float,
-    scale: float,
-    thick: float,
-    written: Callable[[float], str],
-) -> list[str]:
+    y: float, values: Sequence[float | None], left: float, scale: float, thick: float, written: Format
+) -> list[Markup]:
     parts = []
-    for index, one in enumerate(bars):
-        value = one.values[row]
-        below = y + thick * index
+    for index, value in enumerate(values):
+        below, width = y + thick * index, (value or 0.0) * scale
         if value is not None:
-            parts.append(_bar(left, below, max(value * scale, 0.5), thick - 2, index))
-        parts.append(
-            _words(
-                left + (value or 0.0) * scale + 5,
-                below + thick / 2 + 3,
-                _maybe(value, written),
-                "start",
-                "value",
-            )
-        )
+            parts.append(_bar(left, below, max(width, 0.5), thick - 2, index))
+        parts.append(_text(left + width + 5, below + thick / 2 + 3, _maybe(value, written), "start", "value"))
     return parts
 
 
-def _drawn(line: Line, index: int, places: Sequence[Point]) -> str:
+def _line(line: Line, index: int, places: Sequence[Point]) -> Markup:
+    if not places:
+        return Markup("")
+    style = "plain" if line.plain else f"line c{index} d{index}"
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    parts = (
-        [f'<path class="{"plain" if line.plain else f"line c{index} d{index}"}" d="{path}"/>']
-        if places
-        else []
-    )
-    if not line.plain:
-        parts += [_marker(x, y, index) for x, y in places]
-    return "".join(parts)
+    markers = [] if line.plain else [_marker(x, y, index) for x, y in places]
+    return _joined([Markup('<path class="{}" d="{}"/>').format(style, path), *markers])
 
 
-def _marker(x: float, y: float, index: int) -> str:
+def _level(dash: int, colour: int, text: str, y: float, ends: Iterable[float]) -> list[Markup]:
+    """Draw a reference line, its text above it, or below if a series ends where the text would be."""
+    taken = any(y - 2.5 * _TEXT_PX < end < y for end in ends)
+    path = Markup('<path class="level c{} d{}" d="M{} {:.1f}H{}"/>')
+    return [
+        path.format(colour, dash, _LEFT, y, WIDTH - _RIGHT),
+        _text(WIDTH - _RIGHT - 2, y + _TEXT_PX if taken else y - 5, text, "end", "halo"),
+    ]
+
+
+def _marker(x: float, y: float, index: int) -> Markup:
     kind = _MARKERS[index % len(_MARKERS)]
     if kind == "circle":
-        return f'<circle class="mark c{index}" cx="{x:.1f}" cy="{y:.1f}" r="4.2"/>'
-    corners = {
-        "square": ((-3.8, -3.8), (3.8, -3.8), (3.8, 3.8), (-3.8, 3.8)),
-        "diamond": ((0, -5.2), (5.2, 0), (0, 5.2), (-5.2, 0)),
-        "triangle": ((0, -5), (4.8, 3.6), (-4.8, 3.6)),
-    }[kind]
-    points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
-    return f'<polygon class="mark c{index}" points="{points}"/>'
+        return Markup('<circle class="mark c{}" cx="{:.1f}" cy="{:.1f}" r="4.2"/>').format(index, x, y)
+    points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in _CORNERS[kind])
+    return Markup('<polygon class="mark c{}" points="{}"/>').format(index, points)
 
 
-def _bar(x: float, y: float, width: float, height: float, index: int) -> str:
-    return (
-        f'<rect class="bar c{index % COLOURS}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
-        f'height="{height:.1f}" rx="1.5"/>'
+def _bar(x: float, y: float, width: float, height: float, index: int) -> Markup:
+    bar = Markup('<rect class="bar c{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1.5"/>')
+    return bar.format(index % COLOURS, x, y, width, height)
+
+
+def _grid_line(tick: float, y: float) -> Markup:
+    line = Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(_LEFT, y, WIDTH - _RIGHT)
+    return line + _text(_LEFT - 7, y + 4, _tick_text(tick), "end")
+
+
+def _y_label(text: str) -> Markup:
+    label = Markup(
+        '<text class="axis" transform="translate(12 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>'
     )
+    return label.format(_TOP + _PLOT_HEIGHT / 2, text)
 
 
-def _grid(tick: float, y: float) -> str:
-    return f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>' + _words(
-        _LEFT - 7, y + 4, _tick_text(tick), "end"
-    )
+def _text(x: float, y: float, text: str, anchor: str, style: str = "tick") -> Markup:
+    element = Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
+    return element.format(style, x, y, anchor, text)
 
 
-def _words(x: float, y: float, text: str, anchor: str, style: str = "tick") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _line_swatch(index: int, plain: bool) -> Markup:
+    if plain:
+        return _swatch(Markup('<path class="plain" d="M1 7H27"/>'))
+    line = Markup('<path class="line c{0} d{0}" d="M1 7H27"/>').format(index)
+    return _swatch(line + _marker(14, 7, index))
 
 
-def _line_swatch(index: int, plain: bool) -> str:
-    drawn = (
-        '<path class="plain" d="M1 7H27"/>'
-        if plain
-        else f'<path class="line c{index} d{index}" d="M1 7H27"/>'
-    )
-    return _swatch(drawn + ("" if plain else _marker(14, 7, index)))
+def _level_swatch(dash: int, colour: int) -> Markup:
+    return _swatch(Markup('<path class="level c{} d{}" d="M1 7H27"/>').format(colour, dash))
 
 
-def _level_swatch(colour: int, dash: int) -> str:
-    return _swatch(f'<path class="level c{colour} d{dash}" d="M1 7H27"/>')
-
-
-def _bar_swatch(index: int) -> str:
+def _bar_swatch(index: int) -> Markup:
     return _swatch(_bar(6, 1, 16, 12, index))
 
 
-def _swatch(drawn: str) -> str:
-    return f'<svg class="swatch" viewBox="0 0 28 14" width="28" height="14" aria-hidden="true">{drawn}</svg>'
+def _swatch(drawn: Markup) -> Markup:
+    element = '<svg class="swatch" viewBox="0 0 28 14" width="28" height="14" aria-hidden="true">{}</svg>'
+    return Markup(element).format(drawn)
 
 
 def _chart(
     title: str,
     description: str,
-    y_label: str,
-    parts: Sequence[str],
+    parts: Iterable[Markup],
     height: float,
-    legend: Sequence[tuple[str, str]],
+    legend: Sequence[tuple[Markup, str]],
 ) -> Chart:
-    turned = ""
-    if y_label:
-        middle = _TOP + _PLOT_HEIGHT / 2
-        turned = (
-            f'<text class="axis" transform="translate(12 {middle:.1f}) rotate(-90)" text-anchor="middle">'
-            f"{escape(y_label)}</text>"
-        )
-    svg = (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
-        f'aria-label="{escape(f"{title}. {description}")}">'
-        f"{turned}{''.join(parts)}</svg>"
-    )
-    return Chart(title, description, svg, tuple(legend))
+    svg = Markup('<svg viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">{}</svg>')
+    drawn = svg.format(WIDTH, height, f"{title}. {description}", _joined(parts))
+    return Chart(title, description, drawn, tuple(legend))
+
+
+def _joined(parts: Iterable[Markup]) -> Markup:
+    return Markup("").join(parts)
 
 
 def _ticks(top: float) -> list[float]:
@@ -308,10 +282,10 @@ def _tick_text(tick: float) -> str:
     return f"{tick:,.0f}" if tick >= 1000 else f"{tick:.3g}"
 
 
-def _maybe(value: float | None, written: Callable[[float], str]) -> str:
-    return "-" if value is None else written(value)
+def _maybe(value: float | None, written: Format) -> str:
+    return NOTHING if value is None else written(value)
 
 
-def _listed_points(line: Line, x_ticks: Sequence[tuple[float, str]], written: Callable[[float], str]) -> str:
+def _points_in_words(line: Line, x_ticks: Sequence[tuple[float, str]], written: Format) -> str:
     names = dict(x_ticks)
     return ", ".join(f"{written(y)} at {names.get(x) or written(x)}" for x, y in line.points) or "no value"

@@ -1,8 +1,9 @@
-"""A part of a report: where the two label sources contradict each other, what to look at next, and what was
-decided.
-"""
+"""A section of a report: where the label sources disagree, what to review next, and what was decided."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from diffugen.records import KINDS, VERDICTS, Disagreement
 from diffugen.report.blocks import (
@@ -16,7 +17,6 @@ from diffugen.report.blocks import (
     as_count,
     as_rate,
     counted,
-    number,
 )
 from diffugen.report.charts import Bars, bar_chart
 from diffugen.report.facts import RunFacts
@@ -24,112 +24,129 @@ from diffugen.report.quality import attention_labels, evidence_labels
 from diffugen.report.survey import Survey
 from diffugen.run.store import RunStore
 
+_HEADS = {
+    "attention": "attention is right",
+    "model": "model is right",
+    "edited": "edited",
+    "empty": "empty",
+    "reject": "rejected",
+}
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Disagreements of a round by kind, with agreements and compared images if these were kept."""
+
+    kinds: Mapping[str, int]
+    agreements: int | None = None
+    images: int | None = None
+
 
 def disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> Section:
-    """Return disagreements by kind and round, the head of the queue, and decisions."""
+    """Return the disagreements by kind and round, the head of the review queue, and the decisions."""
     blocks: list[Block] = []
-    if facts.any("compare") or any(one["disagreements"] for one in facts.summary["rounds"].values()):
-        blocks += _kind_blocks(facts)
+    counts = _counts(facts)
+    if counts:
+        blocks += _kind_blocks(counts)
         blocks += _queue_blocks(store, facts, survey)
     else:
-        blocks.append(
-            Missing("Attention labels and model labels were not compared yet", facts.command("loop"))
-        )
+        what = "Attention labels and model labels have not been compared yet"
+        blocks.append(Missing(what, facts.continuing))
     if survey.verdicts:
         blocks.append(_verdicts(survey))
     else:
-        blocks.append(Missing("Nobody has reviewed an image of this run", facts.command("review")))
+        blocks.append(Missing("No image of this run has been reviewed", (facts.command("review"),)))
     return Section("disagreements", "Disagreements and decisions", tuple(blocks))
 
 
-def _kind_blocks(facts: RunFacts) -> list[Block]:
-    rounds = [one for one in facts.rounds if facts.has(one, "compare")]
-    found = {one: facts.mapping(one, "compare", "kinds") for one in rounds}
-    if not rounds:  # the disagreements of a run whose loop kept no counts
-        rounds = [one for one in facts.rounds if facts.summary["rounds"][one]["disagreements"]]
-        found = {one: facts.summary["rounds"][one]["disagreements"] for one in rounds}
-    counts = {one: [number(found[one].get(kind)) or 0.0 for kind in KINDS] for one in rounds}
+def _counts(facts: RunFacts) -> dict[int, _Counts]:
+    """Return what each comparison found; for runs that kept no comparison, what the queue holds."""
+    found = {
+        round: _Counts(one.compare.kinds, one.compare.agreements, one.compare.images)
+        for round, one in facts.results.items()
+        if one.compare
+    }
+    if found:
+        return found
+    rounds = facts.summary.rounds
+    return {round: _Counts(one.disagreements) for round, one in rounds.items() if one.disagreements}
+
+
+def _kind_blocks(counts: Mapping[int, _Counts]) -> list[Block]:
     named = [kind.replace("_", " ") for kind in KINDS]
-    bars = [Bars(name, tuple(counts[one][index] for one in rounds)) for index, name in enumerate(named)]
+    by_round = {round: [one.kinds.get(kind, 0) for kind in KINDS] for round, one in counts.items()}
+    bars = [
+        Bars(name, tuple(float(found[index]) for found in by_round.values()))
+        for index, name in enumerate(named)
+    ]
     rows = tuple(
         (
-            str(one),
-            *map(as_count, counts[one]),
-            as_count(sum(counts[one])),
-            as_count(facts.value(one, "compare", "agreements")),
-            as_count(facts.value(one, "compare", "images")),
-            _rate(sum(counts[one]), facts.number(one, "compare", "images")),
+            str(round),
+            *map(as_count, by_round[round]),
+            as_count(sum(by_round[round])),
+            as_count(one.agreements),
+            as_count(one.images),
+            f"{100 * sum(by_round[round]) / one.images:.1f}" if one.images else NOTHING,
         )
-        for one in rounds
+        for round, one in counts.items()
     )
     head = ("round", *named, "all", "agreements", "images compared", "disagreements per 100 images")
-    return [
-        bar_chart(
-            "Disagreements found in each round, by kind",
-            x_label="disagreements",
-            bars=bars,
-            stacked=True,
-            written=as_count,
-            groups=[f"round {one}" for one in rounds],
-        ),
-        Paragraph(
-            (
-                "Overlooked: the detector sees it, attention missed it. Spurious: the reverse. Swapped: one "
-                "place, two classes. "
-                "Badly located: one class, low IoU. Each round compares all images that have labels of both "
-                "kinds by then.",
-            ),
-            tone="note",
-        ),
-        Table("Disagreements by kind and round", head, rows),
-    ]
-
-
-def _rate(count: float, images: float | None) -> str:
-    return f"{100 * count / images:.1f}" if images else NOTHING
+    note = (
+        "Overlooked: the detector sees an object that attention missed. Spurious: attention sees an object "
+        "that the detector does not. Swapped: same place, different classes. Badly located: same class, low "
+        "IoU. Each round compares all images that have both kinds of labels by then."
+    )
+    chart = bar_chart(
+        "Disagreements found in each round, by kind",
+        x_label="disagreements",
+        bars=bars,
+        stacked=True,
+        written=as_count,
+        groups=[f"round {round}" for round in counts],
+    )
+    return [chart, Paragraph((note,), tone="note"), Table("Disagreements by kind and round", head, rows)]
 
 
 def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey) -> list[Block]:
     if not survey.queue:
-        return [Paragraph(("No image waits for a decision.",))]
+        return [Paragraph(("No image is waiting for a decision.",))]
     rows = tuple(
         (
             str(place),
             Code(one.image_id),
             one.kind.replace("_", " "),
             as_rate(one.severity),
-            _what(store, facts, survey, one),
+            _labels_in_words(store, facts, survey, one),
             as_rate(one.iou),
             store.record(one.image_id).prompt.text,
         )
         for place, one in enumerate(survey.queue, start=1)
     )
     head = ("place", "image", "kind", "severity", "labels", "IoU", "prompt")
+    waiting = sum(survey.waiting.values())
+    verb = "has" if waiting == 1 else "have"
+    text = (
+        f"In all rounds, {counted(waiting, 'image')} {verb} a disagreement but no decision yet. To review: "
+    )
     return [
-        Table(f"Look at these next: head of round {survey.queue_round}'s queue", head, rows),
-        Paragraph(
-            (
-                f"{counted(sum(survey.waiting.values()), 'image')} with a disagreement, of all rounds, and "
-                "no decision yet. Review: ",
-                Code(facts.command("review")),
-            )
-        ),
+        Table(f"Review these next: head of the queue of round {survey.queue_round}", head, rows),
+        Paragraph((text, facts.command("review"))),
     ]
 
 
-def _what(store: RunStore, facts: RunFacts, survey: Survey, one: Disagreement) -> str:
-    """Class and score on either side, from the labels that were compared."""
+def _labels_in_words(store: RunStore, facts: RunFacts, survey: Survey, one: Disagreement) -> str:
+    """Return class and score on either side, read from the labels that were compared."""
     said = []
-    method = facts.compared_method
-    sides = (
-        ("attention", one.attention, lambda: attention_labels(store, one.image_id, method)),
-        ("model", one.model, lambda: evidence_labels(store, survey, "model", one.image_id)),
-    )
-    for source, index, read in sides:
-        found = read() if index is not None else None
-        if found is not None and index is not None and index < len(found):
-            said.append(f"{source} {found.class_names[index]} {as_rate(float(found.scores[index]))}")
-    return ", ".join(said) or "-"
+    if one.attention is not None:
+        attention = attention_labels(store, one.image_id, facts.compared_method)
+        if one.attention < len(attention):
+            score = as_rate(float(attention.scores[one.attention]))
+            said.append(f"attention: {attention.class_names[one.attention]} {score}")
+    if one.model is not None:
+        model = evidence_labels(store, survey, "model", one.image_id)
+        if one.model < len(model):
+            said.append(f"model: {model.class_names[one.model]} {as_rate(float(model.scores[one.model]))}")
+    return ", ".join(said) or NOTHING
 
 
 def _verdicts(survey: Survey) -> Table:
@@ -141,5 +158,5 @@ def _verdicts(survey: Survey) -> Table:
         )
         for round, counts in sorted(survey.verdicts.items())
     )
-    head = ("round", "attention is right", "model is right", "edited", "empty", "rejected", "all")
+    head = ("round", *(_HEADS[verdict] for verdict in VERDICTS), "all")
     return Table("Decisions by verdict (the newest of each image)", head, rows)

@@ -1,4 +1,4 @@
-"""A part of a report: can the labels be trusted, and what did tuning change?"""
+"""A section of a report: how far the labels can be trusted, what tuning changed, and what was trained on."""
 
 from __future__ import annotations
 
@@ -10,95 +10,71 @@ from diffugen.report.blocks import (
     Block,
     Cell,
     Chart,
-    Code,
     Missing,
     Paragraph,
     Section,
     Table,
     as_count,
-    as_percent,
     as_rate,
-    as_value,
     counted,
-    number,
 )
-from diffugen.report.charts import Bars, Line, bar_chart, line_chart
+from diffugen.report.charts import Line, line_chart
 from diffugen.report.facts import RunFacts
-from diffugen.report.quality import SAMPLE_SEED, Comparison, Quality
+from diffugen.report.quality import SAMPLE_SEED, Comparison, Evidence, Quality
+from diffugen.report.tuning import tuning_blocks
 
-_EVIDENCE = {"human": "human labels", "model": "model labels"}
+_EVIDENCE: dict[Evidence, str] = {"human": "human labels", "model": "model labels"}
 _WHEN = {"first": "first settings", "now": "newest"}
 _FEW = 5
+_ORIGINS = ("human", "agreed", "attention", "model", "negative")
+_REASONS = ("disagreement", "rejected", "low_score", "unlabelled")
 
 
 def labels(facts: RunFacts, quality: Quality) -> Section:
-    """Return what the labels are worth: sources, IoU, score, tuning, training set."""
+    """Return the quality of the labels: sources, IoU, score, tuning, training set."""
+    if not facts.summary.images:
+        missing = Missing("No images, so no labels", (facts.command("generate"),))
+        return Section("labels", "Labels", (missing,))
     blocks: list[Block] = []
-    if not facts.summary["images"]:
-        return Section("labels", "Labels", (Missing("No images, so no labels", facts.command("generate")),))
-    if any(one["label_sets"] for one in facts.summary["rounds"].values()):
+    if any(one.label_sets for one in facts.summary.rounds.values()):
         blocks.append(_sources(facts))
     else:
-        blocks.append(Missing("No image is labelled yet", facts.command("label")))
+        blocks.append(Missing("No image has labels yet", (facts.command("label"),)))
     if quality.comparisons:
         blocks += _quality_blocks(quality)
         blocks += _reliability_blocks(quality)
     else:
-        blocks.append(
-            Missing(
-                "Nothing to compare the attention labels with: no human labels and no model labels. "
-                "How good they are is not known",
-                facts.command("loop"),
-            )
-        )
-    blocks += _tuning_blocks(facts)
-    if facts.any("dataset"):
-        blocks.append(_trained_on(facts))
+        what = "There are no human or model labels to compare with, so the label quality is unknown"
+        blocks.append(Missing(what, facts.continuing))
+    blocks += tuning_blocks(facts)
+    if any(one.dataset for one in facts.results.values()):
+        blocks.append(_training_sets(facts))
     return Section("labels", "Labels", tuple(blocks))
 
 
 def _sources(facts: RunFacts) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for round in facts.rounds:
-        one = facts.summary["rounds"][round]
-        sets = [as_count(one["label_sets"].get(source, 0)) for source in SOURCES]
-        objects = [as_count(one["objects"].get(source, 0)) for source in SOURCES]
-        rows.append((str(round), *(cell for pair in zip(sets, objects, strict=True) for cell in pair)))
+    for round, one in facts.summary.rounds.items():
+        counts = [(one.label_sets.get(source, 0), one.objects.get(source, 0)) for source in SOURCES]
+        rows.append((str(round), *(as_count(count) for pair in counts for count in pair)))
     head = (
         "made in round",
-        *(f"{source} {what}" for source in SOURCES for what in ("label sets", "objects")),
+        *(f"{source}: {what}" for source in SOURCES for what in ("images", "objects")),
     )
-    return Table(
-        "Labels by source (an image labelled by several settings counts each time)", head, tuple(rows)
-    )
+    title = "Labels by source (an image counts once for each label setting and detector)"
+    return Table(title, head, tuple(rows))
+
+
+# -------------------------------------------------------------------- IoU
 
 
 def _quality_blocks(quality: Quality) -> list[Block]:
     rows: list[tuple[Cell, ...]] = []
     for one in quality.comparisons:
-        by_class = one.quality.by_class
-        everything = ClassQuality(
-            sum(each.objects for each in by_class.values()),
-            sum(each.labels for each in by_class.values()),
-            one.quality.pixel_iou,
-            one.quality.label_iou,
-            one.quality.object_iou,
-        )
-        named = {"all (mean of the classes)": everything, **by_class} if len(by_class) > 1 else by_class
-        for name, each in named.items():
-            rows.append(
-                (
-                    _EVIDENCE[one.evidence],
-                    _WHEN[one.when],
-                    as_count(one.images),
-                    name,
-                    as_count(each.objects),
-                    as_count(each.labels),
-                    as_rate(each.pixel_iou),
-                    as_rate(each.label_iou),
-                    as_rate(each.object_iou),
-                )
-            )
+        for name, each in _classes(one).items():
+            counts = (as_count(one.images), name, as_count(each.objects), as_count(each.labels))
+            ious = (as_rate(each.pixel_iou), as_rate(each.label_iou), as_rate(each.object_iou))
+            rows.append((_EVIDENCE[one.evidence], _WHEN[one.when], *counts, *ious))
     head = (
         "compared with",
         "attention labels",
@@ -110,51 +86,70 @@ def _quality_blocks(quality: Quality) -> list[Block]:
         "IoU per label",
         "IoU per object",
     )
-    blocks: list[Block] = [Paragraph((_quality_sentence(quality),))]
-    blocks.append(Table("Attention labels against the evidence", head, tuple(rows)))
-    said = [
-        "IoU per label: mean over the attention labels, made-up ones counting 0. IoU per object: mean over "
-        "the objects of the "
-        "evidence, missed ones counting 0. Pixel IoU: all of a class's pixels together."
+    return [
+        Paragraph((_quality_sentence(quality),)),
+        Table("Attention labels compared with the evidence", head, tuple(rows)),
+        Paragraph((_quality_note(quality),), tone="note"),
     ]
-    sampled = [one for one in quality.comparisons if one.images < one.available]
-    if sampled:
-        first = sampled[0]
-        said.append(
-            f" Measured on a random sample (seed {SAMPLE_SEED}): {first.images:,} of {first.available:,} "
-            "images with "
-            f"{_EVIDENCE[first.evidence]}."
-        )
-    if any(one.evidence == "human" for one in quality.comparisons):
-        said.append(
-            " People look at images with disagreements first, so the rows of human labels describe the hard "
-            "part of the run; "
-            "labels accepted as they were count with IoU 1."
-        )
-    if any(one.evidence == "model" for one in quality.comparisons):
-        said.append(
-            " Model labels are no truth: these rows are agreement, not accuracy. They are made only "
-            "for images that no detector of the run had been trained on."
-        )
-    blocks.append(Paragraph(("".join(said),), tone="note"))
-    return blocks
+
+
+def _classes(one: Comparison) -> dict[str, ClassQuality]:
+    """Return the quality of each class, and of all classes together first if there are several."""
+    by_class = dict(one.quality.by_class)
+    if len(by_class) < 2:
+        return by_class
+    everything = ClassQuality(
+        sum(each.objects for each in by_class.values()),
+        sum(each.labels for each in by_class.values()),
+        one.quality.pixel_iou,
+        one.quality.label_iou,
+        one.quality.object_iou,
+    )
+    return {"all (mean over classes)": everything, **by_class}
 
 
 def _quality_sentence(quality: Quality) -> str:
+    sentences: dict[Evidence, str] = {
+        "human": "Against human labels, attention labels reach a mean IoU of",
+        "model": "Against model labels, attention labels reach a mean IoU of",
+    }
     said = []
-    for evidence, verb in (
-        ("human", "reach a mean IoU of {} with human labels"),
-        ("model", "agree with IoU {} with model labels"),
-    ):
+    for evidence, sentence in sentences.items():
         now, first = quality.of(evidence, "now"), quality.of(evidence, "first")
         if now is not None:
-            change = (
-                f" ({as_rate(first.quality.object_iou)} with the first settings)" if first is not None else ""
-            )
+            change = f" (first settings: {as_rate(first.quality.object_iou)})" if first else ""
+            images = counted(now.images, "image")
+            said.append(f"{sentence} {as_rate(now.quality.object_iou)}{change} on {images}.")
+    return " ".join(said)
+
+
+def _quality_note(quality: Quality) -> str:
+    said = [
+        "IoU per label: mean over the attention labels; a label without a matching object counts 0. IoU per "
+        "object: mean over the objects of the evidence; a missed object counts 0. Pixel IoU: all pixels of a "
+        "class together."
+    ]
+    for one in quality.comparisons:
+        if one.images < one.available:
+            images = f"{one.images:,} of {one.available:,} images"
             said.append(
-                f"{verb.format(as_rate(now.quality.object_iou))}{change} on {counted(now.images, 'image')}"
+                f"Measured on a random sample (seed {SAMPLE_SEED}): {images} with {_EVIDENCE[one.evidence]}."
             )
-    return f"Attention labels {'; they '.join(said)}."
+            break
+    if any(one.evidence == "human" for one in quality.comparisons):
+        said.append(
+            "People review images with disagreements first, so the rows for human labels describe the "
+            "difficult part of the run; labels accepted unchanged count with IoU 1."
+        )
+    if any(one.evidence == "model" for one in quality.comparisons):
+        said.append(
+            "Model labels are not ground truth: these rows show agreement, not accuracy. They cover only "
+            "images that no detector of the run was trained on."
+        )
+    return " ".join(said)
+
+
+# -------------------------------------------------------------------- score
 
 
 def _reliability_blocks(quality: Quality) -> list[Block]:
@@ -165,71 +160,56 @@ def _reliability_blocks(quality: Quality) -> list[Block]:
         _reliability_chart(evidence, [one for one in scored if one.evidence == evidence])
         for evidence in dict.fromkeys(one.evidence for one in scored)
     ]
-    names = [(_EVIDENCE[one.evidence], _WHEN[one.when]) for one in scored]
-    summed = tuple(
-        (
-            *name,
-            as_count(one.reliability.count),
-            as_rate(one.reliability.spearman),
-            as_rate(one.reliability.calibration_error),
-        )
-        for name, one in zip(names, scored, strict=True)
-    )
-    curve = tuple(
-        (
-            *name,
-            f"{each.low:.2f} to {each.high:.2f}",
-            as_count(each.count),
-            as_rate(each.mean_score),
-            as_rate(each.mean_iou),
-        )
-        for name, one in zip(names, scored, strict=True)
-        for each in one.reliability.bins
-        if each.count
-    )
-    # Model labels are many, and not chosen for disagreement; the newest labels are the ones in use.
+    # The last one compares the newest labels, which are in use, with model labels if there are any: these are
+    # many, and were not selected for disagreement.
     judged = scored[-1]
-    who = ("compared with", "attention labels", "labels")
-    return [
-        *charts,
-        Paragraph((f"Against {_EVIDENCE[judged.evidence]}: {_worth(judged.reliability.spearman)}",)),
-        Paragraph(
+    note = (
+        "On the dotted line, the score equals the expected IoU; the calibration error is the mean distance "
+        "from it. Rank correlation: 1 if better labels always score higher, 0 if the score says nothing."
+    )
+    verdict = f"Compared with {_EVIDENCE[judged.evidence]}, {_worth(judged.reliability.spearman)}"
+    return [*charts, Paragraph((verdict,)), Paragraph((note,), tone="note"), *_reliability_tables(scored)]
+
+
+def _reliability_tables(scored: Sequence[Comparison]) -> list[Table]:
+    summed: list[tuple[Cell, ...]] = []
+    curves: list[tuple[Cell, ...]] = []
+    for one in scored:
+        name, all_labels = (_EVIDENCE[one.evidence], _WHEN[one.when]), one.reliability
+        rates = (as_rate(all_labels.spearman), as_rate(all_labels.calibration_error))
+        summed.append((*name, as_count(all_labels.count), *rates))
+        curves += [
             (
-                "On the dotted line a score is the IoU to expect; calibration error is the mean distance "
-                "from it. Rank "
-                "correlation: whether better labels have higher scores, 1 for always, 0 for no more often "
-                "than by chance.",
-            ),
-            tone="note",
-        ),
+                *name,
+                f"{each.low:.2f} to {each.high:.2f}",
+                as_count(each.count),
+                as_rate(each.mean_score),
+                as_rate(each.mean_iou),
+            )
+            for each in all_labels.bins
+            if each.count
+        ]
+    who = ("compared with", "attention labels")
+    head = (*who, "labels", "rank correlation of score and IoU", "calibration error")
+    return [
+        Table("Score compared with IoU", head, tuple(summed)),
         Table(
-            "Score against the evidence",
-            (*who, "rank correlation of score and IoU", "calibration error"),
-            summed,
-        ),
-        Table(
-            "Numbers of the curves",
-            (*who[:2], "score", "labels", "mean score", "mean IoU"),
-            curve,
+            "Values of the curves",
+            (*who, "score", "labels", "mean score", "mean IoU"),
+            tuple(curves),
             folded=True,
         ),
     ]
 
 
-def _reliability_chart(evidence: str, known: Sequence[Comparison]) -> Chart:
-    curves = [
-        Line(
-            _WHEN[one.when],
-            tuple(
-                (each.mean_score or 0.0, each.mean_iou or 0.0)
-                for each in one.reliability.bins
-                if each.count >= _FEW
-            ),
-        )
-        for one in known
-    ]
+def _reliability_chart(evidence: Evidence, known: Sequence[Comparison]) -> Chart:
+    curves = []
+    for one in known:
+        bins = [each for each in one.reliability.bins if each.count >= _FEW]
+        points = tuple((each.mean_score or 0.0, each.mean_iou or 0.0) for each in bins)
+        curves.append(Line(_WHEN[one.when], points))
     return line_chart(
-        f"What a score is worth, against {_EVIDENCE[evidence]} (bins of at least {_FEW} labels)",
+        f"Score and IoU with {_EVIDENCE[evidence]} (bins of at least {_FEW} labels)",
         x_label="score of the label",
         y_label=f"IoU with {_EVIDENCE[evidence]}",
         x_ticks=[(value / 4, f"{value / 4:.2g}") for value in range(5)],
@@ -240,120 +220,28 @@ def _reliability_chart(evidence: str, known: Sequence[Comparison]) -> Chart:
 
 def _worth(correlation: float | None) -> str:
     if correlation is None:
-        return "too few different scores to say whether the score orders the labels."
+        return "there are too few different scores to tell whether the score ranks the labels."
     if correlation >= 0.5:
-        return "the score orders the labels well, higher scores are better labels."
+        return "the score ranks the labels well: labels with higher scores are better."
     if correlation >= 0.2:
-        return "the score orders the labels weakly; trust it for the worst and the best, not in between."
-    return "the score says little about how good a label is; do not rely on it to filter labels."
+        return "the score ranks the labels weakly: trust it for the best and the worst labels only."
+    return "the score says little about the quality of a label: do not filter labels by it."
 
 
-def _tuning_blocks(facts: RunFacts) -> list[Block]:
-    if not facts.tune_rounds:
-        return [Missing("Label settings and score weights were not tuned yet", facts.command("loop"))]
+# -------------------------------------------------------------------- training sets
+
+
+def _training_sets(facts: RunFacts) -> Table:
     rows = tuple(
         (
             str(round),
-            as_rate(facts.value(round, "tune", "held_out", "before")),
-            as_rate(facts.value(round, "tune", "held_out", "after")),
-            "yes" if facts.value(round, "tune", "adopted") else "no",
-            as_value(facts.value(round, "tune", "evidence")),
-            as_count(facts.value(round, "tune", "images")),
-            as_count(facts.value(round, "tune", "trials")),
+            *(as_count(one.dataset.by_origin.get(origin, 0)) for origin in _ORIGINS),
+            as_count(one.dataset.known),
+            *(as_count(one.dataset.left_out.get(reason, 0)) for reason in _REASONS),
         )
-        for round in facts.tune_rounds
+        for round, one in facts.results.items()
+        if one.dataset
     )
-    head = (
-        "round",
-        "held-out value before",
-        "held-out value after",
-        "adopted",
-        "evidence",
-        "images",
-        "trials",
-    )
-    adopted = [round for round in facts.tune_rounds if facts.value(round, "tune", "adopted") is True]
-    shown = adopted[-1] if adopted else facts.tune_rounds[-1]
-    blocks: list[Block] = [Table("Tuning (adopted only if better on images held out from it)", head, rows)]
-    word = "adopted" if adopted else "not adopted"
-    blocks += _weight_blocks(facts, shown, word)
-    changed = _changed_settings(facts, shown)
-    if changed:
-        blocks.append(
-            Table(
-                f"Label settings that round {shown}'s tuning changed ({word})",
-                ("setting", "before", "after"),
-                changed,
-            )
-        )
-    else:
-        blocks.append(Paragraph((f"Round {shown}'s tuning changed no label setting.",)))
-    return blocks
-
-
-def _weight_blocks(facts: RunFacts, round: int, word: str) -> list[Block]:
-    sides = [facts.mapping(round, "tune", side, "weights") for side in ("before", "after")]
-    terms = list(dict.fromkeys([*sides[0], *sides[1]]))
-    if not terms:
-        return []
-    values = [[number(side.get(term)) for term in terms] for side in sides]
-    sums = [sum(value or 0.0 for value in side) for side in values]
-    percents = [
-        [None if value is None or not total else 100 * value / total for value in side]
-        for side, total in zip(values, sums, strict=True)
-    ]
-    rows = tuple(
-        (
-            term,
-            as_rate(values[0][index]),
-            as_rate(values[1][index]),
-            _percent(percents[0][index]),
-            _percent(percents[1][index]),
-        )
-        for index, term in enumerate(terms)
-    )
-    title = f"Score weights before and after round {round}'s tuning ({word})"
-    bars = [Bars(name, tuple(side)) for name, side in zip(("before", "after"), percents, strict=True)]
-    named = [term.replace("_", " ") for term in terms]
-    return [
-        bar_chart(title, x_label="share of all weights, percent", groups=named, bars=bars, written=_percent),
-        Table(
-            title, ("term", "weight before", "weight after", "share before", "share after"), rows, folded=True
-        ),
-    ]
-
-
-def _percent(value: float | None) -> str:
-    return as_percent(value, 100.0)
-
-
-def _changed_settings(facts: RunFacts, round: int) -> tuple[tuple[Cell, ...], ...]:
-    before, after = (facts.mapping(round, "tune", side, "settings") for side in ("before", "after"))
-    keys = dict.fromkeys([*before, *after])
-    return tuple(
-        (Code(f"labels.{key}"), as_value(before.get(key)), as_value(after.get(key)))
-        for key in keys
-        if before.get(key) != after.get(key)
-    )
-
-
-def _trained_on(facts: RunFacts) -> Table:
-    origins = ("human", "agreed", "attention", "model", "negative")
-    reasons = ("disagreement", "rejected", "low_score", "unlabelled")
-    rows = tuple(
-        (
-            str(round),
-            *(as_count(facts.count(round, "by_origin", origin)) for origin in origins),
-            as_count(facts.value(round, "dataset", "known")),
-            *(as_count(facts.count(round, "left_out", reason)) for reason in reasons),
-        )
-        for round in facts.rounds
-        if facts.has(round, "dataset")
-    )
-    head = (
-        "round",
-        *origins,
-        "from outside",
-        *(f"left out: {reason.replace('_', ' ')}" for reason in reasons),
-    )
-    return Table("Images that each round trained on, by the origin of their labels", head, rows)
+    reasons = (f"left out: {reason.replace('_', ' ')}" for reason in _REASONS)
+    head = ("round", *_ORIGINS, "external", *reasons)
+    return Table("Images in each round's dataset, by origin of their labels", head, rows)

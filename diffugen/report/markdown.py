@@ -1,5 +1,6 @@
-"""A report as plain Markdown with pictures beside it: the same numbers as the HTML page, as tables. Knows
-blocks, no run.
+"""A report as plain Markdown with pictures beside it: the same numbers as the HTML page, as tables.
+
+Knows blocks, no run.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _BLANK = re.compile(r"\s+")
 
 
 def to_markdown(page: Page) -> tuple[str, dict[str, bytes]]:
-    """Return a page as Markdown, and the PNG files it shows by name; equal pictures have equal names."""
+    """Return a page as Markdown, and its PNG files by name; equal pictures have equal names."""
     pictures: dict[str, bytes] = {}
     parts = [f"# {_text(page.title)}", _inline(page.subtitle)]
     for section in page.sections:
@@ -43,13 +44,11 @@ def to_markdown(page: Page) -> tuple[str, dict[str, bytes]]:
 def _block(block: Block, pictures: dict[str, bytes]) -> str:
     match block:
         case Paragraph(parts, tone):
-            return f"**{_inline(parts)}**" if tone == "lead" else _line(_inline(parts))
-        case Missing(what, command):
-            return f"> {_text(what)}. Next: {_code(command)}"
-        case Tiles():
-            return ""  # its numbers stand in the table below it
-        case Chart():
-            return ""  # likewise
+            return f"**{_inline(parts)}**" if tone in ("lead", "warning") else _line(_inline(parts))
+        case Missing(what, next):
+            return f"> {_text(what)}. Next: {_inline(next)}"
+        case Tiles() | Chart():
+            return ""  # a table beside it has the same numbers
         case Table():
             return _table(block)
         case Gallery(title, about, shown):
@@ -58,7 +57,7 @@ def _block(block: Block, pictures: dict[str, bytes]) -> str:
             )
         case Details(summary, text):
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-            return f"{_text(summary)}:\n\n{fence}json\n{text}\n{fence}"
+            return f"{_text(summary)}:\n\n{fence}json\n{printable(text)}\n{fence}"
 
 
 def _table(table: Table) -> str:
@@ -94,13 +93,11 @@ def _code(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape what Markdown or HTML would take for markup; keep spaces at the ends, which join inline
-    parts.
-    """
+    """Escape what Markdown or HTML would read as markup; spaces at the ends stay, to join inline parts."""
     escaped = _SPECIAL.sub(r"\\\1", _BLANK.sub(" ", printable(text)))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _line(text: str) -> str:
-    """Keep a line from being taken for a heading, a list or a rule."""
+    """Keep a line from being read as a heading, a list or a rule."""
     return _AT_START.sub(lambda found: f"{found[1]}{found[3] or ''}\\{found[2] or found[4]}", text)

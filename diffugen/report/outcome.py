@@ -1,4 +1,4 @@
-"""The first parts of a report: is the detector good now, and what did each round gain?
+"""The first section of a report: how good the detector is now, and how it got there.
 
 Turns facts into blocks. Every sentence is made from numbers of the ledger.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffugen.report.blocks import (
+    NOTHING,
     Block,
     Cell,
     Code,
@@ -16,125 +17,104 @@ from diffugen.report.blocks import (
     Paragraph,
     Section,
     Table,
+    Tile,
     Tiles,
     as_count,
     as_percent,
     as_rate,
     counted,
+    finite,
     listed,
-    number,
 )
-from diffugen.report.charts import Line, line_chart
-from diffugen.report.facts import Measured, RunFacts
+from diffugen.report.facts import RunFacts
+from diffugen.report.rounds import MEASURES, measured_aps
 from diffugen.report.survey import Survey
+from diffugen.run.results import Evaluated, Precision
 
 SAME = 0.005
-"""APs that differ by less have not changed: rounding and the order of training decide that much."""
+"""Smaller differences in AP are not reported as a change: they can come from the order of training alone."""
 
 EVIDENCE = {
     "human": "human labels",
-    "validation": "the labels of the validation split",
-    "agreed": "labels on which attention and model agree",
+    "validation": "the validation set",
+    "agreed": "labels on which attention and the detector agree",
     "none": "no evidence",
 }
-"""What a promotion can rest on, in words."""
+"""From the evidence of a promotion to its name in a sentence."""
 
 
 def headline(facts: RunFacts, survey: Survey) -> Section:
-    """Return the section to read first: what happened, in a sentence and four numbers."""
+    """Return the section to read first: what happened, in a few sentences and four numbers."""
     blocks: list[Block] = [Paragraph((_verdict(facts),), tone="lead")]
-    final, base, reference = facts.final, facts.base, facts.reference
-    if facts.any("promote"):
+    blocks += [Paragraph((text,), tone="warning") for text in facts.unreadable]
+    if facts.promoted_on_truth:
+        text = "Warning: promotion used the truth set, so these numbers are optimistic."
+        blocks.append(Paragraph((text,), tone="warning"))
+    if any(one.promote for one in facts.results.values()):
         blocks.append(Paragraph(_promotion(facts)))
-    if final is not None:
-        blocks.append(Tiles(_tiles(final, base, reference)))
-        blocks.append(_ap_table(final, base, reference))
-        if reference is not None:
-            blocks.append(Paragraph((_reference(reference),), tone="note"))
+    if facts.current is not None:
+        blocks.append(Tiles(_tiles(facts.current, facts.initial, facts.reference)))
+        blocks.append(_detectors_table(facts.current, facts.initial, facts.reference))
+        if facts.reference is not None:
+            blocks.append(Paragraph((_reference(facts.reference),), tone="note"))
     elif facts.finished_rounds:
-        blocks.append(
-            Paragraph(
-                (
-                    "No truth was measured, so how good the detector is cannot be said: promotions compare, "
-                    "they do not judge.",
-                )
-            )
+        text = (
+            "The detector was not measured on a truth set, so its accuracy is unknown: promotion only "
+            "compares two detectors."
         )
+        blocks.append(Paragraph((text,)))
     else:
-        what = "No detector was trained yet" if facts.summary["images"] else "Nothing was generated yet"
-        blocks.append(Missing(what, facts.command("loop")))
+        what = (
+            "No detector has been trained yet" if facts.summary.images else "Nothing has been generated yet"
+        )
+        blocks.append(Missing(what, facts.continuing))
     blocks.append(_about(facts, survey))
     return Section("headline", "Outcome", tuple(blocks))
 
 
-def rounds(facts: RunFacts) -> Section:
-    """Return AP per round as charts and a table."""
-    blocks: list[Block] = []
-    known = [one for one in map(facts.measured, facts.rounds) if one is not None]
-    if known:
-        for key, name in (("ap50", "mask AP50"), ("ap50_95", "mask AP50-95")):
-            chart = _ap_chart(facts, known, key, name)
-            blocks += [chart] if chart else []
-        blocks.append(
-            Paragraph(
-                (
-                    f"Measured on {known[-1].truth}, after each round, on the detector that is promoted "
-                    "then: a round whose "
-                    "detector is not promoted repeats the value before it. A detector is promoted on its APs "
-                    "on the "
-                    "promotion evidence, columns candidate and incumbent, which are no truth and cannot be "
-                    "compared with it.",
-                ),
-                tone="note",
-            )
-        )
-    elif facts.any("promote"):
-        blocks.append(Missing("No round was measured on a truth", facts.command("loop")))
-    else:
-        blocks.append(Missing("No round has trained a detector yet", facts.command("loop")))
-    if known or any(facts.any(stage) for stage in ("dataset", "train", "promote")):
-        blocks.append(_rounds_table(facts))
-    return Section("rounds", "AP per round", tuple(blocks))
+# -------------------------------------------------------------------- sentences
 
 
 def _verdict(facts: RunFacts) -> str:
-    final, base, reference = facts.final, facts.base, facts.reference
-    if final is None or final.ap50 is None:
+    current = facts.current
+    if current is None or finite(current.mask.ap50) is None:
         if facts.finished_rounds:
-            return (
-                f"{counted(len(facts.finished_rounds), 'round')} done. {_promoted(facts)} {_stopped(facts)}"
-            )
-        images = facts.summary["images"]
+            done = counted(len(facts.finished_rounds), "round")
+            return " ".join(filter(None, (f"{done} done.", _promoted(facts), _stopped(facts))))
+        images = facts.summary.images
         if not images:
             return "This run is empty."
-        labelled = any("attention" in one["label_sets"] for one in facts.summary["rounds"].values())
-        labels = "with attention labels" if labelled else "not labelled yet"
-        return f"This run has {counted(images, 'image')}, {labels}, and no detector."
-    change = f"On {final.truth}, mask AP50 is {as_rate(final.ap50)}"
-    if base is not None and base.ap50 is not None:
-        gain = final.ap50 - base.ap50
-        verb = "rose" if gain > 0 else "fell"
-        change = (
-            f"On {final.truth}, mask AP50 did not change: {as_rate(base.ap50)} before, {as_rate(final.ap50)} "
-            "now"
-            if abs(gain) < SAME
-            else f"On {final.truth}, mask AP50 {verb} from {as_rate(base.ap50)} to {as_rate(final.ap50)} "
-            f"({gain:+.3f})"
-        )
-    if reference is not None and reference.ap50:
-        change += f", {as_percent(final.ap50, reference.ap50)} of what exact labels give"
-    return f"{change}. {_promoted(facts)} {_stopped(facts)}".strip()
+        labelled = any("attention" in one.label_sets for one in facts.summary.rounds.values())
+        labels = "with attention labels" if labelled else "without labels"
+        text = f"This run has {counted(images, 'image')} {labels} and no trained detector."
+        return f"{text} {_stopped(facts)}" if facts.looped else text
+    return " ".join(filter(None, (_change(facts, current), _promoted(facts), _stopped(facts))))
+
+
+def _change(facts: RunFacts, current: Evaluated) -> str:
+    now = finite(current.mask.ap50) or 0.0
+    before = finite(facts.initial.mask.ap50) if facts.initial else None
+    exact = finite(facts.reference.mask.ap50) if facts.reference else None
+    if before is None:
+        text = f"On {current.truth}, mask AP50 is {as_rate(now)}"
+    elif abs(now - before) < SAME:
+        text = f"On {current.truth}, mask AP50 did not change: {as_rate(before)} before, {as_rate(now)} now"
+    else:
+        verb = "rose" if now > before else "fell"
+        text = f"On {current.truth}, mask AP50 {verb} from {as_rate(before)} to {as_rate(now)}"
+        text += f" ({now - before:+.3f})"
+    return f"{text}, {as_percent(now, exact)} of the AP50 with exact labels." if exact else f"{text}."
 
 
 def _promoted(facts: RunFacts) -> str:
-    decided = [one for one in facts.rounds if facts.has(one, "promote")]
+    decided = [number for number, one in facts.results.items() if one.promote]
     won = facts.promoted_rounds
     if not decided:
         return ""
     if not won:
         return f"No new detector was promoted in {counted(len(decided), 'round')}."
     lost = [one for one in decided if one not in won]
-    rest = f", not in {_named(lost)}" if lost else ""
+    rest = f" but not in {_named(lost)}" if lost else ""
     return f"A new detector was promoted in {_named(won)}{rest}."
 
 
@@ -146,183 +126,95 @@ def _stopped(facts: RunFacts) -> str:
     if not facts.rounds:
         return ""
     last = facts.rounds[-1]
-    if not facts.has(last, "promote"):
-        return f"Round {last} is not finished: its stage {facts.next_stage(last)} has not run."
+    if last not in facts.finished_rounds:
+        stages = list(facts.summary.rounds[last].stages)
+        last_stage = f": its last finished stage is {stages[-1]}" if stages else ""
+        return f"Round {last} is not finished{last_stage}."
     lost = last - max(facts.promoted_rounds, default=-1)
-    patience, asked = number(facts.setting("loop", "patience")), number(facts.setting("loop", "rounds"))
-    if patience is not None and lost >= patience:
+    loop = facts.config.loop if facts.config else None
+    if loop and lost >= loop.patience and facts.results[last].promote:
         return f"The loop stopped after round {last}: {counted(lost, 'round')} without a better detector."
-    if asked is not None and last + 1 >= asked:
-        return f"The loop has done the {counted(last + 1, 'round')} that it was asked for."
-    return f"Round {last} is the last so far."
+    if loop and last + 1 >= loop.rounds:
+        return f"The loop ended after {counted(last + 1, 'round')}, as configured."
+    return f"Round {last} is the latest so far."
 
 
 def _promotion(facts: RunFacts) -> tuple[Inline, ...]:
-    kinds = [facts.value(one, "promote", "evidence") for one in facts.rounds if facts.has(one, "promote")]
-    named = [EVIDENCE.get(str(kind), str(kind)) for kind in dict.fromkeys(kinds) if kind]
+    kinds = [one.promote.evidence for one in facts.results.values() if one.promote]
+    named = [EVIDENCE.get(kind, kind) for kind in dict.fromkeys(kinds) if kind]
+    based = f"Promotion was based on {listed(named) or 'evidence that was not noted'}."
+    if facts.promoted_on_truth is None:
+        based += " Whether that is the truth set is unknown, because the configuration cannot be read."
+    elif not facts.promoted_on_truth:
+        based += " It did not use the truth set."
     won = facts.promoted_rounds
-    path = facts.value(won[-1], "promote", "checkpoint") if won else None
-    rested = f"it rested on {listed(named)}." if named else "what it rested on was not kept."
-    if facts.promoted_on_truth:
-        rested = f"Beware: the validation that promotions rested on is the truth itself, so these numbers flatter; {rested}"
-    else:
-        rested = f"Promotion never looked at the truth: {rested}"
-    if not path:
-        base = facts.base
-        kept: tuple[Inline, ...] = (
-            (Code(facts.short(base.checkpoint)),) if base and base.checkpoint else ("the first one",)
-        )
-        return (rested, " The detector is still ", *kept, ".")
-    return (rested, f" The detector, promoted in round {won[-1]}: ", Code(facts.short(str(path))), ".")
+    promote = facts.results[won[-1]].promote if won else None
+    if promote is not None:
+        checkpoint = Code(facts.short(promote.checkpoint))
+        return (f"{based} Current detector, from round {won[-1]}: ", checkpoint, ".")
+    if facts.initial is not None:
+        return (f"{based} The detector is still ", Code(facts.short(facts.initial.checkpoint)), ".")
+    return (f"{based} The detector is still the one that the loop started with.",)
 
 
-def _tiles(
-    final: Measured, base: Measured | None, reference: Measured | None
-) -> tuple[tuple[str, str, str], ...]:
+def _reference(reference: Evaluated) -> str:
+    amount = "as many" if reference.labels is None else f"{reference.labels:,}"
+    return (
+        "Exact labels: a detector of the same kind, trained separately from the loop on "
+        f"{amount} exactly labelled images."
+    )
+
+
+# -------------------------------------------------------------------- tables and charts
+
+
+def _tiles(current: Evaluated, initial: Evaluated | None, reference: Evaluated | None) -> tuple[Tile, ...]:
     tiles = []
-    for name, now, before, exact in (
-        ("mask AP50", final.ap50, base.ap50 if base else None, reference.ap50 if reference else None),
-        (
-            "mask AP50-95",
-            final.ap50_95,
-            base.ap50_95 if base else None,
-            reference.ap50_95 if reference else None,
-        ),
-    ):
-        gain = "" if now is None or before is None else f"{now - before:+.3f} over base {before:.3f}"
-        tiles.append((name, as_rate(now), gain or "base not measured"))
-        share = as_percent(now, exact)
-        detail = "not measured" if exact is None else f"exact labels give {exact:.3f}"
-        tiles.append((f"of exact labels, {name.removeprefix('mask ')}", share, detail))
+    for name, value in MEASURES:
+        now = value(current.mask)
+        before = value(initial.mask) if initial else None
+        exact = value(reference.mask) if reference else None
+        gain = "initial detector not measured"
+        if now is not None and before is not None:
+            gain = f"{now - before:+.3f} from {before:.3f} initially"
+        tiles.append(Tile(f"mask {name}", as_rate(now), gain))
+        detail = "not measured" if exact is None else f"exact labels: {exact:.3f}"
+        tiles.append(Tile(f"{name} relative to exact labels", as_percent(now, exact), detail))
     return tuple(tiles)
 
 
-def _ap_table(final: Measured, base: Measured | None, reference: Measured | None) -> Table:
+def _detectors_table(current: Evaluated, initial: Evaluated | None, reference: Evaluated | None) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for name, one in (("base", base), ("final", final), ("exact labels", reference)):
+    exact = reference.mask if reference else Precision()
+    for name, one in (("initial", initial), ("current", current), ("exact labels", reference)):
         if one is None:
-            rows.append((name, "-", "-", "-", "-", "-", "-"))
+            rows.append((name, *[NOTHING] * 6))
             continue
-        rows.append(
-            (
-                name,
-                as_rate(one.ap50),
-                as_rate(one.ap50_95),
-                as_rate(one.box_ap50),
-                as_percent(one.ap50, reference.ap50 if reference else None),
-                as_percent(one.ap50_95, reference.ap50_95 if reference else None),
-                as_count(one.images),
-            )
-        )
+        shares = [as_percent(value(one.mask), value(exact)) for _, value in MEASURES]
+        rows.append((name, *measured_aps(one), *shares, as_count(one.images)))
     head = (
         "detector",
         "mask AP50",
         "mask AP50-95",
         "box AP50",
-        "of exact, AP50",
-        "of exact, AP50-95",
-        "truth images",
+        "AP50, relative to exact",
+        "AP50-95, relative to exact",
+        "images",
     )
-    return Table(f"Detectors on {final.truth}", head, tuple(rows))
-
-
-def _reference(reference: Measured) -> str:
-    amount = "as many" if reference.labels is None else f"{reference.labels:,.0f}"
-    return f"Exact labels: the same kind of detector, trained apart from the loop on {amount} exactly labelled images."
+    return Table(f"Detectors on {current.truth}", head, tuple(rows))
 
 
 def _about(facts: RunFacts, survey: Survey) -> Table:
-    final = facts.final
-    classes = list(facts.setting("prompts", "classes") or survey.classes)
-    finished = len(facts.finished_rounds)
-    begun = len(facts.rounds)
+    current, config = facts.current, facts.config
+    finished, begun = len(facts.finished_rounds), len(facts.rounds)
+    classes = list(config.prompts.classes if config else survey.classes)
     rows: list[tuple[Cell, ...]] = [
-        ("run", Code(str(facts.folder))),
-        ("configuration", facts.config_name or "-"),
-        ("classes", ", ".join(classes) or "-"),
-        ("rounds done", f"{finished} of {begun} begun" if begun != finished else str(finished)),
-        ("images", as_count(facts.summary["images"])),
-        ("truth", "-" if final is None else f"{final.truth}, {as_count(final.images)} images"),
-        ("last activity", facts.last_activity or "-"),
+        ("folder", Code(str(facts.folder))),
+        ("configuration", config.name if config else NOTHING),
+        ("classes", ", ".join(classes) or NOTHING),
+        ("rounds finished", f"{finished} of {begun} started" if begun != finished else str(finished)),
+        ("images", as_count(facts.summary.images)),
+        ("truth set", f"{current.truth}, {as_count(current.images)} images" if current else NOTHING),
+        ("last activity", facts.last_activity or NOTHING),
     ]
-    return Table("This run", ("what", "value"), tuple(rows))
-
-
-def _ap_chart(facts: RunFacts, known: Sequence[Measured], key: str, name: str) -> Block | None:
-    base, reference = facts.base, facts.reference
-    values = [(float(one.round), getattr(one, key)) for one in known]
-    first = getattr(base, key) if base is not None else None
-    ticks = [(float(one.round), f"round {one.round}" if len(known) < 6 else str(one.round)) for one in known]
-    if first is not None:
-        values.insert(0, (-1.0, first))
-        ticks.insert(0, (-1.0, "base"))
-    points = tuple((x, y) for x, y in values if y is not None)
-    if not points:
-        return None
-    levels = [
-        (label, getattr(one, key))
-        for label, one in (("base", base), ("exact labels", reference))
-        if one is not None and getattr(one, key) is not None
-    ]
-    tall = max([y for _, y in points] + [level for _, level in levels])
-    return line_chart(
-        f"{name} on {known[-1].truth}",
-        x_label="after round",
-        y_label=name,
-        x_ticks=ticks,
-        lines=[Line("promoted detector", points)],
-        levels=levels,
-        y_top=1.0 if tall > 0.75 else None,
-        inset_px=26,
-        with_values=True,
-    )
-
-
-def _rounds_table(facts: RunFacts) -> Table:
-    head = (
-        "round",
-        "new images",
-        "train",
-        "val",
-        "agreed",
-        "waiting",
-        "AP50",
-        "AP50-95",
-        "box AP50",
-        "evidence",
-        "candidate",
-        "incumbent",
-        "promoted",
-    )
-    rows: list[tuple[Cell, ...]] = []
-    if facts.base is not None:
-        base = facts.base
-        measures = (as_rate(base.ap50), as_rate(base.ap50_95), as_rate(base.box_ap50))
-        rows.append(("base", *["-"] * 5, *measures, *["-"] * 4))
-    for one in facts.rounds:
-        measured = facts.measured(one)
-        promoted = facts.value(one, "promote", "promoted")
-        rows.append(
-            (
-                str(one),
-                as_count(facts.summary["rounds"][one]["images"]),
-                as_count(facts.value(one, "dataset", "train")),
-                as_count(facts.value(one, "dataset", "val")),
-                as_count(facts.count(one, "by_origin", "agreed")),
-                as_count(facts.count(one, "left_out", "disagreement")),
-                as_rate(measured and measured.ap50),
-                as_rate(measured and measured.ap50_95),
-                as_rate(measured and measured.box_ap50),
-                str(facts.value(one, "promote", "evidence") or "-"),
-                _two(facts, one, "candidate"),
-                _two(facts, one, "incumbent"),
-                "-" if promoted is None else "yes" if promoted else "no",
-            )
-        )
-    title = "Rounds (agreed and waiting: training images whose labels agree; images left out until someone decides)"
-    return Table(title, head, tuple(rows))
-
-
-def _two(facts: RunFacts, round: int, side: str) -> str:
-    values = [facts.number(round, "promote", side, key) for key in ("ap50", "ap50_95")]
-    return "-" if values == [None, None] else " / ".join(map(as_rate, values))
+    return Table("This run", ("property", "value"), tuple(rows))

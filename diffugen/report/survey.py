@@ -1,12 +1,13 @@
-"""One look at every image of a run: attributes, what each source found, who decided what.
+"""One pass over every image of a run: what each label source found, and what people decided.
 
-Streams the ledger and keeps one small note an image, so 20,000 images take a few megabytes. Reads no pixels.
+Streams the ledger and keeps one small note per image, so 20,000 images take a few megabytes. Reads no pixels.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from diffugen.records import Disagreement, ImageRecord
@@ -14,34 +15,26 @@ from diffugen.report.facts import RunFacts
 from diffugen.run.store import RunStore
 
 QUEUE_LENGTH = 10
-"""Disagreements of the queue that a report lists."""
+"""Disagreements of the review queue that a report lists."""
 
 FEWEST = 20
-"""Attribute values of fewer images are not judged."""
+"""Attribute values with fewer images are not judged."""
 
 NOTABLE = 0.05
-"""Smaller gaps between an attribute value and the whole run are not spoken of."""
-
-MEASURES = {
-    "agreed_frac": "relabelled",
-    "seen_frac": "relabelled",
-    "score": "scored",
-    "found_frac": "labelled",
-}
-"""Measures of `Cover`, and which count each is a mean over."""
+"""Smaller gaps between an attribute value and the whole run are not reported."""
 
 
 @dataclass(slots=True)
 class Note:
-    """What one image's label sets hold.
+    """What the label sets of one image hold.
 
     Attributes:
-        attention: Classes of its newest attention labels; None where it has none.
-        method: Provenance of those.
-        score: Mean score of those; None without objects.
-        first: Whether it has labels by the run's first label settings.
-        model: Classes of its newest model labels; None where it has none.
-        model_method: Provenance of those.
+        attention: Classes of its newest attention labels; None if it has none.
+        method: Provenance of these labels.
+        score: Mean score of these labels; None without objects.
+        first: Whether it has labels made with the run's first label settings.
+        model: Classes of its newest model labels; None if it has none.
+        model_method: Provenance of these labels.
         contested: Whether it has a disagreement.
     """
 
@@ -56,17 +49,17 @@ class Note:
 
 @dataclass(slots=True)
 class Cover:
-    """Counts over the images that share an attribute's value.
+    """Counts over the images that share a value of an attribute.
 
     Attributes:
         images: All of them.
-        labelled: Those with attention labels.
-        found: Of those, the ones in which attention found every prompted class.
-        scored: Those with a mean score.
+        labelled: Images with attention labels.
+        found: Labelled images in which attention found every prompted class.
+        scored: Images with a mean score.
         score_sum: Sum of these means.
-        relabelled: Those with newest model labels.
-        seen: Of those, the ones in which the detector found every prompted class.
-        contested: Of those, the ones with a disagreement.
+        relabelled: Images with model labels.
+        seen: Relabelled images in which the detector found every prompted class.
+        contested: Relabelled images with a disagreement.
     """
 
     images: int = 0
@@ -94,29 +87,34 @@ class Cover:
 
     @property
     def found_frac(self) -> float | None:
-        """Share of images in which attention found every prompted class."""
+        """Share of the labelled images in which attention found every prompted class."""
         return self.found / self.labelled if self.labelled else None
 
     @property
     def score(self) -> float | None:
-        """Mean score of the attention labels, an image counting once."""
+        """Mean score of the attention labels; every image counts once."""
         return self.score_sum / self.scored if self.scored else None
 
     @property
     def seen_frac(self) -> float | None:
-        """Share of images in which the detector found every prompted class."""
+        """Share of the relabelled images in which the detector found every prompted class."""
         return self.seen / self.relabelled if self.relabelled else None
 
     @property
     def agreed_frac(self) -> float | None:
-        """Share of relabelled images without a disagreement."""
+        """Share of the relabelled images without a disagreement."""
         return 1 - self.contested / self.relabelled if self.relabelled else None
 
 
 @dataclass(frozen=True)
 class Gap:
-    """An attribute value whose images fare worse: its name, their number, their measure, and that of the
-    whole run.
+    """An attribute value whose images do worse than the whole run.
+
+    Attributes:
+        name: Attribute and value.
+        images: Images that the measure is a mean over.
+        value: Their measure.
+        whole: The measure of the whole run.
     """
 
     name: str
@@ -127,7 +125,7 @@ class Gap:
 
 @dataclass
 class Survey:
-    """What one look at every image gave.
+    """The result of one pass over every image.
 
     Attributes:
         notes: By image id, for images with any label.
@@ -135,9 +133,10 @@ class Survey:
         attributes: From an attribute and its value to counts.
         overall: The same counts over all images.
         human: Ids of images with human labels.
-        verdicts: By round, how often each verdict was given; the newest decision of an image counts.
-        waiting: By round, how many images have a disagreement and no decision.
-        queue: The first of the newest round's queue, of images nobody has decided yet.
+        decided: Ids of images with a decision.
+        verdicts: By round, how often each verdict was given; only the newest decision of an image counts.
+        waiting: By round, how many images have a disagreement but no decision.
+        queue: Head of the newest round's queue, without images that are decided.
         queue_round: The round of that queue.
     """
 
@@ -153,7 +152,7 @@ class Survey:
     queue_round: int = 0
 
     def note(self, image_id: str) -> Note:
-        """Return the note of an image, a new one where there is none."""
+        """Return the note of an image; made if there is none."""
         return self.notes.setdefault(image_id, Note())
 
 
@@ -172,14 +171,8 @@ def survey_run(store: RunStore, facts: RunFacts) -> Survey:
     return survey
 
 
-def first_method(facts: RunFacts) -> str | None:
-    """Return the provenance of the run's first attention labels, where later ones have another."""
-    methods = [facts.value(round, "label", "method") for round in facts.label_rounds]
-    return str(methods[0]) if len(set(methods)) > 1 else None
-
-
 def _note_labels(store: RunStore, facts: RunFacts, survey: Survey) -> None:
-    first = first_method(facts)
+    first = facts.first_method
     kinds: dict[frozenset[str], frozenset[str]] = {}
     for labels in store.labels("attention"):
         note = survey.note(labels.image_id)
@@ -188,8 +181,7 @@ def _note_labels(store: RunStore, facts: RunFacts, survey: Survey) -> None:
         note.method = labels.method
         note.score = float(labels.instances.scores.mean()) if len(labels.instances) else None
         note.first |= labels.method == first
-    # The relabel stage labels only images that no detector of the run was trained on, so all of these are out
-    # of sample.
+    # The relabel stage skips images that a detector of the run was trained on, so all of these are unseen.
     for labels in store.latest_labels("model"):
         note, found = survey.note(labels.image_id), frozenset(labels.instances.class_names)
         note.model, note.model_method = kinds.setdefault(found, found), labels.method
@@ -211,37 +203,42 @@ def _note_disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> Non
 
 
 def _cover(record: ImageRecord, survey: Survey) -> None:
-    prompted = frozenset(
-        phrase.class_name for phrase in record.prompt.phrases if phrase.class_name is not None
-    )
-    for phrase in record.prompt.phrases:
-        if phrase.class_name is not None:
-            survey.classes.setdefault(phrase.class_name)
+    prompted = [phrase.class_name for phrase in record.prompt.phrases if phrase.class_name is not None]
+    survey.classes.update(dict.fromkeys(prompted))
     note = survey.notes.get(record.id) or Note()
-    survey.overall.add(prompted, note)
+    survey.overall.add(frozenset(prompted), note)
     for name, value in record.prompt.attributes.items():
-        survey.attributes.setdefault(name, {}).setdefault(value, Cover()).add(prompted, note)
+        survey.attributes.setdefault(name, {}).setdefault(value, Cover()).add(frozenset(prompted), note)
+
+
+# Each measure of Cover, with the number of images that it is a mean over.
+_MEASURES: Mapping[str, Callable[[Cover], tuple[float | None, int]]] = {
+    "agreed_frac": lambda cover: (cover.agreed_frac, cover.relabelled),
+    "seen_frac": lambda cover: (cover.seen_frac, cover.relabelled),
+    "score": lambda cover: (cover.score, cover.scored),
+    "found_frac": lambda cover: (cover.found_frac, cover.labelled),
+}
 
 
 def attribute_gaps(survey: Survey) -> dict[str, Gap]:
     """Return, for each measure of `Cover`, the attribute value that falls farthest below the whole run.
 
-    Shares must fall two standard errors below, so that small groups do not stand out by chance, and all
-    measures by `NOTABLE`.
+    Every gap must be at least `NOTABLE`; a gap in a share must also be at least two standard errors, so that
+    small groups do not stand out by chance.
 
     Returns:
-        From those of ``agreed_frac``, ``seen_frac``, ``score`` and ``found_frac`` that have such a value, to
-        it.
+        From ``agreed_frac``, ``seen_frac``, ``score`` and ``found_frac`` to the gap; without the measures
+        that have none.
     """
     gaps = {}
-    for measure, counted in MEASURES.items():
-        whole = getattr(survey.overall, measure)
-        found = [
-            Gap(f"{name} {value}", getattr(cover, counted), getattr(cover, measure), whole)
-            for name, covers in survey.attributes.items()
-            for value, cover in covers.items()
-            if getattr(cover, measure) is not None
-        ]
+    for measure, measured in _MEASURES.items():
+        whole, _ = measured(survey.overall)
+        found = []
+        for name, covers in survey.attributes.items():
+            for value, cover in covers.items():
+                mean, images = measured(cover)
+                if mean is not None and whole is not None:
+                    found.append(Gap(f"{name} {value}", images, mean, whole))
         notable = [gap for gap in found if _stands_out(gap, is_share=measure != "score")]
         if notable:
             gaps[measure] = min(notable, key=lambda gap: (gap.value, gap.name))

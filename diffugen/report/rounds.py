@@ -1,0 +1,140 @@
+"""A section of a report: what each round gained, as charts and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from diffugen.report.blocks import (
+    NOTHING,
+    Block,
+    Cell,
+    Missing,
+    Paragraph,
+    Section,
+    Table,
+    as_count,
+    as_rate,
+    finite,
+)
+from diffugen.report.charts import Line, line_chart
+from diffugen.report.facts import RunFacts
+from diffugen.run.results import Evaluated, Precision
+
+MEASURES: Sequence[tuple[str, Callable[[Precision], float | None]]] = (
+    ("AP50", lambda one: finite(one.ap50)),
+    ("AP50-95", lambda one: finite(one.ap50_95)),
+)
+"""Name of each AP that a report quotes, and how to read it."""
+
+
+def rounds(facts: RunFacts) -> Section:
+    """Return AP per round as charts and a table."""
+    results = facts.results.values()
+    measured = {number: one.evaluate for number, one in facts.results.items() if one.evaluate}
+    blocks: list[Block] = []
+    if measured:
+        charts = (_ap_chart(facts, measured, name, value) for name, value in MEASURES)
+        blocks += [chart for chart in charts if chart is not None]
+    elif any(one.promote for one in results):
+        blocks.append(Missing("No round was measured on a truth set", facts.continuing))
+    else:
+        blocks.append(Missing("No round has trained a detector yet", facts.continuing))
+    if measured or any(one.dataset or one.train or one.promote for one in results):
+        blocks += [_rounds_table(facts), Paragraph((_rounds_note(list(measured.values())),), tone="note")]
+    return Section("rounds", "AP per round", tuple(blocks))
+
+
+def _rounds_note(measured: Sequence[Evaluated]) -> str:
+    parts = [
+        "Agreed: training images on which attention labels and model labels agree. Held for review: images "
+        "left out of training until someone decides. Candidate and incumbent: mask AP50 / AP50-95 of the new "
+        "detector and of the one before it on the promotion evidence."
+    ]
+    if measured:
+        parts.append(
+            f"AP50, AP50-95 and box AP50 are measured on {measured[-1].truth} with the detector that is "
+            "current after the round, so a round without promotion repeats the values before it. They are "
+            "not comparable with candidate and incumbent."
+        )
+    return " ".join(parts)
+
+
+def _ap_chart(
+    facts: RunFacts,
+    measured: Mapping[int, Evaluated],
+    name: str,
+    value: Callable[[Precision], float | None],
+) -> Block | None:
+    prefix = "round " if len(measured) < 6 else ""
+    values = [(number, f"{prefix}{number}", value(one.mask)) for number, one in measured.items()]
+    start = value(facts.initial.mask) if facts.initial else None
+    exact = value(facts.reference.mask) if facts.reference else None
+    if start is not None:
+        values.insert(0, (-1, "initial", start))
+    points = tuple((float(x), y) for x, _, y in values if y is not None)
+    if not points:
+        return None
+    levels = [(text, y) for text, y in (("initial", start), ("exact labels", exact)) if y is not None]
+    tallest = max([y for _, y in points] + [y for _, y in levels])
+    return line_chart(
+        f"Mask {name} on {list(measured.values())[-1].truth}",
+        x_label="after round",
+        y_label=f"mask {name}",
+        x_ticks=[(float(x), tick) for x, tick, _ in values],
+        lines=[Line("current detector", points)],
+        levels=levels,
+        y_top=1.0 if tallest > 0.75 else None,
+        inset_px=26,
+        with_values=True,
+    )
+
+
+def _rounds_table(facts: RunFacts) -> Table:
+    head = (
+        "round",
+        "new images",
+        "train images",
+        "val images",
+        "agreed",
+        "held for review",
+        "AP50",
+        "AP50-95",
+        "box AP50",
+        "promotion evidence",
+        "candidate",
+        "incumbent",
+        "promoted",
+    )
+    rows: list[tuple[Cell, ...]] = []
+    if facts.initial is not None:
+        rows.append(("initial", *[NOTHING] * 5, *measured_aps(facts.initial), *[NOTHING] * 4))
+    for number, one in facts.results.items():
+        chosen, vote = one.dataset, one.promote
+        rows.append(
+            (
+                str(number),
+                as_count(facts.summary.rounds[number].images),
+                as_count(chosen.train if chosen else None),
+                as_count(chosen.val if chosen else None),
+                as_count(chosen.by_origin.get("agreed", 0) if chosen else None),
+                as_count(chosen.left_out.get("disagreement", 0) if chosen else None),
+                *measured_aps(one.evaluate),
+                (vote.evidence if vote else "") or NOTHING,
+                _both(vote.candidate if vote else None),
+                _both(vote.incumbent if vote else None),
+                NOTHING if vote is None else "yes" if vote.promoted else "no",
+            )
+        )
+    return Table("Results of each round", head, tuple(rows))
+
+
+def _both(one: Precision | None) -> str:
+    values = [value(one) if one else None for _, value in MEASURES]
+    return NOTHING if values == [None, None] else " / ".join(map(as_rate, values))
+
+
+def measured_aps(one: Evaluated | None) -> tuple[str, str, str]:
+    """Return mask AP50, mask AP50-95 and box AP50 as cells of a table."""
+    if one is None:
+        return (NOTHING, NOTHING, NOTHING)
+    return (as_rate(one.mask.ap50), as_rate(one.mask.ap50_95), as_rate(one.box.ap50))

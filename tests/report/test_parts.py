@@ -1,0 +1,274 @@
+"""Sentences, formats, charts and both renderers of a report, one by one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from diffugen.report.blocks import (
+    Page,
+    Paragraph,
+    Section,
+    Table,
+    as_percent,
+    as_rate,
+    as_seconds,
+    as_value,
+    listed,
+)
+from diffugen.report.charts import Bars, Line, bar_chart, line_chart
+from diffugen.report.html import to_html
+from diffugen.report.markdown import to_markdown
+from diffugen.report.outcome import headline
+from diffugen.report.survey import Cover, Survey, attribute_gaps
+from diffugen.run.results import Promoted, RoundResults
+from tests.report.samples import CONFIG, PageReader, evaluated, facts_of, markdown_tables, plain
+
+WON, LOST = Promoted(True, "c", "agreed"), Promoted(False, "b", "agreed")
+
+
+def half(ap50: float) -> Any:
+    return evaluated(ap50, ap50)
+
+
+# -------------------------------------------------------------------- sentences
+
+
+@pytest.mark.parametrize(
+    ("results", "loop", "expected"),
+    [
+        (
+            [RoundResults(evaluate_base=half(0.5), evaluate=half(0.25), promote=WON)],
+            {},
+            "fell from 0.500 to 0.250 (-0.250)",
+        ),
+        (
+            [RoundResults(evaluate_base=half(0.5), evaluate=half(0.502), promote=WON)],
+            {},
+            "did not change: 0.500 before, 0.502",
+        ),
+        (
+            [RoundResults(evaluate=half(0.25), promote=WON)],
+            {},
+            "mask AP50 is 0.250. A new detector was promoted in round 0",
+        ),
+        (
+            [RoundResults(promote=LOST)],
+            {"patience": 1},
+            "No new detector was promoted in 1 round. The loop stopped after round 0: 1",
+        ),
+        (
+            [RoundResults(promote=WON), RoundResults(promote=WON)],
+            {"rounds": 2},
+            "The loop ended after 2 rounds, as configured.",
+        ),
+        (
+            [RoundResults(promote=WON), RoundResults(promote=LOST)],
+            {"rounds": 3, "patience": 2},
+            "Round 1 is the latest so far.",
+        ),
+        (
+            [RoundResults(promote=WON), RoundResults()],
+            {},
+            "Round 1 is not finished: its last finished stage is relabel.",
+        ),
+    ],
+)
+def test_verdict(results: list[RoundResults], loop: dict[str, int], expected: str) -> None:
+    stages = {1: ["generate", "label", "relabel"]}
+    facts = facts_of(dict(enumerate(results)), config={**CONFIG, "loop": loop}, stages=stages)
+    lead = headline(facts, Survey()).blocks[0]
+    assert isinstance(lead, Paragraph) and expected in str(lead.parts[0])
+
+
+def test_a_round_without_a_finished_stage() -> None:
+    facts = facts_of({0: RoundResults(promote=WON), 1: RoundResults()})
+    lead = headline(facts, Survey()).blocks[0]
+    assert isinstance(lead, Paragraph) and str(lead.parts[0]).endswith("Round 1 is not finished.")
+
+
+@pytest.mark.parametrize(
+    ("validation", "evidence", "optimistic"),
+    [
+        ("scenes", "validation", True),
+        ("others", "validation", False),
+        (None, "agreed", False),
+        ("scenes", "human", False),
+    ],
+)
+def test_promotion_on_the_truth_set_is_admitted(
+    validation: str | None, evidence: str, optimistic: bool
+) -> None:
+    results = RoundResults(promote=Promoted(True, "c", evidence), evaluate=half(0.5))
+    config = {**CONFIG, "loop": {"truth": "scenes", "validation": validation}}
+    section = headline(facts_of({0: results}, config=config), Survey())
+    said = " ".join(str(part) for block in section.blocks for part in getattr(block, "parts", ()))
+    assert ("these numbers are optimistic" in said, "It did not use the truth set" in said) == (
+        optimistic,
+        not optimistic,
+    )
+
+
+@pytest.mark.parametrize(("evidence", "known"), [("validation", False), ("agreed", True)])
+def test_promotion_is_not_defended_without_a_configuration(evidence: str, known: bool) -> None:
+    results = RoundResults(promote=Promoted(True, "c", evidence), evaluate=half(0.5))
+    section = headline(facts_of({0: results}, config=None), Survey())
+    said = " ".join(str(part) for block in section.blocks for part in getattr(block, "parts", ()))
+    assert ("It did not use the truth set" in said) == known
+    assert ("is unknown" in said) != known
+
+
+@pytest.mark.parametrize(
+    ("images", "agreed", "stands_out"),
+    [(19, 0.0, False), (100, 0.45, False), (100, 0.39, True), (25, 0.35, False)],
+)
+def test_small_or_chance_gaps_are_not_reported(images: int, agreed: float, stands_out: bool) -> None:
+    def cover(count: int, share: float) -> Cover:
+        return Cover(images=count, relabelled=count, seen=count, contested=round(count * (1 - share)))
+
+    survey = Survey(overall=cover(1000, 0.5))
+    survey.attributes["time"] = {"day": cover(1000 - images, 0.5), "night": cover(images, agreed)}
+    assert [gap.name for gap in attribute_gaps(survey).values()] == (["time night"] if stands_out else [])
+
+
+# -------------------------------------------------------------------- formats
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "-"),
+        (float("nan"), "-"),
+        (0.0213, "21.3 ms"),
+        (0.5, "0.5 s"),
+        (12.34, "12.3 s"),
+        (89.9, "89.9 s"),
+        (600, "10 min"),
+        (86400, "24 h"),
+    ],
+)
+def test_durations(value: float | None, expected: str) -> None:
+    assert as_seconds(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.1 + 0.2, "0.3"),
+        ({"up@*": 1.0}, "up@*: 1"),
+        ((0.0, 1.0), "0, 1"),
+        (None, "-"),
+        (True, "True"),
+        ("otsu", "otsu"),
+    ],
+)
+def test_settings(value: Any, expected: str) -> None:
+    assert as_value(value) == expected
+
+
+def test_shares_of_nothing_are_not_numbers() -> None:
+    assert [as_percent(1, 4), as_percent(1, 0), as_percent(1, None), as_percent(None)] == [
+        "25%",
+        "-",
+        "-",
+        "-",
+    ]
+    assert [as_rate(float("inf")), as_rate(0.25)] == ["-", "0.250"]
+
+
+def test_lists() -> None:
+    assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+
+
+# -------------------------------------------------------------------- charts
+
+
+@pytest.mark.parametrize("top", [0.0, 1e-4, 0.037, 0.512, 0.99, 1.0, 7.0, 86_400.0])
+def test_charts_stay_inside_their_frame(top: float) -> None:
+    points = tuple((float(x), top * x / 3) for x in range(4))
+    chart = line_chart(
+        "t",
+        x_label="x",
+        y_label="y",
+        x_ticks=[(x, str(x)) for x, _ in points],
+        lines=[Line("<a>", points)],
+        levels=[("base", top)],
+        with_values=True,
+    )
+    bars = bar_chart(
+        "t",
+        x_label="x",
+        groups=["a", "b"],
+        bars=[Bars("k", (top, None)), Bars("l", (0.0, top))],
+        stacked=True,
+    )
+    for svg in (chart.svg, bars.svg):
+        width, height = map(float, re.findall(r"[\d.]+", str(PageReader(svg).of("svg")[0]["viewbox"]))[2:])
+        for tag, attrs in PageReader(svg).tags:
+            for name, limit in (("x", width), ("cx", width), ("y", height), ("cy", height)):
+                if attrs.get(name) is not None:
+                    assert 0 <= float(str(attrs[name])) <= limit, (tag, attrs)
+
+
+@pytest.mark.parametrize(("last", "above"), [(0.2, True), (0.48, True), (0.52, False)])
+def test_the_text_of_a_level_avoids_the_end_of_a_line(last: float, above: bool) -> None:
+    chart = line_chart(
+        "t",
+        x_label="x",
+        y_label="y",
+        x_ticks=[(0, "0"), (1, "1")],
+        lines=[Line("a", ((0.0, 0.0), (1.0, last)))],
+        levels=[("exact", 0.5)],
+    )
+    [line_y] = [float(y) for y in re.findall(r'class="level[^>]* d="M\d+ ([\d.]+)H', chart.svg)]
+    [text_y] = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>exact', chart.svg)]
+    assert (text_y < line_y) == above
+
+
+def test_values_and_names_of_a_chart_are_words_too() -> None:
+    chart = bar_chart("t", x_label="n", groups=["round 0"], bars=[Bars("a & b", (3.0,)), Bars("c", (None,))])
+    assert chart.description == "n. round 0: a & b 3.000, c -."
+    assert "a &amp; b 3.000" in chart.svg
+
+
+def test_hostile_names_of_a_chart_stay_words() -> None:
+    name = "</text><script>alert(1)</script>\"'&"
+    line = line_chart(
+        name,
+        x_label=name,
+        y_label=name,
+        x_ticks=[(0, name)],
+        lines=[Line(name, ((0.0, 1.0),))],
+        levels=[(name, 0.5)],
+        written=lambda value: name,
+    )
+    bars = bar_chart(name, x_label=name, groups=[name], bars=[Bars(name, (1.0,)), Bars(name, (2.0,))])
+    page = PageReader(to_html(Page("t", (), (Section("k", "K", (line, bars)),))))
+    assert {tag for tag, _ in page.tags} & {"script"} == set()
+    assert page.text.count(name) >= 12
+
+
+# -------------------------------------------------------------------- renderers
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# x", "1. x", "- x", "a_b _c_ *d*", "|", "a\nb", "<b>", "`", "$x$", "~~x~~", "\\", "-", "{{ x }}"],
+)
+def test_any_cell_survives_both_forms(text: str) -> None:
+    page = Page(
+        "t", ("s",), (Section("k", "K", (Table("T", ("a", "b"), ((text, "1"),)), Paragraph((text,)))),)
+    )
+    markdown, _ = to_markdown(page)
+    expected = re.sub(r"\s+", " ", text)
+    assert markdown_tables(markdown)["T"][1] == [expected.strip(), "1"]
+    assert PageReader(to_html(page)).tables["T"][1] == [text, "1"]
+    last = markdown.rstrip("\n").rsplit("\n\n", 1)[1]
+    assert not re.match(r"(#|-|\d+\.) ", last) and plain(last) == expected

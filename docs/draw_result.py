@@ -1,9 +1,9 @@
-"""Draw what a run's detector sees on held-out scenes: ``python docs/draw_result.py [RUN]`` after ``diffugen
-bootstrap``.
+"""Draw what a run's detector sees on held-out scenes, after ``diffugen bootstrap``.
 
-Writes docs/pictures/loop-result.png: the scene, the detections before the loop, those of the detector
-promoted last, and the exact masks. The scenes are the first of the miniature's held-out set, not chosen by
-anything.
+    python docs/draw_result.py [RUN]
+
+Writes docs/pictures/loop-result.png: the scene, the detections before the loop, those of the detector promoted
+last, and the exact masks. The scenes are the first ones of the miniature's held-out set; none was chosen.
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ def export(
 ) -> None:
     """Write a run's training labels as a dataset, with holes, pieces and scores."""
     from diffugen.stages import verbs
+    from diffugen.stages.export import check_format
 
+    check_format(format)
     out = out or Path("datasets") / f"{run.resolve().name}-{format}"
     with open_existing_run(None, set_, run, readonly=True) as opened:
         written = verbs.export(opened, out, format)

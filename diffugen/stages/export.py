@@ -28,10 +28,7 @@ def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, for
         DiffugenError: There are no labels, or the format is unknown.
         StoreError: The folder is in use or cannot be written.
     """
-    if format not in FORMATS:
-        raise DiffugenError(
-            f"unknown format {format!r}{did_you_mean(format, FORMATS)}; one of {', '.join(FORMATS)}"
-        )
+    check_format(format)
     chosen = dict(chosen_labels(run, method, policy))
     ids = split_images(run, chosen, policy)
     if not ids["train"]:
@@ -40,6 +37,14 @@ def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, for
     with _writer(format, run.folder) as write:
         write(out, splits, run.class_names)
     return {split: len(part) for split, part in ids.items()}
+
+
+def check_format(format: str) -> None:
+    """Raise DiffugenError unless there is such a format."""
+    if format not in FORMATS:
+        raise DiffugenError(
+            f"unknown format {format!r}{did_you_mean(format, FORMATS)}; one of {', '.join(FORMATS)}"
+        )
 
 
 @contextmanager

@@ -1,1 +1,10 @@
-"""The search for better label settings and score weights. The only home of Optuna."""
+"""Search for better label settings and score weights, and decide whether to adopt them. The home of Optuna.
+
+`tune` runs the search against `Evidence`, labels that are taken as correct, and returns an `Outcome`. Nothing
+here knows runs, rounds, or where the evidence comes from.
+"""
+
+from diffugen.tune.judge import Evidence
+from diffugen.tune.study import SMALLEST_EVIDENCE, Outcome, tune
+
+__all__ = ["SMALLEST_EVIDENCE", "Evidence", "Outcome", "tune"]

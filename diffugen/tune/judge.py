@@ -1,23 +1,23 @@
 """Judge labels by evidence: what label settings and score weights are worth in each of many images.
 
-Knows heat maps, labels and what is taken for right; not how settings are searched for, nor when they are good
+Knows heat maps, labels, and what is taken as correct; not how settings are searched, nor when they are good
 enough.
 
 The value of settings in one image is ``worth - miscalibration``:
 
-- **Worth**: the sum over the *accepted* labels (score >= ``accept``) of ``IoU - 1/2``, divided by the number
-  of objects that the evidence has in the image (by 1 where it has none). The IoU is that with the object of
-  the same class that the label matches one to one, 0 for none. A label is as much right as wrong at one half:
-  above, a detector that learns from it is better off than without it, below, worse off. So a missed object is
-  worth 0, a false label costs one half, and no labels at all are worth exactly 0. Dividing by the objects
-  makes an image with twenty cars count like one with one car: a prompt that happens to ask for crowds does
-  not decide everything.
-- **Miscalibration**: the mean over *all* labels of the image, accepted or not, of ``(score - IoU)**2`` (the
-  Brier score with the IoU in the place of the hit): least when the score says how good a label is, which
-  ``accept`` and the review queue take it for.
+- **Worth**: the sum of ``IoU - 1/2`` over the *accepted* labels (score >= ``accept``), divided by the number
+  of objects that the evidence has in the image (by 1 if there are none). Labels are matched one to one with
+  objects of the same class; without a match, the IoU is 0. At an IoU of one half, a label is as much right as
+  wrong: a detector that learns from it is better off above, and worse off below. So a missed object is worth
+  0, a false label costs one half, and no labels at all are worth exactly 0. Dividing by the number of objects
+  gives an image with twenty cars the same weight as an image with one: a prompt that happens to ask for
+  crowds does not decide everything.
+- **Miscalibration**: the mean of ``(score - IoU)**2`` over *all* labels of the image, accepted or not (the
+  Brier score with the IoU in place of the binary outcome). It is lowest if the score tells how good a label
+  is, as ``accept`` and the review queue assume.
 
-A value lies in the mean between about -1 and 1/2, and is a plain mean over images: so any part of the images
-(a fold) can be evaluated without labelling again.
+On average a value lies between about -1 and 1/2. The total is a plain mean over images, so any subset (a
+fold) can be evaluated without labelling again.
 """
 
 from __future__ import annotations
@@ -38,11 +38,10 @@ from diffugen.labels.label import label_combined
 from diffugen.records import HeatMaps, Instances
 
 WORTHLESS_IOU = 0.5
-"""A label with this IoU is as much right as wrong."""
+"""At this IoU, a label is as much right as wrong."""
 
-KEPT_BYTES = 2**28
-"""Heat maps kept in memory; as much again for combined heat maps and for images. The rest is read or made
-again each time."""
+CACHE_BYTES = 2**28
+"""Memory for heat maps, and as much each for combined maps and images; the rest is made anew each time."""
 
 T = TypeVar("T")
 Values = NDArray[np.float64]
@@ -50,13 +49,12 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is taken for right in one image: a person's labels, or those of a detector that has not learnt
-    from it.
+    """Labels of one image that are taken as correct: a person's, or a detector's that was not trained on it.
 
     Attributes:
         image_id: The image.
-        family: Its prompt; images of one prompt look alike and stay in one fold.
-        instances: *All* objects of the classes that are labelled; a label of anything else counts as false.
+        family: The prompt or photo it goes back to; images of a family look alike and stay in one fold.
+        instances: *All* objects of the labelled classes; a label without an object counts as false.
     """
 
     image_id: str
@@ -66,10 +64,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What settings are worth.
+    """The value of settings on the evidence.
 
     Attributes:
-        values: float64 (N,), one an image; see the module's text.
+        values: float64 (N,), the value in each image, as defined in this module's docstring.
         labelled: Number of images with an accepted label.
     """
 
@@ -78,36 +76,38 @@ class Judgement:
 
 
 def spread(evidence: Sequence[Evidence], images: int, seed: int) -> list[Evidence]:
-    """Draw at most ``images`` of the evidence, from as many prompts as possible; does not depend on the order
-    given.
+    """Draw at most ``images`` of the evidence, from as many families as possible.
+
+    The result does not depend on the order of the evidence.
 
     Raises:
         DiffugenError: An image occurs twice.
     """
-    by_prompt: dict[str, list[Evidence]] = {}
+    by_family: dict[str, list[Evidence]] = {}
     for one in sorted(evidence, key=lambda one: one.image_id):
-        by_prompt.setdefault(one.family, []).append(one)
-    twice = len(evidence) - len({one.image_id for one in evidence})
-    if twice:
-        raise DiffugenError(f"{twice} images occur more than once in the evidence; give each image once")
+        by_family.setdefault(one.family, []).append(one)
+    repeated = len(evidence) - len({one.image_id for one in evidence})
+    if repeated:
+        raise DiffugenError(f"{repeated} images occur more than once in the evidence; pass each image once")
     rng = random.Random(seed)
-    piles = [rng.sample(pile, len(pile)) for _, pile in sorted(by_prompt.items())]
+    piles = [rng.sample(pile, len(pile)) for _, pile in sorted(by_family.items())]
     rng.shuffle(piles)
-    # The first image of every prompt, then the second, and so on.
+    # The first image of every family, then the second, and so on.
     turns = sorted((turn, number) for number, pile in enumerate(piles) for turn in range(len(pile)))
     return [piles[number][turn] for turn, number in turns[:images]]
 
 
 class Judge:
-    """Judges settings by the same evidence again and again, labelling only where labels can have changed.
+    """Judges many settings by the same evidence, and labels again only what can have changed.
 
-    Other score weights or another ``accept`` need no labels: the terms and IoUs of each label are kept. Other
-    thresholds or radii need no combined heat maps, other heat-map weights no reading, within `KEPT_BYTES`.
+    New score weights or another ``accept`` need no labelling: the terms and IoUs of all labels are kept. New
+    thresholds or radii need no combining, and new weights of layer groups or steps no reading of heat maps,
+    as far as `CACHE_BYTES` allow.
 
     Args:
-        evidence: What is taken for right.
+        evidence: Labels that are taken as correct.
         heat_maps: Returns an image's heat maps.
-        image: Returns an image's pixels, uint8 (H, W, 3); only called for settings that refine masks.
+        image: Returns an image's pixels, uint8 (H, W, 3); called only for settings that refine masks.
 
     Example:
         >>> judge = Judge(evidence, store.heat_maps, store.image)  # doctest: +SKIP
@@ -123,38 +123,38 @@ class Judge:
     ) -> None:
         self._evidence = evidence
         self._objects = np.array([max(len(one.instances), 1) for one in evidence])
-        self._heat_maps = _Kept(heat_maps, lambda made: sum(array.nbytes for array in made.maps.values()))
-        self._images = _Kept(image, lambda made: made.nbytes)
+        self._heat_maps = _Cache(heat_maps, lambda made: sum(array.nbytes for array in made.maps.values()))
+        self._images = _Cache(image, lambda made: made.nbytes)
         self._combined_by: Any = None
-        self._found: dict[str, _Found] = {}
+        self._labelled: dict[str, _Labels] = {}
 
     def judge(self, settings: LabelSettings, weights: ScoreWeights) -> Judgement:
-        """Judge settings.
+        """Return the value of settings in each image of the evidence.
 
         Raises:
-            ConfigError: ``settings.groups`` does not fit the heat maps.
-            DiffugenError: Evidence is of another size than its image.
+            ConfigError: ``settings.groups`` does not match the heat maps.
+            DiffugenError: The evidence for an image and the image differ in size.
         """
         everything = settings.changed(accept=0.0)
         key = repr(everything)
-        if key not in self._found:
-            self._found[key] = self._label(everything)
-        found = self._found[key]
+        if key not in self._labelled:
+            self._labelled[key] = self._label(everything)
+        labels = self._labelled[key]
         weight = np.array([getattr(weights, term) for term in TERMS])
-        scores = found.terms @ weight / weight.sum()
+        scores = labels.terms @ weight / weight.sum()
         images = len(self._evidence)
         accepted = scores >= settings.accept
-        gains = (found.ious - WORTHLESS_IOU)[accepted]
-        worth = np.bincount(found.images[accepted], gains, minlength=images) / self._objects
-        labels = np.maximum(np.bincount(found.images, minlength=images), 1)
-        miscalibration = np.bincount(found.images, (scores - found.ious) ** 2, minlength=images) / labels
-        return Judgement(worth - miscalibration, len(np.unique(found.images[accepted])))
+        gains = (labels.ious - WORTHLESS_IOU)[accepted]
+        worth = np.bincount(labels.images[accepted], gains, minlength=images) / self._objects
+        counts = np.maximum(np.bincount(labels.images, minlength=images), 1)
+        miscalibration = np.bincount(labels.images, (scores - labels.ious) ** 2, minlength=images) / counts
+        return Judgement(worth - miscalibration, len(np.unique(labels.images[accepted])))
 
-    def _label(self, settings: LabelSettings) -> _Found:
+    def _label(self, settings: LabelSettings) -> _Labels:
         by = (dict(settings.groups), settings.step_weights)
         if by != self._combined_by:
             self._combined_by = by
-            self._combined = _Kept(
+            self._combined = _Cache(
                 lambda image_id: combine(self._heat_maps[image_id], *by), lambda made: made.nbytes
             )
         terms: list[list[float]] = []
@@ -166,7 +166,7 @@ class Judge:
             ious += _ious(labels, one.instances)
             images += [number] * len(labels)
         shape = (len(ious), len(TERMS))
-        return _Found(
+        return _Labels(
             np.reshape(np.array(terms), shape), np.array(ious, dtype=float), np.array(images, dtype=np.int64)
         )
 
@@ -174,9 +174,8 @@ class Judge:
         heat_maps = self._heat_maps[one.image_id]
         if one.instances.size_wh != heat_maps.size_wh:
             raise DiffugenError(
-                f"the evidence for image {one.image_id} is of {one.instances.size_wh} px (width, height), "
-                "the image of "
-                f"{heat_maps.size_wh}; rescale the masks of the evidence to the image's size"
+                f"the evidence for image {one.image_id} has size {one.instances.size_wh} px (width, height), "
+                f"but the image has {heat_maps.size_wh}; rescale the masks of the evidence"
             )
         rgb = None if settings.refine == "none" else self._images[one.image_id]
         heats = self._combined[one.image_id]
@@ -184,7 +183,7 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Labels:
     """All L labels of all images: terms (L, T), IoU with the evidence (L,), number of the image (L,)."""
 
     terms: Values
@@ -192,17 +191,17 @@ class _Found:
     images: NDArray[np.int64]
 
 
-class _Kept(Generic[T]):
-    """Keeps what was made, up to `KEPT_BYTES` in all; the rest is made anew each time it is wanted.
+class _Cache(Generic[T]):
+    """Keeps values until `CACHE_BYTES` are full; the rest is made each time it is needed.
 
-    Images are gone through in one order again and again, where dropping the oldest would drop just what is
-    wanted next.
+    Nothing is evicted: images are visited in the same order again and again, so the oldest value is always
+    the one needed next.
     """
 
     def __init__(self, make: Callable[[str], T], nbytes: Callable[[T], int]) -> None:
         self._make, self._nbytes = make, nbytes
         self._made: dict[str, T] = {}
-        self._room = KEPT_BYTES
+        self._room = CACHE_BYTES
 
     def __getitem__(self, image_id: str) -> T:
         if image_id in self._made:
@@ -215,7 +214,7 @@ class _Kept(Generic[T]):
 
 
 def _ious(labels: Instances, truth: Instances) -> list[float]:
-    """IoU of each label with the object it matches, 0 for none."""
+    """Return the IoU of each label with the object it matches, or 0 if it matches none."""
     ious = [0.0] * len(labels)
     for pair in match(labels, truth, min_iou=0.0, min_iou_swapped=None):
         if pair.first is not None and pair.second is not None:

@@ -1,86 +1,91 @@
-"""The settings that tuning searches, as flat parameters: names, ranges, the way there and back, and what to
-try when.
+"""The search space of tuning: settings as flat parameters, their ranges, and what to vary in which trial.
 
 Knows which values are worth trying; not Optuna, nor what a setting does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffugen.config.labelling import METHODS, REFINEMENTS, TERMS, LabelSettings, ScoreWeights
 
 Params = dict[str, Any]
-"""From a parameter's name to its value: text or a number."""
+"""Maps a parameter's name to its value, a str or a number."""
 
-Space = dict[str, tuple[str, ...] | tuple[float, float]]
-"""From a parameter's name to its choices (text), or to its lowest and highest value."""
+Limits = tuple[str, ...] | tuple[float, float]
+"""The choices of a parameter, or its lowest and highest value."""
+
+Space = dict[str, Limits]
+"""Maps a parameter's name to its limits."""
 
 MAX_RADIUS_FRAC = 0.03
-"""Larger discs make morphology slow; current settings beyond it stay within reach."""
+"""Highest radius to try, because large discs make morphology slow; a larger current radius raises it."""
 
 FRACTIONS = (0.2, 0.8)
-"""Thresholds to try, as a part of the way from a map's minimum to its maximum."""
+"""Lowest and highest threshold to try, as a fraction of the way from a map's minimum to its maximum."""
 
 DECIMALS = 4
-"""What is beyond makes no difference to a label, and a configuration hard to read."""
+"""Further decimals make no difference to labels, and make a configuration hard to read."""
 
-TURN = 4
-"""Trials on one group of parameters, then as many on the next, and so on."""
+TRIALS_PER_GROUP = 4
+"""Trials that vary one group of parameters before the next group takes its turn."""
 
 _PLAIN = ("method", "refine", "erode_frac", "dilate_frac", "accept")
 
 
 def search_space(settings: LabelSettings) -> tuple[Space, ...]:
-    """Return the parameters in groups that are searched by turns; each range contains the current value.
+    """Return the parameters in groups that take turns; each range contains the current value.
 
-    How a map is cut; how maps are averaged; how masks are cleaned; how labels are scored and accepted.
+    The groups decide how maps are thresholded, how they are averaged, how masks are cleaned, and how labels
+    are scored and accepted.
     """
     fraction = _fraction(settings)
-    cut: Space = {
+    thresholded: Space = {
         "method": METHODS,
         "refine": REFINEMENTS,
         "threshold": ("otsu", "fraction"),
         "fraction": (min(FRACTIONS[0], fraction), max(FRACTIONS[1], fraction)),
     }
     averaged: Space = dict.fromkeys(
-        [*_parts("groups", _groups(settings)), *_parts("step_weights", _thirds(settings))], (0.0, 1.0)
+        [*_ratios("groups", _groups(settings)), *_ratios("step_weights", _thirds(settings))], (0.0, 1.0)
     )
     cleaned: Space = {
         "erode_frac": (0.0, max(MAX_RADIUS_FRAC, settings.erode_frac)),
         "dilate_frac": (0.0, max(MAX_RADIUS_FRAC, settings.dilate_frac)),
     }
     scored: Space = dict.fromkeys(["accept", *(f"score.{term}" for term in TERMS)], (0.0, 1.0))
-    return cut, averaged, cleaned, scored
+    return thresholded, averaged, cleaned, scored
 
 
 def to_params(settings: LabelSettings, weights: ScoreWeights) -> Params:
-    """Return settings as parameters; weights as parts of the largest of their kind, since only ratios
-    count.
+    """Return settings and weights as parameters.
+
+    Weights are divided by the largest of their kind, since only their ratios matter.
     """
     return {
         **{name: getattr(settings, name) for name in _PLAIN},
         "threshold": "otsu" if settings.threshold == "otsu" else "fraction",
         "fraction": _fraction(settings),
-        **_parts("groups", _groups(settings)),
-        **_parts("step_weights", _thirds(settings)),
-        **_parts("score", dict(weights)),
+        **_ratios("groups", _groups(settings)),
+        **_ratios("step_weights", _thirds(settings)),
+        **_ratios("score", dict(weights)),
     }
 
 
 def fixed_params(number: int, start: Params, best: Params, spaces: Sequence[Space]) -> Params:
-    """Return the parameters that a trial does not leave to the sampler.
+    """Return the parameters of a trial that are not left to the sampler.
 
-    Trial 0 is the start. The next ones switch one choice each (another method, say): a choice is far from all
-    others, so a sampler that has to find several right at once, with numbers that suit them, easily settles
-    on the wrong ones. All others leave one group of parameters free, `TURN` trials at a time.
+    Trial 0 is the start. The following trials switch one choice each, such as the method: no choice is near
+    another, so a sampler that has to get several right at once, together with numbers that suit them, easily
+    converges on wrong ones. All later trials vary one group of parameters, `TRIALS_PER_GROUP` trials at a
+    time.
 
     Args:
         number: The trial's number.
         start: Parameters of the current settings.
-        best: Parameters of the best trial so far; not looked at for trial 0.
-        spaces: From `search_space`.
+        best: Parameters of the best trial so far; ignored for trial 0.
+        spaces: The groups of parameters, from `search_space`.
     """
     choices = {
         name: limits for space in spaces for name, limits in space.items() if isinstance(limits[0], str)
@@ -92,7 +97,7 @@ def fixed_params(number: int, start: Params, best: Params, spaces: Sequence[Spac
         return start
     if number <= len(switches):
         return {**best, **dict([switches[number - 1]])}
-    free = spaces[(number - 1 - len(switches)) // TURN % len(spaces)]
+    free = spaces[(number - 1 - len(switches)) // TRIALS_PER_GROUP % len(spaces)]
     return {name: value for name, value in best.items() if name not in free}
 
 
@@ -100,20 +105,25 @@ def from_params(params: Params, settings: LabelSettings) -> tuple[LabelSettings,
     """Return the label settings and score weights that parameters stand for.
 
     Args:
-        params: A value for each parameter.
-        settings: Gives all that is not searched.
+        params: A value for each parameter of ``search_space(settings)``.
+        settings: Provides everything that is not searched.
     """
-    found = {
-        name: round(value, DECIMALS) if isinstance(value, float) else value for name, value in params.items()
-    }
+    limits = {name: limits for space in search_space(settings) for name, limits in space.items()}
+    found = {name: _rounded(value, limits[name]) for name, value in params.items()}
     changed: dict[str, Any] = {name: found[name] for name in _PLAIN}
     changed["threshold"] = "otsu" if found["threshold"] == "otsu" else found["fraction"]
     if _groups(settings):
-        changed["groups"] = _together(found, "groups", _groups(settings))
-    changed["step_weights"] = tuple(_together(found, "step_weights", _thirds(settings)).values())
-    return settings.changed(**changed), ScoreWeights(
-        **_together(found, "score", dict.fromkeys(TERMS, 1.0))
-    )
+        changed["groups"] = _weights(found, "groups", _groups(settings))
+    changed["step_weights"] = tuple(_weights(found, "step_weights", _thirds(settings)).values())
+    scores = _weights(found, "score", TERMS)
+    return settings.changed(**changed), ScoreWeights(**scores)
+
+
+def _rounded(value: Any, limits: Limits) -> Any:
+    if not isinstance(value, float):
+        return value
+    # Within the limits: a current radius of 0.19999 must not become 0.2, which the settings refuse.
+    return min(max(round(value, DECIMALS), limits[0]), limits[1])
 
 
 def _fraction(settings: LabelSettings) -> float:
@@ -121,7 +131,7 @@ def _fraction(settings: LabelSettings) -> float:
 
 
 def _groups(settings: LabelSettings) -> Mapping[str, float]:
-    """The groups' weights, where there is a ratio to search."""
+    """Return the weights of the layer groups if there are several, or else nothing: one has no ratio."""
     return settings.groups if len(settings.groups) > 1 else {}
 
 
@@ -129,11 +139,12 @@ def _thirds(settings: LabelSettings) -> Mapping[str, float]:
     return {str(third): weight for third, weight in enumerate(settings.step_weights)}
 
 
-def _parts(prefix: str, weights: Mapping[str, float]) -> Params:
+def _ratios(prefix: str, weights: Mapping[str, float]) -> Params:
     return {f"{prefix}.{name}": weight / max(weights.values()) for name, weight in weights.items()}
 
 
-def _together(params: Params, prefix: str, weights: Mapping[str, float]) -> dict[str, float]:
-    values = {name: params[f"{prefix}.{name}"] for name in weights}
+def _weights(params: Params, prefix: str, names: Iterable[str]) -> dict[str, float]:
+    """Return the weights of these names, the largest of them 1; all 1 if all parameters are 0."""
+    values = {name: params[f"{prefix}.{name}"] for name in names}
     largest = max(values.values())
     return {name: round(value / largest, DECIMALS) if largest else 1.0 for name, value in values.items()}

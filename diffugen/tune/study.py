@@ -1,16 +1,16 @@
-"""Tune label settings and score weights by an Optuna study against evidence: reviewed labels, or agreed ones.
+"""Tune label settings and score weights with an Optuna study, against labels that are taken as correct.
 
-The only home of Optuna. Knows the study and its file. What is searched stands in `diffugen.tune.space`, the
-objective in `diffugen.tune.judge`, and when the outcome may be used in `diffugen.tune.folds`; each is
-explained there.
+The only home of Optuna. Knows the study and its file. `diffugen.tune.space` explains what is searched,
+`diffugen.tune.judge` the objective, and `diffugen.tune.folds` when the outcome is adopted.
 
-Trial 0 is the current settings; the next ones switch one choice each, such as the method. Then TPE (Bergstra
-et al. 2011) changes the best settings so far in one group of parameters at a time: how heat maps are cut,
-averaged, cleaned, and how labels are scored, by turns. In sixteen dimensions at once a few dozen trials find
-less, and slower: score weights need no new labels, and cutting and cleaning no new averages.
+Trial 0 is the current settings; the next trials switch one choice each, such as the method. Then TPE
+(Bergstra et al. 2011) varies the best settings so far in one group of parameters at a time, by turns: how
+heat maps are thresholded, averaged and cleaned, and how labels are scored. In all sixteen dimensions at once,
+a few dozen trials find less, and take longer: with groups, new score weights need no new labels, and new
+thresholds and radii no new averages.
 
-Only finished trials are written, each in one transaction, and the sampler is seeded anew for each: a study
-that was killed goes on where it stopped and ends as if it had not been.
+Only finished trials are written, each in one transaction, and each gets a newly seeded sampler: a study that
+was killed continues where it stopped, and ends as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +26,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.config.labelling import LabelSettings, ScoreWeights
-from diffugen.errors import DiffugenError, StoreError
+from diffugen.errors import DiffugenError, StoreError, first_line
 from diffugen.records import HeatMaps, content_id
+from diffugen.run.rounds import OnProgress
 from diffugen.tune.folds import choose
 from diffugen.tune.judge import Evidence, Judge, spread
 from diffugen.tune.space import DECIMALS, fixed_params, from_params, search_space, to_params
 
-SMALLEST_EVIDENCE, FEWEST_PROMPTS = 12, 2
-"""Images, and prompts among them, below which evidence says nothing about other images."""
+SMALLEST_EVIDENCE, FEWEST_FAMILIES = 12, 2
+"""Fewest images, and families among them, that say anything about other images."""
 
 KEPT_FRAC = 0.25
-"""Settings that label fewer than this part of the images that are labelled now are no better labels, but
-hardly any."""
+"""Settings that label fewer than this fraction of the images labelled now lose 1: they leave hardly any."""
 
 SEARCH_VERSION = 1
-"""Part of a study's name: raised when code changes such that an old study cannot be continued."""
-
-OnProgress = Callable[[int, int], None]
+"""Part of a study's name; increment it if a change to the code means that old studies cannot continue."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,15 @@ class Outcome:
 
     Attributes:
         settings: Label settings to use from now on: the given ones unless better ones were adopted.
-        weights: Score weights to use from now on, likewise.
+        weights: Score weights to use from now on; the given ones unless better ones were adopted.
         adopted: Whether better ones were adopted.
         reason: Why, or why not, in a sentence.
         value_before: Value of the given settings on all evidence; None without a study.
-        value_after: Value of ``settings`` and ``weights`` on all evidence.
-        held_out_before: Value of the given settings on held-out evidence.
-        held_out_after: Value of tuned settings on held-out evidence, adopted or not.
-        images: Images of the evidence that took part.
-        trials: Trials of the study, the given settings included.
+        value_after: Value of ``settings`` and ``weights`` on all evidence; None without a study.
+        held_out_before: Value of the given settings on held-out evidence; None without a study.
+        held_out_after: Value of tuned settings on held-out evidence, adopted or not; None without a study.
+        images: Number of images of the evidence that were used.
+        trials: Number of trials of the study, including the given settings.
         history: Value of each trial in order, the given settings first; ``max(history[:n])`` is the best of n
             trials.
     """
@@ -84,7 +83,6 @@ def tune(
     weights: ScoreWeights,
     *,
     storage: Path,
-    study: str = "labels",
     trials: int = 60,
     images: int = 300,
     folds: int = 4,
@@ -93,23 +91,24 @@ def tune(
 ) -> Outcome:
     """Search for label settings and score weights whose labels fit the evidence better.
 
-    Searched are ``method``, ``threshold``, ``refine``, ``erode_frac``, ``dilate_frac``, the weights in
-    ``groups`` and ``step_weights``, ``accept``, and all score weights. Of weights only ratios count, so they
-    come back with 1 as the largest.
+    The search covers ``method``, ``threshold``, ``refine``, ``erode_frac``, ``dilate_frac``, the weights in
+    ``groups`` and ``step_weights``, ``accept``, and all score weights. Since only ratios of weights matter,
+    the largest weight of each kind comes back as 1.
 
     Args:
-        evidence: What is taken for right, each image once.
-        heat_maps: Returns an image's heat maps; only called for the images that take part, again and again
-            only where they exceed `diffugen.tune.judge.KEPT_BYTES` together.
-        image: Returns an image's pixels, uint8 (H, W, 3); called likewise, for settings that refine masks.
+        evidence: Labels that are taken as correct, each image once.
+        heat_maps: Returns an image's heat maps; called for the images in use, and more than once only if they
+            exceed `diffugen.tune.judge.CACHE_BYTES` together.
+        image: Returns an image's pixels, uint8 (H, W, 3); called in the same way, for settings that refine
+            masks.
         settings: The current label settings.
         weights: The current score weights.
-        storage: SQLite file of the study, made where it does not exist; several studies can share it.
-        study: Name of the study. A hash of evidence, settings, folds and seed is added, so that a study is
-            only ever continued with what it was begun with; with more ``trials`` it goes on.
-        trials: Trials in all, the current settings included.
-        images: At most this many images of the evidence take part, spread over prompts.
-        folds: Parts of the evidence for cross-validation; at most as many as there are prompts.
+        storage: SQLite file of the study, created if needed; several studies can share it. The study's name
+            contains a hash of evidence, settings, folds and seed, so a study is only ever continued with what
+            it was started with. More ``trials`` continue it.
+        trials: Number of trials in all, including the current settings.
+        images: Maximum number of images of the evidence to use, spread over families.
+        folds: Number of parts of the evidence for cross-validation; fewer if there are fewer families.
         seed: Seed of images, folds and search: the same arguments give the same result, interrupted or not.
         on_progress: Called with finished trials and all trials.
 
@@ -117,29 +116,29 @@ def tune(
         The settings and weights to use from now on, and what is known about them.
 
     Raises:
-        StoreError: The storage is corrupt, no Optuna storage, or cannot be written.
-        ConfigError: ``settings.groups`` does not fit the heat maps.
-        DiffugenError: Arguments out of range, or evidence that is of another size than its image or names one
-            twice.
+        StoreError: The storage is corrupt, belongs to another program, or cannot be written.
+        ConfigError: ``settings.groups`` does not match the heat maps.
+        DiffugenError: An argument is out of range, an image occurs twice in the evidence or differs from its
+            evidence in size, or Optuna is not installed.
 
     Example:
-        >>> tuned = tune(evidence, store.heat_maps, store.image, settings, weights, storage=file)  # doctest: +SKIP
-        >>> tuned.adopted, tuned.held_out_before, tuned.held_out_after  # doctest: +SKIP
+        >>> found = tune(evidence, store.heat_maps, store.image, *now, storage=file)  # doctest: +SKIP
+        >>> found.adopted, found.held_out_before, found.held_out_after  # doctest: +SKIP
         (True, 0.113, 0.171)
     """
     _check(trials=(trials, 0), images=(images, 1), folds=(folds, 2))
     chosen = spread(evidence, images, seed)
-    prompts = [one.family for one in chosen]
-    reason = _too_little(len(chosen), len(set(prompts)), trials)
+    families = [one.family for one in chosen]
+    reason = _too_little(len(chosen), len(set(families)), trials)
     if reason:
         return Outcome(settings, weights, False, reason, None, None, None, None, len(chosen), 0)
     _require_optuna()
     judge = Judge(chosen, heat_maps, image)
-    name = f"{study}-{_identity(chosen, settings, weights, folds, seed)}"
+    name = f"labels-{_identity(chosen, settings, weights, folds, seed)}"
     with _silent(), _journal(storage, name) as journal:
         done = _search(journal, judge, settings, weights, trials, seed, on_progress)
     values = np.array([trial.user_attrs["values"] for trial in done])
-    choice = choose(values, prompts, folds, seed)
+    choice = choose(values, families, folds, seed)
     if choice.adopted:
         settings, weights = from_params(done[choice.best].params, settings)
     history = tuple(values.mean(axis=1).tolist())
@@ -160,7 +159,7 @@ def tune(
 
 def _check(**values: tuple[int, int]) -> None:
     mistakes = [
-        f"{name} is {value!r}; expected a whole number from {least}"
+        f"{name} is {value!r}; expected an integer >= {least}"
         for name, (value, least) in values.items()
         if not isinstance(value, int) or value < least
     ]
@@ -168,20 +167,20 @@ def _check(**values: tuple[int, int]) -> None:
         raise DiffugenError("tuning cannot start: " + "; ".join(mistakes))
 
 
-def _too_little(images: int, prompts: int, trials: int) -> str | None:
+def _too_little(images: int, families: int, trials: int) -> str | None:
     if trials < 2:
-        return f"{trials} trials: nothing to compare the current settings with"
-    if images < SMALLEST_EVIDENCE or prompts < FEWEST_PROMPTS:
+        return f"tune.trials is {trials}: no settings were tried besides the current ones"
+    if images < SMALLEST_EVIDENCE or families < FEWEST_FAMILIES:
         return (
-            f"too little evidence: {images} images of {prompts} prompts; "
-            f"tuning needs at least {SMALLEST_EVIDENCE} images of {FEWEST_PROMPTS} prompts"
+            f"too little evidence: {images} images from {families} prompts or photos; "
+            f"tuning needs at least {SMALLEST_EVIDENCE} images from {FEWEST_FAMILIES}"
         )
     return None
 
 
 def _require_optuna() -> None:
     try:
-        import optuna  # noqa: F401
+        import_module("optuna")
     except ImportError as error:
         raise DiffugenError(
             f"tuning needs Optuna ({error}). Install it with `pip install 'diffugen[tune]'`, or set "
@@ -192,8 +191,8 @@ def _require_optuna() -> None:
 def _identity(
     evidence: Sequence[Evidence], settings: LabelSettings, weights: ScoreWeights, folds: int, seed: int
 ) -> str:
-    """Return a hash of all that decides a study's trials but their number."""
-    right = [
+    """Return a hash of everything that decides the trials of a study, except their number."""
+    labels = [
         [
             one.image_id,
             one.family,
@@ -202,7 +201,8 @@ def _identity(
         ]
         for one in evidence
     ]
-    return content_id(SEARCH_VERSION, right, settings.model_dump(mode="json"), weights.model_dump(), folds, seed)
+    searched = settings.model_dump(mode="json"), weights.model_dump()
+    return content_id(SEARCH_VERSION, labels, *searched, folds, seed)
 
 
 def _search(
@@ -214,21 +214,20 @@ def _search(
     seed: int,
     on_progress: OnProgress,
 ) -> list[Any]:
-    """Run the trials that the journal does not have yet; return all of them, as Optuna's finished trials."""
+    """Run the trials that the journal lacks; return all of them, as Optuna's finished trials."""
     import optuna
 
     spaces, start = search_space(settings), to_params(settings, weights)
     distributions = {name: _distribution(limits) for space in spaces for name, limits in space.items()}
-    # The study itself lives in memory; the journal gets finished trials only, so there is nothing half-done
-    # to mend.
+    # The study itself lives in memory. The journal gets finished trials only, so nothing half-done is left.
     study = optuna.create_study(direction="maximize")
     study.add_trials(journal.get_trials(deepcopy=False)[:trials])
     on_progress(len(study.trials), trials)
     for number in range(len(study.trials), trials):
         best = study.best_trial.params if number else start
         study.enqueue_trial(fixed_params(number, start, best, spaces))
-        # A new sampler each time: what it draws depends on the trials so far and its seed, not on when this
-        # process began.
+        # A new sampler each time: what it draws depends on the trials so far and the seed, not on when this
+        # process started.
         study.sampler = optuna.samplers.TPESampler(seed=int(content_id(seed, number), 16) % 2**32)
         trial = study.ask(distributions)
         tried = (settings, weights) if number == 0 else from_params(trial.params, settings)
@@ -250,7 +249,7 @@ def _distribution(limits: tuple[str, ...] | tuple[float, float]) -> Any:
 
 @contextmanager
 def _journal(storage: Path, name: str) -> Iterator[Any]:
-    """Open the study of that name in a SQLite file, making both where they do not exist."""
+    """Open the study of this name in a SQLite file; create either if it does not exist."""
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -263,12 +262,12 @@ def _journal(storage: Path, name: str) -> Iterator[Any]:
             study = optuna.create_study(
                 storage=opened, study_name=name, direction="maximize", load_if_exists=True
             )
-        # RuntimeError is Optuna's for a file by another version.
+        # Optuna raises RuntimeError for a file of another version.
         except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
             raise _unusable(storage, error) from error
         try:
             yield study
-        # Judging raises neither.
+        # Judging raises neither of these.
         except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             raise _unusable(storage, error) from error
 
@@ -285,27 +284,25 @@ def _open(storage: Path) -> Any:
     finally:
         engine.dispose()
     if tables and not {"studies", "trials", "version_info"} <= tables:
-        # Optuna would add its own tables to it.
+        # Optuna would add its tables to it.
         raise StoreError(
-            f"{storage} is the database of another program (tables: {', '.join(sorted(tables)[:5])}). "
-            "Give tuning a file of its own"
+            f"{storage} belongs to another program (tables: {', '.join(sorted(tables)[:5])}). "
+            "Tuning needs a file of its own: move this one, or choose another"
         )
     return optuna.storages.RDBStorage(url)
 
 
 def _unusable(storage: Path, error: Exception) -> StoreError:
-    cause = str(error.__cause__ or error).splitlines()[0]
     return StoreError(
-        f"the tuning study in {storage} cannot be read or written ({cause}). Check permissions and free "
-        "space; if the file is "
-        "corrupt or by another Optuna version, move it away: tuning then starts again, and nothing else is "
-        "lost"
+        f"the tuning study in {storage} cannot be read or written. {first_line(error.__cause__ or error)} "
+        "Check permissions and free space. If the file is corrupt or from another Optuna version, move it "
+        "away: tuning then starts over, and nothing else is lost"
     )
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep Optuna from reporting each trial: the caller has its own progress."""
+    """Keep Optuna from logging each trial: the caller shows progress itself."""
     import optuna
 
     before = optuna.logging.get_verbosity()

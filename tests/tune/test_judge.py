@@ -1,0 +1,86 @@
+"""The value of settings follows its definition, and images are read and labelled only when needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from diffugen.comparison.matching import match
+from diffugen.config.labelling import ScoreWeights
+from diffugen.labels import label
+from diffugen.records import Instances
+from diffugen.tune.judge import Evidence, Judge, spread
+from tests.tune.world import SIZE_WH, WEIGHTS, WRONG, World, objects
+
+
+def test_spread_takes_every_family_once_before_any_twice() -> None:
+    world = World()
+    evidence = [
+        world.evidence(f"{family} {n}", family=f"{family}")
+        for family, count in ((0, 30), (1, 4), (2, 1))
+        for n in range(count)
+    ]
+    drawn = spread(evidence, 9, 0)
+    assert Counter(one.family for one in drawn) == {"0": 4, "1": 4, "2": 1}
+    assert [one.family for one in drawn[:3]] != ["0", "0", "0"]
+    assert len({one.image_id for one in drawn}) == 9
+    assert drawn == spread(evidence[::-1], 9, 0) != spread(evidence, 9, 1)
+    assert len(spread(evidence, 300, 0)) == 35
+
+
+def test_value_computed_by_hand() -> None:
+    world = World()
+    settings = WRONG.changed(threshold="otsu", instances="pieces", accept=0.55)
+    right_of_half = world.disc("b").copy()
+    right_of_half[:, : SIZE_WH[0] // 2] = False
+    evidence = [
+        world.evidence("a"),
+        Evidence("b", "p", objects(world.disc("b"), right_of_half)),
+        Evidence("c", "p", objects()),
+    ]
+    judgement = Judge(evidence, world.heat_maps, world.image).judge(settings, WEIGHTS)
+    labelled = 0
+    for value, one in zip(judgement.values, evidence, strict=True):
+        everything = label(world.heat_maps(one.image_id), settings.changed(accept=0), WEIGHTS)
+        accepted = label(world.heat_maps(one.image_id), settings, WEIGHTS)
+        quality = [_partner_ious(labels, one.instances) for labels in (everything, accepted)]
+        worth = sum(iou - 0.5 for iou in quality[1]) / max(1, len(one.instances))
+        squares = [(score - iou) ** 2 for score, iou in zip(everything.scores, quality[0], strict=True)]
+        assert value == pytest.approx(worth - (np.mean(squares) if squares else 0), abs=1e-9)
+        labelled += len(accepted) > 0
+    assert judgement.labelled == labelled > 0
+
+
+def _partner_ious(labels: Instances, truth: Instances) -> list[float]:
+    pairs = match(labels, truth, min_iou=0.0, min_iou_swapped=None)
+    return [pair.iou if pair.second is not None else 0.0 for pair in pairs if pair.first is not None]
+
+
+def test_other_score_weights_need_no_labelling() -> None:
+    world = World()
+    judge = Judge(world.correct(), world.heat_maps, world.image)
+    first = judge.judge(WRONG, WEIGHTS).values
+    world.read.clear()
+    changed = WRONG.changed(accept=0.5), ScoreWeights(box_size=5.0)
+    again = judge.judge(*changed).values
+    assert not world.read and (first != again).any()
+    fresh = Judge(world.correct(), world.heat_maps, world.image)
+    assert (fresh.judge(*changed).values == again).all()
+
+
+def test_pixels_are_read_for_refined_masks_only() -> None:
+    world, asked = World(), []
+
+    def image(image_id: str) -> NDArray[np.uint8]:
+        asked.append(image_id)
+        return world.image(image_id)
+
+    judge = Judge(world.correct(), world.heat_maps, image)
+    judge.judge(WRONG, WEIGHTS)
+    assert not asked
+    judge.judge(WRONG.changed(refine="crf"), WEIGHTS)
+    judge.judge(WRONG.changed(refine="crf", threshold=0.5), WEIGHTS)
+    assert len(asked) == len(set(asked)) == 16

@@ -1,0 +1,85 @@
+"""Settings survive the way to parameters and back, and each trial varies what it should."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
+from diffugen.tune.space import fixed_params, from_params, search_space, to_params
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LabelSettings(),
+        LabelSettings(
+            method="paper", refine="crf", threshold=0.1, erode_frac=0.1, groups={"a": 2.0, "b": 1.0, "c": 0.0}
+        ),
+        LabelSettings(threshold=0.85, dilate_frac=0.05, accept=1.0, step_weights=(0.0, 0.0, 4.0)),
+    ],
+)
+def test_parameters_round_trip(settings: LabelSettings) -> None:
+    params = to_params(settings, ScoreWeights(box_size=4.0, margin=0.0))
+    groups = search_space(settings)
+    space = {name: limits for group in groups for name, limits in group.items()}
+    assert sum(map(len, groups)) == len(space)
+    assert space.keys() == params.keys()
+    for name, limits in space.items():
+        if isinstance(limits[0], str):
+            assert params[name] in limits
+        else:
+            assert limits[0] <= params[name] <= limits[1]
+    back, weights = from_params(params, settings)
+    scale = max(settings.step_weights)
+    assert back.step_weights == tuple(weight / scale for weight in settings.step_weights)
+    same = back.changed(step_weights=settings.step_weights, groups=settings.groups)
+    assert same == settings
+    assert weights == ScoreWeights(
+        box_size=1.0, heat_intensity=0.25, contrast=0.25, compactness=0.25, margin=0.0
+    )
+    largest = max(settings.groups.values())
+    if len(settings.groups) > 1:
+        assert back.groups == {name: weight / largest for name, weight in settings.groups.items()}
+    assert {f"score.{term}" for term in TERMS} < space.keys()
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"erode_frac": 0.199999, "dilate_frac": 0.199999},
+        {"threshold": 0.999999},
+        {"threshold": 0.000001},
+    ],
+)
+def test_rounding_never_leaves_the_range_of_a_setting(extreme: dict[str, float]) -> None:
+    settings = LabelSettings(**extreme)
+    back, _ = from_params(to_params(settings, ScoreWeights()), settings)
+    assert back == settings
+
+
+def test_each_choice_is_switched_once_then_groups_take_turns() -> None:
+    settings = LabelSettings(method="paper", groups={"a": 1.0, "b": 1.0})
+    spaces, start = search_space(settings), to_params(settings, ScoreWeights())
+    best = {**start, "accept": 0.5}
+    plans = [fixed_params(number, start, best, spaces) for number in range(24)]
+    assert plans[0] == start
+    switched = [{name: value for name, value in plan.items() if value != best[name]} for plan in plans[1:4]]
+    assert switched == [{"method": "compete"}, {"refine": "crf"}, {"threshold": "fraction"}]
+    free = [
+        next(index for index, space in enumerate(spaces) if space.keys() == start.keys() - plan)
+        for plan in plans[4:]
+    ]
+    assert free == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [0] * 4
+    assert all(best[name] == value for plan in plans[4:] for name, value in plan.items())
+
+
+def test_weights_that_are_all_0_count_as_equal() -> None:
+    settings = LabelSettings(groups={"a": 1.0, "b": 1.0})
+    params = to_params(settings, ScoreWeights())
+    zeros = {name: 0.0 if "." in name else value for name, value in params.items()}
+    back, weights = from_params(zeros, settings)
+    assert (back.groups, back.step_weights, weights) == (
+        {"a": 1.0, "b": 1.0},
+        (1.0, 1.0, 1.0),
+        ScoreWeights(),
+    )

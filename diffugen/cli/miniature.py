@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diffugen.cli.output import console, progress, say
+from diffugen.cli.output import progress, say
 from diffugen.cli.shared import examples
 
 miniature_app = typer.Typer(
@@ -73,7 +73,7 @@ def train(
     from diffugen.miniature.train import STAGES
     from diffugen.miniature.train import train as train_miniature
 
-    train_miniature(out, recipe=recipe, stages=stage or STAGES, device=device, tell=console().print)
+    train_miniature(out, recipe=recipe, stages=stage or STAGES, device=device, notify=say)
 
 
 def measure(

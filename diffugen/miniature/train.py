@@ -80,15 +80,15 @@ RECIPES = {
 class _Log:
     """Writes each report as a line of ``work/log.jsonl`` and passes it to the caller."""
 
-    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
-        self.path, self.tell, self.start = folder / "log.jsonl", tell, time.time()
+    def __init__(self, folder: Path, notify: Callable[[str], None]) -> None:
+        self.path, self.notify, self.start = folder / "log.jsonl", notify, time.time()
 
     def __call__(self, stage: str, **values: Any) -> None:
         with self.path.open("a") as file:
             file.write(
                 json.dumps({"stage": stage, "seconds": round(time.time() - self.start, 1), **values}) + "\n"
             )
-        self.tell(f"{stage}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
+        self.notify(f"{stage}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
 
 
 def train(
@@ -97,7 +97,7 @@ def train(
     recipe: str = "cpu",
     stages: Sequence[str] = STAGES,
     device: str = "cpu",
-    tell: Callable[[str], None] = print,
+    notify: Callable[[str], None] = print,
 ) -> None:
     """Train the miniature's weights.
 
@@ -107,7 +107,7 @@ def train(
             ``smoke`` (seconds; useless weights).
         stages: The stages to run, of `STAGES`.
         device: Torch device.
-        tell: Called with each line of progress.
+        notify: Called with each line of progress.
 
     Raises:
         DiffugenError: The recipe or a stage is unknown.
@@ -118,7 +118,7 @@ def train(
         raise DiffugenError(f"unknown stage {unknown[0]!r}; one of {', '.join(STAGES)}")
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
-    log = _Log(work, tell)
+    log = _Log(work, notify)
     settings = RECIPES[recipe]
     if "data" in stages:
         _make_data(work, settings, log)

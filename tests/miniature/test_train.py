@@ -17,7 +17,7 @@ from diffugen.miniature.train import RECIPES, STAGES, train
 @pytest.mark.slow
 def test_all_weights_from_scratch(tmp_path: Path) -> None:
     told: list[str] = []
-    train(tmp_path, recipe="smoke", tell=told.append)
+    train(tmp_path, recipe="smoke", notify=told.append)
     assert {line.split(":")[0] for line in told} >= {"autoencoder", "detector", "oracle"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["detector", "diffusion", "oracle", "work"]
     assert (tmp_path / "work" / f"samples-{RECIPES['smoke'].steps:06}.png").stat().st_size > 10_000
@@ -35,6 +35,6 @@ def test_all_weights_from_scratch(tmp_path: Path) -> None:
 
     told.clear()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    train(tmp_path, recipe="smoke", stages=STAGES, tell=told.append)
+    train(tmp_path, recipe="smoke", stages=STAGES, notify=told.append)
     assert told == []
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}

@@ -13,7 +13,7 @@ from diffugen.config.labelling import ScoreWeights
 from diffugen.labels import label
 from diffugen.records import Instances
 from diffugen.tune.judge import Evidence, Judge, spread
-from tests.tune.world import SIZE_WH, WEIGHTS, WRONG, World, objects
+from tests.support.label_world import SIZE_WH, WEIGHTS, WRONG, World, objects
 
 
 def test_spread_takes_every_family_once_before_any_twice() -> None:

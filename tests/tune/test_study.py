@@ -18,7 +18,7 @@ from diffugen.errors import ConfigError, DiffugenError, StoreError
 from diffugen.records import HeatMaps
 from diffugen.tune import Evidence, Outcome, tune
 from diffugen.tune.judge import Judge, spread
-from tests.tune.world import TRIALS, WEIGHTS, WRONG, World, objects
+from tests.support.label_world import TRIALS, WEIGHTS, WRONG, World, objects
 
 
 @pytest.fixture(scope="module")

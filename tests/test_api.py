@@ -61,4 +61,4 @@ def test_the_documented_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with dg.open_run("runs/notebook") as run:
         assert run.store.summary().images == 12
         assert Path("datasets/notebook/data.yaml").is_file()
-        assert next(run.store.decisions()).reviewer == "ann"
+        assert {one.reviewer for one in run.store.decisions()} <= {"ann"}

@@ -233,8 +233,8 @@ def review_queue(run: OpenRun) -> list[Entry]:
     Each entry has the image's record, its disagreements, and the labels of both sources.
 
     Example:
-        >>> [entry.kinds for entry in dg.review_queue(run)]
-        [['overlooked']]
+        >>> [(entry.record.prompt.text, entry.kinds) for entry in dg.review_queue(run)]
+        [...]
     """
     from diffugen.review.queue import read_queue
 
@@ -249,9 +249,9 @@ def decide(run: OpenRun, decisions: Sequence[Decision]) -> None:
         StoreError: The run has no such image. Nothing is kept then.
 
     Example:
-        >>> [entry] = dg.review_queue(run)
-        >>> right = dg.Decision(entry.record.id, "attention", entry.attention.instances, reviewer="ann")
-        >>> dg.decide(run, [right])
+        >>> for entry in dg.review_queue(run):
+        ...     right = entry.attention.instances
+        ...     dg.decide(run, [dg.Decision(entry.record.id, "attention", right, reviewer="ann")])
         >>> dg.review_queue(run)
         []
     """

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from diffugen.config.labelling import Labelling
 from diffugen.errors import DiffugenError
-from diffugen.records import LabelSet
+from diffugen.labels.shapes import decode
+from diffugen.records import ImageRecord, Instances, LabelSet
 from diffugen.run.results import Labelled
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
+from diffugen.stages.regions import outside
 
 LABELS_PER_TRANSACTION = 200
 
@@ -43,20 +47,45 @@ def label_images(
         round: The round that the labels are made in.
         on_progress: Called with images labelled and images to label.
     """
-    from diffugen.labels.label import label as label_image
-
     missing = list(store.label_ids_missing("attention", labelling.method))
     on_progress(0, len(missing))
     for first in range(0, len(missing), LABELS_PER_TRANSACTION):
-        found = []
+        found: dict[str, LabelSet] = {}
         for image_id in missing[first : first + LABELS_PER_TRANSACTION]:
-            rgb = None if labelling.settings.refine == "none" else store.image(image_id)
-            instances = label_image(store.heat_maps(image_id), labelling.settings, labelling.weights, rgb)
-            for carried in store.labels("carried", image_id=image_id):
-                instances = carried.instances.joined(instances)
-            found.append(LabelSet(image_id, "attention", instances, labelling.method, round))
+            instances = _labelled(store, image_id, labelling, found)
+            found[image_id] = LabelSet(image_id, "attention", instances, labelling.method, round)
             on_progress(first + len(found), len(missing))
-        store.put_labels(found)
+        store.put_labels(found.values())
+
+
+def _labelled(store: RunStore, image_id: str, labelling: Labelling, new: Mapping[str, LabelSet]) -> Instances:
+    """Return an image's attention labels, those carried over from the image it was made from included."""
+    from diffugen.labels.label import label as label_image
+
+    rgb = None if labelling.settings.refine == "none" else store.image(image_id)
+    instances = label_image(store.heat_maps(image_id), labelling.settings, labelling.weights, rgb)
+    carried = _carried(store, store.record(image_id), labelling.method, new)
+    return instances if carried is None else carried.joined(instances)
+
+
+def _carried(
+    store: RunStore, record: ImageRecord, method: str, new: Mapping[str, LabelSet]
+) -> Instances | None:
+    """Return the objects outside the painted region: as this labelling sees them, if the source is of this run.
+
+    Args:
+        store: The run.
+        record: The image.
+        method: Provenance of the labels.
+        new: Label sets that are not in the store yet, by image; sources come before what is made from them.
+    """
+    if record.parent is not None and record.region is not None:
+        labels = new.get(record.parent) or next(
+            store.labels("attention", method, image_id=record.parent), None
+        )
+        if labels is not None:
+            return outside(labels.instances, decode(record.region))
+    return next((labels.instances for labels in store.labels("carried", image_id=record.id)), None)
 
 
 def newest_method(store: RunStore) -> str:

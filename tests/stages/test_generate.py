@@ -4,6 +4,7 @@ ancestry, resume."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from diffugen.run import OnProgress, RunStore
 from diffugen.run.results import Generated, TaskImages
 from diffugen.stages.dataset import held_out_families
 from diffugen.stages.generate import file_digest
+from diffugen.stages.regions import outside
 from tests.support.rounds import round_of
 
 PROMPTS: dict[str, Any] = {
@@ -117,6 +119,26 @@ def test_a_chain_knows_its_ancestry_and_carries_objects_on(store: RunStore) -> N
     policy = TrainingPolicy(DatasetSettings(val_frac=0.5), DisagreementSettings())
     held_out = held_out_families(round_of(store).run, policy)
     assert len(held_out) < 3, "families, not images, are held out"
+
+
+def test_other_label_settings_change_carried_objects_too(store: RunStore) -> None:
+    """Before, objects outside the painted region stayed as the first settings had labelled them."""
+    generate(store, STREETS, {**PIANOS, "source": "streets", "region": {"part": "upper third", "spare": False}})
+    label(store)
+    wide = replace(LABELLING, settings=LABELLING.settings.changed(threshold=0.2))
+    stages.label(round_of(store), wide)
+    changed = 0
+    for record in list(store.records()):
+        if record.step != "pianos":
+            continue
+        first, second = (
+            next(store.labels("attention", one.method, image_id=record.id)).instances.of_classes(["car"])
+            for one in (LABELLING, wide)
+        )
+        street = next(store.labels("attention", wide.method, image_id=str(record.parent))).instances
+        assert second.rles == outside(street, decode(record.region)).rles  # type: ignore[arg-type]
+        changed += first.rles != second.rles
+    assert changed
 
 
 def test_the_same_call_again_makes_nothing_new(store: RunStore, tmp_path: Path) -> None:

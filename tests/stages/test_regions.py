@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffugen.config import Region
 from diffugen.config.generation import PARTS
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import areas, decode, encode
-from diffugen.config import Region
 from diffugen.records import Instances
 from diffugen.stages.regions import outside, region_mask, window_around
 

@@ -34,13 +34,17 @@ ORDER = (
 
 HOMES = {
     "diffusers": ("diffusion/", "miniature/"),
-    "daam": ("diffusion/", "miniature/"),
+    "daam": ("diffusion/",),
     "ultralytics": ("detectors/yolo",),
     "optuna": ("tune/",),
     "fiftyone": ("review/",),
     "pydantic": ("config/", "run/results.py"),
     "sqlite3": ("run/",),
-    "cv2": ("labels/", "miniature/", "report/"),
+    "cv2": ("labels/", "miniature/"),
+    "scipy": ("comparison/",),
+    "jinja2": ("report/", "review/"),
+    "typer": ("cli/",),
+    "rich": ("cli/",),
 }
 
 HEAVY = (

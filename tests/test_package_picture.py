@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -9,8 +10,9 @@ import pytest
 
 from docs.draw_packages import CAPTIONS, PICTURE, draw
 from docs.layered_layout import Graph, Layers
-from docs.package_graph import read_imports, reduced
+from docs.package_graph import ROOT, read_imports, reduced
 
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 SVG = "{http://www.w3.org/2000/svg}"
 DIAMOND: Graph = {"top": {"left", "right", "base"}, "left": {"base"}, "right": {"base"}, "base": set()}
 
@@ -31,6 +33,16 @@ def test_every_package_has_a_box_that_names_its_imports() -> None:
         assert any(
             title in (f"{name}/ imports {imports}", f"{name}.py imports {imports}") for title in titles
         )
+
+
+def test_every_package_has_a_row_in_the_architecture() -> None:
+    graph, _ = read_imports()
+    rows = re.findall(
+        r"^\| `([a-z]+)(?:/|\.py)` \|", ARCHITECTURE.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert sorted(rows) == sorted(graph.keys() - {"loops"})
+    for at, name in enumerate(rows):
+        assert graph[name] <= set(rows[:at]), f"the row of {name} must come after those of what it imports"
 
 
 def test_arrows_that_follow_from_others_are_left_out() -> None:

@@ -50,8 +50,9 @@ def bootstrap(way: str, seed: int, work: Path) -> list[tuple[float, float]]:
     ]
     subprocess.run([*command, *options], check=True)
     with RunStore.open(folder, readonly=True) as store:
-        found = [store.stage_done(round, "evaluate") for round in range(ROUNDS)]
-    return [(one["mask"]["ap50"], one["mask"]["ap50_95"]) for one in found if one]
+        found = [store.results(round).evaluate for round in range(ROUNDS)]
+    masks = [one.mask for one in found if one]
+    return [(mask.ap50, mask.ap50_95) for mask in masks if mask.ap50 is not None and mask.ap50_95 is not None]
 
 
 def page(results: dict[str, list[list[tuple[float, float]]]], seeds: list[int]) -> str:

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from random_models import random_pipeline
 
+from diffugen.config import LabelSettings, ScoreWeights
 from diffugen.config.load import load_config
 from diffugen.diffusion.generate import generate
 from diffugen.diffusion.messages import quiet
@@ -35,8 +36,7 @@ from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.diffusion.tasks import Source, many_channels, task_arguments, task_pipeline
 from diffugen.diffusion.tracing import AttentionTrace
 from diffugen.errors import ModelError
-from diffugen.labels.label import LabelSettings, label
-from diffugen.labels.score import ScoreWeights
+from diffugen.labels.label import label
 from diffugen.labels.shapes import encode
 from diffugen.records import TASKS, ImageRecord, LabelSet, Phrase, Prompt
 from diffugen.run.store import RunStore

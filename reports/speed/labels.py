@@ -13,9 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from diffugen.config import LabelSettings, ScoreWeights
 from diffugen.labels.heatmaps import combine, morphology, threshold
-from diffugen.labels.label import LabelSettings, label, label_combined
-from diffugen.labels.score import ScoreWeights, rescore
+from diffugen.labels.label import label, label_combined
+from diffugen.labels.score import rescore
 from diffugen.records import HeatMaps, Phrase
 
 SIZE_WH = (512, 512)

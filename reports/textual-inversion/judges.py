@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from diffugen.miniature.autoencoder import to_unit
 from diffugen.miniature.measure import WEIGHTS
 from diffugen.miniature.oracle import FOUND_AREA_FRAC, load_oracle
-from diffugen.miniature.scenes import CLASSES, PIANO_COLOURS, TIMES, WEATHERS, render, sample_scene
+from diffugen.miniature.scenery import render
+from diffugen.miniature.scenes import CLASSES, PIANO_COLOURS, TIMES, WEATHERS, sample_scene
 
 SIZE_WH = (64, 64)
 PIANO = 1 + CLASSES.index("piano")

@@ -27,14 +27,14 @@ from page import page
 from PIL import Image
 
 from diffugen.cli.invert import read_images
+from diffugen.config import LabelSettings, ScoreWeights
 from diffugen.config.load import load_config
 from diffugen.diffusion.generate import generate
 from diffugen.diffusion.inversion import load_embeddings
 from diffugen.diffusion.inversion_train import TEMPLATES, train_inversion
 from diffugen.diffusion.pipelines import load_pipeline
-from diffugen.labels.label import LabelSettings, label
+from diffugen.labels.label import label
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged
-from diffugen.labels.score import ScoreWeights
 from diffugen.labels.shapes import decode
 from diffugen.miniature.scenes import PIANO_COLOURS, TIMES, WEATHERS, scene_set
 from diffugen.records import ImageRecord, Phrase, Prompt

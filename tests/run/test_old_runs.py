@@ -1,4 +1,4 @@
-"""A run of an older DiffuGen (ledger schema 3; see tests/fixtures/README.md) opens and continues unchanged."""
+"""A run of an older DiffuGen (ledger schema 3, tests/fixtures/README.md) opens and continues unchanged."""
 
 from __future__ import annotations
 

@@ -355,6 +355,13 @@ QUERIES: dict[str, tuple[Callable[[RunStore], int], float]] = {
 }
 
 
+def counting(counter: list[int]) -> Callable[[], None]:
+    def count() -> None:
+        counter[0] += 1
+
+    return count
+
+
 def test_20000_rows_cost_in_proportion(tmp_path: Path) -> None:
     """Counts SQLite's own steps: no query may grow faster than the rows it reads."""
     steps: dict[int, dict[str, int]] = {}
@@ -362,9 +369,7 @@ def test_20000_rows_cost_in_proportion(tmp_path: Path) -> None:
         with RunStore.create_or_open(tmp_path / str(count), config=None) as store:
             plant(store, count)
             counter = [0]
-            store._ledger._connection.set_progress_handler(
-                lambda counter=counter: counter.append(counter.pop() + 1), 100
-            )
+            store._ledger._connection.set_progress_handler(counting(counter), 100)
             steps[count] = {}
             for name, (query, share) in QUERIES.items():
                 counter[0] = 0
@@ -714,6 +719,11 @@ def make_folder_of_runs(folder: Path) -> None:
     (folder / "ledger.sqlite").unlink()
 
 
+def make_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("x")
+
+
 LEDGER_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no ledger": (
         lambda folder: (folder / "ledger.sqlite").unlink(),
@@ -721,7 +731,7 @@ LEDGER_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "folder of runs": (make_folder_of_runs, "it contains the runs first"),
     "no folder": (lambda folder: shutil.rmtree(folder), "not a run directory"),
-    "a file": (lambda folder: (shutil.rmtree(folder), folder.write_text("x")), "not a run directory"),
+    "a file": (make_file, "not a run directory"),
     "text": (
         lambda folder: (folder / "ledger.sqlite").write_text("hello " * 999),
         "corrupt (file is not a database)",

@@ -1,5 +1,7 @@
-"""A person's session over the review queue: in the FiftyOne App, or on one HTML page without it.
+"""A person's review of the disagreements: in the FiftyOne App, or on one HTML page without it.
 
-`queue` says what is looked at, `database` and `session` are the App, `static` is the page. Both ways end in
-`diffugen.records.Decision`s, which the caller keeps with `RunStore.add_decisions`.
+`queue` says which images to look at. In the App, `session` has the three steps: `push` the queue into a
+dataset, `open_app` on it, `pull` the decisions from its tags; `database` is where the dataset lives. `static`
+writes the page and reads its decisions file. Both ways end in `diffugen.records.Decision`s, which the caller
+keeps with `RunStore.add_decisions`.
 """

@@ -1,12 +1,10 @@
-"""Labels as the App keeps them, and back: a mask cut to its box, the box relative to the image. Exact both
-ways.
+"""Labels in FiftyOne's form and back: a mask cut to its box, the box relative to the image; both ways exact.
 
 Reads and makes the values of FiftyOne's detections without importing it; knows no tags and no samples.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.errors import did_you_mean
 from diffugen.labels.shapes import boxes, decode, encode, rescale
 from diffugen.records import RLE, Disagreement, Instances, LabelSet, content_id
 from diffugen.review.tags import Unclear
 from diffugen.run.codec import rgb_from_png
 
 IN_DATABASE_BYTES = 6_000_000
-"""Masks of an image beyond this go to files: a document of MongoDB holds 16 MB, and an image has two label
-sets and a third."""
+"""Larger masks of a label set go to files: a MongoDB document holds 16 MB and has three label sets."""
 
 Mask = NDArray[np.bool_]
 
@@ -30,8 +28,8 @@ def crop(rle: RLE) -> tuple[list[float], Mask]:
     """Return a mask's box and its pixels inside it.
 
     Returns:
-        The box ``[x, y, width, height]`` relative to the image, in [0, 1], and the mask bool (h, w). An empty
-        mask gives the image's first pixel, not set: a box without area cannot be drawn.
+        The box ``[x, y, width, height]`` relative to the image, in [0, 1], and the mask bool (h, w). For an
+        empty mask, one unset pixel: a box without area cannot be drawn.
     """
     height, width = rle["size"]
     x0, y0, x1, y1 = (int(edge) for edge in boxes([rle])[0])
@@ -42,22 +40,22 @@ def crop(rle: RLE) -> tuple[list[float], Mask]:
 def paste(box: Sequence[float], mask: NDArray[Any], size_wh: tuple[int, int]) -> RLE:
     """Return the mask of an image from its part inside a box; the reverse of :func:`crop`.
 
-    A mask of another size than its box in pixels, as when a person has pulled at the box, is scaled to it;
-    what lies outside the image is cut off.
+    A mask whose size differs from its box in pixels, because a person has resized the box, is scaled to it.
+    Parts outside the image are cut off.
 
     Args:
         box: ``[x, y, width, height]`` relative to the image.
-        mask: (h, w); what is not 0 is set.
+        mask: (h, w); every value other than 0 is set.
         size_wh: Width and height of the image in pixels.
 
     Raises:
-        Unclear: The box is not four numbers of some extent, or the mask has no pixels.
+        Unclear: The box is not four numbers with a positive width and height, or the mask has no pixels.
     """
     width, height = size_wh
     if len(box) != 4 or not np.isfinite(np.asarray(box, dtype=float)).all() or min(box[2:]) <= 0:
-        raise Unclear(f"a box must be [x, y, width, height] with some extent, not {list(box)}")
+        raise Unclear(f"a box must be [x, y, width, height] with positive width and height, not {list(box)}")
     if mask.ndim != 2 or not mask.size:
-        raise Unclear(f"a mask must have two axes and some pixels, not the shape {mask.shape}")
+        raise Unclear(f"a mask must have two axes and at least one pixel, not the shape {mask.shape}")
     x0, y0 = round(box[0] * width), round(box[1] * height)
     x1, y1 = round((box[0] + box[2]) * width), round((box[1] + box[3]) * height)
     inside = mask != 0
@@ -75,13 +73,13 @@ def to_detections(
 ) -> list[dict[str, Any]]:
     """Return the arguments of a ``fiftyone.Detection`` for each instance of a label set.
 
-    Those are class, box, mask, score, index in the label set, the score terms, and kind, severity and IoU of
-    the disagreement that the instance is part of.
+    They are class, box, mask, score, index in the label set, the score terms, and kind, severity and IoU of
+    the disagreement about the instance.
 
     Args:
         labels: Attention, model or human labels.
         disagreements: The disagreements of the image.
-        masks_folder: Where masks go that are too large for the database.
+        masks_folder: Folder for masks that are too large for the database.
     """
     points = {getattr(one, labels.source, None): one for one in disagreements}
     instances = labels.instances
@@ -109,30 +107,29 @@ def to_detections(
 def to_instances(
     detections: Iterable[Any], size_wh: tuple[int, int], classes: Collection[str] | None
 ) -> Instances:
-    """Return the instances that detections stand for, without score terms; one without a confidence has the
-    score 1.
+    """Return the instances that detections describe, without score terms.
 
     Args:
-        detections: ``fiftyone.Detection`` objects, e.g. as a person left them.
+        detections: ``fiftyone.Detection`` objects, e.g. as a person left them; the confidence becomes the
+            score, 1 if there is none.
         size_wh: Width and height of the image in pixels.
-        classes: Classes that are known; None accepts any.
+        classes: Known classes; None accepts any.
 
     Raises:
-        Unclear: A detection has no mask, an unknown class, or values that are no label.
+        Unclear: A detection has no mask, an unknown class, or invalid values.
     """
     rles, names, scores = [], [], []
     for detection in detections:
         name = detection.label
         if not name or (classes is not None and name not in classes):
-            near = difflib.get_close_matches(str(name), sorted(classes or ()), n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            known = sorted(classes or ())
             raise Unclear(
-                f"the class {name!r} is unknown to the run; {hint}Known are "
-                f"{', '.join(sorted(classes or ()))}"
+                f"the run has no class {name!r}{did_you_mean(str(name), known)}; its classes are "
+                f"{', '.join(known)}"
             )
         mask = _mask_of(detection)
         if mask is None:
-            raise Unclear(f"a label {name!r} has a box but no mask; give it a mask, or delete it")
+            raise Unclear(f"a label {name!r} has a box but no mask; add a mask, or delete the label")
         score = 1.0 if detection.confidence is None else float(detection.confidence)
         if not 0 <= score <= 1:
             raise Unclear(f"the confidence of a label {name!r} is {score}, not in [0, 1]")
@@ -154,9 +151,7 @@ def _mask_of(detection: Any) -> NDArray[Any] | None:
 
 
 def _mask_file(folder: Path, mask: Mask) -> Path:
-    """Keep a mask as a PNG named by its content, so that what a person was shown is never overwritten by
-    another.
-    """
+    """Save a mask as a PNG named by a hash of its content, so that no other mask ever overwrites it."""
     from PIL import Image
 
     path = folder.resolve() / f"{content_id(encode(mask))}.png"

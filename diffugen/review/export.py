@@ -1,9 +1,7 @@
-"""Labelled images as a folder that FiftyOne imports, and back: masks, scores and score terms are exact both
-ways.
+"""Labelled images as a folder that FiftyOne imports, and back, with exact masks, scores and score terms.
 
-The folder is what FiftyOne itself writes for the type ``FiftyOneDataset``, so that it follows that format
-from version to version. Expects FiftyOne to be connected (`diffugen.review.database`) and leaves nothing in
-its database.
+FiftyOne itself writes the folder, as type ``FiftyOneDataset``, so its format follows FiftyOne's versions.
+Expects FiftyOne to be connected (`diffugen.review.database`) and leaves nothing in its database.
 """
 
 from __future__ import annotations
@@ -25,32 +23,31 @@ from diffugen.review.detections import to_detections, to_instances
 from diffugen.review.tags import Unclear
 
 FIELD = "ground_truth"
-"""The field of the labels, as FiftyOne calls it when it imports other formats."""
+"""The label field; FiftyOne uses the same name when it imports other formats."""
 
 _TERMS = "score_terms"
-"""Key of the dataset's info: names of the score terms, which are attributes of the labels like others."""
+"""Key of the dataset's info with the names of the score terms, which are stored as attributes of labels."""
 
 
 def write_fiftyone(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: Sequence[str]) -> Path:
     """Write a set that ``fiftyone.Dataset.from_dir(dataset_type=fiftyone.types.FiftyOneDataset)`` reads.
 
-    The set appears as a whole or not at all; one image is in memory at a time. Each image is a sample tagged
-    with its split; each object is a detection of its field ``ground_truth`` with box, mask, class, score as
-    ``confidence``, and the score terms as attributes. The classes are the dataset's ``default_classes``.
-    Masks without a pixel are left out.
+    The set is written as a whole or not at all, with one image in memory at a time. Each image is a sample
+    tagged with its split; each object is a detection in the field ``ground_truth`` with box, mask, class,
+    score as ``confidence``, and the score terms as attributes. The classes are the dataset's
+    ``default_classes``. Empty masks are left out.
 
     Args:
-        folder: The set's folder; must not exist yet, or be empty.
-        splits: Items of ``train``, ``val`` or ``test``, at least one of them. No name may occur twice.
+        folder: Folder of the set; must be missing or empty.
+        splits: Items of ``train``, ``val`` or ``test``, at least one of them. Names must be unique.
         class_names: The classes, in the order of their numbers.
 
     Returns:
         The folder.
 
     Raises:
-        DiffugenError: If a split, class, name or image does not fit, there is no image at all, or FiftyOne
-            fails.
-        StoreError: If the folder is in use or cannot be written.
+        DiffugenError: A split, class, name or image is invalid, there is no image, or FiftyOne fails.
+        StoreError: The folder is in use or cannot be written.
     """
     import fiftyone as fo
     from pymongo.errors import PyMongoError
@@ -60,7 +57,7 @@ def write_fiftyone(folder: Path, splits: Mapping[str, Iterable[Item]], class_nam
     numbers = check_plan(splits, class_names)
     names: set[str] = set()
     terms: set[str] = set()
-    with whole_folder(folder) as partial, _failures(failing, PyMongoError), _passing_dataset() as dataset:
+    with whole_folder(folder) as partial, _failures(failing, PyMongoError), _temporary_dataset() as dataset:
         for split, items in splits.items():
             samples = (_sample(partial, split, item, terms) for item in checked(items, numbers, names))
             dataset.add_samples(samples, progress=False)
@@ -82,20 +79,19 @@ def write_fiftyone(folder: Path, splits: Mapping[str, Iterable[Item]], class_nam
 
 
 def read_fiftyone(folder: Path, split: str | None = None) -> Iterator[Item]:
-    """Yield the images of a set in FiftyOne's own form with their objects, one image in memory at a time, in
-    its order.
+    """Yield the images of a FiftyOne dataset folder with their objects, in its order.
 
-    A detection without a mask is a box: **its object is the filled rectangle**, as in
-    `diffugen.dataset.yolo.read_yolo`; one without a confidence has the score 1. Where `write_fiftyone` made
-    the set, the very masks, scores and score terms come back.
+    One image is in memory at a time. A detection without a mask becomes a **filled rectangle**, as in
+    `diffugen.dataset.yolo.read_yolo`; one without a confidence gets the score 1. For a set made by
+    `write_fiftyone`, masks, scores and score terms are exactly those that were written.
 
     Args:
-        folder: The set's folder, with ``metadata.json`` and ``samples.json``.
-        split: A tag of the samples, such as ``train``, ``val`` or ``test``; None for every image.
+        folder: Folder of the set, with ``metadata.json`` and ``samples.json``.
+        split: A tag of the samples, such as ``train``, ``val`` or ``test``; None for all images.
 
     Raises:
-        DiffugenError: If the set, its labels or the split are not there, or a label is none, when called; for
-            an unreadable image when it is reached.
+        DiffugenError: When called: the set, its labels or the split are missing, or a label is invalid. When
+            an image is reached: it cannot be read.
     """
     return _items(_entries(Path(folder), split))
 
@@ -115,20 +111,18 @@ def _items(entries: Sequence[_Entry]) -> Iterator[Item]:
 
 
 def _sample(folder: Path, split: str, item: Item, terms: set[str]) -> Any:
-    """Write the image of an item, and return its sample; the names of its score terms are added to
-    ``terms``.
-    """
+    """Write the image of an item and return its sample; adds the names of its score terms to ``terms``."""
     import fiftyone as fo
 
     name, image, instances = item
     path = folder / "data" / f"{name}.png"
     write_image(path, image)
     terms.update(*instances.terms)
-    # Masks that are too large for the database lie where FiftyOne looks for the files of this field.
+    # Masks that are too large for the database go where FiftyOne looks for the files of this field.
     labels = LabelSet(name, "human", instances, "export")
     detections = to_detections(labels, (), folder / "fields" / f"{FIELD}.detections")
     for values in detections:
-        values.pop("index")  # FiftyOne's number of a track
+        values.pop("index")  # in FiftyOne, the number of a track
         values["bounding_box"] = _placed(values["bounding_box"], instances.size_wh)
     return fo.Sample(
         filepath=str(path),
@@ -145,9 +139,7 @@ def _sample(folder: Path, split: str, item: Item, terms: set[str]) -> Any:
 
 
 def _placed(box: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
-    """Return the box with edges as little larger as FiftyOne needs, which cuts off what is behind the point
-    of a pixel.
-    """
+    """Return the box, its edges enlarged just enough that FiftyOne, which truncates, gets the same pixels."""
     starts, spans = [], []
     for start, span, side in zip(box[:2], box[2:], size_wh, strict=True):
         first, end = round(start * side), round((start + span) * side)
@@ -166,17 +158,16 @@ def _entries(folder: Path, split: str | None) -> list[_Entry]:
     folder = folder.absolute()
     if not (folder / "metadata.json").is_file():
         raise DiffugenError(
-            f"no FiftyOne dataset at {folder}: it lacks metadata.json; export one with "
-            "dataset.export(folder, "
-            "fiftyone.types.FiftyOneDataset), or with diffugen export --format fiftyone"
+            f"no FiftyOne dataset at {folder}: metadata.json is missing; export one with diffugen export "
+            "--format fiftyone, or with dataset.export(folder, fiftyone.types.FiftyOneDataset)"
         )
-    with _passing_dataset() as dataset:
+    with _temporary_dataset() as dataset:
         with _failures(f"cannot read the FiftyOne dataset {folder}"):
             dataset.add_dir(dataset_dir=str(folder), dataset_type=fo.types.FiftyOneDataset, progress=False)
         field, tags = _label_field(dataset, folder), dataset.distinct("tags")
         if split is not None and split not in tags:
             raise DiffugenError(
-                f"no sample of {folder} has the tag {split!r}; there are {', '.join(tags) or 'none'}"
+                f"no sample of {folder} has the tag {split!r}; its tags are {', '.join(tags) or 'none'}"
             )
         terms = dataset.info.get(_TERMS, [])
         return [
@@ -186,7 +177,7 @@ def _entries(folder: Path, split: str | None) -> list[_Entry]:
 
 
 def _label_field(dataset: Any, folder: Path) -> str:
-    """Return the field of the detections."""
+    """Return the name of the field with the detections."""
     import fiftyone as fo
 
     schema = dataset.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
@@ -194,7 +185,7 @@ def _label_field(dataset: Any, folder: Path) -> str:
         return FIELD if FIELD in schema else next(iter(schema))
     found = f"several fields with detections ({', '.join(schema)})" if schema else "no field with detections"
     raise DiffugenError(
-        f"{folder} has {found}; its labels must be in the field {FIELD!r}, or in the only one"
+        f"{folder} has {found}; its labels must be in the field {FIELD!r}, or in its only field"
     )
 
 
@@ -221,10 +212,8 @@ def _name(path: Path, folder: Path) -> str:
 
 
 @contextmanager
-def _passing_dataset() -> Iterator[Any]:
-    """Yield an empty dataset that is gone at the end; FiftyOne itself drops it later, where the process is
-    killed.
-    """
+def _temporary_dataset() -> Iterator[Any]:
+    """Yield an empty dataset, deleted at the end; if the process is killed, FiftyOne deletes it later."""
     import fiftyone as fo
 
     dataset = fo.Dataset(f"diffugen-{uuid.uuid4().hex}", persistent=False)

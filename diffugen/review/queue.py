@@ -1,5 +1,4 @@
-"""What a person looks at: the images on which the label sources disagree, worst first, each with the labels
-compared.
+"""The review queue: images on which the label sources disagree, worst first, with the labels compared.
 
 Reads a run; knows neither the App nor the page that shows it.
 """
@@ -11,19 +10,20 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from diffugen.records import Decision, Disagreement, ImageRecord, Instances, LabelSet, content_id
+from diffugen.run.results import Compared, Labelled
 from diffugen.run.store import RunStore
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of the review queue, or one that is shown along.
+    """One image of the review queue.
 
     Attributes:
         record: The image.
-        disagreements: Its disagreements, in the order of the queue; empty where the sources agree.
-        attention: The attention labels that were compared; None where there are none.
-        model: The model labels that were compared; None where there are none.
-        decision: What was decided about it so far; None where nothing was.
+        disagreements: Its disagreements, in the order of the queue; empty if the sources agree.
+        attention: The attention labels that were compared; None if it has none.
+        model: The model labels that were compared; None if it has none.
+        decision: The newest decision about it; None if there is none.
     """
 
     record: ImageRecord
@@ -34,7 +34,7 @@ class Entry:
 
     @property
     def severity(self) -> float | None:
-        """Severity of the worst disagreement, in [0, 1]; None where there is none."""
+        """Severity of the worst disagreement, in [0, 1]; None if there is none."""
         return max((one.severity for one in self.disagreements), default=None)
 
     @property
@@ -45,14 +45,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Queue:
-    """The review queue of a run, and what is needed to show its images; see :func:`read_queue`.
+    """The review queue of a run, and what is needed to show its images; made by `read_queue`.
 
     Attributes:
         store: The run.
-        disagreements: From the id of an image to its disagreements; images in the order of the queue.
-        decisions: From the id of an image to what was decided about it.
-        method: Provenance of the attention labels that were compared; None: each image's newest.
-        class_names: Classes that count in model labels; None: all.
+        disagreements: From an image id to its disagreements; images in the order of the queue.
+        decisions: From an image id to the newest decision about it.
+        method: Provenance of the attention labels that were compared; None for each image's newest.
+        class_names: Classes that count in model labels; None for all.
     """
 
     store: RunStore
@@ -62,7 +62,7 @@ class Queue:
     class_names: Collection[str] | None
 
     def entry(self, image_id: str) -> Entry:
-        """Return what there is to see of an image, one outside the queue included.
+        """Return everything about an image that a reviewer sees; it may lie outside the queue.
 
         Raises:
             StoreError: The run has no such image.
@@ -74,8 +74,12 @@ class Queue:
         return Entry(record, found, attention, model, self.decisions.get(image_id))
 
     def labels(self, image_id: str, source: str, method: str | None = None) -> LabelSet | None:
-        """Return the newest labels of an image, of a source and, where given, of a provenance; None where
-        there are none.
+        """Return the newest labels of an image, of one source and provenance; None if it has none.
+
+        Args:
+            image_id: The image.
+            source: Source of the labels.
+            method: Provenance of the labels; None for any.
         """
         found = list(self.store.labels(source, method, image_id=image_id))
         if not found:
@@ -85,29 +89,15 @@ class Queue:
         return replace(found[-1], instances=found[-1].instances.of_classes(self.class_names))
 
 
-def read_queue(
-    store: RunStore,
-    round: int | None = None,
-    *,
-    method: str | None = None,
-    class_names: Collection[str] | None = None,
-) -> Queue:
-    """Return the review queue.
+def read_queue(store: RunStore) -> Queue:
+    """Return the review queue of a run.
 
-    An image stands where its first disagreement stands. The queues of several rounds are merged: the first of
-    each round, then the second of each, newest round first.
-
-    Args:
-        store: The run.
-        round: Only images that this round generated; None for all.
-        method: Provenance of the attention labels that were compared; None for what the last comparison of
-            the run used.
-        class_names: Classes that counted in it; None for those of the run's configuration.
+    The place of an image is that of its first disagreement. The queues of several rounds are merged: the
+    first image of each round, then the second of each, newest round first.
     """
-    rounds = sorted(store.summary()["rounds"], reverse=True) if round is None else [round]
     found: dict[str, list[Disagreement]] = {}
     by_round: list[list[str]] = []
-    for number in rounds:
+    for number in sorted(store.summary().rounds, reverse=True):
         ids: dict[str, None] = {}
         for one in store.disagreements(number):
             found.setdefault(one.image_id, []).append(one)
@@ -118,31 +108,35 @@ def read_queue(
         store,
         {image_id: tuple(found[image_id]) for image_id in order},
         {one.image_id: one for one in store.decisions()},
-        method or _compared_method(store),
-        class_names or configured_classes(store) or None,
+        _compared_method(store),
+        configured_classes(store) or None,
     )
 
 
 def configured_classes(store: RunStore) -> list[str]:
-    """Return the classes of the run's configuration; none where it keeps none."""
-    return list(((store.config or {}).get("prompts") or {}).get("classes") or ())
+    """Return the classes of the run's configuration, whichever version made it; empty if it has none."""
+    prompts = (store.config or {}).get("prompts")
+    classes = prompts.get("classes") if isinstance(prompts, dict) else None
+    return list(classes) if isinstance(classes, dict) else []
 
 
 def _compared_method(store: RunStore) -> str | None:
-    for round in sorted(store.summary()["rounds"], reverse=True):
-        if store.stage_done(round, "compare") is not None:
-            return (store.stage_done(round, "label") or {}).get("method")
+    """Return the provenance of the attention labels in the newest comparison that was kept."""
+    for number in sorted(store.summary().rounds, reverse=True):
+        if store.result(number, "compare", Compared) is not None:
+            labelled = store.result(number, "label", Labelled)
+            return None if labelled is None else labelled.method
     return None
 
 
 def fingerprint(instances: Instances) -> str:
-    """Return 16 hex digits that depend on classes, masks and scores, and not on the score terms."""
+    """Return 16 hex digits that depend on classes, masks and scores, but not on the score terms."""
     counts = [rle["counts"] for rle in instances.rles]
     return content_id(list(instances.size_wh), list(instances.class_names), counts, instances.scores.tolist())
 
 
 def same_outcome(first: Decision, second: Decision) -> bool:
-    """Return whether two decisions about an image leave it with the same labels, or both reject it."""
+    """Return whether two decisions about an image give it the same labels, or both reject it."""
     if first.instances is None or second.instances is None:
         return first.instances is second.instances
     return fingerprint(first.instances) == fingerprint(second.instances)

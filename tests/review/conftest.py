@@ -1,24 +1,17 @@
 from __future__ import annotations
 
-import runpy
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from diffugen.run.store import RunStore
-
-
-@pytest.fixture(scope="session")
-def made() -> SimpleNamespace:
-    """The names of ``run_for_review.py``."""
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "support" / "run_for_review.py")))
+from tests.support import run_for_review
 
 
 @pytest.fixture
-def store(tmp_path: Path, made: SimpleNamespace) -> Iterator[RunStore]:
-    with made.make_run(tmp_path / "piano run") as opened:
+def store(tmp_path: Path) -> Iterator[RunStore]:
+    with run_for_review.make_run(tmp_path / "piano run") as opened:
         yield opened
 
 

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from diffugen.errors import DiffugenError
-from diffugen.review.database import URI_VARIABLE, _launch, _start, database, find_mongod
+from diffugen.review.database import database
+from diffugen.review.mongod import URI_VARIABLE, find_mongod, launch, start
 
 CHILD = Path(__file__).parents[1] / "support" / "database_child.py"
 
@@ -65,7 +66,7 @@ def servers(folder: Path) -> list[psutil.Process]:
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a server has run."""
     folder = tmp_path_factory.mktemp("stopped")
-    _start(find_mongod(), folder).stop()
+    start(find_mongod(), folder).stop()
     return folder
 
 
@@ -78,7 +79,7 @@ def test_a_server_survives_a_kill_and_is_taken_over_and_stopped(tmp_path: Path) 
         assert count == 1
         assert uri.startswith("mongodb://127.0.0.1:")
         with pytest.raises(
-            DiffugenError, match=rf"session of {tmp_path / 'run'} is open already, in process {first.pid}\b"
+            DiffugenError, match=rf"session of {tmp_path / 'run'} is already open, in process {first.pid}\b"
         ):
             database(folder).__enter__()
         first.send_signal(signal.SIGKILL)
@@ -99,8 +100,8 @@ def test_a_server_survives_a_kill_and_is_taken_over_and_stopped(tmp_path: Path) 
 
 
 def test_a_server_that_was_still_starting_is_not_doubled(tmp_path: Path) -> None:
-    first = _launch(find_mongod(), tmp_path / "database", tmp_path / "database.log")
-    second = _start(find_mongod(), tmp_path)
+    first = launch(find_mongod(), tmp_path / "database", tmp_path / "database.log")
+    second = start(find_mongod(), tmp_path)
     try:
         assert len(servers(tmp_path)) == 1
         assert second.alive
@@ -114,7 +115,7 @@ def test_a_note_of_another_process_is_no_server(tmp_path: Path, stopped: Path) -
     folder = tmp_path / "copy"
     shutil.copytree(stopped, folder)
     (folder / "database" / "mongod.lock").write_text(f"{os.getpid()}\n")
-    server = _start(find_mongod(), folder)
+    server = start(find_mongod(), folder)
     try:
         assert server.process.pid != os.getpid()
         assert server.alive
@@ -129,11 +130,11 @@ def test_a_note_of_another_process_is_no_server(tmp_path: Path, stopped: Path) -
         (lambda data: (data / "WiredTiger.wt").write_bytes(b"x" * 4096), "move .*database away"),
         (lambda data: (data / "WiredTiger.wt").unlink(), "move .*database away"),
         (lambda data: (data / "_mdb_catalog.wt").unlink(), "move .*database away"),
-        (lambda data: (shutil.rmtree(data), data.write_text("")), "File exists"),
+        (lambda data: data.rename(data.with_name("moved")) and data.write_text(""), "File exists"),
     ],
     ids=["garbage", "missing", "no catalogue", "a file"],
 )
-def test_damaged_files_are_told(
+def test_damaged_files_are_reported(
     tmp_path: Path, stopped: Path, spoil: Callable[[Path], Any], message: str
 ) -> None:
     folder = tmp_path / "copy"
@@ -170,7 +171,7 @@ def test_the_users_database_is_used_and_not_stopped(
         ("mongodb://127.0.0.1:nothing", "does not answer: Port"),
     ],
 )
-def test_a_database_of_the_user_that_does_not_answer_is_told(
+def test_a_database_of_the_user_that_does_not_answer_is_reported(
     tmp_path: Path, uri: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffugen.review.database.USER_SECONDS", 0.5)
@@ -184,14 +185,14 @@ def test_a_database_of_the_user_that_does_not_answer_is_told(
 @pytest.mark.parametrize(
     ("content", "mode", "condition"),
     [
-        (None, 0, "is installed beside FiftyOne or on PATH"),
+        (None, 0, "is not installed, neither beside FiftyOne nor on PATH"),
         (
             "#!/bin/sh\necho libcrypto.so.3 is missing >&2\nexit 127\n",
             0o755,
             "mongod: libcrypto.so.3 is missing",
         ),
         ("no program", 0o755, "mongod: cannot be run"),
-        ("#!/bin/sh\nexit 3\n", 0o755, "mongod: ends with code 3"),
+        ("#!/bin/sh\nexit 3\n", 0o755, "mongod: exits with code 3"),
     ],
     ids=["none", "library", "no program", "silent"],
 )
@@ -219,10 +220,10 @@ def test_without_fiftyone_all_ways_out_are_named(tmp_path: Path, monkeypatch: py
         database(tmp_path).__enter__()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(DiffugenError, match=r"cannot write the folder of the review, .*file/review"),
+        pytest.raises(DiffugenError, match=r"cannot write the review folder .*file/review"),
         database(tmp_path / "file" / "review"),
     ):
         pass

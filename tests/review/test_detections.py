@@ -17,6 +17,7 @@ from diffugen.records import Disagreement, Instances, LabelSet
 from diffugen.review import detections
 from diffugen.review.detections import crop, paste, to_detections, to_instances
 from diffugen.review.tags import Unclear
+from tests.support import run_for_review as made
 
 SIZE_HW = (24, 40)
 
@@ -52,7 +53,7 @@ def test_masks_on_the_border_are_exact(corner: tuple[slice, slice]) -> None:
     assert paste(*crop(encode(mask)), SIZE_HW[::-1]) == encode(mask)
 
 
-def test_a_box_that_was_pulled_scales_its_mask() -> None:
+def test_a_resized_box_scales_its_mask() -> None:
     mask = np.array([[True, False], [False, True]])
     found = decode(paste([0.1, 0.25, 0.2, 0.5], mask, (40, 24)))
     expected = np.zeros((24, 40), dtype=bool)
@@ -79,20 +80,20 @@ def test_a_box_beyond_the_image_is_cut_off(box: list[float], pixels: tuple[slice
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label": "pianno"}, "class 'pianno' is unknown to the run; did you mean 'piano'"),
-        ({"label": None}, "class None is unknown"),
+        ({"label": "pianno"}, "the run has no class 'pianno', did you mean 'piano'"),
+        ({"label": None}, "no class None"),
         ({"mask": None}, "a box but no mask"),
         ({"mask": None, "mask_path": "/nowhere/mask.png"}, "/nowhere/mask.png cannot be read"),
-        ({"mask": np.zeros((0, 0), dtype=bool)}, "some pixels"),
+        ({"mask": np.zeros((0, 0), dtype=bool)}, "at least one pixel"),
         ({"mask": np.zeros((2, 3, 4))}, "two axes"),
         ({"bounding_box": []}, "x, y, width, height"),
-        ({"bounding_box": [0, 0, 0, 0.5]}, "some extent"),
+        ({"bounding_box": [0, 0, 0, 0.5]}, "positive width and height"),
         ({"bounding_box": [0, float("nan"), 1, 0.5]}, "x, y, width, height"),
         ({"confidence": 1.5}, "1.5, not in"),
         ({"confidence": float("nan")}, "nan, not in"),
     ],
 )
-def test_what_is_no_label_is_told(changes: dict[str, Any], message: str) -> None:
+def test_invalid_labels_are_reported(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(Unclear, match=message):
         to_instances([detection(), detection(**changes)], (40, 24), {"piano", "car"})
 
@@ -125,7 +126,7 @@ def test_labels_come_back_the_same(limit: int, tmp_path: Path, monkeypatch: pyte
     assert found.scores.tobytes() == scores.tobytes()
 
 
-def test_a_disagreement_marks_its_own_side_alone(made: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_disagreement_marks_its_own_side_alone(tmp_path: Path) -> None:
     attention, model = made.LABELS[0]
     point = Disagreement("image", "overlooked", 0.3, None, 0, 0.0)
     one = to_detections(LabelSet("image", "attention", attention, "m"), [point], tmp_path)

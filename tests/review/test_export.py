@@ -202,11 +202,11 @@ def _score_beyond(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "split", "message"),
     [
-        (_without_metadata, None, "no FiftyOne dataset at .*lacks metadata.json.*diffugen export"),
+        (_without_metadata, None, "no FiftyOne dataset at .*metadata.json is missing.*diffugen export"),
         (_without_samples, None, "cannot read the FiftyOne dataset"),
         (_cut, None, "cannot read the FiftyOne dataset"),
         (_score_beyond, None, r"a\.png: the confidence of a label 'car' is 3\.0"),
-        (lambda folder: None, "val", "no sample of .* has the tag 'val'; there are train"),
+        (lambda folder: None, "val", "no sample of .* has the tag 'val'; its tags are train"),
     ],
 )
 def test_broken_sets_are_named(
@@ -284,5 +284,5 @@ def test_export_of_a_run(tmp_path: Path, connected: str) -> None:
     code, said = export("set")
     assert code == 2 and "in use" in said
     code, said = export("other", FIFTYONE_DATABASE_URI="mongodb://127.0.0.1:9")
-    assert code == 2 and "yolo-seg and coco need nothing more" in said and "127.0.0.1:9" in said
+    assert code == 2 and "yolo-seg and coco do not" in said and "127.0.0.1:9" in said
     assert "Traceback" not in said and not (tmp_path / "other").exists()

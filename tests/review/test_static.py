@@ -6,11 +6,11 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,14 @@ from PIL import Image
 from diffugen.comparison.disagreement import compare
 from diffugen.errors import DiffugenError
 from diffugen.records import Decision, HeatMaps, ImageRecord, LabelSet, Prompt
+from diffugen.review import static
 from diffugen.review.queue import read_queue
 from diffugen.review.static import read_decisions, write_static
 from diffugen.run.store import RunStore
+from tests.support import run_for_review as made
+from tests.support import store_child as child
+
+OLD_RUN = Path(__file__).parents[1] / "fixtures" / "run-schema-3"
 
 
 class Page(HTMLParser):
@@ -55,9 +60,7 @@ def picture(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
 
-def test_page_has_a_card_an_image_in_the_order_of_the_queue(
-    store: RunStore, tmp_path: Path, made: SimpleNamespace
-) -> None:
+def test_page_has_a_card_an_image_in_the_order_of_the_queue(store: RunStore, tmp_path: Path) -> None:
     page = Page(write_static(store, tmp_path / "new" / "folder"))
     cards = page.content["cards"]
     assert page.content["run"] == "piano run"
@@ -66,7 +69,7 @@ def test_page_has_a_card_an_image_in_the_order_of_the_queue(
     swapped = cards[2]
     assert swapped["prompt"] == "a grand piano on a wet road, 2"
     assert swapped["points"] == [
-        {"kind": "swapped", "text": "piano 0.40 against car 0.80: one place, two classes"}
+        {"kind": "swapped", "text": "attention piano 0.40, model car 0.80: same place, different classes"}
     ]
     assert swapped["attention"]["method"] == "attention-1"
     # Non-square, at the height of the page; the labels are drawn on a copy.
@@ -84,11 +87,11 @@ def test_page_needs_nothing_from_outside(store: RunStore, tmp_path: Path) -> Non
     assert "prefers-color-scheme: dark" in text
 
 
-def test_page_escapes_what_a_prompt_says(tmp_path: Path, made: SimpleNamespace) -> None:
+def test_page_escapes_what_a_prompt_says(tmp_path: Path) -> None:
     with made.make_run(tmp_path / "run", ()) as store:
         bad = Prompt("</script><script>alert(1)</script>", ())
         record = ImageRecord(bad, seed=1, size_wh=made.SIZE_WH, model="miniature")
-        store.add_image(record, made.child.make_rgb(record), HeatMaps(record.id, made.SIZE_WH, (), {}), 1.0)
+        store.add_image(record, child.make_rgb(record), HeatMaps(record.id, made.SIZE_WH, (), {}), 1.0)
         attention, model = made.LABELS[1]
         made.put_labels(store, record, attention=attention, model=model)
         store.put_disagreements(0, compare(record.id, attention, model).disagreements)
@@ -97,24 +100,53 @@ def test_page_escapes_what_a_prompt_says(tmp_path: Path, made: SimpleNamespace) 
     assert page.content["cards"][0]["prompt"] == bad.text
 
 
+def test_page_escapes_the_name_of_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "<script>alert(1)<b>&amp;"
+    with made.make_run(folder) as store:
+        path = write_static(store, tmp_path)
+    page = Page(path)
+    assert page.tags.count("script") == 2 and "b" not in page.tags
+    assert page.content["run"] == folder.name
+    assert path.read_text(encoding="utf-8").count("&lt;script&gt;alert(1)&lt;b&gt;&amp;amp;") == 2
+
+
+def test_page_says_how_to_import_its_decisions(store: RunStore, tmp_path: Path) -> None:
+    command = Page(write_static(store, tmp_path)).content["command"]
+    assert command == f"diffugen review --run '{store.folder}' --decisions decisions.json"
+
+
+def test_the_page_of_an_old_run_is_written(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(OLD_RUN, tmp_path / "old"))
+    with RunStore.open(folder, readonly=True) as store:
+        page = Page(write_static(store, tmp_path / "page"))
+        found = {one.image_id for one in store.disagreements()}
+    assert {card["id"] for card in page.content["cards"]} == found and len(found) == 2
+    for card in page.content["cards"]:
+        assert card["points"][0]["kind"] == "overlooked" and card["points"][0]["text"].startswith("model car")
+        assert card["attention"]["method"] == "attention-30b9755d0c8c53e7"
+        assert picture(card["model"]["picture"]).shape == picture(card["image"]).shape
+
+
 def test_decided_images_come_last_and_the_limit_holds(
-    store: RunStore, tmp_path: Path, made: SimpleNamespace
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.add_decisions([Decision(made.image_id(5), "reject", None, "anna")])
     assert [card["rank"] for card in Page(write_static(store, tmp_path)).content["cards"]] == [2, 3, 4, 5, 1]
-    page = Page(write_static(store, tmp_path, limit=2))
+    monkeypatch.setattr(static, "MOST_IMAGES", 2)
+    page = Page(write_static(store, tmp_path))
     assert [card["rank"] for card in page.content["cards"]] == [2, 3]
     assert page.content["queue"] == 5
-    cards = Page(write_static(store, tmp_path, limit=5)).content["cards"]
+    monkeypatch.setattr(static, "MOST_IMAGES", 5)
+    cards = Page(write_static(store, tmp_path)).content["cards"]
     assert cards[-1]["decided"] == {"verdict": "reject", "reviewer": "anna"}
 
 
-def test_page_of_an_empty_queue(tmp_path: Path, made: SimpleNamespace) -> None:
+def test_page_of_an_empty_queue(tmp_path: Path) -> None:
     with made.make_run(tmp_path / "run", (4,)) as store:
         assert Page(write_static(store, tmp_path)).content["cards"] == []
 
 
-def test_a_side_without_labels_is_said(store: RunStore, tmp_path: Path, made: SimpleNamespace) -> None:
+def test_a_side_without_labels_is_said(store: RunStore, tmp_path: Path) -> None:
     page = Page(write_static(store, tmp_path))
     assert page.content["cards"][0]["attention"]["labels"] == 0
     with RunStore.open(store.folder, readonly=True) as reader:
@@ -166,7 +198,7 @@ def saved_by_page(page: Page, verdicts: dict[int, str], reviewer: str = "") -> d
     return {"run": page.content["run"], "decisions": decisions}
 
 
-def test_decisions_of_the_page_come_back(store: RunStore, tmp_path: Path, made: SimpleNamespace) -> None:
+def test_decisions_of_the_page_come_back(store: RunStore, tmp_path: Path) -> None:
     page = Page(write_static(store, tmp_path))
     file = write(
         tmp_path / "decisions.json",
@@ -178,25 +210,23 @@ def test_decisions_of_the_page_come_back(store: RunStore, tmp_path: Path, made: 
         zip(ids, ["model", "attention", "empty", "reject"], strict=True)
     )
     assert {(one.reviewer, one.round) for one in found} == {("ben", 2)}
-    assert found[0].instances.rles == made.LABELS[5][1].rles
-    assert found[1].instances.terms == made.LABELS[1][0].terms
-    assert len(found[2].instances) == 0
+    assert made.sure(found[0].instances).rles == made.LABELS[5][1].rles
+    assert made.sure(found[1].instances).terms == made.LABELS[1][0].terms
+    assert len(made.sure(found[2].instances)) == 0
     store.add_decisions(found)
     assert read_decisions(store, file, reviewer="anna", round=3) == []
     assert [labels.image_id for labels in store.labels("human")] == ids[:3]
 
 
-def test_a_decision_means_the_labels_that_were_on_the_page(
-    store: RunStore, tmp_path: Path, made: SimpleNamespace
-) -> None:
+def test_a_decision_means_the_labels_that_were_on_the_page(store: RunStore, tmp_path: Path) -> None:
     file = write(tmp_path / "d.json", saved_by_page(Page(write_static(store, tmp_path)), {1: "model"}))
     newer = made.instances_of(("car", made.box_mask(1, 2, 3, 4), 0.5))
     store.put_labels([LabelSet(made.image_id(5), "model", newer, "model-2")])
     (found,) = read_decisions(store, file, reviewer="anna", round=0)
-    assert found.instances.class_names == ("person",)
+    assert made.sure(found.instances).class_names == ("person",)
     by_hand = {"run": "piano run", "decisions": [{"image_id": made.image_id(5), "verdict": "model"}]}
     (found,) = read_decisions(store, write(file, by_hand), reviewer="anna", round=0)
-    assert (found.instances.class_names, found.reviewer) == (("car",), "anna")
+    assert (made.sure(found.instances).class_names, found.reviewer) == (("car",), "anna")
 
 
 def decisions(*items: Any, **changes: Any) -> dict[str, Any]:
@@ -213,10 +243,10 @@ GOOD = {"image_id": "IMAGE-1", "verdict": "empty"}
         ("", ["it is not JSON"]),
         ([], ["expected {"]),
         ({"run": "piano run"}, ["expected {"]),
-        (decisions(run="other"), ["it is of run 'other'; this run is 'piano run'"]),
+        (decisions(run="other"), ["it belongs to run 'other'; this run is 'piano run'"]),
         ({"decisions": []}, ["does not name its run"]),
         (decisions(extra=1), ["unknown key 'extra'"]),
-        (decisions(3), ["decision 1: 3 is no object"]),
+        (decisions(3), ["decision 1: expected an object with image_id and verdict, not 3"]),
         (decisions({"image_id": "nothing", "verdict": "empty"}), ["the run has no image 'nothing'"]),
         (decisions({"image_id": "IMAGE-1"}), ["verdict is None"]),
         (decisions({"image_id": 7, "verdict": "empty"}), ["image_id is 7"]),
@@ -226,11 +256,11 @@ GOOD = {"image_id": "IMAGE-1", "verdict": "empty"}
         (decisions({**GOOD, "note": "x"}), ["unknown key 'note'"]),
         (
             decisions({"image_id": "IMAGE-BARE", "verdict": "model"}),
-            ["has no model labels that could be right"],
+            ["has no model labels to accept"],
         ),
         (
             decisions({**GOOD, "verdict": "model", "method": "gone"}),
-            ["no model labels 'gone'", "write the page again"],
+            ["no longer has the model labels 'gone'", "write the page again"],
         ),
         (decisions(GOOD, GOOD), ["is decided 2 times"]),
         (
@@ -239,7 +269,7 @@ GOOD = {"image_id": "IMAGE-1", "verdict": "empty"}
             ),
             [
                 "3 mistakes",
-                "of run 'other'",
+                "to run 'other'",
                 "decision 2: the run has no image",
                 "decision 3: unknown verdict 'x'",
             ],
@@ -247,10 +277,10 @@ GOOD = {"image_id": "IMAGE-1", "verdict": "empty"}
     ],
 )
 def test_every_mistake_is_named_and_nothing_is_imported(
-    store: RunStore, tmp_path: Path, made: SimpleNamespace, content: Any, messages: list[str]
+    store: RunStore, tmp_path: Path, content: Any, messages: list[str]
 ) -> None:
-    bare = made.child.make_record(77, round=0)
-    store.add_image(bare, made.child.make_rgb(bare), made.child.make_heat_maps(bare), 1.0)
+    bare = child.make_record(77, round=0)
+    store.add_image(bare, child.make_rgb(bare), child.make_heat_maps(bare), 1.0)
     text = content if isinstance(content, str) else json.dumps(content)
     file = write(
         tmp_path / "d.json", text.replace("IMAGE-1", made.image_id(1)).replace("IMAGE-BARE", bare.id)
@@ -263,5 +293,5 @@ def test_every_mistake_is_named_and_nothing_is_imported(
 
 
 def test_a_missing_file_is_named(store: RunStore, tmp_path: Path) -> None:
-    with pytest.raises(DiffugenError, match=r"cannot read the decisions .*none\.json: No such file"):
+    with pytest.raises(DiffugenError, match=r"cannot read the decisions file .*none\.json: No such file"):
         read_decisions(store, tmp_path / "none.json", reviewer="anna", round=0)

@@ -1,4 +1,4 @@
-"""Tags mean one thing or are told."""
+"""Tags have one meaning, or are reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_verdict(tags: list[str], accepted: int, verdict: str | None) -> None:
         (["edited"], 3, "on 3 of its labels"),
     ],
 )
-def test_contradictions_are_told(tags: list[str], accepted: int, message: str) -> None:
+def test_contradictions_are_reported(tags: list[str], accepted: int, message: str) -> None:
     with pytest.raises(Unclear, match=message):
         verdict_of(tags, accepted)
 
@@ -47,14 +47,14 @@ def test_every_verdict_has_a_tag() -> None:
     ("image_tags", "label_tags", "lines"),
     [
         (["accept_attention", "night", "train"], ["accept", "blurred"], []),
-        (["acept_model"], [], ["did you mean accept_model"]),
-        (["Reject"], [], ["did you mean reject"]),
-        (["accept"], [], ["did you mean accept_"]),
-        ([], ["accept_model"], ["on labels, where it means nothing"]),
+        (["acept_model"], [], ["did you mean 'accept_model'"]),
+        (["Reject"], [], ["did you mean 'reject'"]),
+        (["accept"], [], ["did you mean 'accept_"]),
+        ([], ["accept_model"], ["no meaning on labels; tag the image"]),
         ([], ["acept", "accepted"], ["'accepted' on labels", "'acept' on labels"]),
     ],
 )
-def test_misspelt_tags_are_told(image_tags: list[str], label_tags: list[str], lines: list[str]) -> None:
+def test_misspelt_tags_are_reported(image_tags: list[str], label_tags: list[str], lines: list[str]) -> None:
     found = misspelt(image_tags, label_tags)
     assert len(found) == len(lines)
     assert all(part in line for part, line in zip(lines, found, strict=True))

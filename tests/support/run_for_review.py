@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from diffugen.comparison.disagreement import compare, rank
+from diffugen.config import LabelSettings, ScoreWeights
 from diffugen.labels.shapes import encode
-from diffugen.records import RLE, ImageRecord, Instances, LabelSet
+from diffugen.records import RLE, Disagreement, ImageRecord, Instances, LabelSet
+from diffugen.run.results import Compared, Labelled
 from diffugen.run.store import RunStore
+from tests.support import store_child as child
 
-child = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("store_child.py"))))
+Value = TypeVar("Value")
 
 SIZE_WH = child.SIZE_WH
-CONFIG = {"prompts": {"classes": {"piano": ["grand piano"], "car": ["car"], "person": ["person"]}}}
+CONFIG: dict[str, Any] = {
+    "prompts": {"classes": {"piano": ["grand piano"], "car": ["car"], "person": ["person"]}}
+}
 METHODS = {"attention": "attention-1", "model": "model-1"}
 
 
@@ -61,20 +65,31 @@ LABELS = (
 )
 
 
-def make_run(folder: Path, numbers: Sequence[int] = range(6), round: int = 0) -> RunStore:
+def make_run(
+    folder: Path, numbers: Sequence[int] = range(6), round: int = 0, config: dict[str, Any] = CONFIG
+) -> RunStore:
     """Make a run, or add a round to it: image n has the labels ``LABELS[n % 6]``."""
-    store = RunStore.create_or_open(folder, config=CONFIG)
+    store = RunStore.create_or_open(folder, config=config)
     records = [child.make_record(number, round=round) for number in numbers]
     store.add_images((one, child.make_rgb(one), child.make_heat_maps(one), 1.0) for one in records)
-    found = []
+    found: list[Disagreement] = []
     for number, record in zip(numbers, records, strict=True):
         attention, model = LABELS[number % len(LABELS)]
         put_labels(store, record, attention=attention, model=model)
         found += compare(record.id, attention, model).disagreements
-    store.finish_stage(round, "label", {"method": METHODS["attention"]}, 1.0)
-    store.finish_stage(round, "compare", {"images": len(records)}, 1.0)
+    store.finish_stage(round, "label", labelled(METHODS["attention"]), 1.0)
+    store.finish_stage(round, "compare", Compared(len(records), 0, {}), 1.0)
     store.put_disagreements(round, rank(found))
     return store
+
+
+def sure(value: Value | None) -> Value:
+    assert value is not None
+    return value
+
+
+def labelled(method: str) -> Labelled:
+    return Labelled(method, 6, 6, LabelSettings(), ScoreWeights())
 
 
 def put_labels(store: RunStore, record: ImageRecord, **sources: Instances) -> None:

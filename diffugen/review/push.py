@@ -1,0 +1,138 @@
+"""Put the review queue of a run into its FiftyOne dataset.
+
+Each image of the queue becomes a sample with one label field for each source: ``attention``, ``model``,
+``human``. An image on which a person left anything keeps its labels when the queue is pushed again. Expects
+FiftyOne to be connected (`diffugen.review.database`); writes nothing into the run's ledger.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffugen.records import SOURCES, Decision, LabelSet
+from diffugen.review import samples
+from diffugen.review.detections import to_detections
+from diffugen.review.queue import Entry, Queue, configured_classes, fingerprint, read_queue
+from diffugen.review.schema import declare, open_dataset, prompt_field, save_views
+from diffugen.review.tags import ACCEPT, TAG_OF, VERDICT_OF, Unclear
+from diffugen.run.store import RunStore
+
+SAMPLES_A_BATCH = 100
+
+
+def push(store: RunStore) -> Any:
+    """Put the review queue of a run into its FiftyOne dataset, or bring the dataset up to date.
+
+    Returns:
+        The ``fiftyone.Dataset``, named after the run's folder, with the saved views ``queue``, ``undecided``,
+        ``decided``, and one for each kind of disagreement.
+
+    Raises:
+        DiffugenError: The database has another run's dataset of that name.
+        StoreError: The run cannot be read.
+    """
+    queue = read_queue(store)
+    dataset = open_dataset(store)
+    declare(dataset, [store.record(image_id).prompt.attributes for image_id in queue.disagreements])
+    _fill_dataset(dataset, queue)
+    save_views(dataset)
+    return dataset
+
+
+def _fill_dataset(dataset: Any, queue: Queue) -> None:
+    import fiftyone as fo
+
+    known = dict(zip(*dataset.values(["image_id", "id"]), strict=True))
+    # Images of an earlier queue stay in the dataset, but leave the queue.
+    dataset.set_values("rank", [None] * len(dataset))
+    classes = {*dataset.info["classes"], *configured_classes(queue.store)}
+    fresh: list[Any] = []
+    for rank, image_id in enumerate(queue.disagreements, start=1):
+        entry = queue.entry(image_id)
+        path = str(queue.store.image_path(image_id).resolve())
+        sample = dataset[known[image_id]] if image_id in known else fo.Sample(filepath=path)
+        sample.filepath = path
+        sample["rank"] = rank
+        _fill(sample, entry, queue.store.folder / "review" / "masks")
+        classes.update(_class_names(entry))
+        if image_id in known:
+            sample.save()
+        else:
+            fresh.append(sample)
+        if len(fresh) == SAMPLES_A_BATCH:
+            dataset.add_samples(fresh, progress=False)
+            fresh = []
+    if fresh:
+        dataset.add_samples(fresh, progress=False)
+    dataset.info["classes"] = sorted(classes)
+    dataset.save()
+
+
+def _class_names(entry: Entry) -> set[str]:
+    names = {phrase.class_name for phrase in entry.record.prompt.phrases if phrase.class_name}
+    for labels in (entry.attention, entry.model):
+        names.update(labels.instances.class_names if labels else ())
+    return names
+
+
+def _fill(sample: Any, entry: Entry, masks_folder: Path) -> None:
+    import fiftyone as fo
+
+    record = entry.record
+    width, height = record.size_wh
+    sample["metadata"] = fo.ImageMetadata(mime_type="image/png", width=width, height=height, num_channels=3)
+    values = {
+        "image_id": record.id,
+        "prompt": record.prompt.text,
+        "round": record.round,
+        "task": record.task,
+        "kinds": entry.kinds,
+        "severity": entry.severity,
+        **{prompt_field(name): value for name, value in record.prompt.attributes.items()},
+    }
+    for name, value in values.items():
+        sample[name] = value
+    if not samples.is_touched(sample, record.size_wh):
+        for source, labels in (("attention", entry.attention), ("model", entry.model)):
+            _put_labels(sample, source, labels, entry, masks_folder)
+    if entry.decision is not None:
+        _carry_over(sample, entry, entry.decision, masks_folder)
+
+
+def _put_labels(sample: Any, source: str, labels: LabelSet | None, entry: Entry, masks_folder: Path) -> None:
+    """Fill a label field; if it already holds these labels, update only their disagreements."""
+    field = samples.value(sample, source)
+    if field is None or labels is None or field["pushed"] != fingerprint(labels.instances):
+        sample[source] = labels and samples.label_field(labels, entry.disagreements, masks_folder)
+        return
+    field["method"] = labels.method
+    made = to_detections(labels, entry.disagreements, masks_folder)
+    for one, values in zip(field.detections, made, strict=True):
+        for name in ("kind", "severity", "iou"):
+            one[name] = values.get(name)
+
+
+def _carry_over(sample: Any, entry: Entry, decision: Decision, masks_folder: Path) -> None:
+    """Tag an image with the run's decision, unless a person has tagged it differently since."""
+    try:
+        tagged = samples.verdict(sample)
+    except Unclear:
+        return
+    before = samples.value(sample, "decision")
+    sample["decision"] = decision.verdict
+    if tagged is not None and (tagged != before or tagged == decision.verdict):
+        return
+    verdict = decision.verdict
+    labels = {"attention": entry.attention, "model": entry.model}.get(verdict)
+    if decision.instances is not None and verdict in ("attention", "model"):
+        # The labels accepted then may not be those shown now.
+        same = labels is not None and fingerprint(labels.instances) == fingerprint(decision.instances)
+        verdict = verdict if same else "edited"
+    if verdict == "edited" and decision.instances is not None:
+        made = LabelSet(decision.image_id, "human", decision.instances, decision.reviewer, decision.round)
+        sample["human"] = samples.label_field(made, entry.disagreements, masks_folder)
+    for source in SOURCES:
+        for one in samples.detections(sample, source):
+            one.tags = [tag for tag in one.tags if tag != ACCEPT]
+    sample.tags = [*(tag for tag in sample.tags if tag not in VERDICT_OF), TAG_OF[verdict]]

@@ -1,5 +1,5 @@
-# `make` lists the targets. They share the virtual environment in .venv, which is set up at the versions of constraints.txt
-# on the first call, and again when pyproject.toml or constraints.txt has changed.
+# `make` lists the targets. They share the virtual environment in .venv, which is set up at the versions of
+# constraints.txt on the first call, and again when pyproject.toml or constraints.txt has changed.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -34,7 +34,7 @@ test: $(STAMP) ## run all tests
 fast: $(STAMP) ## run the tests that are not marked slow
 	$(PY) -m pytest -q -m "not slow"
 
-# The scripts of a report import each other by bare name, and several are called measure.py: one mypy run per folder.
+# One mypy run per folder of reports/: scripts import neighbours by bare name, and several are called measure.py.
 lint: $(STAMP) ## check style, layout, and types: ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

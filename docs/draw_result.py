@@ -2,8 +2,9 @@
 
     python docs/draw_result.py [RUN]
 
-Writes docs/pictures/loop-result.png: the scene, the detections before the loop, those of the detector promoted
-last, and the exact masks. The scenes are the first ones of the miniature's held-out set; none was chosen.
+Writes docs/pictures/loop-result.png: the scene, the detections before the loop, those of the detector
+promoted last, and the exact masks. The scenes are the first ones of the miniature's held-out set; none was
+chosen.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffugen.detectors.yolo import YoloDetector
-from diffugen.labels.pictures import Panel, contact_sheet, enlarged, label_overlay
+from diffugen.labels.pictures import BACKGROUND, Panel, contact_sheet, enlarged, label_overlay
 from diffugen.miniature.scenes import exact_instances, scene_set
 from diffugen.run import Round, Run, RunStore
 
 SCENES = 6
 HEIGHT = 128
 CONFIDENCE = 0.25
+GAP_PX = 6
 OUT = Path(__file__).parent / "pictures" / "loop-result.png"
 
 
@@ -38,10 +43,16 @@ def main(folder: str = "runs/miniature") -> None:
         ]
         exact = exact_instances(drawn).of_classes(["piano"])
         overlays = [label_overlay(drawn.rgb, found, HEIGHT, ["piano"]) for found in (*seen, exact)]
-        panels.append(Panel((enlarged(drawn.rgb, HEIGHT), *overlays), f"held-out scene {number}"))
+        pictures = [_with_gap(picture) for picture in (enlarged(drawn.rgb, HEIGHT), *overlays)]
+        panels.append(Panel(pictures, f"held-out scene {number}"))
     title = "pianos on roads: scene | detections before the loop | after the loop | exact masks"
     contact_sheet(panels, OUT, columns=2, height=HEIGHT, title=title)
     print(OUT)
+
+
+def _with_gap(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    gap = np.full((len(rgb), GAP_PX, 3), BACKGROUND, np.uint8)
+    return np.concatenate([rgb, gap], axis=1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
@@ -18,7 +18,6 @@ from diffugen.config.values import Device, Name, Section, Share, SideWH, Text
 from diffugen.errors import did_you_mean
 
 ReviewMode = Literal["none", "static", "fiftyone"]
-REVIEW_MODES: tuple[ReviewMode, ...] = get_args(ReviewMode)
 
 MaskChoice = Literal["attention", "model", "union", "intersection"]
 Trust = Literal["none", "attention", "model"]

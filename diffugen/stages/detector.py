@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffugen.config.sections import DetectorSettings
+from diffugen.dataset.files import Item
 from diffugen.errors import DiffugenError
 from diffugen.records import content_id
 from diffugen.run.rounds import Run
@@ -20,51 +21,53 @@ if TYPE_CHECKING:
 SAMPLED_IMAGES = 100
 """Images of a run whose sizes are looked at; the first ones, so that later rounds change nothing."""
 
+UNKNOWN_SIDE = 640
+"""Longer side in pixels that is assumed where there are no images to look at."""
+
 
 def resolve_checkpoint(store: RunStore, checkpoint: str) -> Path | str:
     """Return the path of a checkpoint that lies in the run's folder, and any other checkpoint as it is."""
     return store.folder / checkpoint if (store.folder / checkpoint).exists() else checkpoint
 
 
-def open_detector(run: Run, checkpoint: str, settings: DetectorSettings) -> tuple[YoloDetector, int]:
-    """Load a detector, and say at which image size it runs.
+def open_detector(
+    run: Run, checkpoint: str, settings: DetectorSettings, items: Iterable[Item] = ()
+) -> tuple[YoloDetector, int]:
+    """Load a detector, and choose the image size that it runs at.
 
     Args:
         run: The run.
         checkpoint: The detector: a path relative to the run's folder, or any other checkpoint.
-        settings: Its device and, where configured, its image size.
+        settings: Its device and, if configured, its image size.
+        items: The images that it will see, looked at only while the run has no images of its own.
 
     Returns:
-        The detector, and the longer side in pixels that images are scaled to. The user is told once where it
-        was not configured.
+        The detector, and the longer side in pixels that images are scaled to. If it was not configured, the
+        user is told once.
 
     Raises:
         DiffugenError: The checkpoint cannot be loaded.
     """
+    from diffugen.detectors import suited_image_size
     from diffugen.detectors.yolo import YoloDetector
 
     detector = YoloDetector(resolve_checkpoint(run.store, checkpoint), device=settings.device)
-    return detector, _image_size(run, detector, checkpoint, settings)
-
-
-def _image_size(run: Run, detector: YoloDetector, checkpoint: str, settings: DetectorSettings) -> int:
-    from diffugen.detectors import suited_image_size
-
     if settings.image_size is not None:
-        return settings.image_size
-    records = islice(run.store.records(), SAMPLED_IMAGES)
-    side = max((max(record.size_wh) for record in records), default=0)
-    if not side:
-        return detector.image_size or suited_image_size(None, 640)
+        return detector, settings.image_size
+    side = _longest_side(run.store, items)
     chosen = suited_image_size(detector.image_size, side)
-    trained = (
-        f"trained at {detector.image_size} px" if detector.image_size else "whose training size is unknown"
-    )
+    trained = f"at {detector.image_size} px" if detector.image_size else "at an unknown size"
     run.notify_once(
-        f"detector.image_size: {chosen} px, chosen for images of {side} px and the checkpoint {checkpoint}, "
-        f"{trained}"
+        f"detector.image_size: {chosen} px, chosen for images of {side} px and a detector trained {trained}"
     )
-    return chosen
+    return detector, chosen
+
+
+def _longest_side(store: RunStore, items: Iterable[Item]) -> int:
+    """Return the longest side of a run's images in pixels; while there are none, that of the given ones."""
+    sizes = [max(record.size_wh) for record in islice(store.records(), SAMPLED_IMAGES)]
+    sizes = sizes or [max(rgb.shape[:2]) for _, rgb, _ in islice(items, 1)]
+    return max(sizes, default=UNKNOWN_SIDE)
 
 
 def labels_method(

@@ -137,7 +137,7 @@ def measure(
 def _evaluated(
     run: Run, on_progress: OnProgress, checkpoint: str, truth: Truth, settings: DetectorSettings
 ) -> Evaluated:
-    detector, image_size = open_detector(run, checkpoint, settings)
+    detector, image_size = open_detector(run, checkpoint, settings, truth.items())
     mask, box = measure(detector, truth.items(), truth.class_names, image_size, on_progress, truth.images)
     return Evaluated(truth.name, checkpoint, truth.images, mask, box)
 

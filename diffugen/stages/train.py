@@ -10,7 +10,7 @@ from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item
 from diffugen.dataset.policy import in_validation
 from diffugen.dataset.truth import Truth
-from diffugen.dataset.yolo import write_yolo
+from diffugen.dataset.yolo import read_yolo, write_yolo
 from diffugen.errors import DiffugenError
 from diffugen.run.results import Chosen, Trained
 from diffugen.run.rounds import OnProgress, Round, stage
@@ -122,7 +122,7 @@ def fit(
     on_progress(0, settings.epochs)
     for cache in (folder / dataset).rglob("*.cache"):  # of a training that was killed
         cache.unlink()
-    detector, image_size = open_detector(round.run, start, settings)
+    detector, image_size = open_detector(round.run, start, settings, read_yolo(folder / dataset, "train"))
     best = detector.fit(
         folder / dataset,
         folder / "training" / name,

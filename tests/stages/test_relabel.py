@@ -14,10 +14,10 @@ from diffugen.comparison.metrics import average_precision
 from diffugen.config import DetectorSettings, Labelling, LabelSettings, ScoreWeights
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.miniature.scenes import exact_instances, scene_set
-from diffugen.records import HeatMaps, ImageRecord, Phrase, Prompt
+from diffugen.records import HeatMaps, ImageRecord, Instances, Phrase, Prompt
 from diffugen.run import RunStore
 from diffugen.run.results import Relabelled
-from diffugen.stages.detector import knows_any, labels_method, mapped_classes
+from diffugen.stages.detector import knows_any, labels_method, mapped_classes, open_detector
 from tests.support.rounds import round_of
 
 SIZE_WH = (144, 96)
@@ -226,4 +226,15 @@ def test_labels_on_small_images_are_made_at_a_suited_size_and_the_user_is_told_o
         ).ap50
     assert precision[None] == precision[128] and (precision[None] or 0) > 2 * (precision[640] or 0)
     [line] = said
-    assert "detector.image_size: 128 px" in line and "images of 64 px" in line and "trained at 128 px" in line
+    assert line == "detector.image_size: 128 px, chosen for images of 64 px and a detector trained at 128 px"
+
+
+def test_an_empty_run_chooses_the_size_by_the_images_at_hand(store: RunStore) -> None:
+    said: list[str] = []
+    run = round_of(store, ["car"], notify=said.append).run
+    small = [("a", np.zeros((60, 80, 3), np.uint8), Instances((80, 60), (), (), np.zeros(0)))]
+    for items, expected in ((small, 128), ([], 128)):
+        assert open_detector(run, "miniature", SETTINGS.changed(image_size=None), items)[1] == expected
+    architecture = open_detector(run, "yolov8n-seg.yaml", SETTINGS.changed(image_size=None), small)
+    assert architecture[1] == 160, "twice the images' longer side"
+    assert open_detector(run, "yolov8n-seg.yaml", SETTINGS.changed(image_size=None))[1] == 640

@@ -34,7 +34,7 @@ test: $(STAMP) ## run all tests
 fast: $(STAMP) ## run the tests that are not marked slow
 	$(PY) -m pytest -q -m "not slow"
 
-# One mypy run per folder of reports/: scripts import neighbours by bare name, and several are called measure.py.
+# One mypy run per folder of reports/: they import neighbours by bare name, and several are called measure.py.
 lint: $(STAMP) ## check style, layout, and types: ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

@@ -1,6 +1,6 @@
-"""Which images a task makes, from prompts or from sources with regions: a complete record for each.
+"""Plan the images of a task, from prompts or from sources and regions: one complete record per image.
 
-Knows prompts, sources and regions; not how an image is made, or what is kept of it.
+Knows prompts, sources and regions; does not know how an image is generated or what is kept of it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from diffugen.run.store import RunStore
 
 LEAST_CONFIDENCE = 0.25
-"""Finds of a region's detector that it is less sure of do not count."""
+"""Detections of a region's detector below this confidence are ignored."""
 
 
 @dataclass(frozen=True)
 class Common:
-    """What the images of a task have in common.
+    """What all images of a task share.
 
     Attributes:
         task: The task.
         model: The diffusion model, as configured.
-        settings: What else decides the pixels.
-        size_wh: The size that the model is used at.
-        unit: Sides are multiples of this.
+        settings: All other settings that affect the pixels.
+        size_wh: Width and height that the model runs at, in pixels.
+        unit: Both sides must be multiples of this, in pixels.
         seed: Seed of the round.
-        round: The round.
+        round: Number of the round.
     """
 
     task: Task
@@ -54,9 +54,9 @@ class Plan:
     """The images of a task.
 
     Attributes:
-        jobs: What is to be made.
-        carried: From the id of an in-painted image to the objects that it has from its source.
-        skipped: How many sources had no region to paint over, or nothing that could change.
+        jobs: The images to generate.
+        carried: From the id of an inpainted image to the objects it keeps from its source.
+        skipped: Number of sources left out: no region to paint over, or no attribute to change.
     """
 
     jobs: list[ImageRecord]
@@ -83,23 +83,25 @@ def plan_from_prompts(common: Common, prompts: Sequence[Prompt], each: int) -> P
 def find_regions(
     store: RunStore, task: Task, sources: Sequence[SourceImage], detector_device: str
 ) -> list[tuple[SourceImage, RLE | None]]:
-    """Return each source with the region that is painted over: None for ``img2img``, and where there is none.
+    """Return each source with the region to paint over; None for ``img2img`` and where there is none.
 
     Args:
-        store: The run; holds the pixels of the sources.
+        store: The run, which contains the pixels of the sources.
         task: The task.
-        sources: What it starts from. A detector's finds take the place of their labels where the task names a
-            detector.
-        detector_device: Where that detector runs.
+        sources: The images to start from. If the task names a detector, its detections replace their labels.
+        detector_device: Device of that detector.
+
+    Raises:
+        DiffugenError: The sources have no labels but the region needs them, or the detector lacks the class.
     """
     region = task.region
     if region is None:
         return [(source, None) for source in sources]
     if region.label is not None and all(source.instances is None for source in sources):
         raise DiffugenError(
-            f"task {task.step!r} paints over objects labelled {region.label!r}, but the sources of "
-            f"{task.source!r} have no "
-            "labels; give a labelled set, or find them with region.detector, or name a region.part or polygon"
+            f"task {task.step!r} paints over objects labelled {region.label!r}, but the images of "
+            f"{task.source!r} have no labels; use a labelled dataset, find the objects with "
+            "region.detector, or set region.part or region.polygon"
         )
     if region.detector is None:
         return [(one, _region_rle(region, one, one.instances)) for one in sources]
@@ -108,15 +110,15 @@ def find_regions(
     detector = YoloDetector(region.detector, device=detector_device)
     if region.find not in detector.class_names:
         raise DiffugenError(
-            f"task {task.step!r}: the detector {region.detector} does not know {region.find!r}; it knows "
-            f"{', '.join(detector.class_names)}"
+            f"task {task.step!r}: the detector {region.detector} has no class {region.find!r}; its classes "
+            f"are {', '.join(detector.class_names)}"
         )
     found = []
     for one in sources:
         [seen] = detector.predict(
             [store.source(one.id)], image_size=_side(one.size_wh), confidence=LEAST_CONFIDENCE
         )
-        # Its finds are labels too, where nobody made any.
+        # The detections also serve as labels where the image has none.
         known = replace(one, instances=seen) if one.instances is None else one
         found.append((known, _region_rle(region, one, seen)))
     return found
@@ -125,12 +127,15 @@ def find_regions(
 def plan_from_sources(
     common: Common, found: Sequence[tuple[SourceImage, RLE | None]], prompts: PromptSettings
 ) -> Plan:
-    """Plan the images that are made of sources.
+    """Plan the images that are made from sources.
 
     Args:
-        common: What they have in common.
-        found: Sources with their regions; those without one are left out of ``inpaint``.
-        prompts: Arguments of `diffugen.prompts.make.make_prompts`.
+        common: What the images share.
+        found: Sources with their regions; ``inpaint`` skips those without one.
+        prompts: The prompt settings of the configuration.
+
+    Raises:
+        DiffugenError: There is no source, or none has a region to paint over.
     """
     from diffugen.diffusion.generate import image_seed
     from diffugen.diffusion.tasks import DEFAULT_STRENGTH, WINDOW, WORKING_SIZE, working_size
@@ -139,18 +144,17 @@ def plan_from_sources(
     usable = [(source, region) for source, region in found if region is not None or task.region is None]
     if not usable:
         raise DiffugenError(
-            f"task {task.step!r}: none of the {len(found)} sources of {task.source!r} has a region to paint "
-            "over: no labelled "
-            "object, or too little room beside the objects that are spared (region.spare)"
+            f"task {task.step!r}: none of the {len(found)} images of {task.source!r} has a region to paint "
+            "over: no object of the class, or too little room beside the labelled objects (region.spare)"
             if found
-            else f"task {task.step!r}: the task {task.source!r} has made no images yet; run it first, "
+            else f"task {task.step!r}: the task {task.source!r} has not made any images yet; run it first, "
             "without --task"
         )
     parents = [source.prompt for source, _ in usable]
-    untold = not any(parent is not None and parent.template for parent in parents)
+    no_template = not any(parent is not None and parent.template for parent in parents)
     texts = child_prompts(
         parents,
-        templates=task.templates or (prompts.templates if untold else ()),
+        templates=task.templates or (prompts.templates if no_template else ()),
         changes=task.attributes,
         attributes=prompts.attributes,
         classes=prompts.classes,
@@ -199,7 +203,7 @@ def plan_from_sources(
 
 
 def _region_rle(region: Region, source: SourceImage, instances: Instances | None) -> RLE | None:
-    # Encoded at once: the masks of many large photos would fill the memory.
+    # Encoded right away: uncompressed masks of many large photos would fill the memory.
     mask = region_mask(region, source.size_wh, source.name, instances)
     return None if mask is None else encode(mask)
 
@@ -209,5 +213,5 @@ def _nothing(size_wh: tuple[int, int]) -> Instances:
 
 
 def _side(size_wh: tuple[int, int]) -> int:
-    """A side that the detector can divide, at least as long as the image's longer one."""
+    """Return the longer side of an image, rounded up to a multiple of the detector's stride, 32 px."""
     return -(-max(size_wh) // 32) * 32

@@ -1,6 +1,6 @@
-"""The part of an image that is painted over: an object's place, a polygon, a named part, or a mask image.
+"""Find the region of an image to paint over: an object, a polygon, a named part, or a mask image.
 
-Knows masks and labels; not where images come from, or what is painted.
+Knows masks and labels; does not know where images come from or what is painted.
 """
 
 from __future__ import annotations
@@ -21,36 +21,35 @@ from diffugen.records import Instances
 Mask = NDArray[np.bool_]
 
 LEAST_AREA_FRAC = 0.005
-"""A smaller region, relative to the image area, leaves no room for an object."""
+"""Smallest usable region, relative to the image area; a smaller one has no room for an object."""
 
 LEAST_ROOM_FRAC = 0.5
-"""Where spared objects take more of a region than this leaves, the source is not used: too little room beside
-them."""
+"""Share of a region that must remain after sparing the labelled objects; else the source is skipped."""
 
 ALMOST_ALL_FRAC = 0.75
-"""A window that covers more of the image than this might as well be all of it."""
+"""A window that covers more than this share of the image becomes the whole image."""
 
 KEPT_FRAC = 0.5
-"""An object of which less remains outside the region is no longer labelled."""
+"""An object keeps its label if at least this share of its mask is left outside the region."""
 
 
 def region_mask(
     region: Region, size_wh: tuple[int, int], name: str, instances: Instances | None
 ) -> Mask | None:
-    """Return the part of an image that is painted over.
+    """Return the region of an image to paint over.
 
     Args:
-        region: How to find it.
+        region: The configured region.
         size_wh: Width and height of the image in pixels.
-        name: The image's file name without the ending, by which a folder of masks is searched.
-        instances: The objects in it: its labels, or, for ``region.detector``, what the detector found. None
-            where unknown.
+        name: File name of the image without its suffix; a folder of masks is searched for this name.
+        instances: The objects in the image: its labels, or the detections of ``region.detector``. None if
+            unknown.
 
     Returns:
-        bool (H, W); None where there is nothing to paint over: no object of the class, or too little room.
+        bool (H, W); None if there is nothing to paint over: no object of the class, or too little room.
 
     Raises:
-        DiffugenError: The mask image is missing, unreadable or of another size.
+        DiffugenError: The mask image is missing, cannot be read, or has another size than the image.
     """
     wanted = region.label or region.find
     if wanted is not None:
@@ -70,16 +69,16 @@ def region_mask(
 def window_around(
     region: Mask, context_frac: float, proportions_wh: tuple[int, int]
 ) -> tuple[int, int, int, int] | None:
-    """Return the part of an image shown to the model, so that small regions get as many pixels as large.
+    """Return the crop that the model works on, so that small regions get as many pixels as large ones.
 
     Args:
-        region: bool (H, W), what is painted over.
-        context_frac: Pixels around it on each side, relative to its own width and height.
-        proportions_wh: The window is widened or heightened to these proportions as far as the image goes, so
-            that windows of different regions are worked on at one size, and in one batch.
+        region: bool (H, W), the region to paint over.
+        context_frac: Margin on each side, relative to the region's own width and height.
+        proportions_wh: Width and height whose aspect ratio the window gets, as far as the image allows, so
+            that the windows of different regions can be resized to the same size and share a batch.
 
     Returns:
-        Left, upper, right and lower edge in pixels; None for all of the image.
+        Left, upper, right and lower edge in pixels; None for the whole image.
     """
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     spans = [(int(found[0]), int(found[-1]) + 1) for found in (columns, rows)]
@@ -100,25 +99,23 @@ def window_around(
 
 
 def check_mask(path: str) -> Path:
-    """Return where a mask image or a folder of masks lies.
+    """Return the path of a mask image or a folder of masks.
 
     Raises:
-        DiffugenError: There is none.
+        DiffugenError: It does not exist.
     """
     found = Path(path).expanduser()
     if not found.exists():
-        raise DiffugenError(
-            f"no mask image at {found}; give an image that is bright where it is painted over"
-        )
+        raise DiffugenError(f"no mask image at {found}; give an image that is bright where to paint")
     return found
 
 
 def outside(instances: Instances, region: Mask) -> Instances:
-    """Return what is left of objects outside a region; those of which less than half is left are gone.
+    """Return what is left of each object outside a region; objects cut by more than half are dropped.
 
     Args:
         instances: The objects of the source.
-        region: bool (H, W), what was painted over.
+        region: bool (H, W), the region that was painted over.
     """
     kept, rles = [], []
     before = areas(instances.rles)
@@ -143,7 +140,7 @@ def _drawn(region: Region, size_wh: tuple[int, int], name: str) -> Mask:
     if region.mask is not None:
         return _read_mask(_mask_file(check_mask(region.mask), name), size_wh)
     if region.polygon is not None:
-        # The last pixel's centre lies half a pixel before the edge.
+        # The centre of the last pixel is half a pixel before the edge.
         return mask_from_polygons([np.array(region.polygon) * (width - 1, height - 1)], size_wh)
     left, upper, right, lower = PARTS[str(region.part)]
     mask = np.zeros((height, width), dtype=np.bool_)
@@ -159,9 +156,7 @@ def _mask_file(path: Path, name: str) -> Path:
         return path
     found = next((file for suffix in IMAGE_SUFFIXES if (file := path / f"{name}{suffix}").is_file()), None)
     if found is None:
-        raise DiffugenError(
-            f"no mask for {name!r} in {path}: expected {name}.png, bright where it is painted over"
-        )
+        raise DiffugenError(f"no mask for {name!r} in {path}: expected {name}.png, bright where to paint")
     return found
 
 
@@ -170,7 +165,6 @@ def _read_mask(path: Path, size_wh: tuple[int, int]) -> Mask:
     if mask.shape != (size_wh[1], size_wh[0]):
         raise DiffugenError(
             f"the mask {path} has {mask.shape[1]}x{mask.shape[0]} pixels, the image "
-            f"{size_wh[0]}x{size_wh[1]}; they must be "
-            "of one size"
+            f"{size_wh[0]}x{size_wh[1]}; both must have the same size"
         )
     return np.asarray(mask)

@@ -1,7 +1,7 @@
-"""Images to start from: images of the run, of another run, photos of a folder, or a labelled set.
+"""Source images of a task: images of this run or another one, a folder of photos, or a labelled dataset.
 
-Knows where they lie and what is known of their objects; not what is made of them. The pixels of sources from
-outside the run are copied into it, so that it stays whole when they are gone.
+Knows where they are and how they are labelled; does not know what is made from them. The pixels of sources
+from outside the run are copied into it, so that it stays complete when they are gone.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ RGB = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image to start from; `RunStore.source` gives its pixels.
+    """An image to start from; `RunStore.source` returns its pixels.
 
     Attributes:
-        id: What its children call their parent.
-        name: Its name without an ending: an image's id, or a file's stem.
-        place: Where it lies, for a reader.
+        id: The id that the images made from it record as their parent.
+        name: Its name without a suffix: an image's id, or a file's stem.
+        place: Where it came from, for display: a file or a folder.
         size_wh: Width and height in pixels.
-        family: What it goes back to; see `diffugen.records.ImageRecord.family`.
-        prompt: The prompt it was made from; None for a photo.
-        instances: The objects in it; None where nobody labelled it.
+        family: The prompt or photo it goes back to; see `diffugen.records.ImageRecord.family`.
+        prompt: The prompt it was generated from; None for a photo.
+        instances: The objects in it; None if it has no labels.
     """
 
     id: str
@@ -50,15 +50,14 @@ class SourceImage:
 
 
 def images_of_task(store: RunStore, step: str, round: int, method: str) -> Iterator[SourceImage]:
-    """Yield the images that a task of this round made, in the order of their making.
+    """Yield the images that a task of this round made, oldest first.
 
     Args:
         store: The run.
         step: Name of the task.
-        round: The round.
-        method: Provenance of the attention labels that say what is in them. What a person decided does not
-            count: it comes later, and would make other images of the same sources when an interrupted task
-            goes on.
+        round: Number of the round.
+        method: Provenance of the attention labels to use. Review decisions are ignored: they come later, so
+            an interrupted task that is continued would make other images from the same sources.
     """
     for record in list(store.records(round)):
         if (record.step or record.task) == step:
@@ -69,37 +68,40 @@ def images_of_task(store: RunStore, step: str, round: int, method: str) -> Itera
 
 
 def check_source(source: str, tasks: Collection[str] = ()) -> Path:
-    """Return where a source from outside the run lies.
+    """Return the path of a source from outside the run.
 
     Args:
-        source: As in `sources_outside`.
-        tasks: Names of tasks, which could have been meant.
+        source: See `sources_outside`.
+        tasks: Names of earlier tasks, for the error message.
 
     Raises:
-        DiffugenError: There is no such place.
+        DiffugenError: The path does not exist.
     """
     path = Path(source).expanduser()
     if not path.exists():
         names = f" ({', '.join(tasks)})" if tasks else ""
         raise DiffugenError(
-            f"no source {source!r} here (looked in {path.parent.absolute()}): give a folder of photos, a "
-            "labelled set (a "
-            f"YOLO-seg folder or a COCO .json), the folder of a run, or the name of an earlier task{names}"
+            f"source {source!r} not found (looked in {path.parent.absolute()}): give a folder of photos, a "
+            "labelled dataset (a YOLO-seg folder or a COCO .json file), the folder of a run, or the name of "
+            f"an earlier task{names}"
         )
     return path
 
 
 def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator[SourceImage]:
-    """Yield images from outside the run, in the order of their names, and copy their pixels into it.
+    """Yield images from outside the run and copy their pixels into it.
+
+    Photos are sorted by name; labelled datasets and runs keep their own order. Duplicate photos are yielded
+    once.
 
     Args:
         store: The run, open for writing.
-        source: The folder of another run, a YOLO-seg folder or its ``data.yaml``, a COCO ``.json``, or a
-            folder of photos.
-        count: At most so many.
+        source: The folder of another run, a YOLO-seg folder or its ``data.yaml``, a COCO ``.json`` file, an
+            image file, or a folder of photos.
+        count: Maximum number of images; None for all.
 
     Raises:
-        DiffugenError: There is no such place, it holds no image, or an image or label in it cannot be read.
+        DiffugenError: The path does not exist, contains no images, or an image or label cannot be read.
     """
     path = check_source(source)
     found: set[str] = set()
@@ -113,7 +115,7 @@ def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator
         yield one
     if not found:
         raise DiffugenError(
-            f"the source {path} holds no image; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+            f"the source {path} contains no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
         )
 
 
@@ -134,7 +136,7 @@ def _read(path: Path) -> Iterator[tuple[SourceImage, RGB]]:
         photo = _photo_id(rgb)
         yield SourceImage(photo, path.stem, str(path), _size_wh(rgb), photo, None, None), rgb
     else:
-        raise DiffugenError(f"the source {path} is neither a folder, a labelled set nor an image")
+        raise DiffugenError(f"the source {path} is neither a folder, nor a labelled dataset, nor an image")
 
 
 def _from_run(folder: Path) -> Iterator[tuple[SourceImage, RGB]]:

@@ -181,8 +181,8 @@ MISTAKES = {
         (),
         r"cannot read the image photos/0\.png",
     ),
-    "an empty folder": (lambda: Path("photos").mkdir(), (PHOTOS,), (), r"photos holds no image"),
-    "no folder": (None, (PHOTOS,), (), r"no source 'photos'"),
+    "an empty folder": (lambda: Path("photos").mkdir(), (PHOTOS,), (), r"photos contains no images"),
+    "no folder": (None, (PHOTOS,), (), r"source 'photos' not found \(looked in"),
     "a mask of the wrong size": (
         small_mask,
         (PHOTOS | {"region": {"mask": "mask.png"}},),

@@ -10,6 +10,6 @@ from diffugen.run import RunStore
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RunStore]:
-    """An empty run."""
+    """Yield an empty run."""
     with RunStore.create_or_open(tmp_path / "run", config={"seed": 0}) as made:
         yield made

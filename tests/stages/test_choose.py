@@ -1,4 +1,4 @@
-"""What a round trains on, what it compares and tunes with, and what decides a promotion."""
+"""The images a round trains on, what it compares and tunes with, and the evidence for a promotion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def policy(val_frac: float = 0.3) -> TrainingPolicy:
     return TrainingPolicy(DatasetSettings(val_frac=val_frac), DisagreementSettings())
 
 
-def test_dataset_takes_what_the_policy_says(store: RunStore) -> None:
+def test_the_dataset_follows_the_policy(store: RunStore) -> None:
     agreed = [plant(store, number, box(20), box(22, score=0.9)) for number in range(8)]
     differing = plant(store, 10, box(10), box(60))
     unseen = [plant(store, number, box(30)) for number in range(20, 24)]
@@ -57,7 +57,7 @@ def test_nothing_to_train_on_is_an_error(store: RunStore) -> None:
     assert not (store.folder / "datasets" / "round-0").exists()
 
 
-def test_other_classes_of_the_detector_contradict_nothing(store: RunStore) -> None:
+def test_other_classes_of_the_detector_cause_no_disagreement(store: RunStore) -> None:
     plant(store, 0, box(20), box(21).joined(box(60, name="car")))
     made = stages.compare(round_of(store), METHOD, DisagreementSettings())
     assert made == Compared(1, 1, dict.fromkeys(made.kinds, 0))
@@ -66,7 +66,7 @@ def test_other_classes_of_the_detector_contradict_nothing(store: RunStore) -> No
 
 
 @pytest.mark.parametrize(("reviewed", "kind"), [(0, "agreed"), (GOLD_IMAGES, "human")])
-def test_promotion_rests_on_what_a_user_has(store: RunStore, reviewed: int, kind: str) -> None:
+def test_promotion_uses_human_labels_if_there_are_enough(store: RunStore, reviewed: int, kind: str) -> None:
     for number in range(2 * GOLD_IMAGES):
         image_id = plant(store, number, box(20), box(22))
         if reviewed:
@@ -96,7 +96,7 @@ def test_tuning_prefers_verdicts(store: RunStore) -> None:
     assert (made.before.settings, made.before.weights) == (labelling.settings, labelling.weights)
 
 
-def test_truth_of_the_miniature() -> None:
+def test_ground_truth_of_the_miniature() -> None:
     truth, exact = find_truth("piano-on-road", ["piano"]), exact_labels("piano-on-road", ["piano"], 3)
     assert truth is not None and exact is not None
     assert (truth.images, exact.images) == (320, 3)

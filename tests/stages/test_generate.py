@@ -1,5 +1,4 @@
-"""The generation as a whole, on the miniature at a few steps: tasks that build on one another, sources,
-ancestry, resume."""
+"""The generate stage on the miniature with few steps: chains of tasks, sources, ancestry, continuation."""
 
 from __future__ import annotations
 
@@ -83,7 +82,7 @@ def label(store: RunStore) -> None:
 
 
 def photos(folder: Path, count: int = 2, size_wh: tuple[int, int] = (101, 67)) -> Path:
-    """Scenes without pianos at a size that the model cannot divide."""
+    """Write scenes without pianos, in a size that is no multiple of the model's unit."""
     folder.mkdir(exist_ok=True)
     for number, drawn in enumerate(scene_set("known", count, size_wh)):
         Image.fromarray(drawn.rgb).save(folder / f"street-{number}.png")
@@ -94,7 +93,7 @@ def pixels_of(store: RunStore) -> dict[str, Any]:
     return {image_id: store.image(image_id) for image_id in store.image_ids()}
 
 
-def test_a_chain_knows_its_ancestry_and_carries_objects_on(store: RunStore) -> None:
+def test_a_chain_records_ancestry_and_carries_objects_over(store: RunStore) -> None:
     made = generate(store, STREETS, RAIN, {**PIANOS, "source": "rain", "region": LOWER})
     assert made == Generated(9, tasks={name: TaskImages(3) for name in ("streets", "rain", "pianos")})
     records = {record.id: record for record in store.records()}
@@ -108,9 +107,7 @@ def test_a_chain_knows_its_ancestry_and_carries_objects_on(store: RunStore) -> N
         before, after = street.prompt.attributes["weather"], rain.prompt.attributes["weather"]
         assert after in ("rainy", "snowy") and after != before
         assert rain.prompt.template == street.prompt.template
-        assert piano.prompt.attributes["weather"] == after, (
-            "what is not changed is taken over from the source"
-        )
+        assert piano.prompt.attributes["weather"] == after, "unchanged attributes come from the source"
         region = decode(piano.region)  # type: ignore[arg-type]
         assert np.array_equal(store.image(piano.id)[~region], store.image(rain.id)[~region])
         assert not np.array_equal(store.image(piano.id), store.image(rain.id))
@@ -118,12 +115,14 @@ def test_a_chain_knows_its_ancestry_and_carries_objects_on(store: RunStore) -> N
             assert not (decode(rle) & (~region if name == "piano" else region)).any()
     policy = TrainingPolicy(DatasetSettings(val_frac=0.5), DisagreementSettings())
     held_out = held_out_families(round_of(store).run, policy)
-    assert len(held_out) < 3, "families, not images, are held out"
+    assert len(held_out) < 3, "whole families are held out, not single images"
 
 
 def test_other_label_settings_change_carried_objects_too(store: RunStore) -> None:
-    """Before, objects outside the painted region stayed as the first settings had labelled them."""
-    generate(store, STREETS, {**PIANOS, "source": "streets", "region": {"part": "upper third", "spare": False}})
+    """Regression: objects outside the painted region kept the labels of the first settings."""
+    generate(
+        store, STREETS, {**PIANOS, "source": "streets", "region": {"part": "upper third", "spare": False}}
+    )
     label(store)
     wide = replace(LABELLING, settings=LABELLING.settings.changed(threshold=0.2))
     stages.label(round_of(store), wide)
@@ -141,7 +140,7 @@ def test_other_label_settings_change_carried_objects_too(store: RunStore) -> Non
     assert changed
 
 
-def test_the_same_call_again_makes_nothing_new(store: RunStore, tmp_path: Path) -> None:
+def test_repeating_a_call_makes_nothing_new(store: RunStore, tmp_path: Path) -> None:
     tasks = (STREETS, {**PIANOS, "region": LOWER})
     seen: list[tuple[int, int]] = []
     generate(store, *tasks)
@@ -162,9 +161,11 @@ def test_the_same_call_again_makes_nothing_new(store: RunStore, tmp_path: Path) 
     assert seen[-1] == (6, 6) and seen == sorted(seen)
 
 
-def test_one_task_of_several(store: RunStore) -> None:
+def test_running_one_task_of_several(store: RunStore) -> None:
     tasks = (STREETS, {**PIANOS, "region": LOWER})
-    with pytest.raises(DiffugenError, match="'streets' has made no images yet; run it first, without --task"):
+    with pytest.raises(
+        DiffugenError, match="'streets' has not made any images yet; run it first, without --task"
+    ):
         generate(store, *tasks, only="inpaint")
     assert generate(store, *tasks, only="txt2img").images == 3
     assert {record.step for record in store.records()} == {"streets"}
@@ -189,15 +190,15 @@ def test_own_photos_keep_every_pixel_outside_the_region(store: RunStore, tmp_pat
         assert store.heat_maps(record.id).region == record.region
 
 
-def test_photos_are_described_by_the_common_templates(store: RunStore, tmp_path: Path) -> None:
+def test_photos_use_the_common_templates(store: RunStore, tmp_path: Path) -> None:
     generate(store, {"task": "img2img", "source": str(photos(tmp_path / "photos")), "strength": 0.5})
     assert {record.prompt.template for record in store.records()} == set(PROMPTS["templates"])
     assert {record.size_wh for record in store.records()} == {(80, 56)}, (
-        "as many pixels as the model was made for"
+        "as many pixels as the model was trained on"
     )
 
 
-def test_photos_may_be_gone_when_the_run_goes_on(store: RunStore, tmp_path: Path) -> None:
+def test_photos_may_be_deleted_after_generation(store: RunStore, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 1)
     generate(store, {**PIANOS, "source": str(folder), "region": LOWER})
     [record] = store.records()
@@ -205,8 +206,8 @@ def test_photos_may_be_gone_when_the_run_goes_on(store: RunStore, tmp_path: Path
     assert store.source(str(record.parent)).shape == (67, 101, 3)
 
 
-def test_labelled_cars_stay_and_the_piano_takes_the_place_of_one(store: RunStore, tmp_path: Path) -> None:
-    """A labelled street; the largest car is painted over, the other one and the cone are kept."""
+def test_a_piano_replaces_the_largest_car_and_other_objects_stay(store: RunStore, tmp_path: Path) -> None:
+    """In a labelled street the largest car is painted over; the other car and the cone are kept."""
     drawn = next(one for one in scene_set("known", 40, (96, 64)) if "car" in exact_instances(one).class_names)
     exact = exact_instances(drawn)
     second = np.zeros((64, 96), dtype=bool)
@@ -232,17 +233,17 @@ def test_labelled_cars_stay_and_the_piano_takes_the_place_of_one(store: RunStore
     assert cars.scores.tolist() == [0.9] * len(cars)
 
 
-def test_a_detector_finds_the_region_and_names_what_stays(store: RunStore, tmp_path: Path) -> None:
+def test_a_detector_finds_the_region_and_labels_the_rest(store: RunStore, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", 12, (64, 64))
     region = {"detector": "miniature", "find": "car"}
     made = generate(store, {**PIANOS, "source": str(folder), "region": region})
     assert 0 < made.images < 12 and made.images + made.skipped == 12
     assert sum(len(labels.instances.of_classes(["truck"])) for labels in store.labels("carried")) == 0
-    with pytest.raises(DiffugenError, match=r"does not know 'zebra'; it knows .*car"):
+    with pytest.raises(DiffugenError, match=r"has no class 'zebra'; its classes are .*car"):
         generate(store, {**PIANOS, "source": str(folder), "region": {**region, "find": "zebra"}})
 
 
-def test_another_run_is_a_source(store: RunStore, tmp_path: Path) -> None:
+def test_another_run_can_be_the_source(store: RunStore, tmp_path: Path) -> None:
     with RunStore.create_or_open(tmp_path / "streets", config=None) as streets:
         generate(streets, STREETS, prompts=CARS)
         label(streets)
@@ -252,10 +253,10 @@ def test_another_run_is_a_source(store: RunStore, tmp_path: Path) -> None:
     assert all(record.prompt.template == PROMPTS["templates"][0] for record in store.records())
 
 
-def test_a_blackened_image_is_dropped_counted_and_not_made_again(
+def test_a_blackened_image_is_dropped_counted_and_not_generated_again(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real safety checker at tiny size, whose threshold makes it object to everything."""
+    """Use a real safety checker at tiny size, with a threshold that flags every image."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPImageProcessor
 
@@ -289,7 +290,7 @@ def test_a_blackened_image_is_dropped_counted_and_not_made_again(
     assert steps[:2] == [0, 3], "nothing was left to do"
 
 
-def test_an_embedding_is_part_of_an_images_identity(tmp_path: Path) -> None:
+def test_the_content_of_an_embedding_is_part_of_an_images_identity(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"one")
     before = file_digest(str(tmp_path / "a.safetensors"))
     (tmp_path / "a.safetensors").write_bytes(b"two")
@@ -302,17 +303,17 @@ def test_an_embedding_is_part_of_an_images_identity(tmp_path: Path) -> None:
     [
         (
             {**PIANOS, "source": "stretes", "region": LOWER},
-            "no source 'stretes' .*name of an earlier task .*streets",
+            "source 'stretes' not found .*name of an earlier task .*streets",
         ),
         ({**PIANOS, "region": {"mask": "nowhere.png"}}, "no mask image at nowhere.png"),
         ({**PIANOS, "region": {"detector": "nowhere.pt", "find": "car"}}, "nowhere.pt"),
-        ({**PIANOS, "region": {"label": "zebra"}}, "none of the 3 sources of 'streets' has a region"),
+        ({**PIANOS, "region": {"label": "zebra"}}, "none of the 3 images of 'streets' has a region"),
         ({**PIANOS, "region": LOWER, "templates": ["a {sofa} on a road"]}, "sofa"),
         ({**RAIN, "attributes": {"light": ["dim"]}}, "light"),
         ({**PIANOS, "region": LOWER, "model": "./no-such-model"}, "no-such-model"),
     ],
 )
-def test_mistakes_are_told_in_one_message(store: RunStore, task: dict[str, Any], message: str) -> None:
+def test_a_mistake_gives_one_clear_error(store: RunStore, task: dict[str, Any], message: str) -> None:
     with pytest.raises(DiffugenError, match=message):
         generate(store, STREETS, task)
 
@@ -320,7 +321,7 @@ def test_mistakes_are_told_in_one_message(store: RunStore, task: dict[str, Any],
 @pytest.mark.parametrize(
     ("prepare", "changes", "message"),
     [
-        (lambda folder: None, {"region": LOWER}, "holds no image"),
+        (lambda folder: None, {"region": LOWER}, "contains no images"),
         (
             lambda folder: (folder / "a.png").write_bytes(b"no"),
             {"region": LOWER},
@@ -334,7 +335,7 @@ def test_mistakes_are_told_in_one_message(store: RunStore, task: dict[str, Any],
         ),
     ],
 )
-def test_mistakes_with_photos_leave_nothing_behind(
+def test_mistakes_with_photos_leave_no_images_behind(
     store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepare: Any, changes: Any, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -345,7 +346,7 @@ def test_mistakes_with_photos_leave_nothing_behind(
     assert list(store.image_ids()) == []
 
 
-def test_plans() -> None:
+def test_task_names_and_default_sources() -> None:
     assert [(task.step, task.source) for task in plan_tasks([])] == [("txt2img", None)]
     tasks = plan_tasks([task_of(one) for one in (STREETS, RAIN, {**PIANOS, "region": LOWER})])
     assert [task.source for task in tasks] == [None, "streets", "rain"]
@@ -354,7 +355,7 @@ def test_plans() -> None:
         choose_tasks(tasks, "sun")
 
 
-def test_a_task_of_prompts_has_templates_attributes_and_count_of_its_own() -> None:
+def test_a_txt2img_task_can_have_its_own_templates_attributes_and_count() -> None:
     values = {**PROMPTS, "attributes": {**PROMPTS["attributes"], "time": ["night"]}}
     values["templates"] = [*PROMPTS["templates"], "a {car}, {time}"]
     prompts = prompt_settings(values)
@@ -382,7 +383,7 @@ def test_a_task_of_prompts_has_templates_attributes_and_count_of_its_own() -> No
 
 
 def test_small_regions_of_large_photos_share_batches(store: RunStore, tmp_path: Path) -> None:
-    """Different windows, one working size: what is worked on has the model's number of pixels."""
+    """Different windows are resized to one working size with the model's number of pixels."""
     folder = photos(tmp_path / "photos", 3, (320, 200))
     masks = tmp_path / "masks"
     masks.mkdir()

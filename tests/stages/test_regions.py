@@ -24,7 +24,7 @@ def box(x0: int, y0: int, x1: int, y1: int) -> Any:
 
 
 def objects(**boxes: tuple[int, int, int, int]) -> Instances:
-    """Objects by class; ``car_2`` is of class car."""
+    """Return box objects by class; ``car_2`` is another car."""
     names = tuple(name.split("_")[0] for name in boxes)
     return Instances(
         SIZE_WH, names, tuple(encode(box(*one)) for one in boxes.values()), np.full(len(boxes), 0.5)
@@ -50,16 +50,16 @@ def test_named_parts(part: str, expected: tuple[int, int, int, int]) -> None:
     assert np.array_equal(mask_of(Region(part=part)), box(*expected))
 
 
-def test_every_configurable_part_can_be_drawn() -> None:
+def test_every_named_part_gives_a_region() -> None:
     assert all(mask_of(Region(part=part)).any() for part in PARTS)
 
 
-def test_a_polygon_is_in_parts_of_width_and_height() -> None:
+def test_polygon_corners_are_relative_to_width_and_height() -> None:
     mask = mask_of(Region(polygon=((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)), grow_frac=0))
     assert mask[:, 31:].all() and not mask[:, :29].any()
 
 
-def test_a_label_is_the_largest_object_of_its_class_grown() -> None:
+def test_a_label_selects_the_largest_object_of_its_class_and_grows_it() -> None:
     seen = objects(car=(2, 2, 8, 8), car_2=(20, 20, 40, 30), person=(0, 0, 60, 40))
     assert np.array_equal(mask_of(Region(label="car", grow_frac=0), seen), box(20, 20, 40, 30))
     grown = mask_of(Region(label="car", grow_frac=0.05), seen)
@@ -68,7 +68,7 @@ def test_a_label_is_the_largest_object_of_its_class_grown() -> None:
 
 
 @pytest.mark.parametrize("seen", [None, objects(), objects(person=(0, 0, 10, 10))])
-def test_no_object_no_region(seen: Instances | None) -> None:
+def test_without_an_object_there_is_no_region(seen: Instances | None) -> None:
     assert mask_of(Region(label="car"), seen) is None
 
 
@@ -80,11 +80,11 @@ def test_labelled_objects_are_spared() -> None:
     assert outside(seen, region).rles == seen.rles
 
 
-def test_a_region_without_room_is_none() -> None:
+def test_a_region_with_too_little_room_is_none() -> None:
     assert mask_of(Region(part="lower half"), objects(bus=(0, 18, 60, 40))) is None
 
 
-def test_objects_keep_what_is_left_of_them_or_go() -> None:
+def test_objects_are_cut_to_the_outside_or_dropped() -> None:
     seen = objects(car=(0, 0, 20, 10), person=(18, 0, 30, 10), cone=(50, 30, 55, 35))
     rest = outside(seen, box(15, 0, 40, 40))
     assert rest.class_names == ("car", "cone")

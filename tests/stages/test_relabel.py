@@ -1,5 +1,4 @@
-"""Relabelling by a detector that knows the run's classes by other names: what each find becomes, and under
-which provenance."""
+"""Relabelling: the class each detection gets when detector and run name classes differently; provenance."""
 
 from __future__ import annotations
 
@@ -57,7 +56,7 @@ def found(store: RunStore, method: str) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
 
 
-def test_the_miniature_knows_what_these_tests_take_for_granted(
+def test_the_miniature_detector_meets_the_assumptions_of_this_file(
     known: tuple[str, ...], store: RunStore
 ) -> None:
     assert {"car", "truck"} <= set(known) and not {"sedan", "suv", "lorry"} & set(known)
@@ -66,10 +65,10 @@ def test_the_miniature_knows_what_these_tests_take_for_granted(
     assert counts["car"] >= 3 and counts["truck"] >= 2
 
 
-# the run's classes, the class map, what the prompt names, what cars and trucks become
+# the run's classes, the class map, the classes in the prompt, the classes that cars and trucks get
 CASES: dict[str, tuple[list[str], dict[str, str], list[str], tuple[str, str]]] = {
     "one class": (["sedan"], {"sedan": "car"}, ["sedan"], ("sedan", "truck")),
-    "the one that the prompt names": (
+    "the class in the prompt": (
         ["sedan", "suv"],
         {"sedan": "car", "suv": "car"},
         ["suv"],
@@ -81,40 +80,55 @@ CASES: dict[str, tuple[list[str], dict[str, str], list[str], tuple[str, str]]] =
         ["sedan", "lorry"],
         ("sedan", "lorry"),
     ),
-    "named, and so is not the car": (["car", "sedan"], {"sedan": "car"}, ["sedan"], ("sedan", "truck")),
-    "named, and so is the car": (["car", "sedan"], {"sedan": "car"}, ["car", "sedan"], ("car", "truck")),
-    "several named, a car is a class": (
+    "only the mapped class in the prompt": (
+        ["car", "sedan"],
+        {"sedan": "car"},
+        ["sedan"],
+        ("sedan", "truck"),
+    ),
+    "mapped class and target in the prompt": (
+        ["car", "sedan"],
+        {"sedan": "car"},
+        ["car", "sedan"],
+        ("car", "truck"),
+    ),
+    "several in the prompt, car is a class of the run": (
         ["car", "suv", "sedan"],
         {"sedan": "car", "suv": "car"},
         ["suv", "sedan"],
         ("car", "truck"),
     ),
-    "several named, a car is none: the map's first": (
+    "several in the prompt, car is not a class of the run: first of the map": (
         ["suv", "sedan"],
         {"sedan": "car", "suv": "car"},
         ["suv", "sedan"],
         ("sedan", "truck"),
     ),
-    "none named": (["sedan", "piano"], {"sedan": "car"}, ["piano"], ("car", "truck")),
-    "the car itself named": (["car", "sedan"], {"sedan": "car"}, ["car"], ("car", "truck")),
-    "a class that the detector knows": (
+    "no mapped class in the prompt": (["sedan", "piano"], {"sedan": "car"}, ["piano"], ("car", "truck")),
+    "only the target in the prompt": (["car", "sedan"], {"sedan": "car"}, ["car"], ("car", "truck")),
+    "mapped class is a class of the detector": (
         ["truck", "sedan"],
         {"truck": "car", "sedan": "car"},
         ["truck"],
         ("car", "truck"),
     ),
-    "a class that the detector does not know": (
+    "target is not a class of the detector": (
         ["sedan"],
         {"sedan": "limousine"},
         ["sedan"],
         ("car", "truck"),
     ),
-    "no class of the run": (["piano"], {"sedan": "car"}, ["piano", "sedan"], ("car", "truck")),
+    "mapped class is not a class of the run": (
+        ["piano"],
+        {"sedan": "car"},
+        ["piano", "sedan"],
+        ("car", "truck"),
+    ),
 }
 
 
 @pytest.mark.parametrize(("class_names", "class_map", "named", "expected"), CASES.values(), ids=CASES)
-def test_what_a_find_becomes(
+def test_the_class_that_a_detection_gets(
     store: RunStore,
     class_names: list[str],
     class_map: dict[str, str],
@@ -140,7 +154,7 @@ def test_only_the_names_change(store: RunStore) -> None:
         assert renamed.rles == plain.rles and np.array_equal(renamed.scores, plain.scores)
 
 
-def test_another_class_map_is_another_method_only_where_it_applies(known: tuple[str, ...]) -> None:
+def test_a_class_map_changes_the_method_only_if_it_has_an_effect(known: tuple[str, ...]) -> None:
     def method(class_map: dict[str, str], class_names: Sequence[str] = ("sedan", "suv", "car")) -> str:
         return labels_method("miniature", mapped_classes(known, class_names, class_map), 160, 0.25, "none")
 
@@ -153,11 +167,11 @@ def test_another_class_map_is_another_method_only_where_it_applies(known: tuple[
         {"suv": "car", "sedan": "car"},
         {"sedan": "car", "suv": "car"},
     )
-    assert len({plain, *map(method, maps)}) == 1 + len(maps), "the order decides too"
+    assert len({plain, *map(method, maps)}) == 1 + len(maps), "the order matters too"
     assert method({"sedan": "car", "car": "truck"}) == method({"sedan": "car"})
 
 
-def test_labels_made_with_one_map_are_not_taken_for_those_of_another(store: RunStore) -> None:
+def test_labels_of_different_class_maps_are_kept_apart(store: RunStore) -> None:
     add_scenes(store, ["sedan"])
     first = relabel(store, ["sedan"], {"sedan": "truck"})
     second = relabel(store, ["sedan"], {"sedan": "car"})
@@ -176,7 +190,7 @@ def test_labels_made_with_one_map_are_not_taken_for_those_of_another(store: RunS
         (["piano"], {"sedan": "car"}, False),
     ],
 )
-def test_a_mapped_class_is_a_known_one(
+def test_a_mapped_class_counts_as_known(
     store: RunStore, class_names: list[str], class_map: dict[str, str], expected: bool
 ) -> None:
     assert (
@@ -195,8 +209,10 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_whatever_decides_the_labels_makes_new_ones(store: RunStore, change: dict[str, Any]) -> None:
-    """Before, the provenance held checkpoint and class map alone, and relabelling silently did nothing."""
+def test_every_setting_that_affects_the_labels_makes_new_ones(
+    store: RunStore, change: dict[str, Any]
+) -> None:
+    """Regression: the provenance was only checkpoint and class map, so relabelling silently did nothing."""
     add_scenes(store, ["car"])
     first = relabel(store, ["car"], {})
     before = {labels.image_id: labels.instances for labels in store.latest_labels("model")}
@@ -204,11 +220,11 @@ def test_whatever_decides_the_labels_makes_new_ones(store: RunStore, change: dic
     after = {labels.image_id: labels.instances for labels in store.latest_labels("model")}
     assert second.method != first.method and second.images == first.images == len(SCENES)
     assert any(before[image_id].rles != after[image_id].rles for image_id in before)
-    assert relabel(store, ["car"], {}).method == first.method, "the same settings are the same labels"
+    assert relabel(store, ["car"], {}).method == first.method, "the same settings give the same labels"
 
 
-def test_labels_on_small_images_are_made_at_a_suited_size_and_the_user_is_told_once(store: RunStore) -> None:
-    """Before, the default was 640 px whatever the images' size: junk on images of 64 px, without a word."""
+def test_small_images_are_relabelled_at_a_suitable_size_with_one_notice(store: RunStore) -> None:
+    """Regression: the default was always 640 px, which silently gave useless labels on images of 64 px."""
     phrases, exact = (Phrase("car", "car"),), {}
     for number, drawn in enumerate(scene_set("known", 12, (64, 48), start=40)):
         record = ImageRecord(Prompt(f"a car {number}", phrases), number, (64, 48), "miniature")

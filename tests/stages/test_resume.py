@@ -1,4 +1,4 @@
-"""Generating survives ``kill -9`` at any moment: same image ids, nothing lost, nothing twice."""
+"""Generation survives ``kill -9`` at any moment: the same image ids, nothing lost, nothing duplicated."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def images_of(folder: Path) -> dict[str, np.ndarray]:
 
 
 def labels_of(folder: Path) -> dict[str, list[str]]:
-    """Everything that the labels of each image say, carried ones too."""
+    """Return all labels of each image as text, including carried ones."""
     found: dict[str, list[str]] = {}
     with RunStore.open(folder, readonly=True) as store:
         for one in store.labels():
             instances = one.instances
-            said = [
+            parts = [
                 one.source,
                 one.method,
                 *instances.class_names,
                 *(str(rle["counts"]) for rle in instances.rles),
             ]
-            found.setdefault(one.image_id, []).append("/".join(said))
-    return {image_id: sorted(said) for image_id, said in found.items()}
+            found.setdefault(one.image_id, []).append("/".join(parts))
+    return {image_id: sorted(labels) for image_id, labels in found.items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
-def test_generate_goes_on_after_kill(tmp_path: Path, call: str) -> None:
+def test_generate_continues_after_kill(tmp_path: Path, call: str) -> None:
     count, arguments = CALLS[call]
     command = [sys.executable, "-m", "diffugen.cli", *arguments]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -58,7 +58,7 @@ def test_generate_goes_on_after_kill(tmp_path: Path, call: str) -> None:
 
     moments = random.Random(7)
     kept: set[str] = set()
-    for wanted in (1, 5, 9):  # a random moment after at least so many images are there
+    for wanted in (1, 5, 9):  # a random moment after this many images exist
         process = subprocess.Popen(
             [*command, "--run", str(broken)],
             cwd=tmp_path,

@@ -42,7 +42,7 @@ def photos(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_folder_of_photos_in_the_order_of_names(tmp_path: Path, store: RunStore) -> None:
+def test_photos_of_a_folder_are_sorted_by_name(tmp_path: Path, store: RunStore) -> None:
     folder = photos(tmp_path / "photos", "b.png", "a.PNG", "c.bmp")
     (folder / "notes.txt").write_text("no image")
     found = list(sources_outside(store, str(folder), None))
@@ -63,7 +63,7 @@ def test_the_same_photo_twice_is_one_source(tmp_path: Path, store: RunStore) -> 
     assert len(list(sources_outside(store, str(folder), None))) == 1
 
 
-def test_a_turned_photo_is_turned_back(tmp_path: Path, store: RunStore) -> None:
+def test_exif_rotation_is_applied(tmp_path: Path, store: RunStore) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels(0)).save(tmp_path / "a.png", exif=exif)
@@ -72,7 +72,7 @@ def test_a_turned_photo_is_turned_back(tmp_path: Path, store: RunStore) -> None:
 
 
 @pytest.mark.parametrize("form", ["yolo", "coco"])
-def test_a_labelled_set_brings_its_objects(tmp_path: Path, store: RunStore, form: str) -> None:
+def test_a_labelled_dataset_keeps_its_objects(tmp_path: Path, store: RunStore, form: str) -> None:
     folder = tmp_path / "set"
     splits: Any = {"train": [("one", pixels(1), car())], "val": [("two", pixels(2), car())]}
     (write_yolo if form == "yolo" else write_coco)(folder, splits, ["car"])
@@ -111,7 +111,7 @@ def test_images_of_a_task_and_their_labels(store: RunStore) -> None:
     assert [one.id for one in images_of_task(store, "txt2img", 0, "m")] == []
 
 
-def test_another_run_is_a_source_too(tmp_path: Path, store: RunStore) -> None:
+def test_another_run_can_be_the_source(tmp_path: Path, store: RunStore) -> None:
     with RunStore.create_or_open(tmp_path / "other", config=None) as other:
         record = made(other, 5)
         other.put_labels([LabelSet(record.id, "attention", car(), "m")])
@@ -123,12 +123,12 @@ def test_another_run_is_a_source_too(tmp_path: Path, store: RunStore) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda folder: folder / "photos", "no source .*photos.* give a folder of photos"),
-        (lambda folder: folder, "holds no image; expected files ending in .png"),
+        (lambda folder: folder / "photos", "source .*photos' not found .*: give a folder of photos"),
+        (lambda folder: folder, "contains no images; expected files ending in .png"),
         (lambda folder: (folder / "a.png").write_bytes(b"no") and folder, "cannot read the image .*a.png"),
         (
             lambda folder: (folder / "a.txt").write_text("no") and folder / "a.txt",
-            "neither a folder, a labelled set nor",
+            "neither a folder, nor a labelled dataset, nor an image",
         ),
     ],
 )

@@ -71,7 +71,7 @@ def _labelled(store: RunStore, image_id: str, labelling: Labelling, new: Mapping
 def _carried(
     store: RunStore, record: ImageRecord, method: str, new: Mapping[str, LabelSet]
 ) -> Instances | None:
-    """Return the objects outside the painted region, labelled by the same settings if the source is in the run.
+    """Return the objects outside the painted region, labelled by the same settings if it is in the run.
 
     Args:
         store: The run.

@@ -46,7 +46,7 @@ def rounds(facts: RunFacts) -> Section:
 
 def _rounds_note(measured: Sequence[Evaluated]) -> str:
     parts = [
-        "Agreed: training images on which attention labels and model labels agree. Held for review: images "
+        "Agreed: training images on which attention labels and model labels agree. Awaiting review: images "
         "left out of training until someone decides. Candidate and incumbent: mask AP50 / AP50-95 of the new "
         "detector and of the one before it on the promotion evidence."
     ]
@@ -96,7 +96,7 @@ def _rounds_table(facts: RunFacts) -> Table:
         "train images",
         "val images",
         "agreed",
-        "held for review",
+        "awaiting review",
         "AP50",
         "AP50-95",
         "box AP50",

@@ -21,7 +21,8 @@ byId("reviewer").value = kept.reviewer || "";
 // Drop verdicts on labels that this page no longer shows.
 for (const card of cards) {
   const one = verdicts[card.id];
-  if (one && one.method && (!card[one.verdict] || card[one.verdict].method !== one.method)) delete verdicts[card.id];
+  const shown = one && card[one.verdict];
+  if (one && one.method && (!shown || shown.method !== one.method)) delete verdicts[card.id];
 }
 
 function keep() {
@@ -52,7 +53,8 @@ function build(card, index) {
   find(".rank").textContent = "#" + card.rank;
   find(".severity").textContent = "severity " + card.severity.toFixed(2) + ", image " + card.id;
   find(".prompt").textContent = card.prompt;
-  if (card.decided) find(".known").textContent = `already decided: ${card.decided.verdict} (${card.decided.reviewer})`;
+  const known = card.decided;
+  if (known) find(".known").textContent = `already decided: ${known.verdict} (${known.reviewer})`;
   for (const point of card.points) {
     const item = document.createElement("li");
     const kind = document.createElement("b");
@@ -64,7 +66,8 @@ function build(card, index) {
   for (const source of ["attention", "model"]) {
     const side = card[source];
     const count = side && (side.labels === 1 ? "1 label" : `${side.labels || "no"} labels`);
-    picture(find("." + source), side && side.picture, side ? `${source}: ${count}` : source, `no ${source} labels`);
+    const caption = side ? `${source}: ${count}` : source;
+    picture(find("." + source), side && side.picture, caption, `no ${source} labels`);
   }
   for (const button of article.querySelectorAll("button")) {
     button.disabled = button.dataset.verdict in card && !card[button.dataset.verdict];

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from diffugen.config.values import Name, Point, Radius, Section, Text, Texts, Values, some
 from diffugen.errors import did_you_mean
 from diffugen.records import FIELD, TASKS
+
+Sampling = Literal["balanced", "sample", "product"]
+SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+"""Ways to choose combinations of values, explained at `diffugen.prompts.make.make_prompts`."""
 
 PARTS = {
     "all": (0, 0, 1, 1),
@@ -68,7 +72,7 @@ class PromptSettings(Section):
     background: tuple[Text, ...] = ()
     negative: str = ""
     count: Annotated[int, Field(ge=1)] | None = None
-    sampling: Literal["balanced", "sample", "product"] = "balanced"
+    sampling: Sampling = "balanced"
 
 
 class Region(Section):

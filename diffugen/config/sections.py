@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
@@ -16,6 +16,13 @@ from diffugen.config.generation import PromptSettings, Task, check_chain
 from diffugen.config.labelling import Labelling, LabelSettings, ScoreWeights
 from diffugen.config.values import Device, Name, Section, Share, SideWH, Text
 from diffugen.errors import did_you_mean
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Offload = Literal["none", "model", "sequential"]
+AttentionBackend = Literal["native", "daam"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+OFFLOADS: tuple[Offload, ...] = get_args(Offload)
+ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
 
 ReviewMode = Literal["none", "static", "fiftyone"]
 
@@ -34,8 +41,8 @@ class DiffusionSettings(Section):
         num_inference_steps: Denoising steps.
         guidance_scale: How closely an image follows its prompt.
         scheduler: Class name of a diffusers scheduler; None for the model's own.
-        batch_size: Images at a time, halved when memory runs out; None for 8.
-        attention_backend: Which tracer makes the heat maps.
+        batch_size: Images at a time; None for 32 on a CUDA GPU, 8 elsewhere. Halved when memory runs out.
+        attention_backend: ``native`` is our tracer; ``daam`` the package of that name, a slow reference.
         offload: What leaves the GPU's memory while it is not needed.
         vae_slicing: Whether the images of a batch are decoded one by one: less memory.
         vae_tiling: Whether large images are decoded in tiles: less memory, sometimes visible seams.
@@ -49,14 +56,14 @@ class DiffusionSettings(Section):
 
     model: Text = "miniature"
     device: Device = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     size_wh: SideWH | None = None
     num_inference_steps: Annotated[int, Field(ge=1)] = 20
     guidance_scale: Annotated[float, Field(ge=0)] = 3.0
     scheduler: Text | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
-    attention_backend: Literal["native", "daam"] = "native"
-    offload: Literal["none", "model", "sequential"] = "none"
+    attention_backend: AttentionBackend = "native"
+    offload: Offload = "none"
     vae_slicing: bool = False
     vae_tiling: bool = False
     compile: bool = False

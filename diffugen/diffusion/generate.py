@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.sections import ATTENTION_BACKENDS
 from diffugen.diffusion.daam_backend import trace_with_daam
 from diffugen.diffusion.devices import free_memory
 from diffugen.diffusion.messages import quiet
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
-
-ATTENTION_BACKENDS = ("native", "daam")
-"""``native``: our tracer. ``daam``: the package of that name, a slow reference of one image per call."""
 
 BATCH_SIZE = 8
 GPU_BATCH_SIZE = 32
@@ -121,6 +119,11 @@ def plan_jobs(
     return jobs
 
 
+def default_batch_size(pipeline: Any) -> int:
+    """Return how many images share a call where the caller does not say: more on a CUDA GPU."""
+    return GPU_BATCH_SIZE if pipeline.device.type == "cuda" else BATCH_SIZE
+
+
 def generate(
     pipeline: Any,
     jobs: Sequence[ImageRecord],
@@ -164,7 +167,7 @@ def generate(
             f"unknown attention backend {attention_backend!r}; one of {', '.join(ATTENTION_BACKENDS)}"
         )
     if batch_size is None:
-        batch_size = GPU_BATCH_SIZE if pipeline.device.type == "cuda" else BATCH_SIZE
+        batch_size = default_batch_size(pipeline)
     if attention_backend == "daam":
         batch_size = 1
     tokens: dict[str, TokenIndex] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from diffugen.config.sections import DTYPES, OFFLOADS
 from diffugen.diffusion.devices import resolve_device
 from diffugen.diffusion.families import check_traceable, denoiser_of
 from diffugen.diffusion.hub import HUB_NAME, download
@@ -23,8 +24,6 @@ from diffugen.errors import ModelError, did_you_mean, first_line
 MINIATURE = "miniature"
 """Name of the pipeline that is included in the package."""
 
-DTYPES = ("auto", "float32", "float16", "bfloat16")
-OFFLOADS = ("none", "model", "sequential")
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 

@@ -10,8 +10,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from diffugen.config.generation import SAMPLINGS
 from diffugen.errors import PromptError, did_you_mean
-from diffugen.prompts.sampling import SAMPLINGS, Choice, Values, weights_of
+from diffugen.prompts.sampling import Choice, Values, weights_of
 from diffugen.records import FIELD, Phrase, one_line
 
 _SHOWN = 3

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from diffugen.prompts.balance import deal, due
 from diffugen.records import FIELD, one_line
 
-SAMPLINGS = ("balanced", "sample", "product")
-"""Ways to choose combinations; `diffugen.prompts.make.make_prompts` explains them."""
-
 Choice = tuple[int, tuple[str, ...]]
 """Index of a template, and a value for each of its fields."""
 

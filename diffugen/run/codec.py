@@ -1,8 +1,8 @@
-"""Records to JSON, PNG and npz, and back: the forms in which a run directory keeps them.
+"""Convert records to JSON, PNG and npz and back: the formats of the files in a run directory.
 
-Lossless both ways: floats keep every bit, masks stay run-length encoded, heat maps stay float16, and equal
-records give equal bytes. Nothing is pickled. Does not know where the bytes lie or who asked for them; Pillow
-is imported only to code a PNG.
+Lossless in both directions: floats keep every bit, masks stay run-length encoded, heat maps stay float16, and
+equal records give equal bytes. Nothing is pickled. Does not know where the bytes are stored or who reads
+them. Pillow is imported only to encode or decode a PNG.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 from diffugen.records import HeatMaps, ImageRecord, Instances, Phrase, Prompt
 
 _ABOUT = "about"
-"""Name of the JSON entry in an npz of heat maps; layer groups are named ``<place>-<h>x<w>``, so it cannot be
-one."""
+"""Name of the JSON entry in an npz of heat maps; no layer group has it (``<place>-<h>x<w>``)."""
 
 
 def to_json(value: Any) -> str:
     """Return compact JSON with sorted keys, so that equal values give equal text.
 
     Raises:
-        TypeError: ``value`` holds something JSON cannot carry, such as a path or an array.
+        TypeError: ``value`` contains something that JSON cannot represent, such as a path or an array.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -67,7 +66,7 @@ def record_from_json(text: str) -> ImageRecord:
 
 
 def instances_to_json(instances: Instances) -> str:
-    """Return the objects of a label set as JSON; a mask's size is the image's and is kept once."""
+    """Return the objects of a label set as JSON; the image size, which all masks share, is stored once."""
     return to_json(
         {
             "size_wh": list(instances.size_wh),
@@ -97,7 +96,7 @@ def rgb_to_png(rgb: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="PNG", compress_level=1)  # many times as fast, a little larger
+    Image.fromarray(rgb).save(buffer, format="PNG", compress_level=1)  # many times faster, slightly larger
     return buffer.getvalue()
 
 
@@ -105,7 +104,7 @@ def rgb_from_png(data: bytes) -> NDArray[np.uint8]:
     """Return the image, uint8 (H, W, 3), in the bytes of a PNG file.
 
     Raises:
-        Exception: Pillow's own errors, of several unrelated kinds, where the bytes are no whole PNG.
+        Exception: One of Pillow's errors, of several unrelated types: the bytes are not a complete PNG.
     """
     from PIL import Image
 
@@ -135,7 +134,7 @@ def heat_maps_from_npz(data: bytes) -> HeatMaps:
     """Return the heat maps that :func:`heat_maps_to_npz` wrote; pickled content is refused.
 
     Raises:
-        Exception: numpy's and zipfile's own errors, of several unrelated kinds, where the bytes are no such
+        Exception: One of numpy's or zipfile's errors, of several unrelated types: the bytes are not such a
             file.
     """
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:

@@ -1,8 +1,8 @@
-"""Files of a run directory: whole or absent, and one writer at a time.
+"""Files of a run directory: complete or absent, and one writer at a time.
 
-A file is written under a temporary name beside its place, synced and renamed, so a reader or a killed process
-never leaves half of one under its own name. Knows nothing of what the files hold. Filelock is imported only
-to take the lock.
+A file is written under a temporary name in the same folder, synced and renamed. So no reader sees half a file
+under the final name, and no killed process leaves one. Does not know what the files contain. Filelock is
+imported only to take the lock.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ PID_NAME = "writer.pid"
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; an existing one is replaced.
+    """Write a file completely or not at all, replacing an existing one.
 
     The new name is durable once :func:`sync_folder` has run on the folder.
 
     Raises:
-        OSError: The disk is full or cannot be written; the temporary file is gone again.
+        OSError: The disk is full or not writable; the temporary file has been removed.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -44,7 +44,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable (Windows has no such call and needs none)."""
+    """Make the names in a folder durable; does nothing on Windows, which needs no such call."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -55,44 +55,42 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files that a killed writer left in a folder; only for the holder of the lock."""
+    """Remove the temporary files that a killed writer left in a folder; the caller must hold the lock."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
 
 
 def read_file(image_id: str, path: Path, decode: Callable[[bytes], T]) -> T:
-    """Return the decoded content of an image's file.
+    """Return the decoded content of a file of an image.
 
     Raises:
-        StoreError: The file is missing, or ``decode`` cannot read it.
+        StoreError: The file is missing, or ``decode`` fails on it.
     """
     try:
         return decode(path.read_bytes())
     except FileNotFoundError as error:
         raise StoreError(broken(image_id, path, "is missing")) from error
-    except (
-        Exception
-    ) as error:  # Pillow, numpy, zipfile and zlib raise a dozen unrelated kinds over damaged bytes
+    # Pillow, numpy, zipfile and zlib raise a dozen unrelated types of exceptions on damaged bytes.
+    except Exception as error:
         raise StoreError(broken(image_id, path, f"cannot be read ({error})")) from error
 
 
 def broken(image_id: str, path: Path, condition: str) -> str:
-    """Return the message for an image's file that is there in name only."""
+    """Return the error message for a missing or damaged file of an image."""
     return (
-        f"the file {path} of image {image_id} {condition}. Put it back from a copy, or delete what is left "
-        "of it and "
-        "generate again: an image without its files counts as missing and is made anew, the same"
+        f"the file {path} of image {image_id} {condition}. Restore it from a backup, or delete it and "
+        "generate again: an image without its files counts as missing and is generated again, unchanged"
     )
 
 
 def acquire_lock(folder: Path) -> BaseFileLock:
-    """Take the lock of the one process that writes a run, and note its pid beside it.
+    """Take the lock that allows one process to write a run, and store its process id beside it.
 
-    The pid has a file of its own, because older releases of filelock empty the lock file of whoever holds it.
+    The process id has its own file because older releases of filelock truncate the lock file.
 
     Raises:
-        StoreError: Another process holds it; the message names the run and that process.
-        OSError: The folder cannot be written.
+        StoreError: Another process has the lock; the message names the run and that process.
+        OSError: The folder is not writable.
     """
     from filelock import FileLock, Timeout
 
@@ -106,9 +104,8 @@ def acquire_lock(folder: Path) -> BaseFileLock:
         except OSError:
             holder = "another process"
         raise StoreError(
-            f"run {folder} is being written by {holder}. Wait until it ends or stop it, choose another run "
-            "folder, or open "
-            "the run for reading only, which needs no lock"
+            f"run {folder} is being written by {holder}. Wait for it to finish or stop it, choose another "
+            "run folder, or open the run read-only, which needs no lock"
         ) from error
     try:
         pid_file.write_text(str(os.getpid()))
@@ -119,7 +116,7 @@ def acquire_lock(folder: Path) -> BaseFileLock:
 
 
 def release_lock(folder: Path, lock: BaseFileLock) -> None:
-    """Let another process write the run; safe to call twice."""
+    """Release the lock, so that another process can write the run; safe to call twice."""
     if lock.is_locked:
         try:
             (folder / PID_NAME).unlink(missing_ok=True)

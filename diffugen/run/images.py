@@ -1,4 +1,4 @@
-"""Images of a run, each with a PNG, an npz of heat maps and a row; and the sources they come from."""
+"""Images of a run, each with a PNG, an npz of heat maps and a ledger row; and their source images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diffugen.run.rows import filters, now
 
 
 class ImageStore:
-    """The images of a run.
+    """Store of a run's images and source images.
 
     Attributes:
         folder: The run directory.
@@ -27,30 +27,30 @@ class ImageStore:
     _ledger: Ledger
 
     def image_path(self, image_id: str) -> Path:
-        """Return where the PNG of an image lies."""
+        """Return the path of an image's PNG."""
         return self.folder / "images" / f"{image_id}.png"
 
     def heat_maps_path(self, image_id: str) -> Path:
-        """Return where the npz of an image's heat maps lies."""
+        """Return the path of the npz with an image's heat maps."""
         return self.folder / "heatmaps" / f"{image_id}.npz"
 
     def add_image(
         self, record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatMaps, seconds: float
     ) -> None:
-        """Keep one generated image; see :meth:`add_images`."""
+        """Store one generated image; see :meth:`add_images`."""
         self.add_images([(record, rgb, heat_maps, seconds)])
 
     def add_images(self, batch: Iterable[GeneratedImage]) -> None:
-        """Write the files of a batch, then commit its rows at once; existing images are left as they are.
+        """Write the files of a batch, then commit all its rows at once; existing images stay unchanged.
 
         Args:
-            batch: Record, pixels uint8 (H, W, 3), heat maps, and the seconds the image took, of each image.
-                An image that a later round generates again stays in the round that made it first.
+            batch: For each image: record, pixels uint8 (H, W, 3), heat maps, and its generation time in
+                seconds. An image that a later round generates again stays in its first round.
 
         Raises:
-            StoreError: The disk is full or cannot be written: no row of the batch is committed and no file is
-                half-written.
-            ValueError: Pixels or heat maps do not belong to the record.
+            StoreError: The disk is full or not writable; then no row of the batch is committed, and no file
+                is left half-written.
+            ValueError: Pixels or heat maps do not match the record.
         """
         self._ledger.check_writable()
         batch = list(batch)
@@ -79,7 +79,7 @@ class ImageStore:
             )
 
     def has_image(self, image_id: str) -> bool:
-        """Return whether the run has the image's row and both files, so that nothing must be generated."""
+        """Return whether the run has the image's row and both files, so that it need not be generated."""
         row = self._ledger.one("SELECT 1 FROM images WHERE id = :id", id=image_id)
         return (
             row is not None
@@ -88,19 +88,19 @@ class ImageStore:
         )
 
     def image_ids(self, round: int | None = None) -> Iterator[str]:
-        """Yield the ids of all images, or of one round's, oldest first."""
+        """Yield the ids of all images, or of the images of one round, oldest first."""
         where, values = filters(round=round)
         for (image_id,) in self._ledger.stream("images", "id", where, **values):
             yield image_id
 
     def records(self, round: int | None = None) -> Iterator[ImageRecord]:
-        """Yield the records of all images, or of one round's, oldest first, holding few in memory."""
+        """Yield the records of all images, or of one round, oldest first, with few in memory at a time."""
         where, values = filters(round=round)
         for (text,) in self._ledger.stream("images", "record", where, **values):
             yield codec.record_from_json(text)
 
     def record(self, image_id: str) -> ImageRecord:
-        """Return one image's record.
+        """Return the record of one image.
 
         Raises:
             StoreError: The run has no such image.
@@ -113,10 +113,10 @@ class ImageStore:
         return codec.record_from_json(row[0])
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """Return an image's pixels, uint8 (H, W, 3).
+        """Return the pixels of an image, uint8 (H, W, 3).
 
         Raises:
-            StoreError: The run has no such image, or its file is missing, unreadable or of another size.
+            StoreError: The run has no such image, or its file is missing, unreadable or has another size.
         """
         width, height = self.record(image_id).size_wh
         rgb = read_file(image_id, self.image_path(image_id), codec.rgb_from_png)
@@ -128,10 +128,10 @@ class ImageStore:
         return rgb
 
     def heat_maps(self, image_id: str) -> HeatMaps:
-        """Return an image's heat maps, float16.
+        """Return the heat maps of an image, float16.
 
         Raises:
-            StoreError: The run has no such image, or its file is missing, unreadable or another image's.
+            StoreError: The run has no such image, or its file is missing, unreadable or of another image.
         """
         self.record(image_id)
         heat_maps = read_file(image_id, self.heat_maps_path(image_id), codec.heat_maps_from_npz)
@@ -142,11 +142,11 @@ class ImageStore:
         return heat_maps
 
     def drop_image(self, record: ImageRecord, reason: str) -> None:
-        """Note that an image was generated and is of no use, so that it need not be generated again.
+        """Record that a generated image is unusable, so that it is not generated again.
 
         Args:
             record: The image.
-            reason: Why, for a reader.
+            reason: Why it is unusable, as text for people.
         """
         row = {"id": record.id, "round": record.round, "reason": reason, "now": now()}
         with self._ledger.transaction():
@@ -157,10 +157,10 @@ class ImageStore:
         return self._ledger.one("SELECT 1 FROM dropped WHERE id = :id", id=image_id) is not None
 
     def put_source(self, source_id: str, rgb: NDArray[np.uint8]) -> None:
-        """Keep the pixels, uint8 (H, W, 3), of an image from outside the run that images are made from.
+        """Store the pixels, uint8 (H, W, 3), of a source image from outside the run.
 
         Raises:
-            StoreError: The disk is full or cannot be written.
+            StoreError: The disk is full or not writable.
         """
         self._ledger.check_writable()
         path = self.source_path(source_id)
@@ -170,12 +170,12 @@ class ImageStore:
                 sync_folder(path.parent)
 
     def source_path(self, source_id: str) -> Path:
-        """Return where the pixels of an image's parent lie: an image of the run, or a kept source."""
+        """Return the path of a source image: an image of the run, or a copy from outside it."""
         image = self.image_path(source_id)
         return image if image.is_file() else self.folder / "sources" / f"{source_id}.png"
 
     def source(self, source_id: str) -> NDArray[np.uint8]:
-        """Return the pixels, uint8 (H, W, 3), of an image's parent.
+        """Return the pixels of a source image, uint8 (H, W, 3).
 
         Raises:
             StoreError: The file is missing or unreadable.
@@ -193,6 +193,5 @@ def _check_belongs(record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatM
     if (heat_maps.image_id, heat_maps.size_wh) != (record.id, record.size_wh):
         raise ValueError(
             f"image {record.id} of size {record.size_wh} was given the heat maps of image "
-            f"{heat_maps.image_id} "
-            f"of size {heat_maps.size_wh}"
+            f"{heat_maps.image_id} of size {heat_maps.size_wh}"
         )

@@ -1,4 +1,4 @@
-"""Labels of a run's images, disagreements between them, and what people decided, as ledger rows."""
+"""Label sets, disagreements and review decisions of a run's images, as ledger rows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from diffugen.run.rows import filters, now
 
 
 class LabelStore(ImageStore):
-    """The images of a run with their label sets, disagreements and decisions."""
+    """Store of a run's images with their label sets, disagreements and review decisions."""
 
     def put_labels(self, label_sets: Iterable[LabelSet]) -> None:
-        """Keep label sets in one transaction; the same image, source and method replaces the older set.
+        """Store label sets in one transaction; a set replaces that of the same image, source and method.
 
         Raises:
-            StoreError: The run has no such image, or cannot be written. Nothing of this call is kept then.
-            ValueError: A label set is of another size than its image.
+            StoreError: The run has no such image, or cannot be written. Then nothing of this call is stored.
+            ValueError: A label set has another size than its image.
         """
         rows = []
         for labels in label_sets:
@@ -52,22 +52,21 @@ class LabelStore(ImageStore):
         round: int | None = None,
         image_id: str | None = None,
     ) -> Iterator[LabelSet]:
-        """Yield the label sets that fit all given values, oldest first; ``round`` is the labelling round."""
+        """Yield the label sets that match all given values, oldest first; ``round`` is that of labelling."""
         where, values = filters(source=source, method=method, round=round, image_id=image_id)
         return self._label_sets(where, values)
 
     def latest_labels(self, source: str, round: int | None = None) -> Iterator[LabelSet]:
-        """Yield each image's newest label set of one source (and of one labelling round, where given)."""
+        """Yield the newest label set of each image from one source (and one labelling round, if given)."""
         where, values = filters(source=source, round=round)
-        # The plus signs keep SQLite from searching by seq, through all of the source's newer rows, rather
-        # than by image.
+        # The plus signs make SQLite search by image, instead of by seq through all newer rows of the source.
         newer = "n.image_id = t.image_id AND n.source = t.source AND +n.seq > t.seq AND +n.seq <= :until"
         if round is not None:
             newer += " AND n.round = t.round"
         return self._label_sets(f"{where} AND NOT EXISTS (SELECT 1 FROM labels AS n WHERE {newer})", values)
 
     def latest_method(self, source: str) -> str | None:
-        """Return the method of the newest label set of a source, or None where there is none."""
+        """Return the method of the newest label set of a source, or None if it has no label sets."""
         row = self._ledger.one(
             "SELECT method FROM labels WHERE source = :source ORDER BY seq DESC LIMIT 1", source=source
         )
@@ -81,7 +80,7 @@ class LabelStore(ImageStore):
             yield LabelSet(image_id, source, codec.instances_from_json(text), method, made_in)
 
     def label_ids_missing(self, source: str, method: str, round: int | None = None) -> Iterator[str]:
-        """Yield the ids of images, of one round if given, that this source and method have not labelled."""
+        """Yield the ids of images (of one round, if given) that this source and method have not labelled."""
         where, values = filters(round=round)
         labelled = (
             "SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source = :source AND l.method = :method"
@@ -91,14 +90,14 @@ class LabelStore(ImageStore):
             yield image_id
 
     def put_disagreements(self, round: int, disagreements: Iterable[Disagreement]) -> None:
-        """Keep the disagreements of a round's images, replacing those kept for that round before.
+        """Store the disagreements of a round's images, replacing earlier ones of that round.
 
         Args:
             round: The round that generated the images.
-            disagreements: In the order of the review queue; may be an iterator, which may read the run.
+            disagreements: In the order of the review queue; may be an iterator that reads the run.
 
         Raises:
-            StoreError: The run cannot be written. Nothing is changed then.
+            StoreError: The run cannot be written. Then nothing is changed.
         """
         rows = [{**asdict(one), "round": round} for one in disagreements]
         with self._ledger.transaction():
@@ -110,19 +109,19 @@ class LabelStore(ImageStore):
             )
 
     def disagreements(self, round: int | None = None, image_id: str | None = None) -> Iterator[Disagreement]:
-        """Yield the disagreements of one round, or of all, in the order in which they were kept."""
+        """Yield the disagreements of one round, or of all rounds, in the order of the review queue."""
         where, values = filters(round=round, image_id=image_id)
         columns = "image_id, kind, severity, attention, model, iou"
         for row in self._ledger.stream("disagreements", columns, where, **values):
             yield Disagreement(*row)
 
     def add_decisions(self, decisions: Iterable[Decision]) -> None:
-        """Keep decisions, and the labels of each as the image's human label set, in one transaction.
+        """Store decisions, and the labels of each as the image's human label set, in one transaction.
 
-        Earlier decisions on the same images stay in the ledger; the newest counts.
+        Earlier decisions on the same images stay in the ledger; the newest one counts.
 
         Raises:
-            StoreError: The run has no such image, or cannot be written. Nothing of this call is kept then.
+            StoreError: The run has no such image, or cannot be written. Then nothing of this call is stored.
             ValueError: The labels of a decision are of another size than its image.
         """
         decisions = list(decisions)
@@ -148,7 +147,7 @@ class LabelStore(ImageStore):
                 "VALUES (:image_id, :verdict, :instances, :reviewer, :round, :now)",
                 rows,
             )
-            # A rejected image has no human labels any more.
+            # A rejected image loses its human labels.
             self._ledger.write("DELETE FROM labels WHERE image_id = :image_id AND source = 'human'", rows)
             self._ledger.write(
                 "INSERT INTO labels (image_id, source, method, round, instances, objects, created_at) "
@@ -157,7 +156,7 @@ class LabelStore(ImageStore):
             )
 
     def decisions(self, round: int | None = None) -> Iterator[Decision]:
-        """Yield the newest decision of each image, oldest first; only those made in ``round`` if given."""
+        """Yield the newest decision of each image, oldest first; only those of ``round``, if given."""
         where, values = filters(round=round)
         newer = (
             "SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq AND n.seq <= :until"

@@ -1,12 +1,12 @@
-"""The SQLite ledger of a run directory: its tables, how it is opened and upgraded, what its failures mean.
+"""The SQLite ledger of a run directory: its tables, opening and upgrading it, and what its errors mean.
 
 The only home of sqlite3. Knows folders and SQL; does not know records, images or heat maps (``store.py``
 does).
 
-The ledger is kept in write-ahead mode, so any number of readers look at it while one process writes. Every
-commit is synced to the disk (``synchronous=FULL``): beside the two files that each image syncs anyway this
-costs little, and a person's decisions, unlike images, could not be made again. Write-ahead mode needs shared
-memory: keep run directories off network disks.
+The ledger uses write-ahead mode, so any number of processes can read it while one writes. Every commit is
+synced to disk (``synchronous=FULL``): this costs little beside the two files that are synced per image, and
+review decisions, unlike images, cannot be generated again. Write-ahead mode needs shared memory: keep run
+directories off network disks.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LITTLE_SPACE_BYTES = 1 << 20
 
 _MIGRATIONS: tuple[str, ...] = (
-    # Version 1. `seq` is the order of writing: it never repeats, so reading in pages by it is cheap and
-    # stable.
+    # Version 1. `seq` is the order of writing: it never repeats, so paging by it is cheap and stable.
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE images (
@@ -48,8 +47,7 @@ _MIGRATIONS: tuple[str, ...] = (
         created_at TEXT NOT NULL,
         PRIMARY KEY (round, name)) WITHOUT ROWID;
     """,
-    # Version 2: the review queue and what came of it. Decisions are never replaced: the newest of an image
-    # counts.
+    # Version 2: the review queue and its decisions. No decision is replaced: the newest of an image counts.
     """
     CREATE TABLE disagreements (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id),
@@ -63,14 +61,14 @@ _MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX decisions_by_image ON decisions (image_id, seq);
     CREATE INDEX decisions_by_round ON decisions (round, verdict);
     """,
-    # Version 3: images that were generated and are of no use, so that they are not generated again.
+    # Version 3: images that turned out unusable, so that they are not generated again.
     """
     CREATE TABLE dropped (
         id TEXT PRIMARY KEY, round INTEGER NOT NULL, reason TEXT NOT NULL,
         created_at TEXT NOT NULL) WITHOUT ROWID;
     """,
 )
-"""One script a schema version, run in order; a new ledger runs them all. To add a table, append a script."""
+"""One script per schema version, run in order; a new ledger runs all. To add a table, append a script."""
 
 
 class Ledger:
@@ -82,10 +80,10 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, *, readonly: bool) -> None:
-        """Open the ledger of ``folder``; a writer, who holds the run's lock, creates or upgrades it first.
+        """Open the ledger of ``folder``; a writer, which must have the run's lock, creates or upgrades it.
 
         Raises:
-            StoreError: The ledger is corrupt, of another program, of another version, or cannot be read or
+            StoreError: The ledger is corrupt, belongs to another program or version, or cannot be read or
                 written.
         """
         self.folder = folder
@@ -101,22 +99,22 @@ class Ledger:
                 raise
 
     def _version(self) -> int:
-        """Return the schema version, 0 for a file without tables: one whose maker was killed."""
+        """Return the schema version; 0 for a file without tables, whose creation was interrupted."""
         tables = {name for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
             return 0
         row = self.one("SELECT value FROM meta WHERE key = 'schema'") if "meta" in tables else None
         if row is None:
             raise StoreError(
-                f"{self.folder / LEDGER_NAME} is an SQLite file of another program, not a DiffuGen ledger. "
-                "Choose another run folder"
+                f"{self.folder / LEDGER_NAME} is an SQLite database of another program, not a DiffuGen "
+                "ledger. Choose another run folder"
             )
         version = int(row[0])
         if version > len(_MIGRATIONS):
             raise StoreError(
-                f"run {self.folder} was written by a newer DiffuGen: its ledger has schema {version}, this "
-                "DiffuGen knows "
-                f"schemas up to {len(_MIGRATIONS)}. Upgrade DiffuGen, or choose another run folder"
+                f"run {self.folder} was written by a newer DiffuGen: its ledger has schema {version}, but "
+                f"this version supports only schemas up to {len(_MIGRATIONS)}. Upgrade DiffuGen, or choose "
+                "another run folder"
             )
         return version
 
@@ -125,10 +123,11 @@ class Ledger:
             state = (
                 f"has schema {version}, which is older than {len(_MIGRATIONS)}"
                 if version
-                else "was never finished"
+                else "is incomplete, because its creation was interrupted"
             )
             raise StoreError(
-                f"the ledger of run {self.folder} {state}. A command that writes the run mends this"
+                f"the ledger of run {self.folder} {state}. Any command that writes to the run updates it, "
+                "such as diffugen generate"
             )
         with self.transaction():
             for script in _MIGRATIONS[version:]:
@@ -139,22 +138,20 @@ class Ledger:
             )
 
     def check_writable(self) -> None:
-        """Raise where the run was opened for reading.
+        """Raise an error if the run is open read-only.
 
         Raises:
-            StoreError: It was.
+            StoreError: The run is open read-only.
         """
         if self.readonly:
-            raise StoreError(
-                f"run {self.folder} is open for reading only; open it with readonly=False to write"
-            )
+            raise StoreError(f"run {self.folder} is open read-only; open it with readonly=False to write")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything written inside the block, or nothing where it raises.
+        """Commit everything written inside the block, or nothing if it raises.
 
         Raises:
-            StoreError: The run was opened for reading, or the disk or the ledger fails.
+            StoreError: The run is open read-only, or the disk or the ledger fails.
         """
         self.check_writable()
         with explained(self.folder):
@@ -163,7 +160,7 @@ class Ledger:
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:  # a full disk has already rolled it back
+                if self._connection.in_transaction:  # on a full disk SQLite has already rolled back
                     self._connection.execute("ROLLBACK")
                 raise
 
@@ -178,20 +175,20 @@ class Ledger:
         return row
 
     def all(self, sql: str) -> list[tuple[Any, ...]]:
-        """Return all rows of a small query."""
+        """Return all rows of a query whose result is small."""
         with explained(self.folder):
             return self._connection.execute(sql).fetchall()
 
     def stream(self, table: str, columns: str, where: str, **values: Any) -> Iterator[tuple[Any, ...]]:
-        """Yield rows of a table that has ``seq``, oldest first, a page at a time.
+        """Yield rows of a table that has ``seq``, oldest first, reading one page at a time.
 
-        No query stays open between pages, so the caller may write while it reads and the write-ahead file
-        does not grow; rows written after the start are not seen.
+        No query stays open between pages, so the caller can write while it reads, and the write-ahead file
+        does not grow. Rows written after the start are not included.
 
         Args:
-            table: ``images``, ``labels``, ``disagreements`` or ``decisions``; called ``t`` in ``where``.
-            columns: SQL list of columns to yield.
-            where: SQL condition that refers to ``values`` as ``:name``, and to the last row seen at the start
+            table: ``images``, ``labels``, ``disagreements`` or ``decisions``; aliased as ``t``.
+            columns: SQL list of the columns to yield.
+            where: SQL condition that refers to ``values`` as ``:name``, and to the last ``seq`` at the start
                 as ``:until``.
             **values: Values for ``where``.
         """
@@ -222,7 +219,7 @@ def _connect_writer(folder: Path) -> sqlite3.Connection:
 
 
 def _connect_reader(folder: Path) -> sqlite3.Connection:
-    """Open for reading; also where the ledger's helper files cannot be made (a read-only or full disk)."""
+    """Open for reading, even where SQLite cannot create its helper files (read-only or full disk)."""
     first_look = "SELECT count(*) FROM sqlite_master"
     try:
         return _connect(folder, "ro", first_look)
@@ -230,7 +227,7 @@ def _connect_reader(folder: Path) -> sqlite3.Connection:
         wal = folder / f"{LEDGER_NAME}-wal"
         if wal.exists() and wal.stat().st_size:
             raise
-        # Without a write-ahead file nobody is writing now and all there is lies in the ledger itself.
+        # Without a write-ahead file nobody is writing, and the ledger file is complete.
         return _connect(folder, "ro&immutable=1", first_look)
 
 
@@ -248,11 +245,11 @@ def _connect(folder: Path, mode: str, *statements: str) -> sqlite3.Connection:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn what the disk or SQLite raises inside the block into a StoreError with condition and way out."""
+    """Convert errors of the disk or of SQLite inside the block to a StoreError that names a way out."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError):
-        raise  # a mistake in the program, not in the run
+        raise  # a bug in the program, not a problem of the run
     except (sqlite3.DatabaseError, OSError) as error:
         raise StoreError(_explanation(folder, error)) from error
 
@@ -262,9 +259,8 @@ def _explanation(folder: Path, error: Exception) -> str:
     ledger = folder / LEDGER_NAME
     if _is_full(folder, error):
         return (
-            f"no space left on the disk of run {folder} ({error}). Everything committed so far is whole. "
-            "Free some space, or "
-            "move the run folder to a larger disk, and run the same command again: it continues"
+            f"no space left on the disk of run {folder} ({error}). Everything saved so far is intact. Free "
+            "some space, or move the run folder to a larger disk, and run the same command again to continue"
         )
     if (
         isinstance(error, OSError)
@@ -278,23 +274,20 @@ def _explanation(folder: Path, error: Exception) -> str:
         )
     if "locked" in text:
         return (
-            f"{ledger} stayed busy for {_BUSY_SECONDS:g} s. Close the other program that has it open, and "
-            "try again"
+            f"{ledger} has been locked for {_BUSY_SECONDS:g} s. Close the other program that has it open, "
+            "and try again"
         )
     return (
-        f"the ledger {ledger} is corrupt ({error}). The images and heat maps beside it are untouched. Put "
-        "back a copy of the "
-        f"ledger; or rescue what is readable with `sqlite3 {LEDGER_NAME} .recover > rescue.sql` (`.dump` "
-        "where sqlite3 has no "
-        f"working .recover), move {LEDGER_NAME} and its -wal and -shm away, and run `sqlite3 {LEDGER_NAME} < "
-        "rescue.sql`; "
+        f"the ledger {ledger} is corrupt ({error}). The images and heat maps beside it are not affected. "
+        "Restore a backup of the ledger; or recover what is readable with "
+        f"`sqlite3 {LEDGER_NAME} .recover > rescue.sql` (`.dump` if .recover does not work), move "
+        f"{LEDGER_NAME} and its -wal and -shm files away, and run `sqlite3 {LEDGER_NAME} < rescue.sql`; "
         "or choose another run folder"
     )
 
 
 def _is_full(folder: Path, error: Exception) -> bool:
-    if (
-        "disk I/O error" in str(error) and folder.exists()
-    ):  # what SQLite says where its helper files cannot grow
+    # SQLite also says "disk I/O error" when its helper files cannot grow.
+    if "disk I/O error" in str(error) and folder.exists():
         return shutil.disk_usage(folder).free < _LITTLE_SPACE_BYTES
     return "disk is full" in str(error) or getattr(error, "errno", None) in _NO_SPACE

@@ -1,4 +1,4 @@
-"""How rows of the ledger are filtered and dated."""
+"""Filters, timestamps and key-value rows for the ledger."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def filters(**values: Any) -> tuple[str, dict[str, Any]]:
-    """Return an SQL condition on the columns whose value is not None, and those values."""
+    """Return an SQL condition for the columns whose value is not None, and these values."""
     given = {name: value for name, value in values.items() if value is not None}
     return " AND ".join(["TRUE", *(f"t.{name} = :{name}" for name in given)]), given
 
 
 def now(timespec: str = "seconds") -> str:
-    """Return the time as text, UTC, ISO 8601."""
+    """Return the current time as text, UTC, ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec=timespec)
 
 

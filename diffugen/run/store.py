@@ -1,17 +1,17 @@
-"""A run directory: one SQLite ledger, a PNG and an npz of heat maps per image, one writer, many readers.
+"""A run directory: an SQLite ledger, a PNG and an npz of heat maps per image; one writer, many readers.
 
 ```
 <run>/ledger.sqlite        rows: image records, label sets, disagreements, decisions, stages (ledger.py)
 <run>/images/<id>.png      <run>/heatmaps/<id>.npz (codec.py)
-<run>/sources/<id>.png     photos and other runs' images that images were made of
-<run>/writer.lock          held by the one process that writes; writer.pid says which
+<run>/sources/<id>.png     photos and images of other runs that images were made from
+<run>/writer.lock          locked by the one process that writes; writer.pid contains its id
 ```
 An image's files are written under a temporary name, synced and renamed; then its row is committed. So a row
-means whole files, after ``kill -9`` at any moment too. A file without a row is the trace of such a kill: it
-is left alone, and overwritten when its image is generated again; temporary files are swept when the next
-writer opens the run. Nothing else is ever deleted.
+guarantees complete files, even after ``kill -9`` at any moment. Such a kill can leave a file without a row; it
+stays until its image is generated again, which overwrites it. Temporary files are removed when the next writer
+opens the run. Nothing else is ever deleted.
 
-Does not know what generates, labels or reviews, nor in which order.
+Does not know which code generates, labels or reviews, or in which order.
 """
 
 from __future__ import annotations
@@ -27,11 +27,7 @@ from diffugen import __version__
 from diffugen.errors import StoreError
 from diffugen.run import codec
 from diffugen.run.changes import differing_keys
-from diffugen.run.files import (
-    acquire_lock,
-    release_lock,
-    sweep,
-)
+from diffugen.run.files import acquire_lock, release_lock, sweep
 from diffugen.run.labels import LabelStore
 from diffugen.run.ledger import LEDGER_NAME, Ledger, explained
 from diffugen.run.results import RESULT_KINDS, Result, RoundResults, from_text, to_values
@@ -45,7 +41,7 @@ _FOLDERS = ("images", "heatmaps", "sources")
 
 
 class RunStore(LabelStore):
-    """A run directory, open for reading or writing; a context manager for one thread of one process.
+    """A run directory, open for reading or writing; a context manager, for one thread of one process.
 
     Attributes:
         folder: The run directory.
@@ -68,18 +64,18 @@ class RunStore(LabelStore):
     def create_or_open(
         cls, folder: str | Path, *, config: Mapping[str, Any] | None, ignore_keys: Collection[str] = ()
     ) -> RunStore:
-        """Open a run for writing, making it where it does not exist yet.
+        """Open a run for writing, creating it if it does not exist.
 
         Args:
             folder: The run directory.
-            config: The configuration as JSON values. A new run keeps it; an existing run must have been made
-                with the same. None checks nothing.
+            config: The configuration as JSON values. A new run stores it; an existing run must have been
+                created with the same one. None skips the check.
             ignore_keys: Dotted keys that may differ (``"generate.batch_size"``; ``"device"`` covers all keys
                 below it).
 
         Raises:
-            StoreError: Another configuration (names the keys), another process writes the run, or the folder,
-                the disk or the ledger cannot be used.
+            StoreError: The configuration differs (the message names the keys), another process is writing the
+                run, or the folder, the disk or the ledger cannot be used.
         """
         with ExitStack() as undo:
             store = undo.enter_context(cls._open_writer(Path(folder)))
@@ -89,10 +85,10 @@ class RunStore(LabelStore):
 
     @classmethod
     def open(cls, folder: str | Path, *, readonly: bool = False) -> RunStore:
-        """Open an existing run; a reader needs no lock and may look while another process writes.
+        """Open an existing run; reading needs no lock and works while another process writes.
 
         Raises:
-            StoreError: No run directory, or as in :meth:`create_or_open`.
+            StoreError: The folder is not a run directory, or one of the errors of :meth:`create_or_open`.
         """
         folder = Path(folder)
         with explained(folder):
@@ -118,7 +114,7 @@ class RunStore(LabelStore):
         return cls(folder, ledger, lock)
 
     def close(self) -> None:
-        """Close the ledger and let another process write; safe to call twice."""
+        """Close the ledger and release the lock; safe to call twice."""
         try:
             self._ledger.close()
         finally:
@@ -137,7 +133,7 @@ class RunStore(LabelStore):
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """The configuration the run was made with; None where none was given."""
+        """The configuration that the run was created with; None if none was given."""
         row = self._ledger.one("SELECT value FROM meta WHERE key = 'config'")
         return None if row is None else json.loads(row[0])
 
@@ -153,22 +149,22 @@ class RunStore(LabelStore):
         differing = differing_keys(kept, json.loads(text), ignore_keys)
         if differing:
             raise StoreError(
-                f"run {self.folder} was made with another configuration:\n"
+                f"run {self.folder} was created with a different configuration:\n"
                 + "\n".join(f"  - {line}" for line in differing)
-                + "\nChoose another run folder for the new configuration, or go back to the run's own to "
-                "continue it"
+                + "\nChoose another run folder for the new configuration, or restore the original one to "
+                "continue this run"
             )
 
     def result(self, round: int, stage: str, kind: type[Result]) -> Result | None:
-        """Return what :meth:`finish_stage` kept for a stage, or None where it has not finished.
+        """Return the stored result of a stage, or None if the stage has not finished.
 
         Args:
-            round: The round.
+            round: Number of the round.
             stage: Name of the stage.
-            kind: The record that the stage returns.
+            kind: Class of the stage's result.
 
         Raises:
-            StoreError: The kept result is not such a record.
+            StoreError: The stored result does not match this class.
         """
         row = self._ledger.one(
             "SELECT result FROM stages WHERE round = :round AND name = :name", round=round, name=stage
@@ -180,15 +176,15 @@ class RunStore(LabelStore):
         except ValueError as error:
             raise StoreError(
                 f"run {self.folder}: the result of stage {stage} of round {round} cannot be read ({error}). "
-                "It was "
-                "written by another DiffuGen, or the ledger was edited: put back a copy of the ledger"
+                "It was written by another version of DiffuGen, or the ledger was edited: restore a backup "
+                "of the ledger"
             ) from error
 
     def results(self, round: int) -> RoundResults:
-        """Return what the stages of a round kept.
+        """Return the stored results of all stages of a round.
 
         Raises:
-            StoreError: A kept result cannot be read.
+            StoreError: A stored result cannot be read.
         """
         found = {}
         for name, kind in RESULT_KINDS.items():
@@ -196,16 +192,16 @@ class RunStore(LabelStore):
         return RoundResults(**found)
 
     def finish_stage(self, round: int, stage: str, result: object, seconds: float) -> None:
-        """Note that a stage of a round has finished, and replace an earlier note.
+        """Record that a stage of a round has finished, replacing an earlier record.
 
         Args:
-            round: The round.
+            round: Number of the round.
             stage: Name of the stage.
             result: A dataclass of JSON values, such as those of `diffugen.run.results`.
-            seconds: How long it took.
+            seconds: Time that the stage took.
         """
         text = codec.to_json(to_values(result))
-        # To the microsecond, so that stages are listed in the order in which they finished.
+        # With microseconds, so that stages are listed in the order in which they finished.
         row = {"round": round, "name": stage, "result": text, "seconds": seconds, "now": now("microseconds")}
         with self._ledger.transaction():
             self._ledger.write(
@@ -214,17 +210,17 @@ class RunStore(LabelStore):
 
     @property
     def loop(self) -> str | None:
-        """Name or file of the loop that makes the run; None where none ran, or an older DiffuGen ran it."""
+        """Name or file of the run's loop; None if no loop ran, or an older version of DiffuGen ran it."""
         row = self._ledger.one("SELECT value FROM meta WHERE key = 'loop'")
         return None if row is None else str(row[0])
 
     def keep_loop(self, loop: str) -> None:
-        """Note which loop makes the run, by name or file."""
+        """Record the run's loop, by name or file."""
         with self._ledger.transaction():
             self._ledger.write("INSERT OR REPLACE INTO meta VALUES (:key, :value)", pairs({"loop": loop}))
 
     def summary(self) -> RunSummary:
-        """Count what the run holds, from the ledger's indexes alone, however many images there are."""
+        """Count the content of the run, from the ledger's indexes only: fast even with many images."""
         with explained(self.folder):
             return summarise(self._ledger)
 
@@ -234,5 +230,5 @@ def _not_a_run(folder: Path) -> str:
     hint = f"; it contains the runs {', '.join(runs[:10])}" if runs else ""
     return (
         f"{folder} is not a run directory: it has no {LEDGER_NAME}{hint}. Give the folder of a run, or "
-        "generate one first"
+        "create one with diffugen generate"
     )

@@ -1,4 +1,4 @@
-"""What a run holds, counted from the ledger's indexes alone, however many images there are."""
+"""Count the content of a run from the ledger's indexes only: fast even with many images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class RoundSummary:
     """Counts of one round.
 
     Attributes:
-        images: Images that the round generated.
-        dropped: Images that it generated and that are unusable.
-        seconds: Time that generating them took.
-        label_sets: From a label source to the label sets that the round made.
-        objects: From a label source to the labels in them.
-        disagreements: From a kind to the disagreements on the round's images.
-        decisions: From a verdict to the decisions made in the round, superseded ones included.
-        stages: From a finished stage to its time in seconds, in the order in which they finished.
+        images: Number of images that the round generated.
+        dropped: Number of unusable images that it generated.
+        seconds: Total generation time of its images.
+        label_sets: From a label source to the number of label sets that the round made.
+        objects: From a label source to the number of labelled objects in them.
+        disagreements: From a kind to the number of disagreements on the round's images.
+        decisions: From a verdict to the number of decisions made in the round, including superseded ones.
+        stages: From each finished stage to its time in seconds, in the order in which they finished.
     """
 
     images: int = 0
@@ -40,12 +40,12 @@ class RunSummary:
 
     Attributes:
         folder: The run directory.
-        created_at: When the run began, UTC, ISO 8601.
-        diffugen_version: The version that made it.
-        images: All its images.
+        created_at: When the run was created, UTC, ISO 8601.
+        diffugen_version: The version that created it.
+        images: Number of all images.
         bytes: Size of images, heat maps and ledger.
-        last_activity: When it was last written, UTC, ISO 8601; None where nothing was kept yet.
-        rounds: From the number of each round that holds anything to its counts, in order.
+        last_activity: When it was last written, UTC, ISO 8601; None if it is empty.
+        rounds: From the number of each round that is not empty to its counts, in order.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class RunSummary:
 
 
 def summarise(ledger: Ledger) -> RunSummary:
-    """Count what a run holds."""
+    """Count the content of a run."""
     images = ledger.all(
         "SELECT round, count(*), sum(seconds), sum(bytes), max(created_at) FROM images GROUP BY round"
     )

@@ -29,7 +29,6 @@ from diffugen.stages.sources import check_source, images_of_task, sources_outsid
 if TYPE_CHECKING:
     from diffugen.diffusion.tasks import Source
 
-IMAGES_PER_BATCH = 8
 CARRIED = "carried"
 """Provenance of the objects that an in-painted image keeps from its source."""
 
@@ -202,10 +201,10 @@ def _make(
     store: RunStore, pipeline: Any, jobs: Sequence[ImageRecord], settings: DiffusionSettings
 ) -> Iterator[int]:
     """Make the images that are missing, and yield after each step how many more exist."""
+    from diffugen.diffusion.generate import default_batch_size, grouped
     from diffugen.diffusion.generate import generate as generate_images
-    from diffugen.diffusion.generate import grouped
 
-    size = settings.batch_size or IMAGES_PER_BATCH
+    size = settings.batch_size or default_batch_size(pipeline)
     # Whole batches, of which some images may exist: in another batch an image would be rounded in another
     # way.
     batches = [group[first : first + size] for group in grouped(jobs) for first in range(0, len(group), size)]

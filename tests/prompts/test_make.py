@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from diffugen.config.generation import SAMPLINGS
 from diffugen.errors import PromptError
 from diffugen.prompts.coverage import PairCoverage, coverage, pair_coverage
 from diffugen.prompts.make import make_prompts
-from diffugen.prompts.sampling import SAMPLINGS
 from diffugen.records import Phrase, Prompt
 
 PIANO = {"piano": ["grand piano", "piano"]}

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from diffugen.config.generation import SAMPLINGS
 from diffugen.prompts.balance import apportion, due
-from diffugen.prompts.sampling import SAMPLINGS, Choice, Space, Values, choose, weights_of
+from diffugen.prompts.sampling import Choice, Space, Values, choose, weights_of
 
 VALUES = {"a": ["a0", "a1"], "b": ["b0", "b1", "b2"], "c": ["c0", "c1", "c2"]}
 SPACES = [Space.of(template, VALUES) for template in ("x {a} {b}", "y {c} {b}", "z {a} {b} {c}", "plain")]

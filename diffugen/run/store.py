@@ -7,9 +7,9 @@
 <run>/writer.lock          locked by the one process that writes; writer.pid contains its id
 ```
 An image's files are written under a temporary name, synced and renamed; then its row is committed. So a row
-guarantees complete files, even after ``kill -9`` at any moment. Such a kill can leave a file without a row; it
-stays until its image is generated again, which overwrites it. Temporary files are removed when the next writer
-opens the run. Nothing else is ever deleted.
+guarantees complete files, even after ``kill -9`` at any moment. Such a kill can leave a file without a row;
+it stays until its image is generated again, which overwrites it. Temporary files are removed when the next
+writer opens the run. Nothing else is ever deleted.
 
 Does not know which code generates, labels or reviews, or in which order.
 """

@@ -41,7 +41,7 @@ def test_it_opens_and_its_results_are_read(store: RunStore) -> None:
     assert first.promote and not first.promote.promoted and first.promote.incumbent.ap50 == 1.0
     assert second.tune and second.tune.before.settings == config_of(store).labels
     assert second.compare and second.compare.kinds["overlooked"] == 3
-    assert second.dataset is None, "it was killed before"
+    assert second.dataset is None, "it was killed before this stage"
     assert store.summary().images == 24 and store.loop is None
     for record in store.records():
         assert store.image(record.id).shape == (64, 64, 3)
@@ -61,7 +61,7 @@ def test_the_same_heat_maps_give_the_same_labels(store: RunStore) -> None:
 def test_the_same_labels_give_the_same_dataset(folder: Path) -> None:
     with RunStore.open(folder) as store:
         config = config_of(store)
-        # As it was when round 0 chose: neither images nor labels of round 1.
+        # Back to the state in which round 0 chose its images: no model labels yet.
         store._ledger._connection.execute("DELETE FROM labels WHERE source = 'model'")
         run = Run(store, tuple(config.prompts.classes), config.seed)
         dataset = folder / "datasets" / "round-0"
@@ -74,7 +74,7 @@ def test_the_same_labels_give_the_same_dataset(folder: Path) -> None:
     assert (made.train + made.val, made.by_origin) == (24, {"attention": 24})
 
 
-def test_commands_that_look_need_no_upgrade(
+def test_commands_that_only_read_need_no_upgrade(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -88,7 +88,7 @@ def test_commands_that_look_need_no_upgrade(
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_was_killed(
+def test_it_continues_where_it_was_killed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -97,19 +97,19 @@ def test_it_goes_on_where_it_was_killed(
     assert run_command(monkeypatch, "bootstrap", "--run", str(folder)) == 0
     said = capsys.readouterr().out
     assert "continuing after round 0" in said
-    assert "round 1: dataset" in said and "round 1: generate" not in said, "nothing is done twice"
+    assert "round 1: dataset" in said and "round 1: generate" not in said, "finished stages are not repeated"
     with RunStore.open(folder, readonly=True) as store:
         assert list(store.image_ids()) == ids and store.results(1).tune == kept
         assert store.results(1).promote and store.loop == "bootstrap"
         labelled = [labels.image_id for labels in store.labels("attention")]
-        assert sorted(labelled) == sorted(ids), "nothing was labelled anew"
+        assert sorted(labelled) == sorted(ids), "no image was labelled again"
 
 
 @pytest.mark.slow
 def test_the_same_configuration_makes_the_same_images(
     tmp_path: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same ids; the same pixels but for rounding, which differs from one kind of processor to another."""
+    """The ids are the same, and so are the pixels, except for rounding, which differs between processors."""
     config = config_of(store)
     with Run.open(tmp_path / "new", config) as run:
         round = run.round(0)

@@ -1,4 +1,4 @@
-"""A stage of a round is run once, and a round takes over what earlier ones decided."""
+"""A stage of a round runs once, and a round uses the decisions of earlier rounds."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_a_stage_is_run_once(run: Run) -> None:
         return Counted(least + len(calls), ("a", "b"))
 
     assert count(run.round(0), 10) == Counted(11, ("a", "b"))
-    assert count(run.round(0), 20) == Counted(11, ("a", "b")), "as it was kept, whatever is given now"
+    assert count(run.round(0), 20) == Counted(11, ("a", "b")), "the stored result, whatever the arguments"
     assert count(run.round(1), 10) == Counted(12, ("a", "b"))
     assert list(run.store.summary().rounds[0].stages) == ["count"]
     assert calls == [10, 10]
 
 
-def test_a_command_runs_a_stage_again_and_keeps_its_result_or_not(run: Run) -> None:
+def test_a_command_repeats_a_stage_and_stores_its_result_or_not(run: Run) -> None:
     calls: list[int] = []
 
     @stage("count", Counted)
@@ -57,7 +57,7 @@ def test_a_command_runs_a_stage_again_and_keeps_its_result_or_not(run: Run) -> N
     assert count(run.round(0)) == Counted(3)
 
 
-def test_a_stage_that_lost_something_is_run_again(run: Run) -> None:
+def test_a_stage_whose_output_is_lost_runs_again(run: Run) -> None:
     lost: list[bool] = [False]
 
     @stage("count", Counted, unless=lambda round: lost[0])
@@ -70,13 +70,13 @@ def test_a_stage_that_lost_something_is_run_again(run: Run) -> None:
     assert count(run.round(0)) != first
 
 
-def test_a_result_that_does_not_fit_names_stage_and_round(run: Run) -> None:
+def test_an_unreadable_result_names_stage_and_round(run: Run) -> None:
     run.store.finish_stage(2, "promote", Counted(1), 1.0)
     with pytest.raises(StoreError, match=r"stage promote of round 2 cannot be read \(promoted: "):
         run.store.result(2, "promote", Promoted)
 
 
-def test_rounds_have_seeds_of_their_own(run: Run) -> None:
+def test_each_round_has_its_own_seed(run: Run) -> None:
     seeds = [Run(run.store, (), seed).round(number).seed for seed in (0, 1, 2) for number in range(5)]
     assert len(set(seeds)) == len(seeds)
     assert Run(run.store, (), 7).round(0).seed == 7
@@ -90,7 +90,7 @@ def tuned(adopted: bool, settings: LabelSettings, weights: ScoreWeights) -> Tune
 BETTER = (LabelSettings(threshold=0.4, refine="crf"), ScoreWeights(margin=0.2))
 
 
-def test_a_round_labels_with_what_an_earlier_round_adopted(run: Run) -> None:
+def test_a_round_labels_with_the_settings_that_an_earlier_round_adopted(run: Run) -> None:
     run.store.finish_stage(1, "tune", tuned(True, *BETTER), 1.0)
     run.store.finish_stage(2, "tune", tuned(False, LabelSettings(), ScoreWeights()), 1.0)
     configured = Labelling(LabelSettings(), ScoreWeights())
@@ -101,8 +101,8 @@ def test_a_round_labels_with_what_an_earlier_round_adopted(run: Run) -> None:
         assert found.method != configured.method
 
 
-def test_what_the_user_sets_wins_over_what_tuning_found(run: Run) -> None:
-    """Before, --set labels.refine=none had no effect on a tuned run, without a word."""
+def test_settings_of_the_user_override_tuned_ones(run: Run) -> None:
+    """Regression: --set labels.refine=none was silently ignored in a tuned run."""
     run.store.finish_stage(0, "tune", tuned(True, *BETTER), 1.0)
     given = load_config("miniature", ["labels.refine=none", "score.margin=3"]).labelling
     found = run.round(1).tuned_labelling(given)
@@ -116,7 +116,7 @@ def promoted(better: bool, checkpoint: str) -> Promoted:
     return Promoted(better, checkpoint, "agreed", 3, Precision(0.5, 0.3), Precision(0.4, 0.2))
 
 
-def test_promotions_are_remembered(run: Run) -> None:
+def test_promoted_detectors_are_found_in_later_rounds(run: Run) -> None:
     assert run.round(0).promoted_detector("base.pt") == "base.pt"
     for number, better in enumerate((True, True, False, False)):
         checkpoint = f"training/round-{min(number, 1)}/best.pt"
@@ -128,7 +128,7 @@ def test_promotions_are_remembered(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("patience", "expected"), [(1, 2), (2, 3), (9, 4)])
-def test_rounds_end_without_a_gain(run: Run, patience: int, expected: int) -> None:
+def test_rounds_stop_when_patience_runs_out(run: Run, patience: int, expected: int) -> None:
     seen: list[int] = []
     run.on_round = lambda round: seen.append(round.number)
     for round in run.rounds(at_most=4, patience=patience):
@@ -136,14 +136,14 @@ def test_rounds_end_without_a_gain(run: Run, patience: int, expected: int) -> No
     assert seen == list(range(expected))
 
 
-def test_the_reference_sees_as_many_images_as_the_loop(run: Run) -> None:
+def test_the_reference_trains_on_as_many_images_as_the_loop(run: Run) -> None:
     for number, images in enumerate((10, 20, 30)):
         run.store.finish_stage(number, "dataset", Chosen("d", images, 0), 1.0)
         run.store.finish_stage(number, "train", Trained("c", "s", 6, 64), 1.0)
     assert epochs_of_equal_length(run.round(2)) == (10 + 20 + 30) * 6 // 30
 
 
-def test_a_notice_is_given_once(run: Run) -> None:
+def test_a_notice_is_shown_once(run: Run) -> None:
     said: list[str] = []
     run.notify = said.append
     for text in ("a", "a", "b", "a"):

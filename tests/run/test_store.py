@@ -1,4 +1,4 @@
-"""A run directory survives kills, full disks, damage and company; what goes in comes out."""
+"""The run directory: lossless storage; safe under kills, full disks, damage and concurrent processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ make_record, make_rgb, make_heat_maps, make_labels = (
 
 
 def start(job: str, folder: Path, *numbers: float) -> subprocess.Popen[str]:
-    """Start a child process of ``store_child.py``."""
+    """Start ``store_child.py`` as a child process."""
     return subprocess.Popen(
         [sys.executable, str(CHILD), job, str(folder), *map(str, numbers)],
         stdin=subprocess.PIPE,
@@ -54,7 +54,7 @@ def add(store: RunStore, *numbers: int, **changes: Any) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All files of images and heat maps, temporary ones included, by name."""
+    """Return all files of images and heat maps by name, including temporary ones."""
     return {
         path.name: path.read_bytes() for part in ("images", "heatmaps") for path in folder.glob(f"{part}/*")
     }
@@ -90,12 +90,12 @@ def store(tmp_path: Path) -> Iterator[RunStore]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte; making one needs the rights of an administrator."""
+    """Yield a disk of one megabyte; mounting it needs root."""
     mount = tmp_path / "disk"
     mount.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("may not mount a disk here")
+        pytest.skip("no permission to mount a disk")
     yield mount
     subprocess.run(["umount", "-l", str(mount)], check=True)
 
@@ -103,7 +103,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 # -------------------------------------------------------------------- round trips
 
 
-def test_image_and_heat_maps_come_back_the_same(store: RunStore) -> None:
+def test_image_and_heat_maps_round_trip(store: RunStore) -> None:
     record = make_record(
         5, task="img2img", parent="photo-1", origin="photo-1", source="a.png", seed=2**63 - 1
     )
@@ -142,7 +142,7 @@ def test_equal_records_give_equal_bytes(store: RunStore, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("objects", [0, 1, 3])
 @pytest.mark.parametrize("source", ["attention", "model", "human"])
-def test_labels_come_back_the_same(store: RunStore, source: str, objects: int) -> None:
+def test_labels_round_trip(store: RunStore, source: str, objects: int) -> None:
     add(store, 1)
     expected = make_labels(make_record(1), source=source, objects=objects)
     store.put_labels([expected])
@@ -150,7 +150,7 @@ def test_labels_come_back_the_same(store: RunStore, source: str, objects: int) -
     assert_equal_labels(found, expected)
 
 
-def test_an_image_is_kept_once_and_in_its_first_round(store: RunStore) -> None:
+def test_an_image_is_stored_once_in_its_first_round(store: RunStore) -> None:
     add(store, 0, 0)
     add(store, 0, round=2)
     add(store, 1)
@@ -159,7 +159,7 @@ def test_an_image_is_kept_once_and_in_its_first_round(store: RunStore) -> None:
     assert store.summary().images == 2
 
 
-def test_deleted_file_is_made_again(store: RunStore) -> None:
+def test_a_deleted_file_is_written_again(store: RunStore) -> None:
     add(store, 0, 1)
     before = files(store.folder)
     store.image_path(make_record(0).id).unlink()
@@ -192,7 +192,7 @@ def test_latest_method(store: RunStore) -> None:
     assert store.latest_method("attention") == "first"
 
 
-def test_labels_of_all_methods_stay_and_the_latest_is_found(store: RunStore) -> None:
+def test_label_sets_of_all_methods_are_kept_and_the_latest_is_found(store: RunStore) -> None:
     add(store, 0, 1, 2)
     first, second, third = (make_record(number) for number in range(3))
     store.put_labels([make_labels(first, method="otsu"), make_labels(second, method="otsu")])
@@ -212,14 +212,14 @@ def test_labels_of_all_methods_stay_and_the_latest_is_found(store: RunStore) -> 
     assert list(store.label_ids_missing("attention", "tuned")) == [second.id, third.id]
     assert list(store.label_ids_missing("attention", "tuned", round=2)) == [third.id]
 
-    store.put_labels([make_labels(first, method="otsu", objects=3)])  # replaced, and the latest again
+    store.put_labels([make_labels(first, method="otsu", objects=3)])  # replaced, so it is the latest again
     latest_sets = {label.image_id: label for label in store.latest_labels("attention")}
     assert latest_sets[first.id].method == "otsu"
     assert len(latest_sets[first.id].instances) == 3
     assert len(list(store.labels(image_id=first.id))) == 3
 
 
-def test_writing_while_reading_ends_and_sees_each_once(store: RunStore) -> None:
+def test_writing_while_iterating_terminates_and_yields_each_once(store: RunStore) -> None:
     add(store, *range(4))
     store.put_labels(make_labels(record) for record in store.records())
     seen = []
@@ -252,14 +252,14 @@ def test_stages_are_listed_in_the_order_in_which_they_finished(store: RunStore) 
     assert list(store.summary().rounds[0].stages) == names
 
 
-def test_the_ledger_keeps_which_loop_runs(store: RunStore) -> None:
+def test_the_ledger_stores_the_loop(store: RunStore) -> None:
     assert store.loop is None
     store.keep_loop("improve")
     store.keep_loop("mine.py")
     assert store.loop == "mine.py"
 
 
-def test_disagreements_of_a_round_are_replaced_in_order(store: RunStore) -> None:
+def test_disagreements_of_a_round_are_replaced_and_keep_their_order(store: RunStore) -> None:
     add(store, 0, 1)
     ids = list(store.image_ids())
     first = [
@@ -278,7 +278,7 @@ def test_disagreements_of_a_round_are_replaced_in_order(store: RunStore) -> None
     assert list(store.disagreements(0)) == first[::-1]
 
 
-def test_the_newest_decision_counts_and_is_the_human_label(store: RunStore) -> None:
+def test_the_newest_decision_counts_and_becomes_the_human_label(store: RunStore) -> None:
     add(store, 0, 1)
     first, second = store.image_ids()
     right, nothing = make_labels(make_record(0)).instances, make_labels(make_record(1), objects=0).instances
@@ -328,7 +328,7 @@ def test_summary(store: RunStore) -> None:
 
 
 def plant(store: RunStore, count: int) -> None:
-    """Give a run ``count`` images and two label sets each, without files."""
+    """Add ``count`` images without files to a run, with two label sets each."""
     row = {
         "t": codec.record_to_json(make_record(0)),
         "i": codec.instances_to_json(make_labels(make_record(0)).instances),
@@ -362,8 +362,8 @@ def counting(counter: list[int]) -> Callable[[], None]:
     return count
 
 
-def test_20000_rows_cost_in_proportion(tmp_path: Path) -> None:
-    """Counts SQLite's own steps: no query may grow faster than the rows it reads."""
+def test_query_cost_grows_linearly_with_rows(tmp_path: Path) -> None:
+    """Count SQLite's own steps: no query may grow faster than the rows it reads."""
     steps: dict[int, dict[str, int]] = {}
     for count in (2_000, 20_000):
         with RunStore.create_or_open(tmp_path / str(count), config=None) as store:
@@ -383,7 +383,7 @@ def test_20000_rows_cost_in_proportion(tmp_path: Path) -> None:
 # -------------------------------------------------------------------- configuration, versions, locks
 
 
-def test_config_is_kept_and_checked(store: RunStore) -> None:
+def test_config_is_stored_and_checked(store: RunStore) -> None:
     folder = store.folder
     store.close()
     with RunStore.create_or_open(
@@ -418,7 +418,7 @@ def test_config_may_be_given_later(tmp_path: Path) -> None:
         RunStore.create_or_open(tmp_path, config={"a": [1, 3]})
 
 
-def test_second_writer_is_refused_and_readers_are_not(store: RunStore) -> None:
+def test_a_second_writer_is_refused_but_readers_are_not(store: RunStore) -> None:
     with pytest.raises(StoreError) as raised:
         RunStore.open(store.folder)
     assert f"process {os.getpid()}" in str(raised.value)
@@ -431,7 +431,7 @@ def test_second_writer_is_refused_and_readers_are_not(store: RunStore) -> None:
     RunStore.open(store.folder).close()
 
 
-def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
     process = start("hold", tmp_path / "run")
     try:
         assert process.stdout is not None
@@ -444,7 +444,7 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     RunStore.create_or_open(tmp_path / "run", config=child.CONFIG).close()
 
 
-def test_reader_writes_nothing(store: RunStore) -> None:
+def test_a_reader_cannot_write(store: RunStore) -> None:
     add(store, 0)
     record = make_record(1)
     with RunStore.open(store.folder, readonly=True) as reader:
@@ -455,12 +455,14 @@ def test_reader_writes_nothing(store: RunStore) -> None:
             lambda: reader.finish_stage(0, "label", Measured(), 1.0),
         ]
         for action in actions:
-            with pytest.raises(StoreError, match="reading only"):
+            with pytest.raises(StoreError, match="is open read-only"):
                 action()
         assert files(store.folder) == before
 
 
-def test_older_schema_is_upgraded_and_newer_refused(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_schema_is_upgraded_and_a_newer_one_refused(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(store, 0)
     folder = store.folder
     store.close()
@@ -478,7 +480,7 @@ def test_older_schema_is_upgraded_and_newer_refused(store: RunStore, monkeypatch
             RunStore.open(folder, readonly=readonly)
 
 
-def test_failed_upgrade_changes_nothing(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_upgrade_changes_nothing(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     add(store, 0)
     folder = store.folder
     store.close()
@@ -499,11 +501,11 @@ def test_failed_upgrade_changes_nothing(store: RunStore, monkeypatch: pytest.Mon
 
 
 def assert_whole(folder: Path) -> None:
-    """Every row of a run, however it was left, has its files, and they hold what they should."""
+    """Assert that every row of a run has its files, with the right content, however the run was left."""
     try:
         reader = RunStore.open(folder, readonly=True)
     except StoreError as error:
-        assert "not a run directory" in str(error) or "never finished" in str(error)
+        assert "not a run directory" in str(error) or "is incomplete" in str(error)
         return
     with reader:
         for record in reader.records():
@@ -512,8 +514,7 @@ def assert_whole(folder: Path) -> None:
 
 
 def assert_complete(folder: Path, reference: Path, count: int) -> None:
-    """A run that was killed and run again holds what one that ran through holds: nothing lost, nothing
-    twice."""
+    """Assert that a run that was killed and continued equals an uninterrupted one."""
     assert files(folder) == files(reference)
     with RunStore.open(folder, readonly=True) as store:
         assert list(store.records()) == [make_record(number) for number in range(count)]
@@ -532,16 +533,14 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         time.sleep(moments.uniform(0.0, 0.02))
         process.kill()
         process.communicate()
-        assert process.returncode in (
-            -signal.SIGKILL,
-            0,
-        )  # 0: on a busy machine it may end before it is killed
+        # 0: on a busy machine it may finish before it is killed.
+        assert process.returncode in (-signal.SIGKILL, 0)
         assert_whole(tmp_path / "run")
     child.write_run(tmp_path / "run", 30)
     assert_complete(tmp_path / "run", tmp_path / "reference", 30)
 
 
-def test_writer_sweeps_temporary_files_and_nothing_else(store: RunStore) -> None:
+def test_a_writer_removes_temporary_files_and_nothing_else(store: RunStore) -> None:
     add(store, 0)
     folder = store.folder
     store.close()
@@ -570,10 +569,10 @@ def test_killed_before_each_line(tmp_path: Path) -> None:
         leftovers += any(name.endswith(".tmp") for name in files(folder))
         child.write_run(folder, 2)
         assert_complete(folder, tmp_path / "reference", 2)
-    assert leftovers  # else no kill fell while a file was half-written
+    assert leftovers, "no kill hit a half-written file"
 
 
-def test_reader_looks_on_while_another_process_writes(tmp_path: Path) -> None:
+def test_a_reader_works_while_another_process_writes(tmp_path: Path) -> None:
     process = start("write", tmp_path / "run")
     seen: list[str] = []
     looks = 0
@@ -581,7 +580,7 @@ def test_reader_looks_on_while_another_process_writes(tmp_path: Path) -> None:
         try:
             reader = RunStore.open(tmp_path / "run", readonly=True)
         except StoreError as error:
-            assert "not a run directory" in str(error) or "never finished" in str(error)
+            assert "not a run directory" in str(error) or "is incomplete" in str(error)
             continue
         with reader:
             ids = list(reader.image_ids())
@@ -603,7 +602,7 @@ def test_reader_looks_on_while_another_process_writes(tmp_path: Path) -> None:
 
 
 def fill_with_images(store: RunStore) -> int:
-    """Add images until the disk is full; return how many went in."""
+    """Add images until the disk is full; return how many fit."""
     for number in range(1000):
         try:
             add(store, number, size_wh=(120, 88))
@@ -653,8 +652,8 @@ def test_open_on_a_full_disk(small_disk: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
 @pytest.mark.parametrize("limit_bytes", [1_500, 40_000, 80_000])
-def test_files_that_may_not_grow(tmp_path: Path, limit_bytes: int) -> None:
-    """The limit strikes an image first, or the ledger while it is made, or the ledger later on."""
+def test_file_size_limits(tmp_path: Path, limit_bytes: int) -> None:
+    """The limit first hits an image, the ledger during its creation, or the ledger later."""
     process = start("limit", tmp_path / "run", limit_bytes)
     output, _ = process.communicate()
     assert process.returncode == 0
@@ -667,7 +666,7 @@ def test_files_that_may_not_grow(tmp_path: Path, limit_bytes: int) -> None:
     assert_complete(tmp_path / "run", tmp_path / "reference", 30)
 
 
-def test_read_only_disk_can_be_read(small_disk: Path) -> None:
+def test_a_read_only_disk_can_be_read(small_disk: Path) -> None:
     folder = small_disk / "run"
     with RunStore.create_or_open(folder, config=None) as store:
         add(store, 0)
@@ -682,7 +681,7 @@ def test_read_only_disk_can_be_read(small_disk: Path) -> None:
         np.testing.assert_array_equal(reader.image(make_record(0).id), make_rgb(make_record(0)))
 
 
-def test_killed_run_on_a_disk_that_turned_read_only(small_disk: Path) -> None:
+def test_a_killed_run_can_be_read_after_its_disk_turned_read_only(small_disk: Path) -> None:
     process = start("write", small_disk / "run")
     assert process.stdout is not None
     assert process.stdout.readline() == "image\n"
@@ -742,7 +741,7 @@ LEDGER_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "cut short": (lambda folder: rewrite(folder / "ledger.sqlite", lambda data: data[:6000]), "is corrupt ("),
     "tables dropped": (drop_table, "is corrupt (no such table: images)"),
-    "another program's": (foreign_ledger, "an SQLite file of another program"),
+    "another program's": (foreign_ledger, "an SQLite database of another program"),
 }
 
 
@@ -764,7 +763,7 @@ def test_damaged_ledger(store: RunStore, case: str, readonly: bool) -> None:
 
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the sqlite3 command")
 @pytest.mark.parametrize("command", [".recover", ".dump"])
-def test_the_way_out_of_a_corrupt_ledger_works(store: RunStore, command: str) -> None:
+def test_the_recovery_of_a_corrupt_ledger_works(store: RunStore, command: str) -> None:
     add(store, *range(40))
     folder = store.folder
     store.close()
@@ -845,7 +844,7 @@ def test_damaged_file(store: RunStore, case: str) -> None:
         getattr(store, kind)(image_id)
     for part in (message, image_id, str(find(image_id)), "delete"):
         assert part in str(raised.value)
-    find(image_id).unlink(missing_ok=True)  # the way out that the message names
+    find(image_id).unlink(missing_ok=True)  # as the message suggests
     add(store, 0)
     assert files(store.folder) == before
 
@@ -874,7 +873,7 @@ def test_heat_maps_of_another_image_are_refused(store: RunStore) -> None:
     assert files(store.folder) == {}
 
 
-def test_one_bad_label_set_keeps_the_others_out(store: RunStore) -> None:
+def test_one_bad_label_set_rolls_back_the_others(store: RunStore) -> None:
     add(store, 0)
     good, unknown = make_labels(make_record(0)), make_labels(make_record(9))
     with pytest.raises(StoreError, match=f"no image with id '{make_record(9).id}'"):
@@ -901,11 +900,11 @@ def test_dropped_images_and_sources(store: RunStore) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     store.put_source("photo-1", rgb)
     store.put_source("photo-1", np.zeros_like(rgb))
-    assert np.array_equal(store.source("photo-1"), rgb), "a source is its pixels; it is written once"
+    assert np.array_equal(store.source("photo-1"), rgb), "a source is written only once"
     with pytest.raises(StoreError, match=r"photo-2.png of image photo-2 is missing"):
         store.source("photo-2")
     add(store, 0)
     [image_id] = store.image_ids()
     assert np.array_equal(store.source(image_id), store.image(image_id)), (
-        "an image of the run is a source as it is"
+        "an image of the run can be a source without a copy"
     )

@@ -1,4 +1,4 @@
-"""The few exceptions that DiffuGen raises on purpose, and the words that error messages share.
+"""The few exceptions that DiffuGen raises on purpose, and helpers for their messages.
 
 The command line prints the message of a `DiffugenError` and exits with code 2.
 """
@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 
 
 class DiffugenError(Exception):
-    """Something the user can mend. The message names the condition, the values and the way out."""
+    """An error that the user can fix; the message names the condition, the values and a way out."""
 
 
 class ConfigError(DiffugenError):
     """One or more mistakes in a configuration, all listed at once.
 
     Attributes:
-        mistakes: One line each, naming file, key, given value and the nearest valid key or value.
+        mistakes: One line per mistake, with file, key, given value and the nearest valid key or value.
     """
 
     def __init__(self, mistakes: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class ConfigError(DiffugenError):
 
 
 class PromptError(DiffugenError):
-    """A prompt cannot be traced: a phrase is missing from it, or lies beyond the token limit."""
+    """A prompt cannot be traced: a phrase is missing from it, or is beyond the token limit."""
 
 
 class ModelError(DiffugenError):
@@ -36,7 +36,7 @@ class ModelError(DiffugenError):
 
 
 class StoreError(DiffugenError):
-    """A run directory cannot be read or written: corrupt, locked, of another version, or the disk is full."""
+    """A run directory cannot be read or written: corrupt, locked, of another version, or on a full disk."""
 
 
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
@@ -46,14 +46,14 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the kind of a library's error and the first line of its text, as one printable sentence."""
+    """Return the type and the first line of a library's error as one printable sentence."""
     text = str(error).strip()
     line = "".join(letter for letter in text.splitlines()[0] if letter.isprintable()) if text else ""
     return f"{type(error).__name__}: {line.rstrip('.')}." if line else f"{type(error).__name__}."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether a library gave up because memory, the machine's or a GPU's, ran out."""
+    """Return whether an error of a library means that the machine or a GPU ran out of memory."""
     text = str(error).lower()
-    told = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(part in text for part in told)
+    signs = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)

@@ -1,7 +1,6 @@
 """Plain validated records that pass between stages.
 
-Knows numpy and nothing else of the package's dependencies: no record holds a tensor, a PIL image or a
-library's result object.
+Depends only on numpy: no record contains a tensor, a PIL image or the result object of a library.
 """
 
 from __future__ import annotations
@@ -17,37 +16,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEP_THIRDS = 3
-"""Heat maps are kept apart for the first, middle and last third of the denoising steps."""
+"""Heat maps are stored separately for the first, middle and last third of the denoising steps."""
 
 SOURCES = ("attention", "model", "human", "carried")
-"""Where a label set can come from; ``carried``: from the image that this one was made of, where nothing was
-painted over."""
+"""Sources of a label set; ``carried``: from the image's parent, outside the region that was painted over."""
 
 TASKS = ("txt2img", "img2img", "inpaint")
-"""How an image can be made: from a prompt alone, from another image, or in a region of another image."""
+"""How an image is generated: from a prompt alone, from another image, or in a region of another image."""
 
 KINDS = ("overlooked", "spurious", "swapped", "badly_located")
-"""Kinds of disagreement between the attention labels and the model labels of an image; see `Disagreement`."""
+"""Kinds of disagreement between the attention and the model labels of an image; see `Disagreement`."""
 
 VERDICTS = ("attention", "model", "edited", "empty", "reject")
-"""What a person can decide about an image; see `Decision`."""
+"""Possible decisions of a reviewer about an image; see `Decision`."""
 
 FIELD = re.compile(r"\{([^{}]*)\}")
-"""A ``{field}`` of a template; its first group is the field's name."""
+"""Matches a ``{field}`` of a template; group 1 is the name of the field."""
 
 RLE = dict[str, Any]
 """COCO run-length encoding of one mask: ``{"size": [height, width], "counts": str}`` (compressed, ASCII)."""
 
 
 def one_line(text: str) -> str:
-    """Return the text with every run of white space, line breaks included, made one blank."""
+    """Return the text with each run of whitespace, including line breaks, replaced by one space."""
     return " ".join(text.split())
 
 
 def content_id(*parts: Any) -> str:
-    """Return 16 hex digits that depend on the JSON form of ``parts`` alone (stable over processes and
-    machines).
-    """
+    """Return 16 hex digits that depend only on the JSON form of ``parts``, on every machine."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -58,7 +54,7 @@ class Phrase:
 
     Attributes:
         text: The words as they stand in the prompt, e.g. ``"grand piano"``.
-        class_name: The class they name, or None for a background word (``"road"``) that only competes.
+        class_name: The class they name; None for a background word (``"road"``), which only competes.
     """
 
     text: str
@@ -70,11 +66,11 @@ class Prompt:
     """One text prompt with the phrases to trace.
 
     Attributes:
-        text: What the model reads.
-        phrases: What is traced.
-        negative: What the image should not show.
-        attributes: The values that the template's fields were filled with.
-        template: The text with its ``{field}`` places; empty where there is none.
+        text: The text that the model reads.
+        phrases: The phrases to trace.
+        negative: The negative prompt.
+        attributes: The values that fill the template's fields.
+        template: The text with its ``{field}`` placeholders; empty if there is none.
     """
 
     text: str
@@ -91,23 +87,23 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """A generated image: what made it, and thereby its identity.
+    """A generated image: everything that determines it, and thus its identity.
 
     Attributes:
         prompt: The prompt it was generated from.
-        seed: Seed of its own noise, in [0, 2**63).
+        seed: Seed of its noise, in [0, 2**63).
         size_wh: Width and height in pixels.
         model: Name or folder of the diffusion model, as configured.
         task: ``txt2img``, ``img2img`` or ``inpaint``.
-        settings: What else decides its pixels (``num_inference_steps``, ``guidance_scale``, ``scheduler``
-            ...); JSON values.
+        settings: All other settings that affect the pixels (``num_inference_steps``, ``guidance_scale``,
+            ``scheduler`` ...); JSON values.
         round: The round of the loop that generated it.
-        parent: The image it was made of: an image's id, or ``photo-`` and a hash of the pixels; None for
+        parent: The image it was made from: an image's id, or ``photo-`` and a hash of the pixels; None for
             ``txt2img``.
-        region: What was painted over, as RLE of its own size; None unless ``inpaint``.
+        region: The region that was painted over, as RLE of the image's size; None unless ``inpaint``.
         origin: The `family` of its parent; empty for ``txt2img``.
-        source: Where the parent lies, for a reader: a file, or a run's folder.
-        step: Name of the configured task that made it; empty where tasks have no names.
+        source: Where the parent came from, for display: a file, or a run's folder.
+        step: Name of the configured task that made it; empty if the task has no name.
     """
 
     prompt: Prompt
@@ -138,8 +134,8 @@ class ImageRecord:
 
     @property
     def id(self) -> str:
-        """Hash of everything that decides the pixels; the round is not part of it."""
-        made_of = [] if self.parent is None else [self.parent, self.region]
+        """Hash of everything that determines the pixels; the round is not part of it."""
+        made_from = [] if self.parent is None else [self.parent, self.region]
         return content_id(
             self.prompt.id,
             self.seed,
@@ -147,14 +143,14 @@ class ImageRecord:
             self.model,
             self.task,
             dict(self.settings),
-            *made_of,
+            *made_from,
         )
 
     @property
     def family(self) -> str:
-        """What it shares with the images that look like it: the prompt or photo it goes back to.
+        """The prompt or photo that the image goes back to, shared with all images that look like it.
 
-        Images of one family must not be parted between training and validation.
+        Images of one family must not be split between training and validation.
         """
         return self.origin or self.prompt.id
 
@@ -170,10 +166,10 @@ class HeatMaps:
         maps: From a layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``, ``up`` or ``joint``, to
             a float16 array (P, 3, h, w): attention probability in [0, 1], averaged over heads, layers of the
             group, steps of the third, and the tokens of the phrase.
-        region: What was painted over, as RLE of the image's size: only there can they tell objects. None:
-            everywhere.
-        window_xyxy: Left, upper, right and lower edge, in pixels, of the part of the image that they cover;
-            None: all of it.
+        region: The region that was painted over, as RLE of the image's size; the maps locate objects only
+            there. None: everywhere.
+        window_xyxy: Left, upper, right and lower edge, in pixels, of the crop that the maps cover. None: the
+            whole image.
     """
 
     image_id: str
@@ -193,20 +189,20 @@ class HeatMaps:
 
 
 GeneratedImage = tuple[ImageRecord, NDArray[np.uint8], HeatMaps, float]
-"""A generated image: its record, pixels uint8 (H, W, 3), heat maps, and the seconds that it took."""
+"""A generated image: its record, pixels uint8 (H, W, 3), heat maps, and generation time in seconds."""
 
 
 @dataclass(frozen=True)
 class Instances:
-    """The N objects that one label set places in one image.
+    """The N labelled objects of one image, from one source.
 
     Attributes:
         size_wh: Width and height of the image in pixels.
         class_names: N class names.
-        rles: N masks as COCO RLE of size (height, width): lossless, so holes and several pieces stay one
-            instance.
+        rles: N masks as COCO RLE of size (height, width): lossless, so an instance can have holes and
+            several pieces.
         scores: float64 (N,), label score (attention, human) or detector confidence (model), in [0, 1].
-        terms: N mappings from score term to its value in [0, 1]; empty mappings where a source has none.
+        terms: N mappings from score term to its value in [0, 1]; empty mappings if the source has no terms.
     """
 
     size_wh: tuple[int, int]
@@ -222,9 +218,8 @@ class Instances:
         counts = {len(self.class_names), len(self.rles), len(self.scores), len(self.terms)}
         if len(counts) != 1:
             raise ValueError(
-                f"an Instances needs as many class names ({len(self.class_names)}), masks "
-                f"({len(self.rles)}), "
-                f"scores ({len(self.scores)}) and terms ({len(self.terms)})"
+                f"Instances needs equally many class names, masks, scores and terms; got "
+                f"{len(self.class_names)}, {len(self.rles)}, {len(self.scores)} and {len(self.terms)}"
             )
         size_hw = [self.size_wh[1], self.size_wh[0]]
         for rle in self.rles:
@@ -237,7 +232,7 @@ class Instances:
         return len(self.class_names)
 
     def take(self, indices: Sequence[int]) -> Instances:
-        """Return the instances of these indices, in their order."""
+        """Return the instances with these indices, in this order."""
         return Instances(
             self.size_wh,
             tuple(self.class_names[index] for index in indices),
@@ -247,7 +242,7 @@ class Instances:
         )
 
     def joined(self, others: Instances) -> Instances:
-        """Return these instances and then others of the same image."""
+        """Return these instances followed by others of the same image."""
         return Instances(
             self.size_wh,
             self.class_names + others.class_names,
@@ -267,10 +262,10 @@ class LabelSet:
 
     Attributes:
         image_id: The image.
-        source: ``attention``, ``model`` or ``human``.
+        source: ``attention``, ``model``, ``human`` or ``carried``.
         instances: The labelled objects; may be empty.
         method: Provenance: hash of the label settings, the checkpoint's id, or the reviewer.
-        round: The round that made them.
+        round: The round that made the labels.
     """
 
     image_id: str
@@ -286,17 +281,17 @@ class LabelSet:
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """One point at which the two label sets of an image contradict each other.
+    """One object on which the attention labels and the model labels of an image disagree.
 
     Attributes:
         image_id: The image.
         kind: ``overlooked`` (the model sees it, attention missed it), ``spurious`` (the reverse), ``swapped``
-            (one place, two classes) or ``badly_located`` (one class, low IoU).
+            (same place, different classes) or ``badly_located`` (same class, low IoU).
         severity: In [0, 1]; higher is worse. See `diffugen.comparison.disagreement`.
         attention: Index in the attention labels; None if overlooked.
         model: Index in the model labels; None if spurious.
-        iou: Mask IoU of the two; of an instance alone, its highest IoU with anything on the other side. In
-            [0, 1].
+        iou: Mask IoU of the two instances; for a single instance, its highest IoU with any instance of the
+            other side. In [0, 1].
     """
 
     image_id: str
@@ -322,15 +317,15 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person decided about one image.
+    """The decision of a reviewer about one image.
 
     Attributes:
         image_id: The image.
-        verdict: ``attention`` or ``model`` (the labels of that source are right), ``edited`` (other labels are), ``empty``
-            (there is nothing to label) or ``reject`` (the image is of no use and must not be trained on).
-        instances: The labels that are right from now on; None if and only if the image is rejected.
-        reviewer: Who decided.
-        round: The round in which it was decided.
+        verdict: ``attention`` or ``model`` (the labels of that source are right), ``edited`` (corrected
+            labels), ``empty`` (nothing to label) or ``reject`` (unusable: do not train on the image).
+        instances: The correct labels from now on; None if and only if the image is rejected.
+        reviewer: Name of the reviewer.
+        round: The round in which the decision was made.
     """
 
     image_id: str
@@ -347,4 +342,4 @@ class Decision:
                 f"a decision {self.verdict!r} {'needs' if self.instances is None else 'has no'} labels"
             )
         if self.verdict == "empty" and self.instances:
-            raise ValueError("a decision 'empty' has no objects")
+            raise ValueError("a decision 'empty' cannot have objects")

@@ -1,7 +1,7 @@
 """Configuration files: find them by name or path, read YAML, JSON or TOML, and apply ``--set key=value``.
 
-Knows file formats and where the shipped configurations lie. Does not know which keys and values are valid:
-`diffugen.config.sections` does.
+Knows the file formats and the folder of the shipped configurations. Does not know which keys and values are
+valid: `diffugen.config.sections` does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 from diffugen.errors import ConfigError, did_you_mean
 
 DEFAULT_CONFIG = "miniature"
-"""The configuration that needs no download, used when none is named."""
+"""The default configuration; it needs no download."""
 
 SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 
@@ -32,24 +32,25 @@ def config_path(name: str) -> Path:
     """Return the file of a shipped configuration.
 
     Raises:
-        ConfigError: There is none of that name; the message lists those there are.
+        ConfigError: No shipped configuration has this name; the message lists all names.
     """
     for suffix in SUFFIXES:
         if (path := _folder() / f"{name}{suffix}").is_file():
             return path
     raise ConfigError(
         [
-            f"{name}: no shipped configuration has this name{did_you_mean(name, list_configs())}; there are "
-            f"{', '.join(list_configs())}; the name of a file of your own ends in {', '.join(SUFFIXES)}"
+            f"{name}: no shipped configuration has this name{did_you_mean(name, list_configs())}; shipped "
+            f"configurations: {', '.join(list_configs())}; files of your own must end in "
+            f"{', '.join(SUFFIXES)}"
         ]
     )
 
 
 def find_config(source: str | Path | None) -> Path:
-    """Return the file that a name or path stands for; None stands for the default.
+    """Return the file for the name of a shipped configuration or a path; None is the default.
 
     Raises:
-        ConfigError: No such file or shipped configuration; the message gives the nearest names.
+        ConfigError: No such file or shipped configuration; the message suggests the nearest name.
     """
     if source is None:
         return config_path(DEFAULT_CONFIG)
@@ -59,7 +60,7 @@ def find_config(source: str | Path | None) -> Path:
     if path.suffix.lower() not in SUFFIXES and path.name == str(source):
         return config_path(path.name)
     if path.exists():
-        raise ConfigError([f"{path}: expected a file whose name ends in {', '.join(SUFFIXES)}"])
+        raise ConfigError([f"{path}: expected a file that ends in {', '.join(SUFFIXES)}"])
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     near = did_you_mean(
         path.name, [sibling.name for sibling in siblings if sibling.suffix.lower() in SUFFIXES]
@@ -69,15 +70,15 @@ def find_config(source: str | Path | None) -> Path:
 
 
 def read_settings(path: Path, mistakes: list[str]) -> dict[str, Any] | None:
-    """Read a configuration file without judging its keys.
+    """Read a configuration file without checking its keys.
 
     Args:
         path: File with one of ``SUFFIXES``.
-        mistakes: Gets a line for each mistake: what cannot be read, syntax with its line, keys given twice.
+        mistakes: Receives one line per mistake: unreadable file, syntax error with its line, duplicate key.
 
     Returns:
-        The settings without empty top-level keys, so that an empty section keeps its defaults; None where the
-        file cannot be understood at all.
+        The settings without empty top-level keys, so that an empty section keeps its defaults; None if the
+        file cannot be parsed.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -100,12 +101,12 @@ def read_settings(path: Path, mistakes: list[str]) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Option:
-    """A value that an option of its own, such as ``--rounds``, gives to a key.
+    """The value of a command-line option, such as ``--rounds``, for a configuration key.
 
     Attributes:
         name: The option, as the user typed it.
         key: The dotted key.
-        value: The value, taken as it is and not parsed.
+        value: The value, used as given and not parsed.
     """
 
     name: str
@@ -121,11 +122,11 @@ def apply_overrides(
     Args:
         settings: Changed in place; missing sections are created.
         overrides: Options, and ``key.sub=value`` texts whose values are parsed as YAML, e.g.
-            ``["diffusion.num_inference_steps=5"]``; a list is given as a whole, ``"size_wh=[96, 64]"``.
-        mistakes: Gets a line for each override that cannot be read or placed.
+            ``["diffusion.num_inference_steps=5"]``; a list is replaced as a whole, ``"size_wh=[96, 64]"``.
+        mistakes: Receives one line per override that cannot be parsed or whose section does not exist.
 
     Returns:
-        For each key that was written, as a path, how a message should call its origin.
+        From each key that was written, as a path, to its origin as shown in messages.
     """
     origins: dict[tuple[str, ...], str] = {}
     for override in overrides:
@@ -154,7 +155,7 @@ def _read_option(option: Option) -> _Override:
 
 
 def _read_text(text: str, mistakes: list[str]) -> _Override | None:
-    """Return path, value and origin of a ``key.sub=value`` text; None, and a mistake, if it is not one."""
+    """Return path, value and origin of a ``key.sub=value`` text; None, and a mistake, if it is malformed."""
     origin = f"--set {text}"
     key, sign, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
@@ -164,12 +165,12 @@ def _read_text(text: str, mistakes: list[str]) -> _Override | None:
     try:
         return path, _parse(value, ".yaml", origin, mistakes), origin
     except (yaml.YAMLError, ValueError) as error:
-        mistakes.append(f"{origin}: the value is {_syntax(error)}")
+        mistakes.append(f"{origin}: {_syntax(error)}")
         return None
 
 
 def _folder() -> Path:
-    """Return the folder of shipped configurations: package data in a wheel, else the repository's."""
+    """Return the folder of shipped configurations: package data in a wheel, else ``configs/``."""
     packaged = Path(__file__).parents[1] / "_configs"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
 
@@ -191,23 +192,23 @@ def _parse(text: str, suffix: str, origin: str, mistakes: list[str]) -> Any:
 def _json_object(pairs: list[tuple[str, Any]], origin: str, mistakes: list[str]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     twice = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
-    mistakes += [f"{origin}: the key {key!r} is given twice; drop one" for key in twice]
+    mistakes += [f"{origin}: the key {key!r} is given twice; remove one" for key in twice]
     return dict(pairs)
 
 
 def _syntax(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"not YAML in line {error.problem_mark.line + 1}: {error.problem}"
+        return f"invalid YAML in line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, json.JSONDecodeError):
-        return f"not JSON in line {error.lineno}: {error.msg}"
-    return f"not understood: {error}"
+        return f"invalid JSON in line {error.lineno}: {error.msg}"
+    return f"cannot be parsed: {error}"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the plain values of its version 1.2 and a complaint about keys given twice.
+    """YAML loader with the plain values of YAML 1.2 that reports duplicate keys.
 
-    In version 1.1, PyYAML's, ``no`` is false, ``12:30`` is 750 and ``1e-3`` is a text: traps for attribute
-    values.
+    In YAML 1.1, which PyYAML implements, ``no`` is false, ``12:30`` is 750 and ``1e-3`` is a string: traps
+    for attribute values.
     """
 
     origin: str
@@ -224,7 +225,7 @@ class _Loader(yaml.SafeLoader):
                 self.mistakes.append(f"{place}: the key {name} is not text; put it in quotes")
             elif name in lines:
                 self.mistakes.append(
-                    f"{place}: the key {name!r} is given in line {lines[name]} already; drop one"
+                    f"{place}: the key {name!r} is already given in line {lines[name]}; remove one"
                 )
             else:
                 lines[name] = key.start_mark.line + 1

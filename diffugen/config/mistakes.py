@@ -1,7 +1,7 @@
-"""A validator's errors in DiffuGen's words: origin, key, given value, what is expected, nearest name.
+"""Describe pydantic's errors in plain words: origin, key, given value, expected values, nearest name.
 
-Knows the shape of pydantic's error list and of its models, yet does not import it: `diffugen.config.sections`
-is its home.
+Knows the structure of pydantic's error lists and models, but does not import pydantic, whose home are the
+sections.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def describe(
     file: str,
     origins: Mapping[tuple[str, ...], str],
 ) -> Iterator[str]:
-    """Put a line in plain words for each mistake.
+    """Describe each mistake in one line.
 
     Args:
-        errors: What ``ValidationError.errors()`` lists.
-        model: The outermost model that the settings were checked against.
-        settings: What was checked.
-        file: Where settings come from.
-        origins: Another origin of single keys, which are given as paths.
+        errors: The list from ``ValidationError.errors()``.
+        model: The outermost model that the settings were validated against.
+        settings: The validated settings.
+        file: Origin of the settings.
+        origins: From the path of a key with another origin to that origin.
 
     Yields:
         E.g. ``"a.yaml: diffusion.size = 64: unknown key, did you mean 'size_wh'?"``.
@@ -58,11 +58,11 @@ def describe(
     for details in errors:
         by_path.setdefault(_path_in(settings, details["loc"]), []).append(details)
     for path, alternatives in by_path.items():
-        # Either a key that was set, or the section around one, or a part of its value.
+        # The key that was set, a section around it, or a part of its value.
         setters = [origin for key, origin in origins.items() if path[: len(key)] == key[: len(path)]]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
         first = alternatives[0]
-        # A section's value is every line of it: too long to repeat, and no line of it is the wrong one.
+        # Do not repeat a whole section: it is long, and no single line of it is wrong.
         value = (
             ""
             if first["type"] == "missing" or isinstance(first["input"], dict)
@@ -78,7 +78,7 @@ def describe(
 
 
 def _path_in(settings: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Drop from pydantic's location what names an alternative of a union and no place in the settings."""
+    """Return pydantic's location without the parts that name an alternative of a union, not a key."""
     path: list[str | int] = []
     for part in loc:
         if str(part).startswith("<"):
@@ -99,13 +99,13 @@ def _expected(details: Mapping[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as JSON, cut off where it is long."""
+    """Return a value as JSON, shortened if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _fields(model: type[Any]) -> dict[str, type[Any] | None]:
-    """Return a section's keys, each with the section it leads to, if any."""
+    """Return the keys of a section, each with the section under it, if any."""
     found: dict[str, type[Any] | None] = {}
     for name, field in model.model_fields.items():
         found[name] = next((kind for kind in _kinds(field.annotation) if hasattr(kind, "model_fields")), None)
@@ -113,17 +113,17 @@ def _fields(model: type[Any]) -> dict[str, type[Any] | None]:
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """A type and all types inside it, e.g. those of a list's members."""
+    """Yield a type and all types inside it, such as those of a list's elements."""
     yield annotation
     for inner in get_args(annotation):
         yield from _kinds(inner)
 
 
 def _key_hint(path: Sequence[str], model: type[Any]) -> str:
-    """Name the same key of another section, else the nearest key of the section, else all valid keys."""
+    """Suggest the same key of another section, else the nearest key, else list all keys of the section."""
     section = model
     for part in path[:-1]:
-        section = _fields(section).get(part) or section  # a number is a place in a list
+        section = _fields(section).get(part) or section  # a number is an index into a list
     sections = [(name, inner) for name, inner in _fields(model).items() if inner]
     home = next((f"{name}.{path[-1]}" for name, inner in sections if path[-1] in _fields(inner)), None)
     nearest = f", did you mean {home!r}?" if home else did_you_mean(path[-1], _fields(section))

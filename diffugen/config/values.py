@@ -1,4 +1,7 @@
-"""Kinds of values that sections of the configuration share, and what a section is. Knows no section."""
+"""Value types that configuration sections share, and their base class.
+
+Does not know any particular section.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ SomeSection = TypeVar("SomeSection", bound="Section")
 
 
 def some(values: Any) -> Any:
-    """Return the values if there are any."""
-    # Not pydantic's min_length: that one counts valid values only, and so reports a wrong value twice.
+    """Return the values if there is at least one."""
+    # Not pydantic's min_length: it counts only valid values, and so reports a wrong value twice.
     if not values:
         raise ValueError("at least one value")
     return values
 
 
 def some_weight(weights: Any) -> Any:
-    """Return the weights, a mapping or a sequence, if one is above 0."""
+    """Return the weights, a mapping or a sequence, if at least one is above 0."""
     if not any(weights.values() if isinstance(weights, Mapping) else weights):
         raise ValueError("at least one weight above 0")
     return weights
@@ -56,14 +59,14 @@ Values = Annotated[
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, without unknown keys, and without silent conversion of types.
+    """A section of the configuration: frozen, no unknown keys, no silent type conversion.
 
     Attributes:
-        RESUMABLE: Keys that may change when a run is continued, because they alter no image and no split. A
-            key that leads to another section covers all of it.
+        RESUMABLE: Keys that may change when a run is continued, because they affect no image and no split.
+            The key of a section covers all keys in it.
 
     Raises:
-        pydantic.ValidationError: A value is out of range or of another type.
+        pydantic.ValidationError: A value is out of range or has the wrong type.
     """
 
     model_config = ConfigDict(
@@ -72,5 +75,5 @@ class Section(BaseModel):
     RESUMABLE: ClassVar[tuple[str, ...]] = ()
 
     def changed(self: SomeSection, **values: object) -> SomeSection:
-        """Return a section with other values, checked like those of a file."""
+        """Return a section with other values, validated like those of a file."""
         return type(self)(**{**dict(self), **values})

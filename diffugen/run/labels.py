@@ -122,7 +122,7 @@ class LabelStore(ImageStore):
 
         Raises:
             StoreError: The run has no such image, or cannot be written. Then nothing of this call is stored.
-            ValueError: The labels of a decision are of another size than its image.
+            ValueError: The labels of a decision have another size than its image.
         """
         decisions = list(decisions)
         rows = []

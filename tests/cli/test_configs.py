@@ -77,7 +77,7 @@ MISTAKES = {
         ("ours.json",),
         r"ours\.json is not in the paper's format.*diffugen generate ours\.json",
     ),
-    "no JSON": (("broken.json",), r"broken\.json: not JSON in line 1"),
+    "no JSON": (("broken.json",), r"broken\.json: invalid JSON in line 1"),
     "mistakes": (
         ("wrong.json",),
         r"2 mistakes.*\n.*wrong\.json: steps: expected a value.*\n.*wrong\.json: stepps = 3: unknown key",

@@ -1,4 +1,4 @@
-"""Configurations: the shipped ones are valid, and every mistake of a file is named at once."""
+"""Configuration files: the shipped ones are valid, and all mistakes of a file are reported at once."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def mistakes(source: Any, *overrides: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", list_configs())
-def test_shipped_configs_are_valid_and_give_prompts(name: str) -> None:
+def test_shipped_configs_are_valid_and_make_prompts(name: str) -> None:
     config = load_config(name)
     tasks = plan_tasks(config.tasks)
-    noise = [task for task in tasks if task.task == "txt2img"]
-    made = [prompt for task in noise for prompt in task_prompts(task, tasks, config.prompts, config.seed)]
+    from_text = [task for task in tasks if task.task == "txt2img"]
+    made = [prompt for task in from_text for prompt in task_prompts(task, tasks, config.prompts, config.seed)]
     assert config.name == name
-    assert len(made) == (config.prompts.count or 0) * len(noise)
+    assert len(made) == (config.prompts.count or 0) * len(from_text)
     named = {phrase.class_name for prompt in made for phrase in prompt.phrases}
-    assert named >= set(config.prompts.classes) or len(tasks) > len(noise)
+    assert named >= set(config.prompts.classes) or len(tasks) > len(from_text)
 
 
-def test_shipped_configs_have_the_command_and_the_sources_of_weights_in_their_header() -> None:
+def test_headers_of_shipped_configs_give_command_time_and_weights() -> None:
     for name in list_configs():
         header = config_path(name).read_text(encoding="utf-8").split("\n\n")[0]
         assert re.search(
@@ -70,14 +70,14 @@ def test_shipped_configs_have_the_command_and_the_sources_of_weights_in_their_he
         assert "Weights:" in header
 
 
-def test_the_default_is_the_miniature_and_spells_out_every_knob() -> None:
+def test_the_default_is_the_miniature_and_lists_every_key() -> None:
     config = load_config()
     assert config == load_config("miniature") == load_config(config_path("miniature"))
     written = yaml.safe_load(config_path("miniature").read_text(encoding="utf-8"))
     assert config.diffusion.model == "miniature"
     for name, section in config.dump().items():
         if isinstance(section, dict):
-            assert set(written[name]) == set(section), f"the example of all knobs lacks some of {name}"
+            assert set(written[name]) == set(section), f"configs/miniature.yaml lacks keys of {name}"
 
 
 @pytest.mark.parametrize(
@@ -101,18 +101,18 @@ def test_formats_agree(tmp_path: Path, name: str, text: str) -> None:
     assert config.labels.step_weights == (1.0, 1.0, 1.0)
 
 
-def test_a_dump_reads_back_as_the_same_config(tmp_path: Path) -> None:
+def test_a_dump_round_trips(tmp_path: Path) -> None:
     config = load_config(None, ["labels.threshold=0.4", "score.margin=2", "seed=5"])
     again = load_config(write(tmp_path, json.dumps(config.dump()), "dump.json"))
     assert again.dump() == config.dump()
 
 
-def test_a_config_cannot_be_changed() -> None:
+def test_a_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_config().diffusion.model = "other"
 
 
-def test_overrides_win_and_values_are_yaml(tmp_path: Path) -> None:
+def test_overrides_take_precedence_and_are_parsed_as_yaml(tmp_path: Path) -> None:
     config = load_config(
         write(tmp_path, GOOD),
         [
@@ -135,7 +135,7 @@ def test_overrides_win_and_values_are_yaml(tmp_path: Path) -> None:
     assert config.prompts.negative == "a=b"
 
 
-def test_an_override_can_make_another_value_wrong(tmp_path: Path) -> None:
+def test_an_override_can_make_another_value_invalid(tmp_path: Path) -> None:
     [line] = mistakes(write(tmp_path, GOOD), "labels.min_area_frac=0.97")
     assert "labels.max_area_frac = 0.95: expected more than labels.min_area_frac, which is 0.97" in line
 
@@ -149,7 +149,7 @@ def test_empty_sections_keep_their_defaults(tmp_path: Path) -> None:
     assert config.seed == 0
 
 
-def test_anchors_may_be_merged_and_overridden(tmp_path: Path) -> None:
+def test_anchors_can_be_merged_and_overridden(tmp_path: Path) -> None:
     text = GOOD + "labels: &labels {accept: 0.5, threshold: 0.4}\n"
     path = write(tmp_path, text.replace("labels: &labels", "labels:\n  <<: &base") + "  threshold: 0.6\n")
     labels = load_config(path).labels
@@ -240,17 +240,17 @@ def test_anchors_may_be_merged_and_overridden(tmp_path: Path) -> None:
             "{color}, "
             "did you mean 'colour'?",
         ),
-        # overrides themselves
+        # malformed overrides
         ("diffusion.model", "expected key.sub=value"),
         ("=5", "expected key.sub=value"),
         ("diffusion..model=x", "expected key.sub=value"),
         ("name.first=x", "name is not a section"),
         ("prompts.templates.0=x", "prompts.templates is a list; set it as a whole"),
-        ("prompts.templates=[a", "the value is not YAML in line 1"),
-        ("labels.groups={up: 1, up: 2}", "the key 'up' is given in line 1 already"),
+        ("prompts.templates=[a", "--set prompts.templates=[a: invalid YAML in line 1"),
+        ("labels.groups={up: 1, up: 2}", "the key 'up' is already given in line 1"),
     ],
 )
-def test_a_wrong_override_is_named(tmp_path: Path, override: str, expected: str) -> None:
+def test_a_wrong_override_is_reported(tmp_path: Path, override: str, expected: str) -> None:
     [line] = mistakes(write(tmp_path, GOOD), override)
     assert line.startswith(f"--set {override}: ")
     assert expected in line
@@ -261,25 +261,25 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: str, expected: str)
     [
         ("a.yaml", "", "expected lines of 'key: value', found nothing"),
         ("a.yaml", "- a\n- b\n", "expected lines of 'key: value', found a list"),
-        ("a.yaml", GOOD + "labels: [1\nx: 2", "not YAML in line 12"),
-        ("a.yaml", GOOD + "\tlabels: 1", "not YAML in line 11"),
-        ("a.yaml", GOOD + "labels: !!python/object:os.system {}", "not YAML in line 11"),
-        ("a.yaml", GOOD + "seed: 1\nseed: 2\n", "line 12: the key 'seed' is given in line 11 already"),
-        ("a.yaml", GOOD + "  model: a\n  model: b\n", "line 12: the key 'model' is given in line 11 already"),
+        ("a.yaml", GOOD + "labels: [1\nx: 2", "invalid YAML in line 12"),
+        ("a.yaml", GOOD + "\tlabels: 1", "invalid YAML in line 11"),
+        ("a.yaml", GOOD + "labels: !!python/object:os.system {}", "invalid YAML in line 11"),
+        ("a.yaml", GOOD + "seed: 1\nseed: 2\n", "line 12: the key 'seed' is already given in line 11"),
+        ("a.yaml", GOOD + "  model: a\n  model: b\n", "line 12: the key 'model' is already given in line 11"),
         ("a.yaml", GOOD.replace("car: [car]", "1: [car]"), "line 7: the key 1 is not text"),
         (
             "a.yaml",
             GOOD.replace("  classes:\n    car: [car]\n", ""),
             "prompts.classes: expected a value; there is none",
         ),
-        ("a.json", '{"name": "x",}', "not JSON in line 1"),
+        ("a.json", '{"name": "x",}', "invalid JSON in line 1"),
         ("a.json", '{"diffusion": {"model": "a", "model": "b"}}', "the key 'model' is given twice"),
         (
             "a.json",
             '{"diffusion": {"guidance_scale": NaN}}',
             "diffusion.guidance_scale = NaN: expected a finite number",
         ),
-        pytest.param("a.toml", "name = test\n", "not understood: ", marks=NEEDS_TOML),
+        pytest.param("a.toml", "name = test\n", "cannot be parsed: ", marks=NEEDS_TOML),
         pytest.param("a.toml", 'name = "a"\nname = "b"\n', "line 2", marks=NEEDS_TOML),
         pytest.param(
             "a.toml",
@@ -289,14 +289,14 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: str, expected: str)
         ),
     ],
 )
-def test_a_wrong_file_is_named(tmp_path: Path, name: str, text: str, expected: str) -> None:
+def test_a_wrong_file_is_reported(tmp_path: Path, name: str, text: str, expected: str) -> None:
     path = write(tmp_path, text, name)
     lines = mistakes(path)
     assert all(line.startswith(f"{path}: ") for line in lines)
     assert any(expected in line for line in lines), lines
 
 
-def test_every_mistake_is_in_one_list(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     text = """
 seeed: 1
 prompts:
@@ -341,33 +341,34 @@ def test_a_broken_file_does_not_hide_a_broken_override(tmp_path: Path) -> None:
         ("miniatur", "no shipped configuration has this name, did you mean 'miniature'?"),
         (
             "zzz",
-            "there are car-accident, cars, miniature, miniature-tasks, piano-on-own-photos, piano-on-road",
+            "shipped configurations: car-accident, cars, miniature, miniature-tasks, piano-on-own-photos, "
+            "piano-on-road; files of your own must end in .yaml",
         ),
         ("no/such/folder/cars.yaml", "no such file, did you mean 'cars'?"),
         ("miniature.yml", "no such file, did you mean 'miniature'?"),
-        (str(ROOT / "diffugen"), "expected a file whose name ends in .yaml"),
-        (str(ROOT / "diffugen" / "errors.py"), "expected a file whose name ends in .yaml"),
+        (str(ROOT / "diffugen"), "expected a file that ends in .yaml"),
+        (str(ROOT / "diffugen" / "errors.py"), "expected a file that ends in .yaml"),
     ],
 )
-def test_a_missing_file_is_named_with_the_nearest(source: str, expected: str) -> None:
+def test_a_missing_file_is_reported_with_the_nearest_name(source: str, expected: str) -> None:
     [line] = mistakes(source)
     assert source in line
     assert expected in line
 
 
-def test_the_nearest_file_of_the_same_folder_comes_first(tmp_path: Path) -> None:
+def test_a_file_in_the_same_folder_is_suggested_first(tmp_path: Path) -> None:
     write(tmp_path, GOOD, "pianos.yaml")
     [line] = mistakes(tmp_path / "piano.yaml")
     assert "did you mean 'pianos.yaml'?" in line
 
 
-def test_unreadable_files_are_named(tmp_path: Path) -> None:
+def test_a_file_with_another_encoding_is_reported(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
     [line] = mistakes(tmp_path / "latin.yaml")
     assert "not UTF-8 text (byte 6)" in line
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "bom.yaml"
     path.write_text(GOOD, encoding="utf-8-sig")
     assert load_config(path).name == "test"
@@ -385,13 +386,13 @@ def test_list_configs_names_the_files_of_the_folder() -> None:
     assert config_path("cars").name == "cars.yaml"
 
 
-def test_every_knob_is_documented() -> None:
+def test_every_key_is_documented() -> None:
     config = load_config()
     sections = [getattr(config, name) for name in type(config).model_fields]
     for section in (config, *(section for section in sections if isinstance(section, Section))):
         for key in type(section).model_fields:
             assert f"\n        {key}: " in str(section.__doc__), (
-                f"{type(section).__name__} does not explain {key}"
+                f"the docstring of {type(section).__name__} does not explain {key}"
             )
 
 
@@ -423,15 +424,15 @@ def test_mistakes_in_tasks(tasks: str, expected: str) -> None:
         load_config("miniature", [f"tasks=[{{task: txt2img}}, {tasks}]"])
 
 
-def test_a_source_from_outside_may_have_templates_of_its_own() -> None:
+def test_an_outside_source_allows_new_attributes() -> None:
     config = load_config(
         "miniature", ["tasks=[{task: img2img, source: runs/streets, attributes: {light: [dim]}}]"]
     )
     assert config.tasks[0].attributes == {"light": ("dim",)}
 
 
-def test_the_value_of_an_option_is_taken_as_typed(tmp_path: Path) -> None:
-    """Not parsed as YAML, in which `k1 #2` is `k1` and a comment."""
+def test_the_value_of_an_option_is_not_parsed(tmp_path: Path) -> None:
+    """In YAML, `k1 #2` is `k1` and a comment."""
     config = load_config(write(tmp_path, GOOD), [Option("--known", "dataset.known", "k1 #2: [yes]")])
     assert config.dataset.known == "k1 #2: [yes]"
     with pytest.raises(ConfigError, match=r"--rounds: loop.rounds = 0: expected a number of at least 1"):
@@ -446,7 +447,7 @@ def test_label_settings_set_by_the_user_are_pinned(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, GOOD)).labelling.pinned == frozenset()
 
 
-def test_resumable_keys_exist_and_decide_no_image() -> None:
+def test_resumable_keys_exist_and_affect_no_image() -> None:
     dump = load_config().dump()
     for key in resumable_keys():
         value: Any = dump

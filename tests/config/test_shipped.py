@@ -1,5 +1,4 @@
-"""The shipped configurations for real models: complete headers, a comment for each knob, prompts and tasks
-that make sense."""
+"""The shipped configurations for real models: complete headers, comments on all keys, sensible prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from diffugen.records import Prompt
 
 REAL = [name for name in list_configs() if not name.startswith("miniature")]
 TOKENS = 77
-"""What the text encoders of Stable Diffusion read, begin and end included."""
+"""Token limit of Stable Diffusion's text encoders, including the start and end tokens."""
 
 
 def text_of(name: str) -> str:
@@ -45,7 +44,7 @@ def children(config: Config, task: Task, parents: list[Prompt] | list[None]) -> 
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_headers_say_what_it_takes(name: str) -> None:
+def test_headers_state_requirements(name: str) -> None:
     header = text_of(name).split("\n\n")[0]
     assert re.match(r"# [A-Z].{20,}\.\n#\n# Command:  diffugen \w+ " + name, header)
     for part in (
@@ -59,13 +58,13 @@ def test_headers_say_what_it_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_every_knob_has_a_comment(name: str) -> None:
+def test_every_key_has_a_comment(name: str) -> None:
     above, section = "", ""
     for line in text_of(name).splitlines():
         if found := re.match(r"(\w+):", line):
             section = found[1]
-        is_knob = re.match(r"  (- )?(  )?\w+: ", line) or re.match(r"  \w+:$", line)
-        if section in ("prompts", "diffusion", "labels", "detector", "dataset", "tune", "loop") and is_knob:
+        is_key = re.match(r"  (- )?(  )?\w+: ", line) or re.match(r"  \w+:$", line)
+        if section in ("prompts", "diffusion", "labels", "detector", "dataset", "tune", "loop") and is_key:
             nested = re.match(r"    \w+: ", line)
             assert nested or " # " in line or above.lstrip().startswith("#"), f"{name}: {line} has no comment"
         above = line
@@ -81,7 +80,7 @@ def test_all_three_kinds_of_models_are_offered(name: str) -> None:
     config = load_config(name)
     width, height = config.diffusion.size_wh or (0, 0)
     assert width % 64 == height % 64 == 0 and 0.8 < width * height / 512**2 < 1.2, (
-        "about as many pixels as it was made for"
+        "about as many pixels as the model was trained on"
     )
 
 
@@ -105,12 +104,12 @@ def test_prompts_use_every_value_and_follow_the_weights(name: str) -> None:
 def test_texts_fit_the_text_encoder(name: str) -> None:
     config = load_config(name)
     for text in {config.prompts.negative, *(prompt.text for prompt in prompts_of(config))}:
-        # Rare words are several tokens: half as many again is on the safe side of these texts.
+        # Rare words take several tokens: 1.5 tokens per word is a safe estimate for these texts.
         assert 1.5 * len(re.findall(r"\w+|[^\w\s]", text)) < TOKENS + 10, text
 
 
 @pytest.mark.parametrize("name", [name for name in REAL if name != "piano-on-own-photos"])
-def test_tasks_change_what_they_say(name: str) -> None:
+def test_tasks_change_only_their_own_attributes(name: str) -> None:
     config = load_config(name)
     first, *others = config.tasks
     assert first.task == "txt2img" and others
@@ -138,7 +137,7 @@ def test_tasks_change_what_they_say(name: str) -> None:
                 assert child.negative == config.prompts.negative
 
 
-def test_inpainted_models_are_phrases_of_the_class_that_they_replace() -> None:
+def test_inpainted_models_are_phrases_of_the_replaced_class() -> None:
     config = load_config("cars")
     tasks = [task for task in config.tasks if task.task == "inpaint"]
     assert [task.region.label for task in tasks if task.region] == ["car", "sedan", "suv", "pickup"]
@@ -151,13 +150,13 @@ def test_inpainted_models_are_phrases_of_the_class_that_they_replace() -> None:
 @pytest.mark.parametrize(
     ("name", "classes"), [("cars", {"car", "truck"}), ("car-accident", {"car", "person"})]
 )
-def test_class_maps_lead_from_classes_of_the_run_to_those_of_coco(name: str, classes: set[str]) -> None:
+def test_class_maps_map_classes_of_the_run_to_coco_classes(name: str, classes: set[str]) -> None:
     config = load_config(name)
     assert set(config.detector.class_map) <= set(config.prompts.classes)
     assert set(config.detector.class_map.values()) == classes
 
 
-def test_photos_get_pianos() -> None:
+def test_pianos_are_painted_into_photos() -> None:
     config = load_config("piano-on-own-photos")
     [task] = config.tasks
     assert (task.task, task.source, task.count) == ("inpaint", "photos", None)

@@ -1,4 +1,4 @@
-"""The command that shows prompts before any image is made: their words and their coverage of values."""
+"""The command that shows prompts before any image is generated: `diffugen prompts`."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def prompts(
     config: ConfigArgument = None,
     set_: SetOption = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=0, help="How many prompts of each task are listed; 0 for all.")
+        int, typer.Option("--limit", min=0, help="Number of prompts to list per task; 0 for all.")
     ] = 20,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write everything, all prompts included, as one JSON document.")
+        bool, typer.Option("--json", help="Print everything, including all prompts, as one JSON document.")
     ] = False,
 ) -> None:
-    """Show a configuration's prompts, the traced words, and how evenly values are covered."""
+    """Show the prompts of a configuration, the traced words, and how evenly the values are covered."""
     from diffugen.config import load_config
     from diffugen.prompts.tasks import plan_tasks, task_prompts
 
@@ -71,7 +71,7 @@ def prompts(
 
 
 def _values(settings: Config, *tasks: Task) -> dict[str, Values]:
-    """Return what each field can be: its values in the order given, or their weights."""
+    """Return the possible values of each field, in the given order or with their weights."""
     found: dict[str, Values] = {**settings.prompts.attributes, **settings.prompts.classes}
     for task in tasks:
         found.update(task.attributes)
@@ -96,12 +96,12 @@ def _show_coverage(out: Console, made: Sequence[Prompt], values: Mapping[str, Va
 
     from diffugen.prompts.coverage import coverage, pair_coverage
 
-    singles = table("attribute", "values and how often")
+    singles = table("attribute", "values and counts")
     for name, counts in coverage(made).items():
         singles.add_row(
             escape(name), escape(", ".join(_count(value, counts, values[name]) for value in values[name]))
         )
-    pairs = table("attributes", "pairs used", "least", "most")
+    pairs = table("attributes", "pairs used", "min count", "max count")
     for pair in pair_coverage(made, values):
         names = escape(" x ".join(pair.attributes))
         pairs.add_row(names, f"{pair.used} of {pair.possible}", str(pair.least), str(pair.most))
@@ -122,21 +122,21 @@ def _show_dependent(out: Console, task: Task) -> None:
     from rich.markup import escape
 
     lines = [
-        f"{task.task} of the images of {task.source}: the prompts depend on them, and are made with the "
-        "images"
+        f"{task.task} from the images of {task.source}: the prompts depend on them and are made during "
+        "generation"
     ]
     lines += [f"template: {one}" for one in task.templates or ("each image's own",)]
     for name, values in task.attributes.items():
         weights = values if isinstance(values, Mapping) else {}
         choices = (f"{value} (weight {weights[value]:g})" if value in weights else value for value in values)
-        lines.append(f"{name} becomes another of: {', '.join(choices)}")
+        lines.append(f"{name} changes to another of: {', '.join(choices)}")
     out.print(escape("\n".join(lines)), soft_wrap=True)
 
 
 def _document(
     settings: Config, tasks: Sequence[Task], made: Mapping[str, Sequence[Prompt]]
 ) -> dict[str, Any]:
-    """Return everything as JSON values; coverage is that of all prompts together."""
+    """Return everything as JSON values; the coverage is that of all prompts together."""
     from diffugen.prompts.coverage import coverage, pair_coverage
 
     every = [(name, prompt) for name, some in made.items() for prompt in some]

@@ -39,8 +39,8 @@ class LabelStore(ImageStore):
             rows.append({**row, "instances": text, "objects": len(labels.instances), "now": now()})
         with self._ledger.transaction():
             self._ledger.write(
-                "INSERT OR REPLACE INTO labels (image_id, source, method, round, instances, objects, "
-                "created_at) "
+                "INSERT OR REPLACE INTO labels "
+                "(image_id, source, method, round, instances, objects, created_at) "
                 "VALUES (:image_id, :source, :method, :round, :instances, :objects, :now)",
                 rows,
             )

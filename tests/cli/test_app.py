@@ -1,5 +1,4 @@
-"""The command line: one clear message and exit code 2 for bad input, and the main path on the embedded
-miniature."""
+"""The command line: the main path on the miniature; one clear message and exit code 2 for bad input."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ def test_main_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert re.search(r"0 +3 .*attention 3", capsys.readouterr().out)
 
 
-def test_other_label_settings_keep_both_label_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_of_different_settings_are_kept_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "generate", *FAST) == 0
     assert run(monkeypatch, "label", *FAST) == 0
     assert run(monkeypatch, "label", *FAST, "--set", "labels.method=compete") == 0
@@ -83,7 +82,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "bootstrap: unknown review": (
         ("bootstrap", "--review", "fiftytwo"),
-        r"--review: review.mode = .fiftytwo.: expected 'none', 'static' or 'fiftyone', did you mean 'fiftyone'",
+        r"--review: review.mode = .fiftytwo.: expected 'none', 'static' or 'fiftyone', "
+        r"did you mean 'fiftyone'",
     ),
     "bootstrap: no truth there": (
         ("bootstrap", "--set", "loop.truth=./nothing"),
@@ -131,7 +131,7 @@ def test_bad_input(
     assert errors.startswith("error: ")
     assert re.search(expected, errors), errors
     assert "Traceback" not in errors
-    assert not list(Path().rglob("*.png")), "a command that failed left pictures behind"
+    assert not list(Path().rglob("*.png")), "the failed command left pictures behind"
 
 
 def test_phrase_beyond_the_token_limit(
@@ -188,7 +188,7 @@ def test_run_locked_by_another_process(
         assert run(monkeypatch, "status") == 0
 
 
-def test_another_configuration_is_refused_with_the_keys(
+def test_a_different_configuration_is_refused_and_its_keys_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "generate", *FAST) == 0
@@ -197,19 +197,17 @@ def test_another_configuration_is_refused_with_the_keys(
     assert run(monkeypatch, "generate", *FAST, "--set", "diffusion.batch_size=2") == 0
 
 
-def test_a_run_goes_on_with_its_own_configuration(
+def test_a_run_continues_with_its_own_configuration(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "generate", *FAST) == 0
     assert run(monkeypatch, "generate") == 0
     assert "3 images" in capsys.readouterr().out
     assert run(monkeypatch, "bootstrap", "--set", "dataset.val_frac=0.4") == 2
-    assert "dataset.val_frac" in capsys.readouterr().err, (
-        "prompts would change sides between training and validation"
-    )
+    assert "dataset.val_frac" in capsys.readouterr().err, "prompts would move between training and validation"
 
 
-def test_older_and_unfinished_ledgers_are_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_and_incomplete_ledgers_are_upgraded(monkeypatch: pytest.MonkeyPatch) -> None:
     from diffugen.run import ledger
 
     with monkeypatch.context() as older:
@@ -256,7 +254,7 @@ def test_render_doctor_and_lists(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "weights: diffusion" in shown and "ultralytics" in shown and "piano-on-road" in shown
 
 
-def test_a_run_without_labels_says_what_makes_them(
+def test_commands_on_a_run_without_labels_name_the_command_that_makes_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     RunStore.create_or_open("runs/miniature", config=None).close()

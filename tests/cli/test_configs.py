@@ -1,5 +1,4 @@
-"""The commands on configurations: both spellings, and the paper's format converted without overwriting
-anything."""
+"""`diffugen configs`: both spellings of the group, and conversion of the paper's format."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("group", ["config", "configs"])
-def test_convert_writes_yaml_and_tells_the_notes(
+def test_convert_writes_yaml_and_prints_the_notes(
     group: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, group, "convert", "vans.json") == 0
@@ -48,7 +47,7 @@ def test_convert_writes_yaml_and_tells_the_notes(
     assert "images_per_shard" in Path("vans.yaml").read_text(encoding="utf-8").split("\n\n")[0]
 
 
-def test_the_converted_file_and_the_original_give_the_same_prompts(
+def test_the_converted_file_makes_the_same_prompts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "config", "convert", "vans.json", "my-vans.yaml") == 0
@@ -73,11 +72,11 @@ def test_convert_never_overwrites(
 MISTAKES = {
     "no such file": (("van.json",), r"van\.json.*did you mean 'vans\.json'"),
     "a shipped configuration": (("cars",), r"cars is not in the paper's format"),
-    "our own format": (
+    "already in our format": (
         ("ours.json",),
         r"ours\.json is not in the paper's format.*diffugen generate ours\.json",
     ),
-    "no JSON": (("broken.json",), r"broken\.json: invalid JSON in line 1"),
+    "invalid JSON": (("broken.json",), r"broken\.json: invalid JSON in line 1"),
     "mistakes": (
         ("wrong.json",),
         r"2 mistakes.*\n.*wrong\.json: steps: expected a value.*\n.*wrong\.json: stepps = 3: unknown key",
@@ -114,4 +113,4 @@ def test_both_spellings_list_show_and_copy(
     assert said[0] == said[1]
     assert run(monkeypatch, "--help") == 0
     commands = re.findall(r"^  (config\w*) ", capsys.readouterr().out, re.MULTILINE)
-    assert commands == ["configs"], "one spelling is enough to read about"
+    assert commands == ["configs"], "the help shows only one spelling"

@@ -1,5 +1,4 @@
-"""``diffugen generate``: tasks, sources, the paper's format, and one clear message for every kind of bad
-input."""
+"""`diffugen generate`: tasks, sources, the paper's format; one clear message for every kind of bad input."""
 
 from __future__ import annotations
 
@@ -69,11 +68,11 @@ def test_own_photos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
             given, outside = np.array(Image.open(record.source)), ~decode(record.region)  # type: ignore[arg-type]
             assert np.array_equal(store.image(record.id)[outside], given[outside])
     assert run(monkeypatch, "generate", "mine.yaml", "--source", "streets") == 0, (
-        "again: nothing to do, and no complaint"
+        "repeating the command does nothing and succeeds"
     )
 
 
-def test_one_task_before_the_configuration_or_as_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_task_can_precede_the_configuration_or_be_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = ({"task": "txt2img"}, {"task": "img2img", "attributes": {"weather": ["rainy"]}})
     config = configured(*chain)
     assert run(monkeypatch, "generate", "txt2img", config) == 0
@@ -84,7 +83,7 @@ def test_one_task_before_the_configuration_or_as_an_option(monkeypatch: pytest.M
         assert [record.task for record in store.records()] == ["txt2img"] * 2 + ["img2img"] * 2
 
 
-def test_the_papers_own_format(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_format_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     about = {
         "dataset_name": "small",
         "dataset_root": "out",
@@ -163,7 +162,7 @@ MISTAKES = {
         ("--set", "prompts.attributes.season=[may]"),
         r"no template uses the attribute 'season'",
     ),
-    "no words of a class": (
+    "a prompt without a class": (
         None,
         (),
         ("--set", "prompts.templates=['a road, {weather}']"),
@@ -204,8 +203,8 @@ MISTAKES = {
     ),
     "an unknown task": (None, (PHOTOS | {"task": "inpant"},), (), r"did you mean 'inpaint'"),
     "an unknown key": (None, (PHOTOS | {"strenght": 1.0},), (), r"did you mean 'strength'"),
-    "too much strength": (None, (PHOTOS | {"strength": 1.5},), (), r"at most 1"),
-    "too little strength for the steps": (photos, (PHOTOS | {"strength": 0.1},), (), r"strength"),
+    "strength too high": (None, (PHOTOS | {"strength": 1.5},), (), r"at most 1"),
+    "strength too low for the number of steps": (photos, (PHOTOS | {"strength": 0.1},), (), r"strength"),
     "an unknown scheduler": (None, (), ("--set", "diffusion.scheduler=DDIMM"), r"DDIMScheduler"),
     "a token of the wrong width": (
         wrong_token,
@@ -236,7 +235,7 @@ def test_bad_input(  # type: ignore[no-untyped-def]
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and "Traceback" not in errors
     assert re.search(expected, errors), errors
-    assert not list(Path("runs").rglob("images/*")), "nothing half-written"
+    assert not list(Path("runs").rglob("images/*")), "no image was written"
 
 
 def test_two_tasks_or_two_configurations(

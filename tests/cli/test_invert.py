@@ -1,5 +1,4 @@
-"""`diffugen invert`: the way from photos to a token on the embedded miniature, and one clear message for bad
-input."""
+"""`diffugen invert`: from photos to a token on the miniature; one clear message for bad input."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def picture(path: Path, size_wh: tuple[int, int] = (96, 64)) -> Path:
-    """Write a picture that is white in its left half."""
+    """Write a picture whose left half is white."""
     rgb = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
     rgb[:, : size_wh[0] // 2] = 255
     path.parent.mkdir(exist_ok=True)
@@ -59,13 +58,13 @@ def test_main_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert not np.array_equal(load_file(out)[TOKEN], learned)
 
 
-def test_images_are_read_in_order_and_turned(tmp_path: Path) -> None:
+def test_images_are_sorted_and_exif_rotation_is_applied(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     picture(folder / "b.png")
     picture(folder / "A.JPG", (64, 32))
     turned = Image.open(picture(folder / "c.jpg", (96, 64)))
     exif = turned.getexif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     turned.save(folder / "c.jpg", exif=exif)
     images = read_images(folder)
     assert [image.shape for image in images] == [(32, 64, 3), (64, 96, 3), (96, 64, 3)]
@@ -115,14 +114,14 @@ def test_bad_input(
     assert not Path("embeddings").exists()
 
 
-def test_missing_options_name_themselves(
+def test_a_missing_option_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "invert", "--token", TOKEN) == 2
     assert "--images" in capsys.readouterr().err
 
 
-def test_an_unreadable_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DiffugenError, match="no folder"):
         read_images(picture(tmp_path / "photos" / "a.png"))
 

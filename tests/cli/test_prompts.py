@@ -1,5 +1,4 @@
-"""diffugen prompts: what is listed, what is counted, one JSON document, and that no model is loaded for
-it."""
+"""`diffugen prompts`: the list, the counts, the JSON document; no model is loaded."""
 
 from __future__ import annotations
 
@@ -15,11 +14,10 @@ import pytest
 from diffugen.cli import main
 
 TASKS = (
-    "tasks=[{task: txt2img, count: 12}, {task: txt2img, name: near, templates: ['a {piano} near {thing}'], "
-    "attributes: {thing: [a car, a wall]}}, {task: img2img, source: txt2img, attributes: {weather: {snowy: "
-    "3, foggy: 1}}}, "
-    "{task: inpaint, name: sky, source: near, templates: ['a {piano} [far] off'], region: {part: upper "
-    "half}}]"
+    "tasks=[{task: txt2img, count: 12}, "
+    "{task: txt2img, name: near, templates: ['a {piano} near {thing}'], attributes: {thing: [a car, a wall]}}, "
+    "{task: img2img, source: txt2img, attributes: {weather: {snowy: 3, foggy: 1}}}, "
+    "{task: inpaint, name: sky, source: near, templates: ['a {piano} [far] off'], region: {part: upper half}}]"
 )
 
 
@@ -39,7 +37,7 @@ def document(
     return dict(json.loads(prompts(monkeypatch, capsys, "--json", *arguments)))
 
 
-def test_lists_some_and_says_how_to_see_the_rest(
+def test_lists_some_prompts_and_says_how_to_see_all(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = prompts(monkeypatch, capsys)
@@ -58,12 +56,12 @@ def test_counts_values_with_their_weights_and_pairs(
     weights = "prompts.attributes.time={night: 1, day: 3, sunset: 0}"
     shown = prompts(monkeypatch, capsys, "--set", weights, "--set", "prompts.count=100")
     day, night = (int(found) for found in re.findall(r"(?:day|night) (\d+) \(weight", shown)[::-1])
-    assert abs(day - 3 * night) <= 3, "in the order of the configuration: night first"
+    assert abs(day - 3 * night) <= 3, "the values keep the order of the configuration: night first"
     assert re.search(r"time +night \d+ \(weight 1\), day \d+ \(weight 3\), sunset 0 \(weight 0\)", shown)
     assert re.search(r"time x weather +10 of 10 +\d+ +\d+", shown)
 
 
-def test_one_json_document_holds_everything(
+def test_the_json_document_contains_everything(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = document(
@@ -81,15 +79,15 @@ def test_one_json_document_holds_everything(
     assert [(task["name"], task["prompts"]) for task in made["tasks"]] == [("txt2img", 80)]
 
 
-def test_tasks_have_prompts_of_their_own_or_those_of_their_sources(
+def test_tasks_have_their_own_prompts_or_those_of_their_sources(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = prompts(monkeypatch, capsys, "--set", TASKS, "--limit", "2")
     assert "12 prompts" in shown and "piano near a " in shown
-    assert "img2img of the images of txt2img: the prompts depend on them" in shown
+    assert "img2img from the images of txt2img: the prompts depend on them" in shown
     assert "template: each image's own" in shown
-    assert "weather becomes another of: snowy (weight 3), foggy (weight 1)" in shown
-    assert "inpaint of the images of near" in shown
+    assert "weather changes to another of: snowy (weight 3), foggy (weight 1)" in shown
+    assert "inpaint from the images of near" in shown
     assert "template: a {piano} [far] off" in shown
     made = document(monkeypatch, capsys, "--set", TASKS)
     assert [task["prompts"] for task in made["tasks"]] == [12, 80, None, None]
@@ -98,11 +96,11 @@ def test_tasks_have_prompts_of_their_own_or_those_of_their_sources(
     assert made["tasks"][3]["source"] == "near" and made["tasks"][3]["templates"] == ["a {piano} [far] off"]
 
 
-def test_a_configuration_of_photos_alone_has_no_prompts(
+def test_a_configuration_with_only_photos_has_no_prompts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = "tasks=[{task: inpaint, source: photos, templates: ['a {piano}'], region: {part: lower half}}]"
-    assert "inpaint of the images of photos" in prompts(monkeypatch, capsys, "--set", task)
+    assert "inpaint from the images of photos" in prompts(monkeypatch, capsys, "--set", task)
     made = document(monkeypatch, capsys, "--set", task)
     assert made["count"] == 0 and made["prompts"] == [] and made["pair_coverage"] == []
 

@@ -236,9 +236,8 @@ def test_anchors_can_be_merged_and_overridden(tmp_path: Path) -> None:
         # templates
         (
             "prompts.templates=[a car, 'a {color} car']",
-            'prompts.templates[1] = "a {color} car": expected fields that are attributes or classes, not '
-            "{color}, "
-            "did you mean 'colour'?",
+            'prompts.templates[1] = "a {color} car": expected fields that are attributes or classes, '
+            "not {color}, did you mean 'colour'?",
         ),
         # malformed overrides
         ("diffusion.model", "expected key.sub=value"),

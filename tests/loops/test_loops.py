@@ -1,5 +1,4 @@
-"""Whole loops at small size, for real: diffusion, attention labels, training, relabelling, tuning, promotion,
-report."""
+"""Whole loops at small size, with all real stages from diffusion to the report."""
 
 from __future__ import annotations
 
@@ -42,8 +41,7 @@ ROUND_1 = (
 
 
 def settings(truth: Path, **changes: object) -> list[str]:
-    """A loop that is small enough for a test; believing attention keeps it going however little its detector
-    has learned."""
+    """Return overrides for a small loop that trusts attention, so its detector may learn little."""
     values: dict[str, object] = {
         "prompts.count": 12,
         "diffusion.num_inference_steps": 6,
@@ -75,7 +73,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, truth: Path) -> Iterator[Path]:
-    """A run of two rounds."""
+    """Yield the folder of a finished run with two rounds."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "200")
@@ -97,7 +95,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_bootstrap_does_every_stage_of_every_round(finished: Path) -> None:
+def test_bootstrap_runs_every_stage_of_every_round(finished: Path) -> None:
     with RunStore.open(finished, readonly=True) as store:
         rounds = store.summary().rounds
         assert {*ROUND_0, "evaluate-base"} == set(rounds[0].stages)
@@ -116,7 +114,7 @@ def test_bootstrap_does_every_stage_of_every_round(finished: Path) -> None:
             prompts = {
                 split: {store.record(name).prompt.id for name in found} for split, found in names.items()
             }
-            assert not prompts["train"] & prompts["val"], "a prompt leaks"
+            assert not prompts["train"] & prompts["val"], "a prompt is in both splits"
         measured = store.results(1).evaluate
         assert measured and measured.images == 8 and measured.mask.ap50 is not None
         assert store.loop == "bootstrap"
@@ -137,7 +135,7 @@ def test_relabelling_is_out_of_sample(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_truth_decides_nothing(finished: Path) -> None:
+def test_ground_truth_does_not_affect_promotion(finished: Path) -> None:
     with RunStore.open(finished, readonly=True) as store:
         for number in (0, 1):
             vote = store.results(number).promote
@@ -146,7 +144,7 @@ def test_the_truth_decides_nothing(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_run_says_so_and_offers_more(
+def test_a_finished_run_says_so_and_suggests_more_rounds(
     copied: Path, truth: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -169,7 +167,7 @@ def test_a_finished_run_says_so_and_offers_more(
 
 
 @pytest.mark.slow
-def test_a_run_that_stopped_says_what_makes_it_go_on(
+def test_a_stopped_run_says_how_to_continue(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -189,7 +187,7 @@ def review(store: RunStore) -> Reviewed:
 
 
 @pytest.mark.slow
-def test_a_decisions_file_is_taken_in_and_put_away(
+def test_a_decisions_file_is_imported_once_and_renamed(
     copied: Path, truth: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with RunStore.open(copied) as store:
@@ -199,18 +197,17 @@ def test_a_decisions_file_is_taken_in_and_put_away(
         file = copied / "review" / "decisions.json"
         file.write_text(json.dumps(decisions))
         with monkeypatch.context() as broken:
-            broken.setattr(
-                Path, "rename", lambda self, target: 1 / 0
-            )  # as if killed while the file is put away
+            # As if the process were killed while it renames the file.
+            broken.setattr(Path, "rename", lambda self, target: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 review(store)
         assert [(one.image_id, one.verdict) for one in store.decisions()] == [(image_id, "reject")]
-        assert review(store).decisions == {}, "nothing twice"
+        assert review(store).decisions == {}, "no decision is imported twice"
         assert not file.exists() and (copied / "review" / "decisions-round-2.json").is_file()
 
 
 @pytest.mark.slow
-def test_every_stage_runs_alone_and_again(
+def test_every_stage_runs_on_its_own_and_repeatedly(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -269,7 +266,7 @@ def test_improve_starts_from_a_dataset(
     assert re.search(r"knows none of the classes piano.*--known", capsys.readouterr().err)
 
 
-MOMENTS = (  # (round, stage): a random moment after that stage
+MOMENTS = (  # (round, stage): killed at a random moment after this stage
     (0, "generate"),
     (0, "dataset"),
     (0, "train"),
@@ -281,10 +278,10 @@ MOMENTS = (  # (round, stage): a random moment after that stage
 
 
 @pytest.mark.slow
-def test_bootstrap_goes_on_after_kill(tmp_path: Path, truth: Path) -> None:
+def test_bootstrap_continues_after_kill(tmp_path: Path, truth: Path) -> None:
     small = settings(truth, **{"prompts.count": 8, "detector.epochs": 1, "diffusion.num_inference_steps": 4})
     command = [sys.executable, "-m", "diffugen.cli", "bootstrap", *small, "--run"]
-    # On one thread the arithmetic is the same in every process, to the bit.
+    # With one thread, results are bit-identical in every process.
     environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     whole, broken = tmp_path / "whole" / "run", tmp_path / "broken" / "run"
     subprocess.run([*command, str(whole)], check=True, capture_output=True, env=environment)
@@ -317,12 +314,12 @@ def stage_is_done(folder: Path, round: int, stage: str) -> bool:
     try:
         with RunStore.open(folder, readonly=True) as store:
             return stage in store.summary().rounds[round].stages
-    except Exception:  # the ledger is being made
+    except Exception:  # the ledger is being created
         return False
 
 
 @pytest.mark.slow
-def test_review_in_fiftyone_decides_what_trains(
+def test_decisions_in_fiftyone_select_the_training_images(
     copied: Path, truth: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from diffugen.review.database import database
@@ -347,6 +344,6 @@ def test_review_in_fiftyone_decides_what_trains(
         reviewed, made = kept.review, kept.dataset
         assert reviewed and reviewed.decisions == {"attention": 1, "reject": 1}
         assert made and made.by_origin["human"] == 1 and made.left_out["rejected"] == 1
-        assert kept.tune and kept.tune.evidence == "agreement", "one verdict is too little evidence"
+        assert kept.tune and kept.tune.evidence == "agreement", "one verdict is not enough evidence"
         names = {name for split in ("train", "val") for name, _, _ in read_yolo(copied / made.folder, split)}
     assert accepted in names and rejected not in names

@@ -1,4 +1,4 @@
-"""The command line, called in the process of a test."""
+"""Run the command line inside the process of a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store filled by hand: images of one colour with boxes for labels. Never square."""
+"""Fill a store with images of one colour and boxes as labels; no image is square."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTHING = Instances(SIZE_WH, (), (), np.zeros(0))
 
 
 def box(left: int, width: int = 30, score: float = 0.8, name: str = "piano") -> Instances:
-    """Return one object, a box."""
+    """Return one object: a box."""
     mask = np.zeros((SIZE_WH[1], SIZE_WH[0]), dtype=np.bool_)
     mask[20:50, left : left + width] = True
     return Instances(SIZE_WH, (name,), (encode(mask),), np.array([score]), (dict.fromkeys(TERMS, score),))
@@ -26,7 +26,7 @@ def box(left: int, width: int = 30, score: float = 0.8, name: str = "piano") -> 
 def plant(
     store: RunStore, number: int, attention: Instances, model: Instances | None = None, round: int = 0
 ) -> str:
-    """Add an image with a prompt of its own and with its labels, and return its id."""
+    """Add an image with its own prompt and labels; return its id."""
     phrase = Phrase("piano", "piano")
     record = ImageRecord(Prompt(f"piano {number}", (phrase,)), number, SIZE_WH, "miniature", round=round)
     rgb = np.full((SIZE_WH[1], SIZE_WH[0], 3), 90 + number, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Rounds of a store that a test filled by hand, without a configuration file."""
+"""Rounds of a store that a test filled, without a configuration file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def round_of(
     on_progress: OnProgress | None = None,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Round:
-    """Return a round whose stages run however often they are called, and whose results are not kept."""
+    """Return a round whose stages run on every call and whose results are not stored."""
 
     @contextmanager
     def progress(title: str, unit: str) -> Iterator[OnProgress]:

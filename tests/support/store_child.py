@@ -1,10 +1,9 @@
-"""Sample records for the store's tests, and the child processes that those tests kill.
+"""Sample records for the tests of the store, and the child processes that these tests kill.
 
-store_child.py write FOLDER           make the sample run, or continue it; print a line for each image
-store_child.py hold FOLDER            open the run for writing and wait
-store_child.py limit FOLDER BYTES     make the sample run where no file may grow beyond BYTES; print the error
-store_child.py lines FOLDER STEP      for n = 1, 1 + STEP, ...: make a sample run in FOLDER/n, killed before
-its n-th line
+store_child.py write FOLDER        write the sample run, or continue it; print one line per image
+store_child.py hold FOLDER         open the run for writing and wait
+store_child.py limit FOLDER BYTES  write the sample run with files limited to BYTES; print the error
+store_child.py lines FOLDER STEP   for n = 1, 1 + STEP, ...: write FOLDER/n, killed before its n-th line
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def make_labels(
 
 
 def write_run(folder: Path, count: int, after_image: Callable[[], None] = lambda: None) -> None:
-    """Make the sample run of ``count`` images, or do what is left of it."""
+    """Write the sample run of ``count`` images, or continue it."""
     with RunStore.create_or_open(folder, config=CONFIG) as store:
         for record in map(make_record, range(count)):
             if not store.has_image(record.id):
@@ -104,7 +103,7 @@ def limit(folder: Path, size_bytes: int) -> None:
 
 
 def lines(folder: Path, step: int) -> None:
-    """Fork once a kill, because to start Python and import the rest a hundred times would take minutes."""
+    """Fork for each kill, because starting Python and importing everything a hundred times takes minutes."""
     write_run(folder / "warm-up", 1)
     shutil.rmtree(folder)
     number = 1
@@ -121,8 +120,7 @@ def lines(folder: Path, step: int) -> None:
 
 
 def killer(number: int) -> Any:
-    """Return a trace function that kills this process before the ``number``-th line run in the store's own
-    files."""
+    """Return a trace function that kills this process before the ``number``-th line in the store's files."""
     own = tuple(
         str(Path(sys.modules[f"diffugen.run.{name}"].__file__ or ""))
         for name in ("store", "images", "labels", "files", "ledger")

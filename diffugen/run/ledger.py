@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from diffugen.errors import StoreError
+from diffugen.run.rows import pairs
 
 LEDGER_NAME = "ledger.sqlite"
 _PAGE_ROWS = 500
@@ -79,8 +80,13 @@ class Ledger:
         readonly: Whether writing is refused.
     """
 
-    def __init__(self, folder: Path, *, readonly: bool) -> None:
+    def __init__(self, folder: Path, *, readonly: bool, about: Mapping[str, str] | None = None) -> None:
         """Open the ledger of ``folder``; a writer, which must have the run's lock, creates or upgrades it.
+
+        Args:
+            folder: The run directory.
+            readonly: Whether to refuse writing.
+            about: Entries of the table ``meta`` that a writer adds unless they exist.
 
         Raises:
             StoreError: The ledger is corrupt, belongs to another program or version, or cannot be read or
@@ -92,8 +98,10 @@ class Ledger:
             self._connection = _connect_reader(folder) if readonly else _connect_writer(folder)
             try:
                 version = self._version()
-                if version < len(_MIGRATIONS):
-                    self._upgrade(version)
+                if not readonly:
+                    self._upgrade(version, about or {})
+                elif version < len(_MIGRATIONS):
+                    raise StoreError(self._outdated(version))
             except BaseException:
                 self._connection.close()
                 raise
@@ -118,17 +126,19 @@ class Ledger:
             )
         return version
 
-    def _upgrade(self, version: int) -> None:
-        if self.readonly:
-            state = (
-                f"has schema {version}, which is older than {len(_MIGRATIONS)}"
-                if version
-                else "is incomplete, because its creation was interrupted"
-            )
-            raise StoreError(
-                f"the ledger of run {self.folder} {state}. Any command that writes to the run updates it, "
-                "such as diffugen generate"
-            )
+    def _outdated(self, version: int) -> str:
+        state = (
+            f"has schema {version}, which is older than {len(_MIGRATIONS)}"
+            if version
+            else "is incomplete, because its creation was interrupted"
+        )
+        return (
+            f"the ledger of run {self.folder} {state}. Any command that writes to the run updates it, "
+            "such as diffugen generate"
+        )
+
+    def _upgrade(self, version: int, about: Mapping[str, str]) -> None:
+        """Create or upgrade the tables and add ``about``, in one transaction: readers see all or nothing."""
         with self.transaction():
             for script in _MIGRATIONS[version:]:
                 for statement in script.split(";"):
@@ -136,6 +146,7 @@ class Ledger:
             self._connection.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('schema', ?)", [str(len(_MIGRATIONS))]
             )
+            self.write("INSERT OR IGNORE INTO meta VALUES (:key, :value)", pairs(about))
 
     def check_writable(self) -> None:
         """Raise an error if the run is open read-only.

@@ -105,11 +105,8 @@ class RunStore(LabelStore):
             undo.callback(release_lock, folder, lock)
             for name in _FOLDERS:
                 sweep(folder / name)
-            ledger = Ledger(folder, readonly=False)
-            undo.callback(ledger.close)
-            made = {"created_at": now(), "diffugen_version": __version__}
-            with ledger.transaction():
-                ledger.write("INSERT OR IGNORE INTO meta VALUES (:key, :value)", pairs(made))
+            about = {"created_at": now(), "diffugen_version": __version__}
+            ledger = Ledger(folder, readonly=False, about=about)
             undo.pop_all()
         return cls(folder, ledger, lock)
 

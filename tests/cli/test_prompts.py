@@ -15,9 +15,11 @@ from diffugen.cli import main
 
 TASKS = (
     "tasks=[{task: txt2img, count: 12}, "
-    "{task: txt2img, name: near, templates: ['a {piano} near {thing}'], attributes: {thing: [a car, a wall]}}, "
+    "{task: txt2img, name: near, templates: ['a {piano} near {thing}'], "
+    "attributes: {thing: [a car, a wall]}}, "
     "{task: img2img, source: txt2img, attributes: {weather: {snowy: 3, foggy: 1}}}, "
-    "{task: inpaint, name: sky, source: near, templates: ['a {piano} [far] off'], region: {part: upper half}}]"
+    "{task: inpaint, name: sky, source: near, templates: ['a {piano} [far] off'], "
+    "region: {part: upper half}}]"
 )
 
 

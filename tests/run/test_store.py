@@ -497,6 +497,19 @@ def test_a_failed_upgrade_changes_nothing(store: RunStore, monkeypatch: pytest.M
         assert store.has_image(make_record(0).id)
 
 
+def test_a_new_ledger_appears_with_all_its_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a reader that opened a run during its creation failed because created_at was missing."""
+    with monkeypatch.context() as killed:
+        killed.setattr(ledger, "pairs", lambda values: 1 / 0)  # as if killed after the tables were created
+        with pytest.raises(ZeroDivisionError):
+            RunStore.create_or_open(tmp_path / "run", config=None)
+    with pytest.raises(StoreError, match="is incomplete"):
+        RunStore.open(tmp_path / "run", readonly=True)
+    RunStore.create_or_open(tmp_path / "run", config=None).close()
+    with RunStore.open(tmp_path / "run", readonly=True) as reader:
+        assert reader.summary().created_at
+
+
 # -------------------------------------------------------------------- kill -9
 
 

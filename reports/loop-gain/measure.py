@@ -1,14 +1,14 @@
-"""What the loop gains on the miniature, round by round and part by part, on held-out scenes with exact masks.
+"""Measure the gain of the loop on the miniature, by round and by part, on held-out scenes with exact masks.
 
     python reports/loop-gain/measure.py --seeds 0 1 2 --work runs/loop-gain
 
-Writes README.md and results.json beside itself. Interrupted, the same command goes on. The three variants of
-a seed share its images, prompts and starting detector; they differ in what their labels are:
+Writes README.md, results.json and gain.png beside itself. After an interruption, the same command continues.
+The three variants of a seed share its images, prompts and starting detector; only their labels differ:
 
-- attention: every image trains with its attention labels (`dataset.mask=attention dataset.trust=attention
+- attention: all images train with their attention labels (`dataset.mask=attention dataset.trust=attention
   tune.trials=0`);
-- relabelling: agreed images only, masks as configured (`tune.trials=0`);
-- tuning: the loop as it is (configs/miniature.yaml).
+- relabelling: only images with agreed labels, masks as configured (`tune.trials=0`);
+- tuning: the loop as configured in configs/miniature.yaml.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,14 @@ FULL = "tuning"
 
 
 @contextmanager
-def told(title: str, unit: str) -> Iterator[OnProgress]:
-    """Print what is being done."""
+def announced(title: str, unit: str) -> Iterator[OnProgress]:
+    """Print the title of each step."""
     print(title, flush=True)
     yield lambda done, total: None
 
 
 def share_images(source: Path, target: RunStore, round: int) -> None:
-    """Give a run a round's images of another one, so that the same prompts and seeds are not generated twice."""
+    """Copy the images of a round from another run, so that they are not generated twice."""
     with RunStore.open(source, readonly=True) as store:
         for record in store.records(round):
             if not target.has_image(record.id):
@@ -57,9 +58,9 @@ def share_images(source: Path, target: RunStore, round: int) -> None:
 
 
 def bootstrap(config: Config, folder: Path, images: Path | None) -> list[dict[str, Any]]:
-    """Run the loop and return what its ledger keeps of each round, as JSON values."""
+    """Run the loop and return the stored results of each round as JSON values."""
     loop = load_loop("bootstrap").main
-    with Run.open(folder, config, progress=told) as run:
+    with Run.open(folder, config, progress=announced) as run:
         for round in range(ROUNDS):
             if images is not None:
                 share_images(images, run.store, round)
@@ -69,27 +70,26 @@ def bootstrap(config: Config, folder: Path, images: Path | None) -> list[dict[st
 
 
 def measure(seeds: list[int], work: Path) -> dict[str, Any]:
-    """Run all variants of all seeds; from variant to seed to what each round kept."""
+    """Run all variants of all seeds; return the results by variant, seed and round."""
     results: dict[str, Any] = {}
     for seed in seeds:
         full = work / f"seed-{seed}-{FULL}"
         for variant in (FULL, *(name for name in VARIANTS if name != FULL)):
-            reference = str(variant == FULL).lower()  # one serves all variants of a seed
+            reference = str(variant == FULL).lower()  # shared by all variants of a seed
             more = [f"seed={seed}", "loop.patience=99", f"loop.reference={reference}", *VARIANTS[variant]]
             config = load_config("miniature", more)
             folder = work / f"seed-{seed}-{variant}"
             rounds = bootstrap(config, folder, None if variant == FULL else full)
             results.setdefault(variant, {})[str(seed)] = rounds
-        results.setdefault("oracle", {})[str(seed)] = judged(seed, work)
+        results.setdefault("oracle", {})[str(seed)] = with_oracle_labels(seed, work)
     return results
 
 
-def judged(seed: int, work: Path) -> dict[str, Any]:
-    """Measure what better labels of the same images would give: the oracle's, on the images of the last
-    training set.
+def with_oracle_labels(seed: int, work: Path) -> dict[str, Any]:
+    """Train on the images of the last training set with the oracle's labels, and measure the detector.
 
-    Trained like the reference: from the same start, for as many steps as the loop. The oracle, a segmenter
-    trained on exact masks, has no part in the loop.
+    It trains like the reference: from the same starting detector, for as many steps as the loop. The oracle,
+    a segmentation model trained on exact masks, is not used in the loop.
     """
     from diffugen.comparison.metrics import label_quality
     from diffugen.dataset.yolo import read_yolo, write_yolo
@@ -144,7 +144,7 @@ def judged(seed: int, work: Path) -> dict[str, Any]:
 
 
 def ap(rounds: list[dict[str, Any]], round: int, stage: str, key: str) -> float:
-    """Return the average precision of the masks that a stage of a round measured."""
+    """Return the mask average precision that a stage of a round measured."""
     found = rounds[round][stage]
     return float(found["mask"][key]) if found else float("nan")
 
@@ -161,9 +161,13 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
     lines = [
         "# What the loop gains on the miniature",
         "",
-        "Mask AP of pianos on the 320 held-out scenes of `piano-on-road`, whose masks are exact. Mean ± "
-        "standard deviation over "
-        f"{len(seeds)} seeds. Nothing in the loop sees these scenes; no person reviewed anything.",
+        fill(
+            "Mask AP of pianos on the 320 held-out scenes of `piano-on-road`, whose masks are exact. Mean ± "
+            f"standard deviation over {len(seeds)} seeds. The loop never sees these scenes, and nobody "
+            "reviewed any labels.",
+            120,
+            break_on_hyphens=False,
+        ),
         "",
         "Command: `python reports/loop-gain/measure.py --seeds "
         + " ".join(map(str, seeds))
@@ -192,19 +196,19 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
 
     lines.append(row("base, before the loop", values(full, 0, "evaluate-base")))
     lines += [row(f"after round {number}", values(full, number, "evaluate")) for number in range(ROUNDS)]
-    lines.append(row("reference: as many exact labels, as many steps", reference))
+    lines.append(row("reference: exact labels, as many images and steps", reference))
     lines += [
         "",
-        "## What each part buys",
+        "## What each part gains",
         "",
-        "After the last round; the same images, prompts and start in each row.",
+        "After the last round. All rows share images, prompts and the starting detector.",
         "",
     ]
     lines += ["| labels | AP50 | AP50-95 | AP50 / reference | AP50-95 / reference |", "|---|---|---|---|---|"]
     for variant in VARIANTS:
         runs = [results[variant][str(seed)] for seed in seeds]
         lines.append(row(variant, values(runs, ROUNDS - 1, "evaluate")))
-    lines += ["", "Differences between neighbouring rows, seed by seed:", ""]
+    lines += ["", "Differences between consecutive rows, seed by seed:", ""]
     for first, second in zip(list(VARIANTS), list(VARIANTS)[1:], strict=False):
         for key, name in (("ap50", "AP50"), ("ap50_95", "AP50-95")):
             gains = [
@@ -220,27 +224,29 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
     masks = {key: [float(one["mask"][key]) for one in oracle] for key in ("ap50", "ap50_95")}
     lines += [
         "",
-        "## What stands in the way",
+        "## What limits the result",
         "",
         "| trained on | AP50 | AP50-95 | AP50 / reference | AP50-95 / reference |",
         "|---|---|---|---|---|",
         row("generated images, the loop's labels", values(full, ROUNDS - 1, "evaluate")),
-        row("the same images, an oracle's labels", masks),
+        row("the same images, the oracle's labels", masks),
         row("rendered images, exact labels", reference),
         "",
-        "The loop's last training labels agree with the oracle's at IoU "
-        f"{spread([one['label_iou'] for one in oracle])}.",
-        "From the first row to the second it is the labels that stand in the way, from the second to the "
-        "third the images (and",
-        "what the oracle gets wrong): generated pianos are not quite the renderer's pianos. All three begin "
-        "with the same",
-        "detector and take as many steps.",
+        fill(
+            "The loop's last training labels match the oracle's with an IoU of "
+            f"{spread([one['label_iou'] for one in oracle])}. The labels explain the gap between the first "
+            "row and the second; the images (and the errors of the oracle) explain the gap between the "
+            "second and the third: generated pianos do not look quite like rendered ones. All three start "
+            "from the same detector and train for the same number of steps.",
+            120,
+            break_on_hyphens=False,
+        ),
     ]
     lines += [
         "",
         "## Promotion and labels",
         "",
-        "| seed | round | train | agreed | differ | promoted | tuned |",
+        "| seed | round | training images | agreed | disagreements | promoted | tuned |",
         "|---|---|---|---|---|---|---|",
     ]
     for seed, rounds in zip(seeds, full, strict=True):
@@ -257,7 +263,7 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
 
 
 def draw(results: dict[str, Any], seeds: list[int], path: Path) -> None:
-    """Draw average precision by round: a thin line for each seed, a thick one for their mean."""
+    """Draw average precision by round: a thin line for each seed, a thick line for the mean."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -290,11 +296,9 @@ def draw(results: dict[str, Any], seeds: list[int], path: Path) -> None:
 
 
 def verdict(gains: list[float]) -> str:
-    """Call a difference noise unless all seeds agree on its sign and its mean exceeds its standard error
-    twice.
-    """
+    """Return the verdict: noise unless all seeds agree on the sign and the mean exceeds 2 standard errors."""
     if len(gains) < 2:
-        return "one seed says nothing"
+        return "inconclusive, one seed"
     error = statistics.stdev(gains) / len(gains) ** 0.5
     same = all(gain > 0 for gain in gains) or all(gain < 0 for gain in gains)
     mean = statistics.mean(gains)
@@ -302,7 +306,7 @@ def verdict(gains: list[float]) -> str:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,11 @@
-"""Measure the loop on one's own photos: ``python reports/own-photos/measure.py``; writes ``README.md`` beside
-it.
+"""Measure the loop on your own photos, and write ``README.md`` beside this file.
+
+    python reports/own-photos/measure.py
 
 Three loops of the same length: pianos on roads from prompts alone, painted into the lower half of photos of
-streets, and into their lower two thirds. The photos are scenes of the miniature's renderer without pianos;
-the truth is the same for all three. Each loop is the command line's own `diffugen bootstrap`. Nothing is
-measured twice: give the same command again to go on.
+streets, and painted into their lower two thirds. The photos are rendered scenes of the miniature without
+pianos; the ground truth is the same for all three. Each loop is a call of `diffugen bootstrap`. After an
+interruption, the same command continues.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import fill
 
 from diffugen.run.store import RunStore
 
@@ -30,7 +32,7 @@ COLOURS = "{colour: [black, brown, white]}"
 
 
 def bootstrap(way: str, seed: int, work: Path) -> list[tuple[float, float]]:
-    """Run a loop, or go on with it; mask AP50 and AP50-95 on the truth after each round."""
+    """Run or continue a loop; return mask AP50 and AP50-95 on the ground truth after each round."""
     folder = work / f"{way.replace(', ', '-').replace(' ', '-')}-{seed}"
     settings = [f"seed={seed}", f"prompts.count={PHOTOS}", "loop.reference=false", f"loop.patience={ROUNDS}"]
     for region in WAYS[way]:
@@ -56,17 +58,20 @@ def bootstrap(way: str, seed: int, work: Path) -> list[tuple[float, float]]:
 
 
 def page(results: dict[str, list[list[tuple[float, float]]]], seeds: list[int]) -> str:
-    """Return the page: a row a way, a column a round."""
+    """Return the page: one row per source of images, one column per round."""
     lines = [
-        "# The loop on one's own photos",
+        "# The loop on your own photos",
         "",
-        f"Measured by `python reports/own-photos/measure.py --seeds {' '.join(map(str, seeds))}`: `diffugen "
-        "bootstrap`, "
-        f"{ROUNDS} rounds of {PHOTOS} images on the miniature, nobody reviewing, mask AP on 320 held-out "
-        "scenes of pianos on "
-        f"roads with exact masks. Photos: {PHOTOS} scenes without pianos; each round paints other pianos "
-        "into the same ones. "
-        f"{'One seed' if len(seeds) == 1 else f'Mean of {len(seeds)} seeds, with their range'}.",
+        f"Measured by `python reports/own-photos/measure.py --seeds {' '.join(map(str, seeds))}`.",
+        "",
+        fill(
+            f"`diffugen bootstrap` runs {ROUNDS} rounds of {PHOTOS} images on the miniature, without review. "
+            "The table gives mask AP on 320 held-out scenes of pianos on roads, whose masks are exact. The "
+            f"photos are {PHOTOS} scenes without pianos; each round paints new pianos into the same photos. "
+            f"{'One seed' if len(seeds) == 1 else f'Mean of {len(seeds)} seeds, with their range'}.",
+            120,
+            break_on_hyphens=False,
+        ),
         "",
         "| images from | " + " | ".join(f"round {number}: AP50 / AP50-95" for number in range(ROUNDS)) + " |",
         "|---|" + "---|" * ROUNDS,
@@ -78,10 +83,13 @@ def page(results: dict[str, list[list[tuple[float, float]]]], seeds: list[int]) 
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "A region must have room for the whole object: pianos in the test scenes reach above the horizon, "
-        "where the lower half "
-        "ends. A detector that learned from pianos cut off there probably outlines them short; that was not "
-        "looked into.",
+        fill(
+            "A region must have room for the whole object. Pianos in the test scenes reach above the "
+            "horizon, where the lower half ends. A detector trained on pianos that are cut off there probably "
+            "predicts masks that are too short; we did not check this.",
+            120,
+            break_on_hyphens=False,
+        ),
         "",
     ]
     return "\n".join(lines)
@@ -93,8 +101,10 @@ def _cell(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Draw the photos, run the loops, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Render the photos, run the loops, and write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path("runs/own-photos-report"))
     arguments = parser.parse_args()

@@ -1,7 +1,6 @@
-"""Who judges the generated images: the oracle's view of pianos, a network for place, weather and time, and
-colours by mean.
+"""Judges of generated images: the oracle for pianos, a network for place, weather and time, mean colours.
 
-Each of them learns from renders, whose truth is exact, and sees nothing of a generated image but its pixels.
+Each judge learns from renders, whose ground truth is exact, and sees only the pixels of a generated image.
 """
 
 from __future__ import annotations
@@ -22,19 +21,20 @@ from diffugen.miniature.scenes import CLASSES, PIANO_COLOURS, TIMES, WEATHERS, s
 
 SIZE_WH = (64, 64)
 PIANO = 1 + CLASSES.index("piano")
-FIRST_RENDER = 80_000_000  # seeds of the renders that thresholds and judges come from; no other set has them
+FIRST_RENDER = 80_000_000
+"""First seed of the renders for thresholds and judges; no other set of scenes uses these seeds."""
 LOOKS = {"place": ("road", "room"), "weather": WEATHERS, "time": TIMES}
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the oracle sees in N images.
+    """The oracle's view of N images.
 
     Attributes:
         mask: bool (N, H, W), the piano.
-        area: float (N,), its share of the image.
+        area: float (N,), the piano's share of the image.
         other: int (N,), pixels of other classes in the piano or within 2 pixels of it: a hybrid.
-        sure: float (N,), mean probability that the oracle gives the piano's pixels.
+        sure: float (N,), the oracle's mean probability for the piano's pixels.
     """
 
     mask: NDArray[np.bool_]
@@ -44,7 +44,7 @@ class Seen:
 
 
 def look(oracle: Any, images: NDArray[np.uint8]) -> Seen:
-    """Judge images, uint8 (N, H, W, 3), by the oracle."""
+    """Return the oracle's view of images, uint8 (N, H, W, 3)."""
     import torch
 
     with torch.no_grad():
@@ -63,7 +63,7 @@ def look(oracle: Any, images: NDArray[np.uint8]) -> Seen:
 
 
 def train_scene_judge(steps: int = 400) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
-    """Train a small network on renders, half of them softened, to tell place, weather and time."""
+    """Train a small network on renders, randomly softened, to recognise place, weather and time."""
     import torch
     from torch import nn
 
@@ -94,9 +94,8 @@ def train_scene_judge(steps: int = 400) -> Callable[[NDArray[np.uint8]], dict[st
             name: nn.functional.cross_entropy(head, torch.from_numpy(truth[name]), reduction="none")
             for name, head in zip(LOOKS, heads, strict=True)
         }
-        losses["weather"] = losses["weather"] * torch.from_numpy(
-            truth["place"] == 0
-        )  # inside, hardly to be seen
+        outside = torch.from_numpy(truth["place"] == 0)  # in a room, the weather is hardly visible
+        losses["weather"] = losses["weather"] * outside
         loss = torch.stack(list(losses.values())).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -112,9 +111,7 @@ def train_scene_judge(steps: int = 400) -> Callable[[NDArray[np.uint8]], dict[st
 
 
 def judged_renders(count: int, start: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]:
-    """Return renders of every place and look, uint8 (N, H, W, 3), pianos in half of them, and what they
-    show.
-    """
+    """Return renders of all places and looks, uint8 (N, H, W, 3), half with pianos, and their truth."""
     random = np.random.default_rng(start)
     rgb, truth = [], []
     for number in range(count):
@@ -131,7 +128,7 @@ def judged_renders(count: int, start: int) -> tuple[NDArray[np.uint8], dict[str,
 def piano_renders(
     count: int, start: int = 0
 ) -> list[tuple[NDArray[np.uint8], dict[str, str], NDArray[np.bool_]]]:
-    """Return renders of one piano on a road: pixels, what their prompt would say, and the exact mask."""
+    """Return renders of one piano on a road: pixels, the values of their prompt, and the exact mask."""
     made = []
     for number in range(count):
         drawn = render(sample_scene(FIRST_RENDER + start + number, classes=["piano"]), SIZE_WH)
@@ -142,9 +139,7 @@ def piano_renders(
 
 
 class ColourJudge:
-    """Tells a piano's colour by its mean pixel: the nearest of the renders' means in the same weather at the
-    same time.
-    """
+    """Recognises a piano's colour: the nearest mean colour of renders in the same weather and time."""
 
     def __init__(self, renders: int = 1800) -> None:
         pixels: dict[tuple[str, ...], list[NDArray[Any]]] = {}
@@ -153,7 +148,7 @@ class ColourJudge:
         self._means = {cell: np.mean(found, 0) for cell, found in pixels.items()}
 
     def right(self, rgb: NDArray[np.uint8], mask: NDArray[np.bool_], fill: dict[str, str]) -> bool:
-        """Say whether the piano has the colour that was asked for."""
+        """Return whether the piano has the colour of the prompt."""
         if not mask.any():
             return False
         mean = rgb[mask].mean(0)
@@ -164,18 +159,16 @@ class ColourJudge:
 
 
 class Judges:
-    """Everything that judges, made from renders alone.
+    """All judges, made from renders only.
 
     Attributes:
-        limits: ``area`` and ``sure`` of `Seen`: what 95% of rendered pianos on roads meet, each by itself.
+        limits: Thresholds for ``area`` and ``sure`` of `Seen`; 95% of rendered pianos on roads exceed each.
     """
 
     def __init__(self) -> None:
-        self._oracle, self._scenes, self._colours = (
-            load_oracle(WEIGHTS / "oracle"),
-            train_scene_judge(),
-            ColourJudge(),
-        )
+        self._oracle = load_oracle(WEIGHTS / "oracle")
+        self._scenes = train_scene_judge()
+        self._colours = ColourJudge()
         truth = look(self._oracle, np.stack([rgb for rgb, _, _ in piano_renders(400)]))
         self.limits = {
             "area": float(np.percentile(truth.area, 5)),
@@ -190,11 +183,11 @@ class Judges:
         Args:
             rgb: uint8 (N, H, W, 3).
             masks: bool (N, H, W), the attention labels.
-            fills: What was asked for: colour, weather, time.
+            fills: The values of the prompts: colour, weather, time.
 
         Returns:
-            Each criterion for each image, bool (N,), and as ``iou`` that of the attention labels, float (N,),
-            NaN where there is no piano.
+            Each criterion, bool (N,); and ``iou`` of the attention labels with the oracle's masks, float
+            (N,), NaN where no piano was found.
         """
         seen, looks = look(self._oracle, rgb), self._scenes(rgb)
         asked = {
@@ -216,13 +209,13 @@ class Judges:
         return result
 
     def yardstick(self) -> dict[str, NDArray[Any]]:
-        """Return the criteria for fresh renders of pianos on roads; ``iou`` is then the oracle's own."""
+        """Return the criteria for fresh renders of pianos on roads; ``iou`` is that of the oracle."""
         fresh = piano_renders(200, start=400)
         rgb, masks = np.stack([rgb for rgb, _, _ in fresh]), np.stack([mask for _, _, mask in fresh])
         return self.judge(rgb, masks, [fill for _, fill, _ in fresh])
 
     def scenes_right(self) -> dict[str, float]:
-        """Return how often place, weather (outside only) and time of fresh renders are told right."""
+        """Return the accuracy on fresh renders for place, weather (outside only) and time."""
         rgb, truth = judged_renders(500, 0)
         right = {name: seen == truth[name] for name, seen in self._scenes(rgb).items()}
         right["weather"] = right["weather"][truth["place"] == 0]

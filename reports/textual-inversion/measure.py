@@ -1,12 +1,11 @@
-"""What textual inversion does to pianos on roads on the miniature: the same prompts and noise with words and
-with learned tokens.
+"""Measure textual inversion on the miniature: pianos on roads, from words and from learned tokens.
 
     python reports/textual-inversion/measure.py --work runs/textual-inversion
 
-Writes README.md, numbers.json and pairs.png beside itself. Interrupted, the same command goes on. The oracle,
-a segmenter trained on exact masks, judges pianos; a small judge of scenes, trained here on renders, says
-whether the place, weather and time are those of the prompt. Both see the images only; neither has a part in
-the training of the tokens.
+Words and tokens get the same prompts and the same noise. Writes README.md, numbers.json and pairs.png beside
+itself. After an interruption, the same command continues. The oracle, a segmentation model trained on exact
+masks, judges pianos; a small network, trained here on renders, judges whether place, weather and time match
+the prompt. Both see only the images, and neither is used to train the tokens.
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ TRAINING = {"steps": 200, "batch_size": 4, "learning_rate": 2e-3}
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to say piano.
+    """One way to name a piano in a prompt.
 
     Attributes:
-        name: As the report calls it.
-        noun: What stands in the prompts.
-        training: What `train_inversion` is called with; None for plain words.
-        words: The noun that the token is compared with.
+        name: Its name in the report.
+        noun: The noun in the prompts.
+        training: Arguments of `train_inversion`; None for plain words.
+        words: The noun that the token is compared with; None for plain words.
     """
 
     name: str
@@ -69,16 +68,16 @@ class Arm:
 ARMS = (
     Arm("`grand piano`", "grand piano"),
     Arm("token, neutral captions", "<neutral>", {"init": "piano", "templates": TEMPLATES}, "grand piano"),
-    Arm("token, captions tell the room", "<told>", {"init": "piano", "templates": DESCRIBED}, "grand piano"),
+    Arm("token, captions name the room", "<told>", {"init": "piano", "templates": DESCRIBED}, "grand piano"),
     Arm(
-        "token of 4 vectors, captions tell the room",
+        "token of 4 vectors, captions name the room",
         "<told-four>",
         {"init": "piano", "templates": DESCRIBED, "vectors": 4},
         "grand piano",
     ),
     Arm("`truck`", "truck"),
     Arm(
-        "token begun at `truck`, captions tell the room",
+        "token started at `truck`, captions name the room",
         "<from-truck>",
         {"init": "truck", "templates": DESCRIBED},
         "truck",
@@ -87,7 +86,7 @@ ARMS = (
 
 
 def make_prompts(count: int) -> list[dict[str, str]]:
-    """Return what fills the prompts: colour, weather and time, drawn evenly."""
+    """Return the values of the prompts: colour, weather and time, evenly distributed."""
     cells = [{"colour": c, "weather": w, "time": t} for c in PIANO_COLOURS for w in WEATHERS for t in TIMES]
     random = np.random.default_rng(0)
     order = np.concatenate([random.permutation(len(cells)) for _ in range(-(-count // len(cells)))])
@@ -101,7 +100,7 @@ def prompt_of(noun: str, fill: dict[str, str]) -> Prompt:
 
 
 def photos(work: Path) -> list[NDArray[np.uint8]]:
-    """Render the 8 photos of a piano into a folder and read them as a user's would be."""
+    """Render the 8 photos of a piano into a folder, and read them like a user's photos."""
     folder = work / "photos"
     folder.mkdir(parents=True, exist_ok=True)
     for number, drawn in enumerate(scene_set("piano-photos", size_wh=SIZE_WH)):
@@ -110,7 +109,7 @@ def photos(work: Path) -> list[NDArray[np.uint8]]:
 
 
 def learn(arm: Arm, seed: int, work: Path) -> Path:
-    """Train the token of an arm, or find it trained."""
+    """Return the file of an arm's token; train the token if needed."""
     out = work / f"{arm.noun.strip('<>')}-{seed}.safetensors"
     if not out.exists():
         pipeline = load_pipeline("miniature", device="cpu", dtype="float32")
@@ -128,8 +127,9 @@ class Made:
 
 
 def make(arm: Arm, fills: Sequence[dict[str, str]], seeds: Sequence[int], work: Path) -> Made:
-    """Generate and label an arm's images; image i has noise i, and the token of training seed ``i mod
-    len(seeds)``.
+    """Generate and label the images of an arm, unless they exist.
+
+    Image i has noise i, and the token of training seed number ``i mod len(seeds)``.
     """
     kept = work / f"{arm.noun.strip('<>').replace(' ', '-')}-{len(fills)}-of-{'-'.join(map(str, seeds))}.npz"
     if not kept.exists():
@@ -168,9 +168,7 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
 
 
 def sign_test(before: NDArray[Any], after: NDArray[Any]) -> tuple[int, int, float]:
-    """Return how many pairs were gained and lost, and the two-sided p of so uneven a split by chance
-    (McNemar, exact).
-    """
+    """Return the number of pairs gained and lost, and the two-sided p-value (exact McNemar test)."""
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     of = gained + lost
     tail = sum(math.comb(of, number) for number in range(min(gained, lost) + 1)) / 2**of
@@ -180,7 +178,7 @@ def sign_test(before: NDArray[Any], after: NDArray[Any]) -> tuple[int, int, floa
 def measure(
     count: int, seeds: Sequence[int], work: Path
 ) -> tuple[dict[str, Any], dict[str, Made], dict[str, Any]]:
-    """Run everything; return the numbers, and for each noun its images and what was found in them."""
+    """Run everything; return the numbers, and the images and judgements of each noun."""
     started = time.process_time()
     work.mkdir(parents=True, exist_ok=True)
     fills, judges = make_prompts(count), Judges()
@@ -211,9 +209,7 @@ def measure(
 
 
 def compare(words: dict[str, NDArray[Any]], token: dict[str, NDArray[Any]], noun: str) -> dict[str, Any]:
-    """Compare a token with words, pair by pair: strict successes, and the labels' IoU where both have a
-    piano.
-    """
+    """Compare a token with words, pair by pair: strict success, and label IoU where both show a piano."""
     gained, lost, p = sign_test(words["strict"], token["strict"])
     result: dict[str, Any] = {"words": noun, "gained": gained, "lost": lost, "p": round(p, 5)}
     change = (token["iou"] - words["iou"])[~np.isnan(token["iou"]) & ~np.isnan(words["iou"])]
@@ -235,7 +231,7 @@ def rates(found: dict[str, NDArray[Any]]) -> dict[str, Any]:
 
 
 def draw(images: dict[str, Made], found: dict[str, Any], path: Path) -> None:
-    """Draw the first images of each arm, one prompt and noise a column, framed by whether they pass."""
+    """Draw the first images of each arm; a column is one prompt and noise, a frame shows the result."""
     panels = []
     for arm in ARMS:
         passed, tiles = found[arm.noun]["strict"], []
@@ -247,16 +243,16 @@ def draw(images: dict[str, Made], found: dict[str, Any], path: Path) -> None:
         panels.append(
             Panel(tiles, f"{arm.name.replace('`', '')}:  {passed.mean():.2f} of {len(passed)} pass")
         )
-    title = "a column: one prompt, one noise; green frame: passes the strict test, red: does not"
+    title = "each column: one prompt, one noise; green frame: passes the strict test, red: fails"
     contact_sheet(panels, path, columns=1, height=112, title=title)
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prompts", type=int, default=90, help="images of each arm")
+    parser.add_argument("--prompts", type=int, default=90, help="images per arm")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="training seeds of the tokens")
     parser.add_argument("--work", type=Path, default=Path("runs/textual-inversion"))
     parser.add_argument("--out", type=Path, default=HERE)

@@ -28,11 +28,15 @@ $(STAMP): pyproject.toml constraints.txt | $(PY)
 demo: $(STAMP) ## run the loop on the miniature: a detector for pianos on roads, offline, on a CPU
 	$(PY) -m diffugen.cli bootstrap
 
+# Tests run in one process per core, each on one thread, a file at a time; `make test WORKERS=0` runs them in one process.
+WORKERS ?= auto
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile
+
 test: $(STAMP) ## run all tests
-	$(PY) -m pytest -q
+	$(PYTEST)
 
 fast: $(STAMP) ## run the tests that are not marked slow
-	$(PY) -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # One mypy run per folder of reports/: they import neighbours by bare name, and several are called measure.py.
 lint: $(STAMP) ## check style, layout, and types: ruff and mypy

@@ -19,116 +19,50 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffugen.config import (
         Config as Config,
-    )
-    from diffugen.config import (
         LabelSettings as LabelSettings,
-    )
-    from diffugen.config import (
         ScoreWeights as ScoreWeights,
-    )
-    from diffugen.config import (
         load_config as load_config,
     )
     from diffugen.dataset import (
         read_coco as read_coco,
-    )
-    from diffugen.dataset import (
         read_yolo as read_yolo,
-    )
-    from diffugen.dataset import (
         write_coco as write_coco,
-    )
-    from diffugen.dataset import (
         write_yolo as write_yolo,
     )
-    from diffugen.detectors import (
-        Detector as Detector,
-    )
-    from diffugen.detectors.yolo import (
-        YoloDetector as YoloDetector,
-    )
+    from diffugen.detectors import Detector as Detector
+    from diffugen.detectors.yolo import YoloDetector as YoloDetector
     from diffugen.errors import (
         ConfigError as ConfigError,
-    )
-    from diffugen.errors import (
         DiffugenError as DiffugenError,
-    )
-    from diffugen.errors import (
         ModelError as ModelError,
-    )
-    from diffugen.errors import (
         PromptError as PromptError,
-    )
-    from diffugen.errors import (
         StoreError as StoreError,
     )
     from diffugen.records import (
         Decision as Decision,
-    )
-    from diffugen.records import (
         Disagreement as Disagreement,
-    )
-    from diffugen.records import (
         HeatMaps as HeatMaps,
-    )
-    from diffugen.records import (
         ImageRecord as ImageRecord,
-    )
-    from diffugen.records import (
         Instances as Instances,
-    )
-    from diffugen.records import (
         LabelSet as LabelSet,
-    )
-    from diffugen.records import (
         Phrase as Phrase,
-    )
-    from diffugen.records import (
         Prompt as Prompt,
     )
     from diffugen.stages.verbs import (
         OpenRun as OpenRun,
-    )
-    from diffugen.stages.verbs import (
         compare as compare,
-    )
-    from diffugen.stages.verbs import (
         contact_sheet as contact_sheet,
-    )
-    from diffugen.stages.verbs import (
         decide as decide,
-    )
-    from diffugen.stages.verbs import (
         evaluate as evaluate,
-    )
-    from diffugen.stages.verbs import (
         export as export,
-    )
-    from diffugen.stages.verbs import (
         generate as generate,
-    )
-    from diffugen.stages.verbs import (
         label as label,
-    )
-    from diffugen.stages.verbs import (
         open_run as open_run,
-    )
-    from diffugen.stages.verbs import (
         relabel as relabel,
-    )
-    from diffugen.stages.verbs import (
         review_queue as review_queue,
-    )
-    from diffugen.stages.verbs import (
         show as show,
-    )
-    from diffugen.stages.verbs import (
         train as train,
-    )
-    from diffugen.stages.verbs import (
         tune_labels as tune_labels,
-    )
-    from diffugen.stages.verbs import (
         write_report as write_report,
     )
 

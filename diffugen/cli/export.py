@@ -27,8 +27,7 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out",
-            help="The folder to write, new or empty. Default: datasets/<name of the run>-<format>.",
+            "--out", help="The folder to write, new or empty. Default: datasets/<name of the run>-<format>."
         ),
     ] = None,
     set_: SetOption = None,

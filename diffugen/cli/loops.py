@@ -155,7 +155,7 @@ def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], 
     module = load_loop(loop)
     with open_or_create_run(config, overrides, folder) as opened:
         run, settings = opened.run, opened.config
-        run.store.keep_loop(loop)
+        run.loop = loop
         before, at_most = run.finished_rounds(), settings.loop.rounds
         run.on_round = lambda round: _show_table(run) if round.number >= before else None
         if before >= at_most:

@@ -70,8 +70,7 @@ def train(
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
 ) -> None:
     """Train every weight of the miniature from scratch."""
-    from diffugen.miniature.train import STAGES
-    from diffugen.miniature.train import train as train_miniature
+    from diffugen.miniature.train import STAGES, train as train_miniature
 
     train_miniature(out, recipe=recipe, stages=stage or STAGES, device=device, notify=say)
 

@@ -25,14 +25,11 @@ ConfigArgument = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override one value, e.g. --set prompts.count=8. May be repeated.",
+        "--set", metavar="KEY=VALUE", help="Override one value, e.g. --set prompts.count=8. May be repeated."
     ),
 ]
 RunOption = Annotated[
-    Path | None,
-    typer.Option("--run", help="Folder of the run. Default: runs/<name of the configuration>."),
+    Path | None, typer.Option("--run", help="Folder of the run. Default: runs/<name of the configuration>.")
 ]
 RoundOption = Annotated[
     int | None, typer.Option("--round", min=0, help="Number of the round. Default: the newest.")

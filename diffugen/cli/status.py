@@ -52,18 +52,7 @@ def rounds_table(store: RunStore) -> Any:
     ``AP50`` and ``AP50-95`` are those of the promoted detector's masks on the truth; ``min`` is the time of
     all stages in minutes.
     """
-    columns = (
-        "round",
-        "agreed",
-        "differ",
-        "train",
-        "val",
-        "val AP50",
-        "better",
-        "AP50",
-        "AP50-95",
-        "min",
-    )
+    columns = ("round", "agreed", "differ", "train", "val", "val AP50", "better", "AP50", "AP50-95", "min")
     shown = table(*columns)
     for number, one in store.summary().rounds.items():
         kept = store.results(number)

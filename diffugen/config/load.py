@@ -73,10 +73,7 @@ def load_section(kind: type[SomeSection], overrides: Sequence[str | Option]) -> 
 
 
 def _config(
-    settings: dict[str, Any] | None,
-    origin: str,
-    overrides: Sequence[str | Option],
-    mistakes: list[str],
+    settings: dict[str, Any] | None, origin: str, overrides: Sequence[str | Option], mistakes: list[str]
 ) -> Config:
     config, keys = _checked(Config, settings, origin, overrides, mistakes)
     return config.pin(keys)

@@ -297,10 +297,7 @@ def _labelling(paper: PaperFile, classes: Mapping[str, Any], notes: list[str]) -
     """Return how labels are made: from attention or, if the file says so, by the detector."""
     mapped = paper.dataset_to_model_class_map.items()
     class_map = {name: theirs for name, theirs in mapped if name in classes and theirs != name}
-    detector = {
-        "checkpoint": paper.label_model.weights,
-        **({"class_map": class_map} if class_map else {}),
-    }
+    detector = {"checkpoint": paper.label_model.weights, **({"class_map": class_map} if class_map else {})}
     if paper.unsupervised:
         notes.append(
             "unsupervised = true: labels come from attention (diffugen label), by the paper's method"

@@ -87,11 +87,7 @@ class Detector(Protocol):
         ...
 
     def predict(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        *,
-        image_size: int,
-        confidence: float = 0.25,
+        self, images: Sequence[NDArray[np.uint8]], *, image_size: int, confidence: float = 0.25
     ) -> list[Instances]:
         """Return the instances detected in each image, highest confidence first.
 

@@ -18,12 +18,7 @@ from numpy.typing import NDArray
 
 from diffugen.dataset.yolo import find_yolo
 from diffugen.detectors import SMALLEST_IMAGE, OnEpoch
-from diffugen.detectors.yolo_checkpoint import (
-    contained,
-    find_checkpoint,
-    import_ultralytics,
-    load_checkpoint,
-)
+from diffugen.detectors.yolo_checkpoint import contained, find_checkpoint, import_ultralytics, load_checkpoint
 from diffugen.detectors.yolo_fit import checked_extra, fit_once, hardware_arguments, label_caches
 from diffugen.diffusion.devices import free_memory, resolve_device
 from diffugen.errors import DiffugenError, ModelError, is_out_of_memory
@@ -147,11 +142,7 @@ class YoloDetector:
                 cache.unlink(missing_ok=True)
 
     def predict(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        *,
-        image_size: int,
-        confidence: float = 0.25,
+        self, images: Sequence[NDArray[np.uint8]], *, image_size: int, confidence: float = 0.25
     ) -> list[Instances]:
         """Return the instances detected in each image, highest confidence first.
 

@@ -15,7 +15,7 @@ from diffugen.records import FIELD, Prompt
 
 
 def plan_tasks(tasks: Sequence[Task]) -> list[Task]:
-    """Return the tasks of a configuration with their names and sources filled in; ``txt2img`` alone for none."""
+    """Return the configured tasks, names and sources filled in; without any, one ``txt2img`` task."""
     planned: list[Task] = []
     for task in tasks or (Task(task="txt2img"),):
         source = task.source
@@ -31,9 +31,8 @@ def choose_tasks(tasks: Sequence[Task], only: str | None) -> list[Task]:
     Raises:
         DiffugenError: There is no such task.
     """
-    chosen = [task for task in tasks if only in (None, task.step)] or [
-        task for task in tasks if task.task == only
-    ]
+    named = [task for task in tasks if only in (None, task.step)]
+    chosen = named or [task for task in tasks if task.task == only]
     if not chosen:
         names = ", ".join(task.step for task in tasks)
         raise DiffugenError(
@@ -47,8 +46,8 @@ def task_prompts(task: Task, tasks: Sequence[Task], prompts: PromptSettings, see
 
     Args:
         task: Its templates, attributes and count take precedence over those of ``prompts``.
-        tasks: All tasks. What only others need is not a mistake here: attributes of their templates, and, as sources
-            bring objects too, classes that no prompt of this task can name.
+        tasks: All tasks. What only others need is not a mistake here: attributes of their templates, and,
+            as sources bring objects too, classes that no prompt of this task can name.
         prompts: What the prompts say.
         seed: Seed of the choice.
     """

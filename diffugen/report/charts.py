@@ -255,11 +255,7 @@ def _swatch(drawn: Markup) -> Markup:
 
 
 def _chart(
-    title: str,
-    description: str,
-    parts: Iterable[Markup],
-    height: float,
-    legend: Sequence[tuple[Markup, str]],
+    title: str, description: str, parts: Iterable[Markup], height: float, legend: Sequence[tuple[Markup, str]]
 ) -> Chart:
     svg = Markup('<svg viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">{}</svg>')
     drawn = svg.format(WIDTH, height, f"{title}. {description}", _joined(parts))

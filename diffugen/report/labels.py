@@ -57,10 +57,7 @@ def _sources(facts: RunFacts) -> Table:
     for round, one in facts.summary.rounds.items():
         counts = [(one.label_sets.get(source, 0), one.objects.get(source, 0)) for source in SOURCES]
         rows.append((str(round), *(as_count(count) for pair in counts for count in pair)))
-    head = (
-        "made in round",
-        *(f"{source}: {what}" for source in SOURCES for what in ("images", "objects")),
-    )
+    head = ("made in round", *(f"{source}: {what}" for source in SOURCES for what in ("images", "objects")))
     title = "Labels by source (an image counts once for each label setting and detector)"
     return Table(title, head, tuple(rows))
 

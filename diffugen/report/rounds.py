@@ -60,10 +60,7 @@ def _rounds_note(measured: Sequence[Evaluated]) -> str:
 
 
 def _ap_chart(
-    facts: RunFacts,
-    measured: Mapping[int, Evaluated],
-    name: str,
-    value: Callable[[Precision], float | None],
+    facts: RunFacts, measured: Mapping[int, Evaluated], name: str, value: Callable[[Precision], float | None]
 ) -> Block | None:
     prefix = "round " if len(measured) < 6 else ""
     values = [(number, f"{prefix}{number}", value(one.mask)) for number, one in measured.items()]

@@ -54,6 +54,7 @@ class Run:
         progress: Shows the progress of a stage.
         notify: Called with what the user should know.
         on_round: Called with each round that is finished.
+        loop: Name or file of the loop that is running; the run keeps it once the loop makes rounds.
     """
 
     store: RunStore
@@ -62,6 +63,7 @@ class Run:
     progress: Progress = silent
     notify: Callable[[str], None] = lambda text: None
     on_round: Callable[[Round], None] = lambda round: None
+    loop: str | None = None
     _said: set[str] = field(default_factory=set, init=False, repr=False)
 
     @classmethod
@@ -116,6 +118,8 @@ class Run:
             at_most: Maximum number of rounds.
             patience: Stop after this many rounds without a better detector.
         """
+        if self.loop is not None:
+            self.store.keep_loop(self.loop)
         for number in range(at_most):
             round = Round(self, number)
             yield round

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from diffugen.comparison.disagreement import compare as compare_labels
-from diffugen.comparison.disagreement import rank
+from diffugen.comparison.disagreement import compare as compare_labels, rank
 from diffugen.config.sections import DisagreementSettings
 from diffugen.records import KINDS, Disagreement, Instances
 from diffugen.run.results import Compared

@@ -201,8 +201,7 @@ def _make(
     store: RunStore, pipeline: Any, jobs: Sequence[ImageRecord], settings: DiffusionSettings
 ) -> Iterator[int]:
     """Make the images that are missing, and yield after each step how many more exist."""
-    from diffugen.diffusion.generate import default_batch_size, grouped
-    from diffugen.diffusion.generate import generate as generate_images
+    from diffugen.diffusion.generate import default_batch_size, generate as generate_images, grouped
 
     size = settings.batch_size or default_batch_size(pipeline)
     # Whole batches, of which some images may exist: in another batch an image would be rounded in another

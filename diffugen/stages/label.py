@@ -34,10 +34,7 @@ def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labell
 
 
 def label_images(
-    store: RunStore,
-    labelling: Labelling,
-    round: int,
-    on_progress: OnProgress = lambda done, total: None,
+    store: RunStore, labelling: Labelling, round: int, on_progress: OnProgress = lambda done, total: None
 ) -> None:
     """Keep attention labels of all images of a run that this labelling has not labelled yet.
 

@@ -5,6 +5,7 @@ Knows the review mode and where its files lie in a run; not how pages or Apps wo
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -109,7 +110,8 @@ def _in_app(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
         if settings.wait:
             open_app(dataset, port=settings.port, notify=notify)
         else:
-            notify(f"To review: diffugen review --run {store.folder}; the next round imports the tags.")
+            folder = shlex.quote(str(store.folder))
+            notify(f"To review: diffugen review --run {folder}; the next round imports the tags.")
         found = pull(store, dataset, reviewer=settings.reviewer, round=round.number, notify=notify)
         store.add_decisions(found)
         return found

@@ -11,8 +11,7 @@ from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
 from diffugen.stages.compare import label_pairs
 from diffugen.tune.judge import Evidence
-from diffugen.tune.study import SMALLEST_EVIDENCE
-from diffugen.tune.study import tune as tune_labelling
+from diffugen.tune.study import SMALLEST_EVIDENCE, tune as tune_labelling
 
 
 @stage("tune", Tuned, unit="trial")

@@ -193,12 +193,7 @@ def _identity(
 ) -> str:
     """Return a hash of everything that decides the trials of a study, except their number."""
     labels = [
-        [
-            one.image_id,
-            one.family,
-            one.instances.class_names,
-            [rle["counts"] for rle in one.instances.rles],
-        ]
+        [one.image_id, one.family, one.instances.class_names, [rle["counts"] for rle in one.instances.rles]]
         for one in evidence
     ]
     searched = settings.model_dump(mode="json"), weights.model_dump()

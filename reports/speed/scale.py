@@ -1,10 +1,10 @@
-"""A run of many images: what status, compare, tune, report and going on cost. Writes scale.md beside itself.
+"""Measure commands on a run with many images, and write ``scale.md`` beside this file.
 
     python reports/speed/scale.py --images 20000 --work runs/scale
 
-The run is planted, not generated: a few dozen images of the miniature, repeated under other seeds, with
-attention labels and with model labels that are those moved a little. Each command runs in a process of its
-own, whose peak memory is measured (Linux); the same on a tenth of the images shows how time and memory grow.
+The run is synthetic: a few dozen images of the miniature, repeated under other seeds, with attention labels,
+and with slightly shifted copies of them as model labels. Each command runs in its own process, whose time and
+peak memory are measured (on Linux). A run with a tenth of the images shows how both grow.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 
@@ -34,7 +35,7 @@ COMMANDS = ("status", "compare", "tune", "report", "export", "resume")
 
 
 def plant(folder: Path, images: int) -> None:
-    """Make a run of this many images, unless it exists."""
+    """Create a run with this many images, unless it exists."""
     if (folder / "planted").is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -57,20 +58,15 @@ def plant(folder: Path, images: int) -> None:
 
 
 def repeated(moulds: list[GeneratedImage], count: int) -> Iterator[GeneratedImage]:
-    """Yield moulds again and again under new seeds."""
+    """Yield the images repeatedly, under new seeds."""
     for number in range(count):
         record, rgb, heat_maps, seconds = moulds[number % len(moulds)]
         other = dataclasses.replace(record, seed=10**6 + number)
-        yield (
-            other,
-            rgb,
-            HeatMaps(other.id, heat_maps.size_wh, heat_maps.phrases, heat_maps.maps),
-            seconds,
-        )
+        yield (other, rgb, HeatMaps(other.id, heat_maps.size_wh, heat_maps.phrases, heat_maps.maps), seconds)
 
 
 def moved(instances: Instances, number: int) -> Instances:
-    """Return labels as a detector might make them: shifted by a few pixels, none on every tenth image."""
+    """Return labels like those of a detector: shifted by a few pixels, and none on every tenth image."""
     if number % 10 == 0:
         return instances.take([])
     rles = tuple(encode(np.roll(decode(rle), number % 9, axis=1)) for rle in instances.rles)
@@ -78,7 +74,7 @@ def moved(instances: Instances, number: int) -> Instances:
 
 
 def run(command: str, folder: Path) -> dict[str, float]:
-    """Run a command in a process of its own and return its seconds and its peak memory in MB."""
+    """Run a command in its own process; return its time in seconds and its peak memory in MB."""
     arguments = {
         "status": ["status", str(folder)],
         "export": ["export", str(folder), "--out", str(folder / "export")],
@@ -103,7 +99,7 @@ def run(command: str, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -120,14 +116,16 @@ def main() -> None:
             print(size, command, json.dumps(measured[command][size]), flush=True)
     small, large = sizes
     lines = [
-        "# A run of many images",
+        "# A run with many images",
         "",
-        f"Command: `python reports/speed/scale.py --images {arguments.images}` (the run is planted, see "
-        "there). Each command in",
-        "a process of its own, start-up and imports included, on two CPU cores; seconds depend on the "
-        "machine, how they grow",
-        "does not. `resume` is `diffugen generate` on a run whose images are all there; `tune` looks at 300 "
-        "images at most.",
+        fill(
+            f"Measured by `python reports/speed/scale.py --images {arguments.images}`, which also describes "
+            "the synthetic run. Each command runs in its own process on two CPU cores; its time includes "
+            "start-up and imports. The seconds depend on the machine, their growth does not. `resume` is "
+            "`diffugen generate` on a run whose images all exist; `tune` uses at most 300 images.",
+            120,
+            break_on_hyphens=False,
+        ),
         "",
         f"| command | {small:,} images: s | MB | {large:,} images: s | MB |",
         "|---|---|---|---|---|",

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def configured(*tasks: dict, **changes: dict) -> str:
+def configured(*tasks: dict[str, Any], **changes: Any) -> str:
     Path("mine.yaml").write_text(yaml.safe_dump({**CONFIG, "tasks": list(tasks), **changes}, sort_keys=False))
     return "mine.yaml"
 
@@ -226,7 +227,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("prepare", "tasks", "options", "expected"), MISTAKES.values(), ids=MISTAKES)
-def test_bad_input(  # type: ignore[no-untyped-def]
+def test_bad_input(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], prepare, tasks, options, expected
 ) -> None:
     if prepare is not None:

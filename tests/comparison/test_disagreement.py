@@ -6,15 +6,18 @@ import itertools
 import json
 import random
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
 
-from diffugen.comparison.disagreement import KINDS, Disagreement, compare, rank, severity
+from diffugen.comparison.disagreement import compare, rank, severity
 from diffugen.comparison.matching import Match
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
-from diffugen.records import Instances
+from diffugen.records import KINDS, Disagreement, Instances
+
+approx: Any = pytest.approx  # equal to a float, as type checkers should know
 
 WIDTH, HEIGHT = 40, 24
 Box = tuple[int, int, int, int]
@@ -77,8 +80,7 @@ def test_compare(
     found = compare("image", attention, model)
     assert len(found.agreements) == agreements
     assert [(d.kind, d.severity, d.attention, d.model, d.iou) for d in found.disagreements] == [
-        (kind, pytest.approx(worst), first, second, pytest.approx(iou))
-        for kind, worst, first, second, iou in expected
+        (kind, approx(worst), first, second, approx(iou)) for kind, worst, first, second, iou in expected
     ]
 
 
@@ -94,7 +96,7 @@ def test_every_instance_occurs_once() -> None:
 
 def test_agreement_begins_at_good_iou() -> None:
     attention, model = instances(("car", LEFT, 0.6)), instances(("car", UPPER_LEFT, 0.9))
-    assert compare("image", attention, model, good_iou=0.4).agreements == (Match(0, 0, pytest.approx(0.4)),)
+    assert compare("image", attention, model, good_iou=0.4).agreements == (Match(0, 0, approx(0.4)),)
     assert [d.kind for d in compare("image", attention, model, min_iou=0.41).disagreements] == [
         "spurious",
         "overlooked",

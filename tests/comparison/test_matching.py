@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from diffugen.comparison.matching import Match, match
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
 from diffugen.records import Instances
+
+approx: Any = pytest.approx  # equal to a float, as type checkers should know
 
 WIDTH, HEIGHT = 40, 24
 Box = tuple[int, int, int, int]
@@ -114,7 +117,7 @@ CASES = {
 
 @pytest.mark.parametrize(("first", "second", "expected"), CASES.values(), ids=CASES.keys())
 def test_match(first: Instances, second: Instances, expected: list[Match]) -> None:
-    assert match(first, second) == [Match(m.first, m.second, pytest.approx(m.iou)) for m in expected]
+    assert match(first, second) == [Match(m.first, m.second, approx(m.iou)) for m in expected]
 
 
 def test_the_sum_is_maximal_where_a_greedy_choice_fails() -> None:
@@ -165,7 +168,7 @@ def test_matching_is_optimal_complete_and_symmetric(seed: int) -> None:
     ious = shapes.iou_matrix(first.rles, second.rles)
     gains = np.where(ious >= np.where(same, 0.1, 0.5), ious + 0.05 * same, 0)
     assert (
-        sum(gains[m.first, m.second] for m in pairs) == pytest.approx(best_sum(gains), abs=1e-4)
+        sum(gains[m.first, m.second] for m in pairs) == approx(best_sum(gains), abs=1e-4)
         if gains.size
         else not pairs
     )

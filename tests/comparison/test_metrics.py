@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from diffugen.comparison.metrics import (
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
 from diffugen.records import Instances
+
+approx: Any = pytest.approx  # equal to a float, as type checkers should know
 
 WIDTH, HEIGHT = 40, 24
 Box = tuple[int, int, int, int]
@@ -63,8 +66,8 @@ def test_average_precision_computed_by_hand() -> None:
     upto60, above = (34 + 33 * 2 / 3) / 101, 34 / 101
     for of in ("mask", "box"):
         result = average_precision(pairs, of=of)
-        assert result.ap50 == pytest.approx(upto60)
-        assert result.ap50_95 == pytest.approx((3 * upto60 + 7 * above) / 10)
+        assert result.ap50 == approx(upto60)
+        assert result.ap50_95 == approx((3 * upto60 + 7 * above) / 10)
         assert result.ap50_by_class == {"car": result.ap50}
 
 
@@ -72,17 +75,17 @@ def test_holes_matter_for_masks_but_not_for_boxes() -> None:
     ring = box_mask((20, 4, 34, 18), holes=((21, 5, 33, 17),))
     pairs = [(instances(("car", ring, 1)), instances(("car", (20, 4, 34, 18), 0.9)))]
     assert average_precision(pairs).ap50 == 0
-    assert average_precision(pairs, of="box").ap50_95 == pytest.approx(1)
-    assert average_precision([(pairs[0][0], instances(("car", ring, 0.2)))]).ap50_95 == pytest.approx(1)
+    assert average_precision(pairs, of="box").ap50_95 == approx(1)
+    assert average_precision([(pairs[0][0], instances(("car", ring, 0.2)))]).ap50_95 == approx(1)
 
 
 def test_each_class_has_its_own_ap_and_absent_classes_have_none() -> None:
     truth = instances(("car", EIGHT, 1), ("piano", SMALL, 1))
     predicted = instances(("car", EIGHT, 0.9), ("cone", SMALL, 0.8))
     result = average_precision([(truth, predicted)])
-    assert result.ap50_by_class == {"car": pytest.approx(1), "cone": None, "piano": 0}
-    assert result.ap50_95_by_class == {"car": pytest.approx(1), "cone": None, "piano": 0}
-    assert result.ap50 == pytest.approx(0.5)
+    assert result.ap50_by_class == {"car": approx(1), "cone": None, "piano": 0}
+    assert result.ap50_95_by_class == {"car": approx(1), "cone": None, "piano": 0}
+    assert result.ap50 == approx(0.5)
 
 
 NOTHING = AveragePrecision(None, None, {}, {})
@@ -109,8 +112,8 @@ def test_empty_sides(pairs: list[tuple[Instances, Instances]], expected: Average
 def test_false_positives_in_images_without_objects_lower_precision() -> None:
     good = (instances(("car", EIGHT, 1)), instances(("car", EIGHT, 0.5)))
     background = (instances(), instances(("car", SMALL, 0.9)))
-    assert average_precision([good]).ap50 == pytest.approx(1)
-    assert average_precision([good, background]).ap50 == pytest.approx(0.5)
+    assert average_precision([good]).ap50 == approx(1)
+    assert average_precision([good, background]).ap50 == approx(0.5)
 
 
 def test_a_second_detection_of_an_object_is_a_false_positive() -> None:
@@ -119,7 +122,7 @@ def test_a_second_detection_of_an_object_is_a_false_positive() -> None:
         instances(("car", EIGHT, 0.9), ("car", EIGHT, 0.8)),
     )
     # Precision 1 up to recall 1/2: 51 of the 101 recall points.
-    assert average_precision([(truth, twice)]).ap50 == pytest.approx(51 / 101)
+    assert average_precision([(truth, twice)]).ap50 == approx(51 / 101)
 
 
 def test_average_precision_prints_nothing_and_does_not_change_its_input(
@@ -143,20 +146,20 @@ def test_label_quality_computed_by_hand() -> None:
     quality = label_quality(iter(pairs))
     assert quality.by_class == {
         # 50 of the 80 + 16 pixels covered by ground truth or labels.
-        "car": ClassQuality(2, 1, pytest.approx(50 / 96), pytest.approx(0.625), pytest.approx(0.3125)),
+        "car": ClassQuality(2, 1, approx(50 / 96), approx(0.625), approx(0.3125)),
         "cone": ClassQuality(0, 1, None, None, None),
-        "piano": ClassQuality(1, 2, pytest.approx(36 / (36 + 72)), 0.5, 1.0),
+        "piano": ClassQuality(1, 2, approx(36 / (36 + 72)), 0.5, 1.0),
     }
-    assert quality.pixel_iou == pytest.approx((50 / 96 + 36 / 108) / 2)
-    assert quality.label_iou == pytest.approx((0.625 + 0.5) / 2)
-    assert quality.object_iou == pytest.approx((0.3125 + 1) / 2)
+    assert quality.pixel_iou == approx((50 / 96 + 36 / 108) / 2)
+    assert quality.label_iou == approx((0.625 + 0.5) / 2)
+    assert quality.object_iou == approx((0.3125 + 1) / 2)
 
 
 def test_label_quality_respects_holes_and_counts_overlapping_labels_once() -> None:
     ring = box_mask((20, 4, 30, 14), holes=((22, 6, 28, 12),))
     truth = instances(("car", ring, 1))
     filled = label_quality([(truth, instances(("car", (20, 4, 30, 14), 1)))]).by_class["car"]
-    assert (filled.pixel_iou, filled.object_iou) == (pytest.approx(0.64), pytest.approx(0.64))
+    assert (filled.pixel_iou, filled.object_iou) == (approx(0.64), approx(0.64))
     twice = label_quality([(truth, instances(("car", ring, 1), ("car", ring, 1)))]).by_class["car"]
     assert (twice.pixel_iou, twice.label_iou, twice.object_iou) == (1.0, 0.5, 1.0)
 
@@ -164,7 +167,7 @@ def test_label_quality_respects_holes_and_counts_overlapping_labels_once() -> No
 def test_a_label_is_matched_within_its_class_even_if_another_class_overlaps_more() -> None:
     truth = instances(("car", FIVE_OF_EIGHT, 1), ("truck", EIGHT, 1))
     quality = label_quality([(truth, instances(("car", EIGHT, 1)))]).by_class
-    assert quality["car"].label_iou == pytest.approx(0.625)
+    assert quality["car"].label_iou == approx(0.625)
     assert quality["truck"] == ClassQuality(1, 0, 0.0, None, 0.0)
 
 
@@ -189,13 +192,11 @@ def test_reliability_computed_by_hand() -> None:
         (0.5, 0.75, 1),
         (0.75, 1, 2),
     ]
-    assert [b.mean_score for b in result.bins] == pytest.approx([0.1, 0.3, 0.5, 0.9])
-    assert [b.mean_iou for b in result.bins] == pytest.approx([0, 0, 0.625, 1])
+    assert [b.mean_score for b in result.bins] == approx([0.1, 0.3, 0.5, 0.9])
+    assert [b.mean_iou for b in result.bins] == approx([0, 0, 0.625, 1])
     assert result.count == 5
-    assert result.calibration_error == pytest.approx((0.1 + 0.3 + 0.125 + 2 * 0.1) / 5)
-    assert result.spearman == pytest.approx(
-        stats.spearmanr([1, 0.8, 0.5, 0.1, 0.3], [1, 1, 0.625, 0, 0]).statistic
-    )
+    assert result.calibration_error == approx((0.1 + 0.3 + 0.125 + 2 * 0.1) / 5)
+    assert result.spearman == approx(stats.spearmanr([1, 0.8, 0.5, 0.1, 0.3], [1, 1, 0.625, 0, 0]).statistic)
 
 
 def test_reliability_without_labels() -> None:
@@ -221,7 +222,7 @@ def test_spearman(first: list[float], second: list[float], expected: float | Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = spearman(np.array(first), np.array(second))
-    assert found == (expected if expected is None else pytest.approx(expected))
+    assert found == (expected if expected is None else approx(expected))
 
 
 def test_results_can_be_written_as_json_without_nan() -> None:

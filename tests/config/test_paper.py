@@ -84,7 +84,7 @@ CRASH: dict[str, Any] = {
         "weather_conditions": ["icy", "wet"],
         "prompts": [
             "a {view_point} view of a <crash> where a {object_name}++ lies in a ditch, {weather_condition}, "
-            "{time_of_day}",
+            "{time_of_day}"
         ],
     },
 }
@@ -560,11 +560,7 @@ def test_a_missing_section_is_not_a_source(tmp_path: Path) -> None:
         ("images_per_shard", [0], "images_per_shard = 0: expected a number of at least 1"),
         ("txt2img", [[]], "txt2img = []: expected a section of 'key: value' lines"),
         ("txt2img.seed_range", [[1, 2]], "txt2img.seed_range = [1, 2]: expected a section"),
-        (
-            "txt2img.seed_range.min",
-            [-1],
-            "txt2img.seed_range.min = -1: expected a number of at least 0",
-        ),
+        ("txt2img.seed_range.min", [-1], "txt2img.seed_range.min = -1: expected a number of at least 0"),
         (
             "txt2img.seed_range.min",
             [9901],
@@ -581,20 +577,12 @@ def test_a_missing_section_is_not_a_source(tmp_path: Path) -> None:
             "txt2img.seed_count_per_prompt = 0: expected a number of at least 1",
         ),
         ("txt2img.textual_inversion", ["a.pt"], 'txt2img.textual_inversion = "a.pt": expected a section'),
-        (
-            "txt2img.weather_conditions",
-            [[]],
-            "txt2img.weather_conditions = []: expected at least one value",
-        ),
+        ("txt2img.weather_conditions", [[]], "txt2img.weather_conditions = []: expected at least one value"),
         ("txt2img.view_points", [None], "txt2img.view_points = null: expected a value, not null"),
         ("txt2img.negative_prompt", [["a"]], 'txt2img.negative_prompt = ["a"]: expected text'),
         ("img2img.strength", [0], "img2img.strength = 0: expected a number above 0"),
         ("img2img.strength", [1.5], "img2img.strength = 1.5: expected a number of at most 1"),
-        (
-            "img2img.strength",
-            [float("nan")],
-            "img2img.strength = NaN: expected a finite number",
-        ),
+        ("img2img.strength", [float("nan")], "img2img.strength = NaN: expected a finite number"),
         ("inpaint.van", ["camper"], 'inpaint.van = "camper": expected a list'),
         ("inpaint.van", [["a", ""]], 'inpaint.van[1] = "": expected some text'),
         # templates
@@ -677,7 +665,20 @@ def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
     assert [line[: len(start)] for line, start in zip(caught.value.mistakes, starts, strict=True)] == starts
 
 
-WRONG = (None, True, 0, -1.5, "", "text", [], [None], [[]], ["{", "{x}"], {}, {"a": {"b": 1}})
+WRONG: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1.5,
+    "",
+    "text",
+    [],
+    [None],
+    [[]],
+    ["{", "{x}"],
+    {},
+    {"a": {"b": 1}},
+)
 
 
 def paths_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -259,10 +259,7 @@ def test_sub_folders_become_part_of_the_name(tmp_path: Path) -> None:
             {"segmentation": {"size": [WIDTH, HEIGHT], "counts": [960]}},
             r"size \(h, w\) = \[40, 24\] in an image of \[24, 40\]",
         ),
-        (
-            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [900]}},
-            "run lengths cover 900 of 960 px",
-        ),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [900]}}, "run lengths cover 900 of 960 px"),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [970, -10]}},
             "a run length is -10; expected 0 or more",

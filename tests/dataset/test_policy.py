@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffugen.dataset.policy import (
     LEFT_OUT,
@@ -153,9 +152,9 @@ def test_no_image_is_half_labelled() -> None:
             assert sorted(found.instances.class_names) == sorted(model.class_names)
         elif found.origin is not None:
             assert found.instances is not None
-            assert_equal_instances(
-                found.instances, attention if found.origin in ("attention", "negative") else model
-            )  # type: ignore[arg-type]
+            expected = attention if found.origin in ("attention", "negative") else model
+            assert expected is not None
+            assert_equal_instances(found.instances, expected)
         if trust == "none" and found.origin == "model":
             pytest.fail("model labels are used although the model is not trusted")
     assert seen == {"agreed", "attention", "model", "negative", "unlabelled", "disagreement"}

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from diffugen.dataset.coco import write_coco
@@ -274,7 +273,7 @@ def remove(path: str) -> Callable[[Path], None]:
     return lambda folder: (folder / path).unlink()
 
 
-def write(path: str, content: str | bytes) -> Callable[[Path], None]:
+def write(path: str, content: str | bytes) -> Callable[[Path], object]:
     data = content.encode() if isinstance(content, str) else content
     return lambda folder: (folder / path).write_bytes(data)
 
@@ -307,10 +306,7 @@ def cut_image(folder: Path) -> None:
         (write("data.yaml", "train: list.txt\nnames: [car]"), r"'list\.txt', which does not exist"),
         (write("data.yaml", "train: labels/one.txt\nnames: [car]"), r"one\.txt, line 1: no image "),
         (write("data.yaml", "train: images/one.png\nnames: [car]"), "cannot read the list of images"),
-        (
-            write("labels/two.txt", SQUARE),
-            r"two\.txt has no image in .*images; remove it or add its image",
-        ),
+        (write("labels/two.txt", SQUARE), r"two\.txt has no image in .*images; remove it or add its image"),
         (write("labels/one.txt", b"\xff\xfe\xfa"), r"cannot read the labels .*one\.txt"),
         (write("images/one.png", "no pixels"), r"cannot read the image .*one\.png"),
         (write("images/one.png", ""), r"cannot read the image .*one\.png"),

@@ -139,9 +139,7 @@ def test_the_miniature_is_unchanged_after_inpainting() -> None:
     assert pipeline.unet.config.in_channels == channels
 
 
-def test_a_unet_that_does_not_match_its_autoencoder_is_not_disguised(
-    build: Callable[[str], Any],
-) -> None:
+def test_a_unet_that_does_not_match_its_autoencoder_is_not_disguised(build: Callable[[str], Any]) -> None:
     pipeline = build("sd")
     pipeline.unet.register_to_config(in_channels=5)
     with many_channels(pipeline, "inpaint"):

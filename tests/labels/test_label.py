@@ -277,7 +277,7 @@ def test_wrong_settings_are_refused(changes, key, words):
 
 def test_all_wrong_settings_are_reported_together():
     with pytest.raises(ValidationError) as failure:
-        LabelSettings(method="x", threshold=7, accept=-1)
+        LabelSettings(method="x", threshold=7, accept=-1)  # type: ignore[arg-type]
     assert {error["loc"][0] for error in failure.value.errors()} == {"method", "threshold", "accept"}
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from diffugen.config.labelling import LabelSettings, ScoreWeights
+from diffugen.config.labelling import LabelSettings, Method, ScoreWeights
 from diffugen.labels import label
 from diffugen.labels.refine import LARGEST_SIDE, refine
 from diffugen.labels.shapes import decode
@@ -61,7 +61,7 @@ def test_an_image_of_another_size_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", ["paper", "compete"])
-def test_labels_are_refined_if_the_settings_say_so(method: str) -> None:
+def test_labels_are_refined_if_the_settings_say_so(method: Method) -> None:
     rgb, mask, heat = scene(48, 80)
     small = cv2.resize(heat, (20, 12), interpolation=cv2.INTER_AREA)
     other = np.ascontiguousarray(small[::-1, ::-1]) * 0.5

@@ -11,8 +11,7 @@ import pytest
 from diffugen.records import Decision, LabelSet
 from diffugen.review.queue import read_queue, same_outcome
 from diffugen.run.store import RunStore
-from tests.support import run_for_review as made
-from tests.support import store_child as child
+from tests.support import run_for_review as made, store_child as child
 
 
 def test_images_stand_where_their_first_disagreement_stands(store: RunStore) -> None:

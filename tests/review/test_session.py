@@ -103,15 +103,7 @@ def test_push_fills_fields_and_views(run: RunStore) -> None:
     (found,) = sample.attention.detections
     assert [
         found[name] for name in ("label", "confidence", "index", "kind", "severity", "box_size", "contrast")
-    ] == [
-        "piano",
-        0.4,
-        0,
-        "swapped",
-        0.7,
-        1 / 3,
-        0.4,
-    ]
+    ] == ["piano", 0.4, 0, "swapped", 0.7, 1 / 3, 0.4]
     assert sample_of(dataset, 1).attention.detections == []
 
 

@@ -24,8 +24,7 @@ from diffugen.review import static
 from diffugen.review.queue import read_queue
 from diffugen.review.static import read_decisions, write_static
 from diffugen.run.store import RunStore
-from tests.support import run_for_review as made
-from tests.support import store_child as child
+from tests.support import run_for_review as made, store_child as child
 
 OLD_RUN = Path(__file__).parents[1] / "fixtures" / "run-schema-3"
 
@@ -254,10 +253,7 @@ GOOD = {"image_id": "IMAGE-1", "verdict": "empty"}
         (decisions({"image_id": "IMAGE-1", "verdict": "edited"}), ["unknown verdict 'edited' on image"]),
         (decisions({**GOOD, "reviewer": ""}), ["reviewer is ''"]),
         (decisions({**GOOD, "note": "x"}), ["unknown key 'note'"]),
-        (
-            decisions({"image_id": "IMAGE-BARE", "verdict": "model"}),
-            ["has no model labels to accept"],
-        ),
+        (decisions({"image_id": "IMAGE-BARE", "verdict": "model"}), ["has no model labels to accept"]),
         (
             decisions({**GOOD, "verdict": "model", "method": "gone"}),
             ["no longer has the model labels 'gone'", "write the page again"],

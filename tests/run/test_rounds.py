@@ -149,3 +149,14 @@ def test_a_notice_is_shown_once(run: Run) -> None:
     for text in ("a", "a", "b", "a"):
         run.notify_once(text)
     assert said == ["a", "b"]
+
+
+def test_a_run_keeps_the_loop_that_makes_its_rounds_and_no_other(run: Run) -> None:
+    """A review session on a run of bootstrap must not become the loop that continues it."""
+    run.store.keep_loop("bootstrap")
+    run.loop = "review"
+    run.newest_round(redo=True, keep=False)
+    assert run.store.loop == "bootstrap"
+    run.loop = "mine.py"
+    next(run.rounds(at_most=1, patience=1))
+    assert run.store.loop == "mine.py"

@@ -98,15 +98,17 @@ def test_mask_images_by_file_and_by_folder(tmp_path: Path) -> None:
         assert np.array_equal(mask_of(Region(mask=str(where), grow_frac=0)), box(5, 5, 30, 30))
 
 
+def other_size(path: Path) -> Path:
+    Image.new("L", (40, 60), 255).save(path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
         (lambda folder: folder / "missing.png", "no mask image at .*missing.png"),
         (lambda folder: folder, "no mask for 'street' in .*expected street.png"),
-        (
-            lambda folder: Image.new("L", (40, 60), 255).save(folder / "other.png") or folder / "other.png",
-            "has 40x60 pixels, the image 60x40",
-        ),
+        (lambda folder: other_size(folder / "other.png"), "has 40x60 pixels, the image 60x40"),
         (
             lambda folder: (folder / "broken.png").write_bytes(b"no") and folder / "broken.png",
             "cannot read .*broken.png",

@@ -68,12 +68,7 @@ def test_the_miniature_detector_meets_the_assumptions_of_this_file(
 # the run's classes, the class map, the classes in the prompt, the classes that cars and trucks get
 CASES: dict[str, tuple[list[str], dict[str, str], list[str], tuple[str, str]]] = {
     "one class": (["sedan"], {"sedan": "car"}, ["sedan"], ("sedan", "truck")),
-    "the class in the prompt": (
-        ["sedan", "suv"],
-        {"sedan": "car", "suv": "car"},
-        ["suv"],
-        ("suv", "truck"),
-    ),
+    "the class in the prompt": (["sedan", "suv"], {"sedan": "car", "suv": "car"}, ["suv"], ("suv", "truck")),
     "two targets": (
         ["sedan", "lorry"],
         {"sedan": "car", "lorry": "truck"},
@@ -112,12 +107,7 @@ CASES: dict[str, tuple[list[str], dict[str, str], list[str], tuple[str, str]]] =
         ["truck"],
         ("car", "truck"),
     ),
-    "target is not a class of the detector": (
-        ["sedan"],
-        {"sedan": "limousine"},
-        ["sedan"],
-        ("car", "truck"),
-    ),
+    "target is not a class of the detector": (["sedan"], {"sedan": "limousine"}, ["sedan"], ("car", "truck")),
     "mapped class is not a class of the run": (
         ["piano"],
         {"sedan": "car"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
@@ -45,13 +47,9 @@ def test_parameters_round_trip(settings: LabelSettings) -> None:
 
 @pytest.mark.parametrize(
     "extreme",
-    [
-        {"erode_frac": 0.199999, "dilate_frac": 0.199999},
-        {"threshold": 0.999999},
-        {"threshold": 0.000001},
-    ],
+    [{"erode_frac": 0.199999, "dilate_frac": 0.199999}, {"threshold": 0.999999}, {"threshold": 0.000001}],
 )
-def test_rounding_never_leaves_the_range_of_a_setting(extreme: dict[str, float]) -> None:
+def test_rounding_never_leaves_the_range_of_a_setting(extreme: dict[str, Any]) -> None:
     settings = LabelSettings(**extreme)
     back, _ = from_params(to_params(settings, ScoreWeights()), settings)
     assert back == settings

@@ -8,6 +8,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -200,10 +201,7 @@ def test_the_first_trial_is_exactly_the_current_settings(tmp_path: Path) -> None
     world = World()
     # Thirds that rounding to parts of the largest weight would change, and values beyond the usual ranges.
     settings = WRONG.changed(
-        groups={"up@*": 7.0, "down@*": 3.0},
-        threshold=0.9,
-        erode_frac=0.04,
-        step_weights=(1.0, 3.0, 7.0),
+        groups={"up@*": 7.0, "down@*": 3.0}, threshold=0.9, erode_frac=0.04, step_weights=(1.0, 3.0, 7.0)
     )
     tuned = world.tune(world.correct(), tmp_path / "tune.sqlite", settings, trials=2)
     judgement = Judge(spread(world.correct(), 300, 0), world.heat_maps, world.image).judge(settings, WEIGHTS)
@@ -291,7 +289,7 @@ BAD = {
 @pytest.mark.parametrize(("arguments", "change", "message"), BAD.values(), ids=BAD.keys())
 def test_wrong_arguments_are_refused(
     tmp_path: Path,
-    arguments: dict[str, object],
+    arguments: dict[str, Any],
     change: Callable[[list[Evidence]], list[Evidence]],
     message: str,
 ) -> None:

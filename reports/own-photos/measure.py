@@ -85,8 +85,8 @@ def page(results: dict[str, list[list[tuple[float, float]]]], seeds: list[int]) 
         "",
         fill(
             "A region must have room for the whole object. Pianos in the test scenes reach above the "
-            "horizon, where the lower half ends. A detector trained on pianos that are cut off there probably "
-            "predicts masks that are too short; we did not check this.",
+            "horizon, where the lower half ends. A detector trained on pianos that are cut off there "
+            "probably predicts masks that are too short; we did not check this.",
             120,
             break_on_hyphens=False,
         ),

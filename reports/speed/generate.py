@@ -1,14 +1,15 @@
-"""Measure what DiffuGen adds to plain diffusers: ``python reports/speed/generate.py``; writes ``generate.md``
-beside it.
+"""Measure what DiffuGen adds to plain diffusers, and write ``generate.md`` beside this file.
 
-Plain: the pipeline's call, whose images are thrown away. Ours: the same call traced, and each image and its
-heat maps written into a run, labelled, and the labels written. Both make the same images; they take turns and
-are compared pair by pair, so that a busy or throttled machine hits both alike. On the CPU processor time is
-measured, on a GPU wall-clock time.
+    python reports/speed/generate.py
 
-``--random sd15`` and ``--random sdxl`` build models of those sizes with random weights (on a GPU in float16)
-and add the package daam at batch 1; the page is then ``generate-sd15.md``. ``--shrink 10`` makes them small
-enough to try this out.
+Plain: the pipeline call alone, its images discarded. Ours: the same call with tracing; each image and its
+heat maps are written into a run and labelled, and the labels are written. Both make the same images. They
+take turns and are compared pair by pair, so that a busy or throttled machine affects both equally. Measures
+processor time on the CPU, and wall-clock time on a GPU.
+
+``--random sd15`` and ``--random sdxl`` build models of those sizes with random weights (in float16 on a GPU)
+and add the package daam with batch 1; the page is then ``generate-sd15.md``. ``--shrink 10`` makes them small
+enough for a quick test.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import diffusers
@@ -50,23 +52,23 @@ class Bench:
 
     Args:
         pipeline: The pipeline.
-        model: Its name.
+        model: Name of the model.
         steps: Denoising steps.
-        folder: Of the run.
+        folder: Folder for the run.
     """
 
     def __init__(self, pipeline: Any, model: str, steps: int, folder: Path) -> None:
         self.pipeline, self.model, self.steps = pipeline, model, steps
         self.size_wh = default_size_wh(pipeline)
         config = load_config("miniature")
-        # Layers have other names in other models: there all of them count.
+        # Other models have other layer names: use all layers there.
         groups = config.labels.groups if model == "miniature" else {"*": 1.0}
         self.labels = LabelSettings(**{**config.labels.model_dump(), "groups": groups})
         self.weights = ScoreWeights(**config.score.model_dump())
         self.store = RunStore.create_or_open(folder, config=None)
         self.clock = time.perf_counter if pipeline.device.type == "cuda" else time.process_time
         self.spent: defaultdict[str, float] = defaultdict(float)
-        if pipeline.device.type == "cpu":  # a GPU works on while the clock is read
+        if pipeline.device.type == "cpu":  # a GPU runs asynchronously, so parts cannot be timed
             self.time_tracer()
         width, height = self.size_wh
         rough = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -76,7 +78,7 @@ class Bench:
         self.photo, self.mask = np.ascontiguousarray(rough[rows][:, columns]), mask
 
     def time_tracer(self) -> None:
-        """Add up what the tracer's own arithmetic takes."""
+        """Add up the time of the tracer's own arithmetic."""
         record = AttentionTrace._record
 
         def timed(*arguments: Any, **named: Any) -> None:
@@ -87,7 +89,7 @@ class Bench:
         AttentionTrace._record = timed  # type: ignore[method-assign]
 
     def jobs(self, task: str, first: int, count: int) -> list[ImageRecord]:
-        """Return images to make; those of equal ``first`` are the same."""
+        """Return the images to make; the same ``first`` gives the same images."""
         settings: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": 3.0}
         parent: dict[str, Any] = {}
         if task != "txt2img":
@@ -99,11 +101,11 @@ class Bench:
         ]
 
     def source(self, job: ImageRecord) -> Source:
-        """Return the photo, with the region of an in-painted image."""
+        """Return the photo, with a region if the image is inpainted."""
         return Source(self.photo, self.mask if job.task == "inpaint" else None)
 
     def plain(self, jobs: Sequence[ImageRecord], batch: int) -> None:
-        """Make images as a user of diffusers does."""
+        """Generate images as a user of diffusers does."""
         pipeline = task_pipeline(self.pipeline, jobs[0].task)
         for first in range(0, len(jobs), batch):
             chosen = jobs[first : first + batch]
@@ -117,7 +119,7 @@ class Bench:
                 )
 
     def ours(self, jobs: Sequence[ImageRecord], batch: int, backend: str = "native") -> None:
-        """Make, trace, write and label images."""
+        """Generate, trace, write and label images."""
         made = generate(self.pipeline, jobs, source=self.source, batch_size=batch, attention_backend=backend)
         for record, rgb, heat_maps, seconds in made:
             started = self.clock()
@@ -130,7 +132,7 @@ class Bench:
             self.spent["write"] += written - started + self.clock() - labelled
 
     def seconds(self, work: Callable[[], None]) -> float:
-        """Return how long it takes."""
+        """Return the time that the work takes."""
         if self.pipeline.device.type == "cuda":
             torch.cuda.synchronize()
         started = self.clock()
@@ -141,7 +143,7 @@ class Bench:
 
 
 def measure(bench: Bench, task: str, batch: int, images: int, pairs: int, *, with_daam: bool) -> list[str]:
-    """Return a table row for each way of making ``images`` images."""
+    """Return a table row for each way of generating ``images`` images."""
     images = max(images, batch)
     ways: dict[str, Callable[[Sequence[ImageRecord]], None]] = {
         "diffusers": lambda jobs: bench.plain(jobs, batch),
@@ -149,7 +151,7 @@ def measure(bench: Bench, task: str, batch: int, images: int, pairs: int, *, wit
     }
     if with_daam and batch == 1 and task == "txt2img":
         ways["DiffuGen with daam"] = lambda jobs: bench.ours(jobs, 1, "daam")
-    for way in list(ways):  # warms up
+    for way in list(ways):  # warm-up
         try:
             ways[way](bench.jobs(task, 0, batch))
         except ModelError as error:
@@ -164,7 +166,7 @@ def measure(bench: Bench, task: str, batch: int, images: int, pairs: int, *, wit
             kept = dict(bench.spent)
             taken[way] = bench.seconds(lambda way=way, jobs=jobs: ways[way](jobs))  # type: ignore[misc]
             if way == "DiffuGen with daam":
-                bench.spent = defaultdict(float, kept)  # the parts of our own tracer alone are told
+                bench.spent = defaultdict(float, kept)  # only the parts of our own tracer are reported
         turns.append(taken)
         print(task, batch, {way: round(seconds / images, 3) for way, seconds in taken.items()}, flush=True)
     rows = []
@@ -184,19 +186,24 @@ def measure(bench: Bench, task: str, batch: int, images: int, pairs: int, *, wit
     return rows
 
 
+def wrapped(text: str) -> str:
+    """Return a paragraph with line breaks."""
+    return fill(text, 120, break_on_hyphens=False)
+
+
 def main() -> None:
-    """Measure every task and batch size and write the page."""
+    """Measure every task and batch size, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="miniature")
-    parser.add_argument("--random", choices=["sd15", "sdxl"], help="in place of --model")
+    parser.add_argument("--random", choices=["sd15", "sdxl"], help="instead of --model")
     parser.add_argument("--shrink", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tasks", nargs="+", choices=TASKS)
     parser.add_argument("--batch", nargs="+", type=int)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--images", type=int, default=8, help="a turn")
+    parser.add_argument("--images", type=int, default=8, help="images per turn")
     parser.add_argument("--pairs", type=int, default=7)
     options = parser.parse_args()
     tasks = options.tasks or (["txt2img"] if options.random else TASKS)
@@ -233,22 +240,25 @@ def main() -> None:
     page = [
         "# What tracing, writing and labelling add to plain diffusers",
         "",
-        f"Regenerate: `{call}`. {what}{shrunk}, {w} x {h} px, {pipeline.dtype}, {options.steps} steps with "
-        "guidance, strength "
-        f"{STRENGTH:g}, {len(PROMPT.phrases)} phrases; {options.pairs} turns of {options.images} images "
-        f"each. {used}, torch "
-        f"{torch.__version__}, diffusers {diffusers.__version__}.",
+        wrapped(
+            f"Measured by `{call}`: {what}{shrunk}, {w} x {h} px, {pipeline.dtype}, {options.steps} steps "
+            f"with guidance, strength {STRENGTH:g}, {len(PROMPT.phrases)} phrases; {options.pairs} turns of "
+            f"{options.images} images each. {used}, torch {torch.__version__}, diffusers "
+            f"{diffusers.__version__}."
+        ),
         "",
-        "diffusers: the call alone, nothing kept. DiffuGen: traced, image and heat maps written, labelled "
-        "with the settings of "
-        "`configs/miniature.yaml`. Ratio: DiffuGen's time to that of diffusers in the same turn, median "
-        "(smallest to largest).",
+        wrapped(
+            "diffusers: only the pipeline call, its images discarded. DiffuGen: traced, images and heat maps "
+            "written, labelled with the settings of `configs/miniature.yaml`. Ratio: DiffuGen's time divided "
+            "by that of diffusers in the same turn, median (smallest to largest)."
+        ),
         "",
-        "The last three columns: what these parts take by themselves, relative to the plain call's time (the "
-        "tracer's only on a "
-        "CPU). Their sum says more than the ratio where the machine is busy with other things.",
+        wrapped(
+            "The last three columns: the time of these parts relative to that of the plain call (tracing "
+            "only on a CPU). If the machine is busy, their sum is more reliable than the ratio."
+        ),
         "",
-        "| task | batch | | images a second | ratio | tracing | labelling | writing |",
+        "| task | batch | | images per second | ratio | tracing | labelling | writing |",
         "|---|---|---|---|---|---|---|---|",
         *rows,
     ]

@@ -1,6 +1,4 @@
-"""Measure how fast heat maps become labels on one core: ``python reports/speed/labels.py``; writes
-``labels.md`` beside it.
-"""
+"""Measure labelling on one core: ``python reports/speed/labels.py`` writes ``labels.md`` beside this file."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 
 import cv2
 import numpy as np
@@ -26,9 +25,7 @@ REPEATS = 40
 
 
 def make_maps(seed: int) -> HeatMaps:
-    """Return heat maps as a 512 x 512 Stable Diffusion model yields them: soft blobs around 1e-3, with
-    noise.
-    """
+    """Return heat maps like those of Stable Diffusion at 512 x 512 px: soft blobs around 1e-3, with noise."""
     rng = np.random.default_rng(seed)
     centres, radii = rng.uniform(0.2, 0.8, (len(PHRASES), 2)), rng.uniform(0.08, 0.25, len(PHRASES))
     maps = {}
@@ -55,7 +52,7 @@ def milliseconds(step: Callable[[int], object]) -> float:
 
 
 def main() -> None:
-    """Measure each step and write the table."""
+    """Measure each step, and write the page."""
     cv2.setNumThreads(1)
     images = [make_maps(seed) for seed in range(REPEATS)]
     paper, compete, weights = LabelSettings(method="paper"), LabelSettings(), ScoreWeights()
@@ -63,28 +60,30 @@ def main() -> None:
     masks = [threshold(heat[0], "otsu") for heat in heats]
     found = [label_combined(heat, PHRASES, compete, weights) for heat in heats]
     count = len(PHRASES)
-    # name, heat maps a call handles, call
+    # name, heat maps per call, call
     steps: list[tuple[str, int, Callable[[int], object]]] = [
         ("`combine`", count, lambda i: combine(images[i], compete.groups, compete.step_weights)),
         ("`threshold`, Otsu", 1, lambda i: threshold(heats[i][0], "otsu")),
         ("`morphology`, 1% of the side", 1, lambda i: morphology(masks[i], 0.01, 0.01)),
         ("`morphology`, 5% of the side", 1, lambda i: morphology(masks[i], 0.05, 0.05)),
-        ("`label`, paper, all of it", count, lambda i: label(images[i], paper, weights)),
-        ("`label`, compete, all of it", count, lambda i: label(images[i], compete, weights)),
+        ("`label`, paper, all steps", count, lambda i: label(images[i], paper, weights)),
+        ("`label`, compete, all steps", count, lambda i: label(images[i], compete, weights)),
         ("`label_combined`, compete", count, lambda i: label_combined(heats[i], PHRASES, compete, weights)),
         ("`rescore`", count, lambda i: rescore(found[i], weights)),
     ]
     lines = [
-        "# Speed of labelling, one core",
+        "# Labelling speed on one core",
         "",
-        f"Regenerate: `python reports/speed/labels.py`. {SIZE_WH[0]} x {SIZE_WH[1]} px, {count} phrases (2 "
-        "classes, 2 background",
-        f"words), {len(GROUPS)} layer groups; median processor time of {REPEATS} images, one thread. "
-        "Synthetic heat maps.",
-        f"Python {platform.python_version()}, numpy {np.__version__}, OpenCV {cv2.__version__}, "
-        f"{platform.machine()}.",
+        fill(
+            f"Measured by `python reports/speed/labels.py`: {SIZE_WH[0]} x {SIZE_WH[1]} px, {count} phrases "
+            f"(2 classes, 2 background words), {len(GROUPS)} layer groups, synthetic heat maps. Median "
+            f"processor time of {REPEATS} images, one thread. Python {platform.python_version()}, numpy "
+            f"{np.__version__}, OpenCV {cv2.__version__}, {platform.machine()}.",
+            120,
+            break_on_hyphens=False,
+        ),
         "",
-        "| step | ms a call | heat maps a call | heat maps/s | 1/s |",
+        "| step | ms per call | heat maps per call | heat maps/s | calls/s |",
         "|---|---|---|---|---|",
     ]
     for name, handled, step in steps:

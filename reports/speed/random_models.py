@@ -1,7 +1,6 @@
-"""Stable Diffusion 1.5 and XL with random weights, built from their configurations: as slow as the real ones,
-no download.
+"""Stable Diffusion 1.5 and XL with random weights, built from their configurations without a download.
 
-What they make is noise; how long it takes does not depend on the weights.
+Their images are noise, but they are as slow as the real models.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ def random_pipeline(name: str, device: str, dtype: torch.dtype, shrink: int = 1)
 
     Args:
         name: ``sd15`` or ``sdxl``.
-        device: Where it is built and stays.
+        device: The device to build it on.
         dtype: Number format of its weights.
-        shrink: Divides the widths of all layers, for trying out: 1, 2, 5 or 10.
+        shrink: Divisor of the widths of all layers, for quick tests: 1, 2, 5 or 10.
     """
     torch.manual_seed(0)
     with torch.device(device):
@@ -120,7 +119,7 @@ def _encoder(width: int, layers: int, act: str, *, projection: bool = False) -> 
 
 
 def _tokenizer() -> CLIPTokenizer:
-    """Letters alone; the rest of the vocabulary is filled up."""
+    """Return a tokenizer of single letters; unused tokens fill the rest of the vocabulary."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*letters, *(f"{letter}</w>" for letter in letters)]
     pieces += [f"<unused {i}>" for i in range(VOCABULARY - 2 - len(pieces))]

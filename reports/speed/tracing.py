@@ -1,7 +1,7 @@
-"""Measure what tracing costs: ``python reports/speed/tracing.py``; writes ``tracing.md`` beside it.
+"""Measure the cost of tracing: ``python reports/speed/tracing.py`` writes ``tracing.md`` beside this file.
 
-Untraced and traced runs take turns and are compared pair by pair, so that a busy or throttled machine hits
-both alike. On the CPU processor time is measured, on a GPU wall-clock time.
+Untraced and traced runs take turns and are compared pair by pair, so that a busy or throttled machine affects
+both equally. Measures processor time on the CPU, and wall-clock time on a GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import diffusers
@@ -28,9 +29,9 @@ VARIANTS = ("untraced", "native", "daam")
 
 
 def run(pipeline: Any, prompt: str, phrases: Sequence[str], images: int, steps: int, variant: str) -> float:
-    """Generate ``images`` images of one prompt and, if traced, read their maps; seconds an image.
+    """Generate images of one prompt, read their maps if traced, and return the seconds per image.
 
-    daam takes one image a call, so it needs as many calls as there are images.
+    daam supports one image per call, so it needs one call for each image.
     """
     calls, batch = (images, 1) if variant == "daam" else (1, images)
     index = index_tokens(pipeline, prompt, phrases)
@@ -51,9 +52,9 @@ def run(pipeline: Any, prompt: str, phrases: Sequence[str], images: int, steps: 
 def measure(
     pipeline: Any, prompt: str, phrases: Sequence[str], images: int, steps: int, pairs: int
 ) -> list[str]:
-    """One table row a variant: seconds an image, and the ratio to the untraced run of the same turn."""
+    """Return one table row per variant: seconds per image, and the ratio to untraced in the same turn."""
     usable = list(VARIANTS)
-    for variant in VARIANTS:  # also warms up
+    for variant in VARIANTS:  # also a warm-up
         try:
             run(pipeline, prompt, phrases, images, steps, variant)
         except ModelError as error:
@@ -80,7 +81,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure at batch 8 and 1 and write the page."""
+    """Measure with batches of 8 and 1 images, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="miniature")
     parser.add_argument("--prompt", default="a photo of a grand piano on a road")
@@ -102,19 +103,23 @@ def main() -> None:
     page = [
         "# What tracing costs",
         "",
-        f"Regenerate: `python reports/speed/tracing.py`. {type(pipeline).__name__} `{options.model}`, {w} x "
-        f"{h} px, "
-        f"{pipeline.dtype}, {options.steps} steps with guidance, {len(options.phrases)} phrases; medians of "
-        f"{options.pairs} turns, ratios pair by pair (smallest to largest). {torch.get_num_threads()} "
-        f"thread(s), {device}, "
-        f"torch {torch.__version__}, diffusers {diffusers.__version__}.",
+        fill(
+            f"Measured by `python reports/speed/tracing.py`: {type(pipeline).__name__} `{options.model}`, "
+            f"{w} x {h} px, {pipeline.dtype}, {options.steps} steps with guidance, {len(options.phrases)} "
+            f"phrases. Medians of {options.pairs} turns; ratios are taken pair by pair (smallest to "
+            f"largest). {torch.get_num_threads()} thread(s), {device}, torch {torch.__version__}, diffusers "
+            f"{diffusers.__version__}.",
+            120,
+            break_on_hyphens=False,
+        ),
         "",
-        "| batch | attention | s an image | ratio to untraced |",
+        "| batch | attention | seconds per image | ratio to untraced |",
         "|---|---|---|---|",
         *rows,
         "",
-        "daam takes one image a call: its row for batch 8 is 8 calls. It also computes the whole softmax for "
-        "all tokens.",
+        "daam supports one image per call, so its row for batch 8 is 8 calls. It also computes the complete "
+        "softmax over all",
+        "tokens.",
     ]
     Path(__file__).with_suffix(".md").write_text("\n".join(page) + "\n", encoding="utf-8")
     print("\n".join(page))

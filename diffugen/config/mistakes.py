@@ -1,7 +1,6 @@
 """Describe pydantic's errors in plain words: origin, key, given value, expected values, nearest name.
 
-Knows the structure of pydantic's error lists and models, but does not import pydantic, whose home are the
-sections.
+Knows the structure of pydantic's error lists and models; does not import pydantic and does not know any key.
 """
 
 from __future__ import annotations

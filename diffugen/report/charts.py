@@ -91,9 +91,11 @@ def line_chart(
     parts = [_grid_line(tick, at(first, tick)[1]) for tick in ticks if tick <= top]
     parts += [_text(at(x, 0)[0], _FLOOR + 16, name, "middle") for x, name in x_ticks]
     parts += [_text((WIDTH + _LEFT - _RIGHT) / 2, _FLOOR + 35, x_label, "middle", "axis"), _y_label(y_label)]
+    starts = [at(*line.points[0])[1] for line in lines if line.points]
     ends = [at(*line.points[-1])[1] for line in lines if line.points]
     for index, (name, height) in enumerate(levels):
-        parts += _level(index, len(lines) + index, f"{name} {written(height)}", at(first, height)[1], ends)
+        y, text = at(first, height)[1], f"{name} {written(height)}"
+        parts += _level(index, len(lines) + index, text, y, starts, ends)
     for index, line in enumerate(lines):
         places = [at(x, y) for x, y in line.points]
         parts.append(_line(line, index, places))
@@ -194,14 +196,24 @@ def _line(line: Line, index: int, places: Sequence[Point]) -> Markup:
     return _joined([Markup('<path class="{}" d="{}"/>').format(style, path), *markers])
 
 
-def _level(dash: int, colour: int, text: str, y: float, ends: Iterable[float]) -> list[Markup]:
-    """Draw a reference line, its text above it, or below if a series ends where the text would be."""
-    taken = any(y - 2.5 * _TEXT_PX < end < y for end in ends)
+def _level(
+    dash: int, colour: int, text: str, y: float, starts: Sequence[float], ends: Sequence[float]
+) -> list[Markup]:
+    """Draw a reference line, its text above or below it, at the end or the start: wherever it is free.
+
+    A series takes the height of its first or last point, and that of the value printed above the point.
+    """
+    places = [(x, baseline) for x in ("end", "start") for baseline in (y - 5, y + _TEXT_PX)]
+
+    def free(place: tuple[str, float]) -> bool:
+        anchor, baseline = place
+        points = ends if anchor == "end" else starts
+        return not any(point - 10 - _TEXT_PX < baseline < point + 5 + _TEXT_PX for point in points)
+
+    anchor, baseline = next(filter(free, places), places[0])
+    x = WIDTH - _RIGHT - 2 if anchor == "end" else _LEFT + 4
     path = Markup('<path class="level c{} d{}" d="M{} {:.1f}H{}"/>')
-    return [
-        path.format(colour, dash, _LEFT, y, WIDTH - _RIGHT),
-        _text(WIDTH - _RIGHT - 2, y + _TEXT_PX if taken else y - 5, text, "end", "halo"),
-    ]
+    return [path.format(colour, dash, _LEFT, y, WIDTH - _RIGHT), _text(x, baseline, text, anchor, "halo")]
 
 
 def _marker(x: float, y: float, index: int) -> Markup:

@@ -217,8 +217,8 @@ def test_charts_stay_inside_their_frame(top: float) -> None:
                     assert 0 <= float(str(attrs[name])) <= limit, (tag, attrs)
 
 
-@pytest.mark.parametrize(("last", "above"), [(0.2, True), (0.48, True), (0.52, False)])
-def test_the_text_of_a_level_avoids_the_end_of_a_line(last: float, above: bool) -> None:
+@pytest.mark.parametrize("last", [0.2, 0.45, 0.48, 0.5, 0.52, 0.9])
+def test_the_text_of_a_level_avoids_the_end_of_a_line_and_its_value(last: float) -> None:
     chart = line_chart(
         "t",
         x_label="x",
@@ -226,10 +226,14 @@ def test_the_text_of_a_level_avoids_the_end_of_a_line(last: float, above: bool) 
         x_ticks=[(0, "0"), (1, "1")],
         lines=[Line("a", ((0.0, 0.0), (1.0, last)))],
         levels=[("exact", 0.5)],
+        with_values=True,
     )
-    [line_y] = [float(y) for y in re.findall(r'class="level[^>]* d="M\d+ ([\d.]+)H', chart.svg)]
-    [text_y] = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>exact', chart.svg)]
-    assert (text_y < line_y) == above
+    [(x, y)] = [map(float, at) for at in re.findall(r'x="([\d.]+)" y="([\d.]+)"[^>]*>exact', chart.svg)]
+    marks = re.findall(r'<circle class="mark[^>]* cx="([\d.]+)" cy="([\d.]+)" r="4.2"', chart.svg)
+    values = re.findall(r'x="([\d.]+)" y="([\d.]+)"[^>]*>\d\.\d{3}<', chart.svg)
+    assert len(marks) == len(values) == 2
+    near = [float(top) for side, top in marks + values if abs(float(side) - x) < 100]
+    assert all(abs(top - y) > 9 for top in near), (y, near)
 
 
 def test_values_and_names_of_a_chart_are_words_too() -> None:

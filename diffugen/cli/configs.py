@@ -12,9 +12,7 @@ from diffugen.cli.shared import copy_shipped, examples, write_new
 from diffugen.errors import DiffugenError
 
 configs_app = typer.Typer(
-    help="List, show and copy the shipped configurations; convert the paper's.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    help="List, show, copy and convert configurations.", no_args_is_help=True, rich_markup_mode=None
 )
 
 

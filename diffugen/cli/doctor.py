@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor() -> None:
-    """Show what is installed, which device is used, and what missing pieces cost."""
+    """Show what is installed, the device, and what is missing."""
     shown = table("piece", "state", "what it is for, or how to get it")
     for piece in examine():
         shown.add_row(piece.name, piece.state, piece.note)

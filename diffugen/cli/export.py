@@ -33,7 +33,7 @@ def export(
     set_: SetOption = None,
     format: Annotated[str, typer.Option("--format", help="yolo-seg, coco or fiftyone.")] = "yolo-seg",
 ) -> None:
-    """Write a run's training labels as a dataset, with holes, pieces and scores."""
+    """Write a run's training labels as a dataset. Holes, pieces and scores are kept."""
     from diffugen.stages import verbs
     from diffugen.stages.export import check_format
 

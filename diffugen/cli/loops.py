@@ -90,7 +90,7 @@ def improve(
     review: ReviewOption = None,
     wait: WaitOption = False,
 ) -> None:
-    """Improve an existing detector, or train one from an existing dataset."""
+    """Improve a detector, or train one from an existing dataset."""
     from diffugen.config.files import Option
 
     given = [

@@ -11,7 +11,7 @@ from diffugen.cli.output import progress, say
 from diffugen.cli.shared import examples
 
 miniature_app = typer.Typer(
-    help="Draw scenes of the embedded model's world; train and measure the model.",
+    help="Draw scenes of the miniature's world; train and measure it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -82,7 +82,7 @@ def measure(
     out: Annotated[Path, typer.Option(help="Folder for the report and its pictures.")] = Path("runs/measure"),
     images: Annotated[int, typer.Option(min=1, help="Generated images per class.")] = 40,
 ) -> None:
-    """Measure the miniature: what it draws, how well its attention localises objects, how fast it is."""
+    """Measure the miniature: its images, its attention, its speed."""
     from diffugen.miniature.measure import measure as measure_miniature
 
     with progress("measuring", "step") as on_progress:

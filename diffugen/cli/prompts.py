@@ -42,7 +42,7 @@ def prompts(
         bool, typer.Option("--json", help="Print everything, including all prompts, as one JSON document.")
     ] = False,
 ) -> None:
-    """Show the prompts of a configuration, the traced words, and how evenly the values are covered."""
+    """Show a configuration's prompts. Tells which words are traced, and how often each value occurs."""
     from diffugen.config import load_config
     from diffugen.prompts.tasks import plan_tasks, task_prompts
 

@@ -73,7 +73,7 @@ def relabel(
 
 
 def compare(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:
-    """Compare attention labels with the detector's, and rank disagreements."""
+    """Compare attention and detector labels; rank disagreements."""
     from diffugen.stages import verbs
 
     with open_existing_run(config, set_, run) as opened:
@@ -124,7 +124,7 @@ def review(
 def tune(
     config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None, round: RoundOption = None
 ) -> None:
-    """Search for better label settings and score weights for the next round."""
+    """Search for better label settings and score weights."""
     from diffugen.stages import verbs
 
     with open_existing_run(config, set_, run) as opened:
@@ -141,7 +141,7 @@ def tune(
 def train(
     config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None, round: RoundOption = None
 ) -> None:
-    """Train the detector on a round's labels, and promote it if it is better."""
+    """Train the detector on a round's labels; promote it if better."""
     from diffugen.stages import verbs
 
     with open_existing_run(config, set_, run) as opened:
@@ -161,7 +161,7 @@ def evaluate(
         str | None, typer.Option("--truth", help="Labelled images. Default: loop.truth of the configuration.")
     ] = None,
 ) -> None:
-    """Measure a detector on labelled images: AP of its masks and boxes."""
+    """Measure a detector on labelled images: AP of masks and boxes."""
     from diffugen.config.files import Option
     from diffugen.stages import verbs
 

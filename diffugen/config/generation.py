@@ -126,8 +126,8 @@ class Task(Section):
             it has none.
         attributes: Values for fields that differ from those of ``prompts``. An image made from a source gets
             another value than the source has; fields that are not named here keep the source's values.
-        count: How many prompts (``txt2img``), or at most how many sources; None for as ``prompts`` says, or
-            all.
+        count: Number of prompts (``txt2img``), or the most sources to use; None for the count of ``prompts``,
+            or for all sources.
         images_per_source: Images made from each source, with different prompts where there are several.
         strength: How much a source is changed, in (0, 1]; None for 0.6, or 1 for ``inpaint``.
         region: What is painted over; for ``inpaint`` only.

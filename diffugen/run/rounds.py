@@ -48,7 +48,7 @@ class Run:
     """An open run with what is fixed for all of its rounds; use it as a context manager.
 
     Attributes:
-        store: What the run holds.
+        store: The contents of the run.
         class_names: The classes, in the order of their numbers.
         seed: Seed of prompts, images, splits and training.
         progress: Shows the progress of a stage.
@@ -170,7 +170,7 @@ class Round:
 
     @property
     def store(self) -> RunStore:
-        """What the run holds."""
+        """The contents of the run."""
         return self.run.store
 
     @property

@@ -204,8 +204,7 @@ def _make(
     from diffugen.diffusion.generate import default_batch_size, generate as generate_images, grouped
 
     size = settings.batch_size or default_batch_size(pipeline)
-    # Whole batches, of which some images may exist: in another batch an image would be rounded in another
-    # way.
+    # Whole batches, although some of their images may exist: an image's rounding depends on its batch.
     batches = [group[first : first + size] for group in grouped(jobs) for first in range(0, len(group), size)]
     unfinished = [
         job

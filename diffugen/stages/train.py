@@ -55,10 +55,9 @@ def first_detector(round: Round, known: Truth | None, settings: DetectorSettings
     if known is None:
         raise DiffugenError(
             f"the detector {settings.checkpoint} knows none of the classes "
-            f"{', '.join(round.run.class_names)}, and there "
-            "is no dataset to train it on: give --known (a YOLO-seg folder or a COCO .json), another "
-            "--checkpoint, or "
-            "begin with diffugen bootstrap"
+            f"{', '.join(round.run.class_names)}, and there is no dataset to train it on: "
+            "give --known (a YOLO-seg folder or a COCO .json), another --checkpoint, or begin with "
+            "diffugen bootstrap"
         )
     written = write_known(round, known, val_frac)
     return train_known(round, written, settings).checkpoint

@@ -57,7 +57,7 @@ class OpenRun:
 
     @property
     def store(self) -> RunStore:
-        """What the run holds: images, labels, disagreements, decisions, results."""
+        """The contents of the run: images, labels, disagreements, decisions, results."""
         return self.run.store
 
 
@@ -293,8 +293,7 @@ def evaluate(run: OpenRun, checkpoint: str | None = None) -> Evaluated:
     if truth is None:
         raise DiffugenError(
             "no truth to measure on: give --truth (a YOLO-seg folder, a COCO .json, or a scene set of the "
-            "miniature), "
-            "or set loop.truth"
+            "miniature), or set loop.truth"
         )
     round = run.run.newest_round(redo=True, keep=False)
     detector = checkpoint or round.latest_detector(default=run.config.detector.checkpoint)

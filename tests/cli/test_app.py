@@ -289,6 +289,17 @@ def test_a_loop_without_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         assert expected in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("group", [(), ("loops",), ("configs",), ("miniature",)])
+def test_the_list_of_commands_cuts_no_sentence(
+    group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, *group, "--help") == 0
+    listed = capsys.readouterr().out.split("Commands:")[1]
+    assert len(listed.splitlines()) > 3
+    assert "..." not in listed
+
+
 @pytest.mark.parametrize(
     "command",
     [

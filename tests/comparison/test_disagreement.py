@@ -6,7 +6,6 @@ import itertools
 import json
 import random
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,25 +13,8 @@ import pytest
 from diffugen.comparison.disagreement import compare, rank, severity
 from diffugen.comparison.matching import Match
 from diffugen.errors import DiffugenError
-from diffugen.labels import shapes
 from diffugen.records import KINDS, Disagreement, Instances
-
-approx: Any = pytest.approx  # equal to a float, as type checkers should know
-
-WIDTH, HEIGHT = 40, 24
-Box = tuple[int, int, int, int]
-
-
-def instances(*objects: tuple[str, Box, float]) -> Instances:
-    rles = []
-    for _, (x0, y0, x1, y1), _ in objects:
-        mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
-        mask[y0:y1, x0:x1] = True
-        rles.append(shapes.encode(mask))
-    return Instances(
-        (WIDTH, HEIGHT), tuple(o[0] for o in objects), tuple(rles), np.array([o[2] for o in objects])
-    )
-
+from tests.support.boxes import approx, instances
 
 LEFT, UPPER_LEFT, RIGHT = (2, 3, 12, 13), (2, 3, 12, 7), (26, 8, 38, 22)
 

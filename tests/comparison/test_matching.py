@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,31 +12,7 @@ from diffugen.comparison.matching import Match, match
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
 from diffugen.records import Instances
-
-approx: Any = pytest.approx  # equal to a float, as type checkers should know
-
-WIDTH, HEIGHT = 40, 24
-Box = tuple[int, int, int, int]
-
-
-def box_mask(*boxes: Box, holes: tuple[Box, ...] = ()) -> NDArray[np.bool_]:
-    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    for x0, y0, x1, y1 in boxes:
-        mask[y0:y1, x0:x1] = True
-    for x0, y0, x1, y1 in holes:
-        mask[y0:y1, x0:x1] = False
-    return mask
-
-
-def instances(
-    *objects: tuple[str, Box | NDArray[np.bool_]] | tuple[str, Box | NDArray[np.bool_], float],
-) -> Instances:
-    masks = [item[1] if isinstance(item[1], np.ndarray) else box_mask(item[1]) for item in objects]
-    scores = np.array([item[2] if len(item) == 3 else 0.5 for item in objects])
-    return Instances(
-        (WIDTH, HEIGHT), tuple(item[0] for item in objects), tuple(map(shapes.encode, masks)), scores
-    )
-
+from tests.support.boxes import HEIGHT, WIDTH, approx, box_mask, instances
 
 LEFT, RIGHT = (2, 3, 12, 13), (26, 8, 38, 22)
 

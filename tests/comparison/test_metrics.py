@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import stats
 
 from diffugen.comparison.metrics import (
@@ -21,31 +19,8 @@ from diffugen.comparison.metrics import (
     spearman,
 )
 from diffugen.errors import DiffugenError
-from diffugen.labels import shapes
 from diffugen.records import Instances
-
-approx: Any = pytest.approx  # equal to a float, as type checkers should know
-
-WIDTH, HEIGHT = 40, 24
-Box = tuple[int, int, int, int]
-
-
-def box_mask(*boxes: Box, holes: tuple[Box, ...] = ()) -> NDArray[np.bool_]:
-    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    for x0, y0, x1, y1 in boxes:
-        mask[y0:y1, x0:x1] = True
-    for x0, y0, x1, y1 in holes:
-        mask[y0:y1, x0:x1] = False
-    return mask
-
-
-def instances(*objects: tuple[str, Box | NDArray[np.bool_], float]) -> Instances:
-    masks = [mask if isinstance(mask, np.ndarray) else box_mask(mask) for _, mask, _ in objects]
-    scores = np.array([score for _, _, score in objects])
-    return Instances(
-        (WIDTH, HEIGHT), tuple(name for name, _, _ in objects), tuple(map(shapes.encode, masks)), scores
-    )
-
+from tests.support.boxes import HEIGHT, WIDTH, approx, box_mask, instances
 
 # Near the right edge, so swapping width and height would lose them.
 EIGHT, FIVE_OF_EIGHT = (30, 10, 38, 20), (30, 10, 35, 20)

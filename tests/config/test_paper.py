@@ -16,9 +16,9 @@ from diffugen.config.paper import from_paper, is_paper_format, to_yaml
 from diffugen.config.paper_format import INPAINT_TEMPLATE
 from diffugen.config.sections import Config
 from diffugen.errors import ConfigError
-from diffugen.prompts.children import child_prompts
 from diffugen.prompts.make import make_prompts
 from diffugen.records import Prompt
+from tests.support.prompts import children
 
 VEHICLES: dict[str, Any] = {
     "dataset_name": "vehicles",
@@ -292,25 +292,11 @@ def test_tasks_are_chained(tmp_path: Path) -> None:
     assert load(tmp_path, CRASH).tasks == ()
 
 
-def children(config: Config, place: int, parents: list[Prompt]) -> list[list[Prompt]]:
-    task, prompts = config.tasks[place], config.prompts
-    return child_prompts(
-        parents,
-        templates=task.templates,
-        changes=task.attributes,
-        attributes=prompts.attributes,
-        classes=prompts.classes,
-        background=prompts.background,
-        negative=prompts.negative,
-        images_each=task.images_per_source,
-    )
-
-
 def test_img2img_gives_each_source_all_new_combinations(tmp_path: Path) -> None:
     config = load(tmp_path, VEHICLES)
     parents = prompts_of(config)
     new = list(itertools.product(["noon", "night"], ["stormy"], ["hail", "thick fog", "drizzle"]))
-    for parent, made in zip(parents, children(config, 1, parents), strict=True):
+    for parent, made in zip(parents, children(config, config.tasks[1], parents), strict=True):
         expected = {
             parent.template.format(
                 **{
@@ -329,7 +315,7 @@ def test_img2img_gives_each_source_all_new_combinations(tmp_path: Path) -> None:
 def test_img2img_skips_sources_that_cannot_change(tmp_path: Path) -> None:
     config = load(tmp_path, changed(VEHICLES, "img2img.times_of_day", ["dusk"]))
     parents = prompts_of(config)
-    for parent, made in zip(parents, children(config, 1, parents), strict=True):
+    for parent, made in zip(parents, children(config, config.tasks[1], parents), strict=True):
         assert len(made) == (0 if parent.attributes["time_of_day"] == "dusk" else 3)
 
 
@@ -339,7 +325,7 @@ def test_img2img_can_have_its_own_prompts(tmp_path: Path) -> None:
     )
     config = load(tmp_path, changed(changed(own, "img2img.sky_conditions"), "img2img.weather_conditions"))
     assert config.tasks[1].images_per_source == 4
-    [made] = children(config, 1, prompts_of(config)[:1])
+    [made] = children(config, config.tasks[1], prompts_of(config)[:1])
     assert {prompt.text for prompt in made} == {
         "a lorry in the snow, noon",
         "a lorry in the snow, night",
@@ -351,7 +337,7 @@ def test_inpainting_replaces_each_object_with_its_new_words(tmp_path: Path) -> N
     config = load(tmp_path, VEHICLES)
     for place, name in ((2, "van"), (3, "lorry")):
         parents = [prompt for prompt in prompts_of(config) if prompt.attributes["object_name"] == name]
-        for parent, made in zip(parents, children(config, place, parents), strict=True):
+        for parent, made in zip(parents, children(config, config.tasks[place], parents), strict=True):
             words = VEHICLES["inpaint"][name]
             assert {prompt.text for prompt in made} == {
                 f"a {parent.attributes['view_point']} view of {one}" for one in words
@@ -367,7 +353,9 @@ def test_inpainting_adds_the_view_point_if_no_prompt_has_one(tmp_path: Path) -> 
         del settings["img2img"][section]
     config = load(tmp_path, settings)
     assert "view_point" not in config.prompts.attributes
-    [made, *_] = children(config, 2, [prompt for prompt in prompts_of(config) if "van" in prompt.text])
+    [made, *_] = children(
+        config, config.tasks[2], [prompt for prompt in prompts_of(config) if "van" in prompt.text]
+    )
     assert len(made) == 3
     assert {prompt.text.split(" view of ")[0] for prompt in made} <= {"a left", "a right"}
     assert INPAINT_TEMPLATE.startswith("a {view_point} view of ")

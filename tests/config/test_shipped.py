@@ -7,14 +7,13 @@ from collections import Counter
 
 import pytest
 
-from diffugen.config import Task
 from diffugen.config.files import config_path, list_configs
 from diffugen.config.load import load_config
 from diffugen.config.sections import Config
-from diffugen.prompts.children import child_prompts
 from diffugen.prompts.make import make_prompts
 from diffugen.prompts.sampling import weights_of
 from diffugen.records import Prompt
+from tests.support.prompts import children
 
 REAL = [name for name in list_configs() if not name.startswith("miniature")]
 TOKENS = 77
@@ -27,20 +26,6 @@ def text_of(name: str) -> str:
 
 def prompts_of(config: Config) -> list[Prompt]:
     return make_prompts(**dict(config.prompts), seed=config.seed)
-
-
-def children(config: Config, task: Task, parents: list[Prompt] | list[None]) -> list[list[Prompt]]:
-    prompts = config.prompts
-    return child_prompts(
-        parents,
-        templates=task.templates,
-        changes=task.attributes,
-        attributes=prompts.attributes,
-        classes=prompts.classes,
-        background=prompts.background,
-        negative=prompts.negative,
-        images_each=task.images_per_source,
-    )
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -12,6 +12,15 @@ PICTURES = {
     "heat-maps": "Heat maps and labels",
     "scenes": "Training scenes",
 }
+_INTRODUCTION = """\
+Made by `diffugen miniature measure --out reports/miniature --images {images}`: {images} generated
+images for each kind of prompt, 20 DDIM steps, guidance scale 3. They are judged by the oracle, a
+segmenter trained on exact masks: an object counts as *found* if the oracle assigns its class to at
+least 1% of the image, and attention labels are compared with the oracle's masks. Attention was **not**
+supervised: the diffusion model never saw a mask. The oracle itself makes mistakes (its IoU on fresh
+renders is below), so agreement with it cannot reach 1. Labels use the settings of
+`configs/miniature.yaml`, whose layers and steps were chosen on the known classes, not on pianos.
+Methods without `crf` (masks refined by the image's colours) use the paper's erosion and dilation."""
 
 
 def measured_page(numbers: dict[str, Any], images: int) -> str:
@@ -39,7 +48,7 @@ def measured_page(numbers: dict[str, Any], images: int) -> str:
             (f"attention labels, method `{name}`: mean IoU", value["mean over kinds"], 0.6)
             for name, value in methods.items()
         ),
-        ("seconds an image (batch 8, traced, best of 3)", numbers["seconds_an_image"], 0.6),
+        ("seconds per image (batch of 8, traced, best of 3)", numbers["seconds_an_image"], 0.6),
     ]
     by_kind = [[name, *(_cell(values.get(name)) for values in methods.values())] for name in singles]
     by_part = [[name, *map(_cell, values)] for name, values in numbers["attention_iou_by_part"].items()]
@@ -47,26 +56,14 @@ def measured_page(numbers: dict[str, Any], images: int) -> str:
         "\n\n".join(
             [
                 "# The miniature, measured",
-                f"Made by `diffugen miniature measure --out reports/miniature --images {images}`: {images} "
-                "generated images of each\n"
-                "kind of prompt, 20 DDIM steps, guidance 3. The oracle, a segmenter trained on exact masks, "
-                "judges them: an object\n"
-                "is *found* where it gives the object's class at least 1% of the image, and attention labels "
-                "are compared with its\n"
-                "masks. Attention was **not** taught: no mask entered the training of the diffusion model. "
-                "The oracle itself errs\n"
-                "(its IoU on fresh renders is below), so agreement with it cannot reach 1. Labels are made "
-                "with the settings of\n"
-                "`configs/miniature.yaml`, whose layers and steps were chosen on the known classes, not on "
-                "pianos; without `crf`\n"
-                "(masks refined by the image's colours), with the paper's erosion and dilation.",
+                _INTRODUCTION.format(images=images),
                 _table(
                     ["what", "measured", "aim"],
                     ([name, _cell(value), f"{aim:.2f}"] for name, value, aim in aims),
                 ),
                 "## Attention labels by kind of prompt (mean IoU against the oracle)",
                 _table(["kind", *methods], by_kind),
-                "## Which layers and steps point best (Otsu on each alone, mean IoU)",
+                "## Which layers and steps localise best (Otsu threshold on each alone, mean IoU)",
                 _table(["layer group", "first third of the steps", "middle", "last"], by_part),
                 "## Two objects in one prompt: both found",
                 _table(["pair", "share"], ([name, _cell(found[name])] for name in pairs)),

@@ -121,7 +121,9 @@ def configured_classes(store: RunStore) -> list[str]:
 
 
 def _compared_method(store: RunStore) -> str | None:
-    """Return the provenance of the attention labels in the newest comparison that was kept."""
+    """Return the provenance of the attention labels in the newest comparison; older runs kept it by round."""
+    if store.compared_method is not None:
+        return store.compared_method
     for number in sorted(store.summary().rounds, reverse=True):
         if store.result(number, "compare", Compared) is not None:
             labelled = store.result(number, "label", Labelled)

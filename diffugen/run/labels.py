@@ -9,7 +9,13 @@ from typing import Any
 from diffugen.records import Decision, Disagreement, LabelSet
 from diffugen.run import codec
 from diffugen.run.images import ImageStore
-from diffugen.run.rows import filters, now
+from diffugen.run.rows import filters, now, pairs
+
+_SUPERSEDED = (
+    "EXISTS (SELECT 1 FROM labels AS n "
+    "WHERE n.image_id = t.image_id AND n.source = t.source AND +n.seq > t.seq)"
+)
+"""Whether a label set of the table ``t`` has a newer one of the same image and source."""
 
 
 class LabelStore(ImageStore):
@@ -72,6 +78,26 @@ class LabelStore(ImageStore):
         )
         return None if row is None else str(row[0])
 
+    def superseded(self, source: str, method: str) -> Iterator[str]:
+        """Yield the ids of images that this source has labelled by this method, and later by another."""
+        where, values = filters(source=source, method=method)
+        for (image_id,) in self._ledger.stream("labels", "image_id", f"{where} AND {_SUPERSEDED}", **values):
+            yield image_id
+
+    def renew_labels(self, source: str, method: str) -> None:
+        """Make the label sets of a method the newest of their images again, in one transaction.
+
+        Raises:
+            StoreError: The run cannot be written. Then nothing is changed.
+        """
+        columns = "image_id, source, method, round, instances, objects, created_at"
+        with self._ledger.transaction():
+            self._ledger.write(
+                f"INSERT OR REPLACE INTO labels ({columns}) SELECT {columns} FROM labels AS t "
+                f"WHERE source = :source AND method = :method AND {_SUPERSEDED} ORDER BY seq",
+                [{"source": source, "method": method}],
+            )
+
     def _label_sets(self, where: str, values: dict[str, Any]) -> Iterator[LabelSet]:
         columns = "image_id, source, instances, method, round"
         for image_id, source, text, method, made_in in self._ledger.stream(
@@ -89,12 +115,15 @@ class LabelStore(ImageStore):
         for (image_id,) in self._ledger.stream("images", "id", where, **values, source=source, method=method):
             yield image_id
 
-    def put_disagreements(self, round: int, disagreements: Iterable[Disagreement]) -> None:
+    def put_disagreements(
+        self, round: int, disagreements: Iterable[Disagreement], method: str | None = None
+    ) -> None:
         """Store the disagreements of a round's images, replacing earlier ones of that round.
 
         Args:
             round: The round that generated the images.
             disagreements: In the order of the review queue; may be an iterator that reads the run.
+            method: Provenance of the attention labels that were compared; None to keep the one that is kept.
 
         Raises:
             StoreError: The run cannot be written. Then nothing is changed.
@@ -107,6 +136,16 @@ class LabelStore(ImageStore):
                 "VALUES (:image_id, :round, :kind, :severity, :attention, :model, :iou)",
                 rows,
             )
+            if method is not None:
+                self._ledger.write(
+                    "INSERT OR REPLACE INTO meta VALUES (:key, :value)", pairs({"compared": method})
+                )
+
+    @property
+    def compared_method(self) -> str | None:
+        """Provenance of the attention labels that were compared last; None if unknown, as in older runs."""
+        row = self._ledger.one("SELECT value FROM meta WHERE key = 'compared'")
+        return None if row is None else str(row[0])
 
     def disagreements(self, round: int | None = None, image_id: str | None = None) -> Iterator[Disagreement]:
         """Yield the disagreements of one round, or of all rounds, in the order of the review queue."""

@@ -44,7 +44,7 @@ def compare(round: Round, on_progress: OnProgress, method: str, settings: Disagr
     on_progress(images, images)
     for number in summary.rounds:
         queue = rank(by_round.get(number, []), families=families, balance_kinds=True)
-        store.put_disagreements(number, queue)
+        store.put_disagreements(number, queue, method)
     kinds = Counter(one.kind for queue in by_round.values() for one in queue)
     return Compared(images, agreements, {kind: kinds[kind] for kind in KINDS})
 

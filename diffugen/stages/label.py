@@ -20,6 +20,8 @@ LABELS_PER_TRANSACTION = 200
 def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labelled:
     """Label all images of the run, those of earlier rounds too, that this labelling has not labelled yet.
 
+    Where it has labelled an image before, and another labelling since, its labels are the newest again.
+
     Args:
         round: The round that the labels are made in.
         on_progress: Called with images labelled and images to label.
@@ -29,6 +31,7 @@ def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labell
         DiffugenError: A heat map is missing or unreadable, or the settings do not fit it.
     """
     label_images(round.store, labelling, round.number, on_progress)
+    round.store.renew_labels("attention", labelling.method)
     counts = [len(labels.instances) for labels in round.store.labels("attention", labelling.method)]
     return Labelled(labelling.method, len(counts), sum(counts), labelling.settings, labelling.weights)
 

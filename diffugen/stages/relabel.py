@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from diffugen.config.labelling import Labelling
@@ -10,6 +10,7 @@ from diffugen.config.sections import DetectorSettings
 from diffugen.records import Instances, LabelSet, Prompt
 from diffugen.run.results import Relabelled
 from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.store import RunStore
 from diffugen.stages.detector import (
     labels_method,
     mapped_classes,
@@ -26,6 +27,9 @@ def relabel(
     round: Round, on_progress: OnProgress, checkpoint: str, labelling: Labelling, settings: DetectorSettings
 ) -> Relabelled:
     """Label the images that no detector of the run was trained on and that this one has not labelled.
+
+    Where it has labelled an image before, by the same settings, and another detector or other settings since,
+    its labels are the newest again. Disagreements with labels that are no longer the newest are dropped.
 
     Args:
         round: The round that the labels are made in.
@@ -48,6 +52,8 @@ def relabel(
     method = labels_method(file, meanings, image_size, settings.confidence, refine)
     seen = trained_on(store)
     missing = [image_id for image_id in store.label_ids_missing("model", method) if image_id not in seen]
+    _drop_disagreements(store, {*missing, *store.superseded("model", method)})
+    store.renew_labels("model", method)
     on_progress(0, len(missing))
     for first in range(0, len(missing), PREDICTED_AT_A_TIME):
         ids = missing[first : first + PREDICTED_AT_A_TIME]
@@ -71,6 +77,15 @@ def relabel(
         on_progress(first + len(ids), len(missing))
     counts = [len(labels.instances) for labels in store.labels("model", method)]
     return Relabelled(method, checkpoint, len(counts), sum(counts))
+
+
+def _drop_disagreements(store: RunStore, image_ids: Collection[str]) -> None:
+    """Drop the disagreements of images that get other model labels: they refer to objects by their number."""
+    for number in store.summary().rounds:
+        found = list(store.disagreements(number))
+        kept = [one for one in found if one.image_id not in image_ids]
+        if len(kept) < len(found):
+            store.put_disagreements(number, kept)
 
 
 def _as_prompted(

@@ -192,6 +192,22 @@ def test_latest_method(store: RunStore) -> None:
     assert store.latest_method("attention") == "first"
 
 
+def test_label_sets_of_a_method_are_renewed_where_there_are_newer_ones(store: RunStore) -> None:
+    add(store, 0, 1, 2)
+    first, second, third = (make_record(number) for number in range(3))
+    store.put_labels([make_labels(one, method="old") for one in (first, second)])
+    store.put_labels([make_labels(one, method="new") for one in (first, third)])
+    store.put_labels([make_labels(second, source="model", method="new")])
+    assert list(store.superseded("attention", "old")) == [first.id]
+    assert list(store.superseded("attention", "new")) == list(store.superseded("model", "new")) == []
+    kept = sorted(map(str, store.labels("attention")))
+    store.renew_labels("attention", "old")
+    latest = {one.image_id: one.method for one in store.latest_labels("attention")}
+    assert latest == {first.id: "old", second.id: "old", third.id: "new"}
+    assert sorted(map(str, store.labels("attention"))) == kept
+    assert list(store.superseded("attention", "new")) == [first.id]
+
+
 def test_label_sets_of_all_methods_are_kept_and_the_latest_is_found(store: RunStore) -> None:
     add(store, 0, 1, 2)
     first, second, third = (make_record(number) for number in range(3))
@@ -350,6 +366,7 @@ QUERIES: dict[str, tuple[Callable[[RunStore], int], float]] = {
         lambda store: sum(1 for _ in store.latest_labels("attention", round=1)),
         1 / 4,
     ),
+    "superseded": (lambda store: sum(1 for _ in store.superseded("attention", "a")), 1),
     "label_ids_missing": (lambda store: sum(1 for _ in store.label_ids_missing("model", "a")), 1),
     "summary": (lambda store: store.summary().images, 1),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from diffugen.comparison.metrics import average_precision
 from diffugen.config import DetectorSettings, Labelling, LabelSettings, ScoreWeights
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.miniature.scenes import exact_instances, scene_set
-from diffugen.records import HeatMaps, ImageRecord, Instances, Phrase, Prompt
+from diffugen.records import Disagreement, HeatMaps, ImageRecord, Instances, Phrase, Prompt
 from diffugen.run import RunStore
 from diffugen.run.results import Relabelled
 from diffugen.stages.detector import knows_any, labels_method, mapped_classes, open_detector
@@ -211,6 +212,31 @@ def test_every_setting_that_affects_the_labels_makes_new_ones(
     assert second.method != first.method and second.images == first.images == len(SCENES)
     assert any(before[image_id].rles != after[image_id].rles for image_id in before)
     assert relabel(store, ["car"], {}).method == first.method, "the same settings give the same labels"
+
+
+def test_labels_by_earlier_settings_are_the_newest_again(store: RunStore) -> None:
+    """Regression: returning to earlier settings silently did nothing, so the other labels were compared."""
+    add_scenes(store, ["car"])
+    for confidence in (0.25, 0.9, 0.25, 0.9):
+        made = relabel(store, ["car"], {}, confidence=confidence)
+        assert {labels.method for labels in store.latest_labels("model")} == {made.method}
+        assert made.images == len(SCENES)
+
+
+def test_disagreements_with_labels_that_are_not_the_newest_are_dropped(store: RunStore) -> None:
+    """A disagreement names an object by its number, which means another object among other labels."""
+    add_scenes(store, ["car"])
+    first, second, *_ = store.image_ids()
+    relabel(store, ["car"], {})
+    queue = [Disagreement(image_id, "overlooked", 0.5, None, 0, 0.0) for image_id in (second, first)]
+    store.put_disagreements(0, queue)
+    relabel(store, ["car"], {})
+    assert list(store.disagreements()) == queue, "the same labels: nothing is stale"
+    store.put_labels([replace(next(store.labels("model", image_id=first)), method="another")])
+    relabel(store, ["car"], {})
+    assert list(store.disagreements()) == queue[:1], "only the first image got other labels"
+    relabel(store, ["car"], {}, confidence=0.9)
+    assert list(store.disagreements()) == []
 
 
 def test_small_images_are_relabelled_at_a_suitable_size_with_one_notice(store: RunStore) -> None:

@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 STEP_THIRDS = 3
 """Heat maps are stored separately for the first, middle and last third of the denoising steps."""
 
-SOURCES = ("attention", "model", "human", "carried")
-"""Sources of a label set; ``carried``: from the image's parent, outside the region that was painted over."""
+SOURCES = ("attention", "model", "human", "carried", "witness", "candidate")
+"""Sources of a label set.
+
+``carried``: from the image's parent, outside the region that was painted over; ``witness``: what the detector
+that the run begins with found; ``candidate``: what a detector found and is not sure enough of to label.
+"""
 
 TASKS = ("txt2img", "img2img", "inpaint")
 """How an image is generated: from a prompt alone, from another image, or in a region of another image."""
@@ -203,6 +207,8 @@ class Instances:
             several pieces.
         scores: float64 (N,), label score (attention, human) or detector confidence (model), in [0, 1].
         terms: N mappings from score term to its value in [0, 1]; empty mappings if the source has no terms.
+        rivals: N mappings from another class that the detector gave to the same object to its confidence in
+            it, in [0, 1]; empty mappings where there is none.
     """
 
     size_wh: tuple[int, int]
@@ -210,16 +216,18 @@ class Instances:
     rles: tuple[RLE, ...]
     scores: NDArray[np.float64]
     terms: tuple[Mapping[str, float], ...] = ()
+    rivals: tuple[Mapping[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64).reshape(-1))
-        if not self.terms:
-            object.__setattr__(self, "terms", tuple({} for _ in self.class_names))
-        counts = {len(self.class_names), len(self.rles), len(self.scores), len(self.terms)}
-        if len(counts) != 1:
+        for name in ("terms", "rivals"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, tuple({} for _ in self.class_names))
+        counts = [len(each) for each in (self.class_names, self.rles, self.scores, self.terms, self.rivals)]
+        if len(set(counts)) != 1:
             raise ValueError(
-                f"Instances needs equally many class names, masks, scores and terms; got "
-                f"{len(self.class_names)}, {len(self.rles)}, {len(self.scores)} and {len(self.terms)}"
+                "Instances needs equally many class names, masks, scores, terms and rivals; got "
+                + ", ".join(map(str, counts))
             )
         size_hw = [self.size_wh[1], self.size_wh[0]]
         for rle in self.rles:
@@ -239,6 +247,7 @@ class Instances:
             tuple(self.rles[index] for index in indices),
             self.scores[list(indices)],
             tuple(self.terms[index] for index in indices),
+            tuple(self.rivals[index] for index in indices),
         )
 
     def joined(self, others: Instances) -> Instances:
@@ -249,6 +258,7 @@ class Instances:
             self.rles + others.rles,
             np.concatenate([self.scores, others.scores]),
             self.terms + others.terms,
+            self.rivals + others.rivals,
         )
 
     def of_classes(self, class_names: Collection[str]) -> Instances:
@@ -343,3 +353,48 @@ class Decision:
             )
         if self.verdict == "empty" and self.instances:
             raise ValueError("a decision 'empty' cannot have objects")
+
+
+RECALLS = tuple(step / 100 for step in range(101))
+"""The recalls at which COCO samples precision."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision by recall of one class at IoU .50, as COCO samples it.
+
+    Attributes:
+        precision: Precision at each of `RECALLS`: the highest at that recall or a higher one; 0 where the
+            recall is not reached.
+        confidence: The confidence of the detection at which the recall is reached; 0 where it is not.
+    """
+
+    precision: tuple[float, ...]
+    confidence: tuple[float, ...]
+
+    def best(self) -> tuple[float, float, float]:
+        """Return the confidence with the highest F1 score, and precision and recall there."""
+        scores = [
+            2 * precision * recall / (precision + recall) if precision else 0.0
+            for precision, recall in zip(self.precision, RECALLS, strict=True)
+        ]
+        index = int(np.argmax(scores))
+        return self.confidence[index], self.precision[index], RECALLS[index]
+
+
+@dataclass(frozen=True)
+class FalseFinds:
+    """How often a class is found where there is none.
+
+    Attributes:
+        images: Images without an object of the class.
+        found: Those among them in which the class is found.
+    """
+
+    images: int
+    found: int
+
+    @property
+    def share(self) -> float | None:
+        """``found / images``, in [0, 1]; None without images."""
+        return self.found / self.images if self.images else None

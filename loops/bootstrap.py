@@ -34,7 +34,7 @@ def main(config: Config, run: Run) -> Path:
         method = stages.label(round, labelling).method
 
         if round.number > 0:
-            stages.relabel(round, detector, labelling, config.detector)
+            stages.relabel(round, detector, config.detector)
             stages.compare(round, method, config.disagreement)
             stages.review(round, config.review)
             stages.tune(round, method, labelling, config.tune)

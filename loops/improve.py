@@ -35,7 +35,7 @@ def main(config: Config, run: Run) -> Path:
 
         stages.generate(round, config.generation, labelling)
         method = stages.label(round, labelling).method
-        stages.relabel(round, detector, labelling, config.detector)
+        stages.relabel(round, detector, config.detector)
         stages.compare(round, method, config.disagreement)
         stages.review(round, config.review)
         stages.tune(round, method, labelling, config.tune)

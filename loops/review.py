@@ -19,9 +19,8 @@ def main(config: Config, run: Run) -> Path:
     """Hold the session and return the page of the run's report."""
     session = run.newest_round(redo=True, keep=False)
     detector = session.latest_detector(default=config.detector.checkpoint)
-    labelling = session.tuned_labelling(default=config.labelling)
 
-    stages.relabel(session, detector, labelling, config.detector)
+    stages.relabel(session, detector, config.detector)
     stages.compare(session, stages.newest_method(run.store), config.disagreement)
     stages.review(session, config.review)
     return write_report(run.store)

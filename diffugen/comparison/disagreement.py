@@ -3,23 +3,24 @@
 Compares one image at a time, so a run never has to fit in memory; the queue holds one small record per
 disagreement. Knows masks, classes and scores; does not know images, heat maps, decisions or files.
 
-Severity estimates how likely it is that the *attention* label, or its absence, is wrong. Each side adds its
-evidence against the attention label: the model its confidence ``m``, the attention label its doubt ``1 - a``,
-where ``a`` is its score. If only one side has an instance, only that side counts; if both do, their mean
-counts.
+Severity estimates how likely it is that the *attention* label, or its absence, is wrong. It is a mixture of
+two witnesses. With probability ``m``, its confidence, the model is right about the object: then the label is
+wrong as far as the model's mask does not support it, ``1 - s``. Otherwise only the label's own score ``a``
+counts, and it is wrong with probability ``1 - a``.
 
-=================  ================================  ===================================================
-kind               severity                          reason for the factor
-=================  ================================  ===================================================
-``overlooked``     ``m * (1 - iou)``                 on an attention label, it is a second name for it
-``spurious``       ``1 - a``
-``swapped``        ``(m + 1 - a) / 2``
-``badly_located``  ``(m + 1 - a) / 2 * (1 - iou)``   the lower the IoU, the worse the location
-=================  ================================  ===================================================
+=================  ======================================================================================
+kind               severity
+=================  ======================================================================================
+``overlooked``     ``m * (1 - iou)``; on an attention label, it is a second name for it
+``spurious``       ``1 - a``; or as ``badly_located``, if the model suspects something there (a candidate)
+``swapped``        ``m + (1 - m) * (1 - a)``, with ``m`` less the confidence in the attention label's class
+``badly_located``  ``m * (1 - s) + (1 - m) * (1 - a)``
+=================  ======================================================================================
 
-So severity never falls as the model becomes more confident, and never rises as the score of the attention
-label rises. The kinds are those of ObjectLab (Tkachenko et al. 2023) plus ``spurious``. Unlike ObjectLab,
-masks are compared, not boxes, and the scores of both sides count.
+The support ``s`` grows from 0 at an IoU of `UNSUPPORTED_IOU` to 1 at `SUPPORTED_IOU`. Severity never rises
+as the score of the attention label rises or as the masks come closer. The kinds are those of ObjectLab
+(Tkachenko et al. 2023) plus ``spurious``. Unlike ObjectLab, masks are compared, not boxes, and the scores of
+both sides count.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ from dataclasses import dataclass
 
 from diffugen.comparison.matching import Match, check_iou, match
 from diffugen.errors import DiffugenError
+from diffugen.labels.shapes import iou_matrix
 from diffugen.records import KINDS, Disagreement, Instances
+
+UNSUPPORTED_IOU, SUPPORTED_IOU = 0.1, 0.7
+"""Mask IoUs with the model's object at which it does not support an attention label at all, and fully."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +45,30 @@ class Comparison:
     Attributes:
         image_id: The image.
         agreements: Pairs of equal class with a good IoU.
+        doubts: The severity of each agreement, on the scale of the disagreements.
         disagreements: Everything else. Each instance of either side is in exactly one agreement or
             disagreement.
     """
 
     image_id: str
     agreements: tuple[Match, ...]
+    doubts: tuple[float, ...]
     disagreements: tuple[Disagreement, ...]
+
+    @property
+    def worst(self) -> float:
+        """The highest severity of all objects, agreed ones included; 0 without objects."""
+        return max([*self.doubts, *(one.severity for one in self.disagreements)], default=0.0)
 
 
 def compare(
-    image_id: str, attention: Instances, model: Instances, *, min_iou: float = 0.1, good_iou: float = 0.5
+    image_id: str,
+    attention: Instances,
+    model: Instances,
+    candidates: Instances | None = None,
+    *,
+    min_iou: float = 0.1,
+    good_iou: float = 0.5,
 ) -> Comparison:
     """Compare the two label sets of one image.
 
@@ -58,6 +76,8 @@ def compare(
         image_id: The image.
         attention: Attention labels, with their scores.
         model: Model labels, with the detector's confidence as scores.
+        candidates: What the detector suspects, but is not sure enough of to label; they speak for or against
+            attention labels that no model label matches.
         min_iou: Below this IoU, two instances are different objects.
         good_iou: From this IoU on, two instances agree on the location. Below it, a pair of equal class is
             ``badly_located``, and instances of different classes are two objects, one overlooked, one
@@ -73,33 +93,58 @@ def compare(
             f"min_iou ({min_iou}) is above good_iou ({good_iou}); lower min_iou or raise good_iou"
         )
     agreements: list[Match] = []
+    doubts: list[float] = []
     disagreements: list[Disagreement] = []
     for pair in match(attention, model, min_iou=min_iou, min_iou_swapped=good_iou):
         kind = _kind(pair, attention, model, good_iou)
+        score = None if pair.first is None else float(attention.scores[pair.first])
+        confidence, iou = None, pair.iou
+        if pair.second is not None:
+            confidence = float(model.scores[pair.second])
+            if kind == "swapped" and pair.first is not None:
+                rival = model.rivals[pair.second].get(attention.class_names[pair.first], 0.0)
+                confidence = max(0.0, confidence - rival)
+        elif pair.first is not None and candidates is not None:
+            confidence, iou = _suspected(attention, pair.first, candidates, min_iou)
+        worst = severity(kind, score, confidence, iou)
         if kind is None:
             agreements.append(pair)
-            continue
-        score = None if pair.first is None else float(attention.scores[pair.first])
-        confidence = None if pair.second is None else float(model.scores[pair.second])
-        worst = severity(kind, score, confidence, pair.iou)
-        disagreements.append(Disagreement(image_id, kind, worst, pair.first, pair.second, pair.iou))
-    return Comparison(image_id, tuple(agreements), tuple(disagreements))
+            doubts.append(worst)
+        else:
+            disagreements.append(Disagreement(image_id, kind, worst, pair.first, pair.second, pair.iou))
+    return Comparison(image_id, tuple(agreements), tuple(doubts), tuple(disagreements))
 
 
-def severity(kind: str, score: float | None, confidence: float | None, iou: float) -> float:
+def severity(kind: str | None, score: float | None, confidence: float | None, iou: float) -> float:
     """Return how likely the attention label, or its absence, is wrong, in [0, 1].
 
     The formulas are in the docstring of this module.
 
     Args:
-        kind: One of `KINDS`.
+        kind: One of `KINDS`; None for an agreement, which is judged like ``badly_located``.
         score: Score of the attention label, in [0, 1]; None without one.
-        confidence: Confidence of the model label, in [0, 1]; None without one.
-        iou: IoU as in `Disagreement`.
+        confidence: Confidence of the model label or candidate, in [0, 1]; None without one.
+        iou: IoU as in `Disagreement`, or with the candidate.
     """
-    against = [side for side in (confidence, None if score is None else 1 - score) if side is not None]
-    factor = 1 - iou if kind in ("overlooked", "badly_located") else 1.0
-    return sum(against) / len(against) * factor
+    if score is None:
+        return (confidence or 0.0) * (1 - iou)
+    if confidence is None:
+        return 1 - score
+    support = (iou - UNSUPPORTED_IOU) / (SUPPORTED_IOU - UNSUPPORTED_IOU)
+    support = 0.0 if kind == "swapped" else min(max(support, 0.0), 1.0)
+    return confidence * (1 - support) + (1 - confidence) * (1 - score)
+
+
+def _suspected(
+    attention: Instances, index: int, candidates: Instances, min_iou: float
+) -> tuple[float | None, float]:
+    """Return confidence and IoU of the candidate that overlaps an attention label of its class most."""
+    same = candidates.of_classes([attention.class_names[index]])
+    ious = iou_matrix([attention.rles[index]], same.rles)[0]
+    if not len(ious) or ious.max() < max(min_iou, 1e-9):
+        return None, 0.0
+    best = int(ious.argmax())
+    return float(same.scores[best]), float(ious[best])
 
 
 def rank(

@@ -20,7 +20,7 @@ from pycocotools import mask as coco
 from diffugen.comparison.matching import check_same_size, match
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
-from diffugen.records import RLE, Instances
+from diffugen.records import RLE, Curve, FalseFinds, Instances
 
 Pair = tuple[Instances, Instances]
 """Ground truth and predictions (or labels) of one image, both of the same size; either may be empty."""
@@ -39,12 +39,14 @@ class AveragePrecision:
         ap50_by_class: AP50 of each class; None for a class that is predicted but absent from the ground
             truth.
         ap50_95_by_class: AP50-95 of each class.
+        curves: Of each class with objects, precision by recall at IoU .50.
     """
 
     ap50: float | None
     ap50_95: float | None
     ap50_by_class: Mapping[str, float | None]
     ap50_95_by_class: Mapping[str, float | None]
+    curves: Mapping[str, Curve] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ def average_precision(pairs: Sequence[Pair], *, of: Literal["mask", "box"] = "ma
     if not any(len(truth) for truth, _ in pairs):
         return AveragePrecision(None, None, dict.fromkeys(names), dict.fromkeys(names))
     # Axes: 10 IoU thresholds, 101 recalls, classes, 1 area range, 1 detection limit. -1: no ground truth.
-    precision = _coco_precision(pairs, names, "segm" if of == "mask" else "bbox")[:, :, :, 0, 0]
+    precision, confidence = (
+        array[:, :, :, 0, 0] for array in _coco_tables(pairs, names, "segm" if of == "mask" else "bbox")
+    )
     known = {name: bool((precision[:, :, index] > -1).any()) for index, name in enumerate(names)}
     ap50 = {
         name: float(precision[0, :, index].mean()) if known[name] else None
@@ -137,7 +141,38 @@ def average_precision(pairs: Sequence[Pair], *, of: Literal["mask", "box"] = "ma
         name: float(precision[:, :, index].mean()) if known[name] else None
         for index, name in enumerate(names)
     }
-    return AveragePrecision(_mean(ap50.values()), _mean(ap.values()), ap50, ap)
+    curves = {
+        name: Curve(tuple(precision[0, :, index].tolist()), tuple(confidence[0, :, index].tolist()))
+        for index, name in enumerate(names)
+        if known[name]
+    }
+    return AveragePrecision(_mean(ap50.values()), _mean(ap.values()), ap50, ap, curves)
+
+
+def false_finds(
+    pairs: Sequence[Pair], class_names: Iterable[str], confidence: float
+) -> dict[str, FalseFinds]:
+    """Count, for each class, the images without an object of it in which it is found all the same.
+
+    Average precision hardly sees these: one false find costs the same in a thousand images as in ten.
+
+    Args:
+        pairs: Ground truth and predictions of each image.
+        class_names: The classes.
+        confidence: Predictions below this confidence do not count.
+    """
+    counts = {}
+    for name in class_names:
+        free = [found for truth, found in pairs if name not in truth.class_names]
+        hits = [
+            any(
+                other == name and score >= confidence
+                for other, score in zip(found.class_names, found.scores, strict=True)
+            )
+            for found in free
+        ]
+        counts[name] = FalseFinds(len(free), sum(hits))
+    return counts
 
 
 def label_quality(pairs: Iterable[Pair]) -> LabelQuality:
@@ -247,7 +282,10 @@ def _paired_ious(truth: Instances, labels: Instances) -> tuple[NDArray[np.float6
     return ious
 
 
-def _coco_precision(pairs: Sequence[Pair], names: Sequence[str], iou_type: str) -> NDArray[np.float64]:
+def _coco_tables(
+    pairs: Sequence[Pair], names: Sequence[str], iou_type: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return precision and confidence, float64 (10 IoU thresholds, 101 recalls, K classes, 1, 1) each."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -265,7 +303,9 @@ def _coco_precision(pairs: Sequence[Pair], names: Sequence[str], iou_type: str) 
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.evaluate()
         evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"], dtype=np.float64)
+    tables = (np.asarray(evaluation.eval[key], dtype=np.float64) for key in ("precision", "scores"))
+    precision, confidence = tables
+    return precision, confidence
 
 
 def _coco_dataset(images: Sequence[Instances], names: Sequence[str]) -> dict[str, Any]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from diffugen.config.values import Radius, Section, Share, Weight, some_weight
 from diffugen.records import content_id
+
+if TYPE_CHECKING:
+    from diffugen.config.sections import DetectorSettings
 
 Method = Literal["paper", "compete"]
 Refinement = Literal["none", "crf"]
@@ -29,6 +32,10 @@ class LabelSettings(Section):
     Attributes:
         method: ``paper`` thresholds the map of each class by itself; ``compete`` lets phrases compete for
             pixels first.
+        rival_weight: With ``compete``, how much of the hottest other phrase's heat a class loses, in [0, 1].
+        witness: ``base`` asks the detector that the run begins with about the classes that it knows; see
+            `diffugen.labels.witness`.
+        witness_confidence: Objects that it is less sure of do not count, in [0, 1].
         threshold: ``otsu``, or a fraction of the way from a map's minimum to its maximum, in (0, 1): higher
             is tighter.
         refine: ``crf`` moves mask edges to where the image's colours change; see `diffugen.labels.refine`.
@@ -45,6 +52,9 @@ class LabelSettings(Section):
     """
 
     method: Method = "compete"
+    rival_weight: Share = 0.4
+    witness: Literal["none", "base"] = "none"
+    witness_confidence: Share = 0.5
     threshold: Literal["otsu"] | Annotated[float, Field(gt=0, lt=1)] = "otsu"
     refine: Refinement = "none"
     erode_frac: Radius = 0.01
@@ -100,20 +110,34 @@ class Labelling:
     """What decides the labels of a round: label settings and score weights, of the configuration or as tuned.
 
     Attributes:
-        settings: How heat maps become instances. ``refine`` applies to model labels too.
+        settings: How heat maps become instances.
         weights: How an instance is scored.
         pinned: Dotted keys, such as ``labels.refine``, that the user set for this command: they win over
             tuned values.
+        base: The detector that the run begins with.
     """
 
     settings: LabelSettings
     weights: ScoreWeights
     pinned: frozenset[str] = frozenset()
+    base: DetectorSettings | None = None
+
+    @property
+    def witness(self) -> DetectorSettings | None:
+        """The detector that is asked about the classes that it knows; None for no such witness."""
+        return self.base if self.settings.witness == "base" else None
 
     @property
     def method(self) -> str:
         """Provenance of attention labels: ``attention-`` and a hash of everything that decides them."""
-        return f"attention-{content_id(self.settings.model_dump(mode='json'), self.weights.model_dump())}"
+        unused = {"witness", "witness_confidence"} if self.witness is None else set()
+        if self.settings.method == "paper":
+            unused.add("rival_weight")
+        parts: list[Any] = [self.settings.model_dump(mode="json", exclude=unused), self.weights.model_dump()]
+        if self.witness is not None:
+            seen_by = self.witness.model_dump(mode="json")
+            parts.append({key: seen_by[key] for key in self.witness.DECIDES_PREDICTIONS})
+        return f"attention-{content_id(*parts)}"
 
     def tuned(self, settings: LabelSettings, weights: ScoreWeights) -> Labelling:
         """Return the labelling with tuned values, except for the pinned ones."""

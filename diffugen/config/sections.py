@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
@@ -79,26 +79,33 @@ class DetectorSettings(Section):
         checkpoint: Where the first round starts: ``miniature`` (embedded), a file, or a folder with
             ``model.safetensors``.
         device: ``auto`` takes the fastest device available.
-        image_size: Longer side in pixels that images are scaled to; None for the size that suits the
-            checkpoint and the images, see `diffugen.detectors.suited_image_size`.
+        image_size: Longer side in pixels that images are scaled to in training; None for the size that suits
+            the checkpoint and the images, see `diffugen.detectors.suited_image_size`.
+        prediction_size: The same for prediction; None for the size that the checkpoint was trained at.
         epochs: Passes over the training images in each round.
         batch_size: Images per step; None for 16.
         lr0: Initial learning rate; None lets the detector choose.
         freeze: How many layers, counted from the input, keep their weights; None for none.
-        confidence: Detections below this confidence, in [0, 1], are ignored.
+        confidence: Detections below this confidence, in [0, 1], are no labels.
+        postprocess: Whether detections are reduced to one mask per object, with edges where the image's
+            colours change; see `diffugen.labels.objects`.
         class_map: From a class of the run to the detector's name for it, for detectors that do not know the
             run's own, e.g. ``{sedan: car}``.
         extra: Further training arguments of the detector's library, under their own names.
     """
 
+    DECIDES_PREDICTIONS: ClassVar = ("checkpoint", "prediction_size", "postprocess", "class_map")
+
     checkpoint: Text = "yolov8n-seg.pt"
     device: Device = "auto"
     image_size: Annotated[int, Field(ge=64)] | None = None
+    prediction_size: Annotated[int, Field(ge=64)] | None = None
     epochs: Annotated[int, Field(ge=1)] = 30
     batch_size: Annotated[int, Field(ge=1)] | None = None
     lr0: Annotated[float, Field(gt=0)] | None = None
     freeze: Annotated[int, Field(ge=0)] | None = None
     confidence: Share = 0.25
+    postprocess: bool = True
     class_map: dict[str, Text] = Field(default_factory=dict)
     extra: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
@@ -306,7 +313,7 @@ class Config(Section):
     @property
     def labelling(self) -> Labelling:
         """How images are labelled until tuning finds something better."""
-        return Labelling(self.labels, self.score, self._pinned)
+        return Labelling(self.labels, self.score, self._pinned, self.detector)
 
     @property
     def generation(self) -> Generation:

@@ -178,6 +178,14 @@ def value_range(heat: NDArray[np.float32]) -> tuple[float, float]:
     return (low, high) if high - low > FLAT * high else (high, high)
 
 
+def scaled(heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a float32 (h, w) map >= 0 rescaled to [0, 1] by its range; zeros for a constant map."""
+    low, high = value_range(heat)
+    if low == high:
+        return np.zeros_like(heat)
+    return np.asarray((heat - np.float32(low)) / np.float32(high - low), dtype=np.float32)
+
+
 def _relative_names(heat_maps: HeatMaps) -> dict[str, str]:
     finest = max((math.prod(array.shape[2:]) for array in heat_maps.maps.values()), default=1)
     names = {}

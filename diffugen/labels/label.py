@@ -1,15 +1,19 @@
 """Label one image from its heat maps, by the paper's method or by letting phrases compete for pixels.
 
-Reads the pixels of the image only to refine masks. Knows no other source of labels.
+Reads the pixels of the image only to refine masks. Knows no other source of labels, except that it is handed
+the objects of a witness; see `diffugen.labels.witness`.
 
 ``"paper"``: the combined map of each class is thresholded (Otsu), eroded and dilated; each external contour,
 filled, is an instance. Holes are filled, and classes can overlap, as in the paper.
 
-``"compete"``: every traced phrase, background words included, *claims* the pixels where its map exceeds its
-own threshold. The claim is ``(map - level) / (peak - level)``: the closer the map is to its peak, the
-stronger. A pixel goes to the strongest claim. With one phrase this is plain thresholding. With several, words
-that leak onto each other's objects (the usual fault of cross-attention) are cut back, while a word whose map
-is weak everywhere still keeps its own peak. Masks keep their holes, and classes never overlap.
+``"compete"``: every map is rescaled to [0, 1], and each class loses, at every pixel, ``rival_weight`` times
+the hottest other phrase there, background words included. What is left is thresholded. With one phrase this
+is plain thresholding. With several, words that leak onto each other's objects (the usual fault of
+cross-attention) are cut back. Masks keep their holes; a pixel that two classes claim goes to the hotter one.
+
+With a witness, three things change: where it found objects of a class that the prompt names, its masks are
+that class's labels; all its objects are cut out of the labels of classes that it does not know; and its
+objects of classes that the prompt does not name are labels too, with its confidence as score.
 """
 
 from __future__ import annotations
@@ -21,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.config.labelling import LabelSettings, ScoreWeights
-from diffugen.labels.heatmaps import combine, level, morphology, value_range
-from diffugen.labels.refine import refine
+from diffugen.labels.heatmaps import combine, level, morphology, scaled
+from diffugen.labels.refine import ColourTies, refine
 from diffugen.labels.score import measure, rescore
 from diffugen.labels.shapes import decode, encode
+from diffugen.labels.witness import Witness, testify
 from diffugen.records import RLE, HeatMaps, Instances, Phrase
 
 Mask = NDArray[np.bool_]
@@ -32,7 +37,11 @@ Heat = NDArray[np.float32]
 
 
 def label(
-    heat_maps: HeatMaps, settings: LabelSettings, weights: ScoreWeights, rgb: NDArray[np.uint8] | None = None
+    heat_maps: HeatMaps,
+    settings: LabelSettings,
+    weights: ScoreWeights,
+    rgb: NDArray[np.uint8] | None = None,
+    witness: Witness | None = None,
 ) -> Instances:
     """Label one image from its heat maps.
 
@@ -41,11 +50,13 @@ def label(
         settings: Method, thresholds and layer weights.
         weights: Weights of the score terms.
         rgb: uint8 (H, W, 3), the image; required if ``settings.refine`` is ``"crf"``.
+        witness: What a detector found in the image; None without one.
 
     Returns:
         The instances with scores and their terms, grouped by class in the order of the phrases, large before
-        small; none if no phrase names a class or no map has a peak. The maps of phrases of the same class are
-        joined by their maximum. If only a region of the image was painted, no instance extends beyond it.
+        small, then those that only the witness names, which have no terms; none if no phrase names a class or
+        no map has a peak. The maps of phrases of the same class are joined by their maximum. If only a region
+        of the image was painted, no instance of the prompt's classes extends beyond it.
 
     Raises:
         ConfigError: ``settings.groups`` does not match the heat maps.
@@ -55,7 +66,7 @@ def label(
         >>> label(heat_maps, LabelSettings(method="paper"), ScoreWeights(contrast=0))  # doctest: +SKIP
     """
     heats = combine(heat_maps, settings.groups, settings.step_weights)
-    return label_combined(heats, heat_maps.phrases, settings, weights, rgb, heat_maps.region)
+    return label_combined(heats, heat_maps.phrases, settings, weights, rgb, heat_maps.region, witness)
 
 
 def label_combined(
@@ -65,6 +76,7 @@ def label_combined(
     weights: ScoreWeights,
     rgb: NDArray[np.uint8] | None = None,
     region: RLE | None = None,
+    witness: Witness | None = None,
 ) -> Instances:
     """Label one image from combined maps: the part of `label` after ``groups`` and ``step_weights``.
 
@@ -78,23 +90,37 @@ def label_combined(
         weights: Weights of the score terms.
         rgb: uint8 (h, w, 3), the image; required if ``settings.refine`` is ``"crf"``.
         region: The part of the image that was painted; None for all of it.
+        witness: What a detector found in the image; None without one.
 
     Raises:
         ValueError: The settings need the image, and it is missing or has another size.
     """
     if settings.refine != "none" and rgb is None:
         raise ValueError(f"labels.refine is {settings.refine!r}, which needs the image; pass rgb")
-    pixels = None if settings.refine == "none" else rgb
+    ties = None if settings.refine == "none" or rgb is None else ColourTies(rgb)
     painted = None if region is None else decode(region)
     if painted is not None:  # outside, phrases attend to what was there before
         heats = np.where(painted, heats, heats.min(axis=(1, 2), keepdims=True))
     names, maps = _maps_by_class(heats, phrases)
-    masks_of = _paper_masks if settings.method == "paper" else _competing_masks
+    how = settings.threshold
+    seen = None if witness is None else testify(witness, names, maps[: len(names)], how, painted)
+    own = list(maps[: len(names)]) if settings.method == "paper" else _contested(maps, len(names), settings)
+    if seen is not None:
+        for index, name in enumerate(names):
+            if name in seen.unknown:
+                own[index] = np.where(seen.taken, own[index].min(), own[index])
+    masks = [_mask(heat, settings, ties) for heat in own]
+    if settings.method == "compete":
+        _resolve_overlaps(masks, own)
     found: list[tuple[str, Mask, dict[str, float]]] = []
-    for index, mask in enumerate(masks_of(maps, len(names), settings, pixels)):
-        objects = _separate(mask if painted is None else mask & painted, settings)
+    for index, name in enumerate(names):
+        mask = masks[index]
+        if seen is not None and name in seen.unknown:  # refinement and filled holes can reach into it again
+            mask &= ~seen.taken
+        given = [] if seen is None else seen.named.get(name, [])
+        objects = given or _separate(mask if painted is None else mask & painted, settings)
         terms = measure(objects, maps[index], maps[:index] + maps[index + 1 :])
-        found += [(names[index], *pair) for pair in zip(objects, terms, strict=True)]
+        found += [(name, *pair) for pair in zip(objects, terms, strict=True)]
     instances = Instances(
         size_wh=(heats.shape[2], heats.shape[1]),
         class_names=tuple(name for name, _, _ in found),
@@ -102,7 +128,8 @@ def label_combined(
         scores=np.zeros(len(found)),
         terms=tuple(terms for _, _, terms in found),
     )
-    return rescore(instances, weights, settings.accept)
+    scored = rescore(instances, weights, settings.accept)
+    return scored if seen is None else scored.joined(seen.others)
 
 
 def _maps_by_class(heats: Heat, phrases: Sequence[Phrase]) -> tuple[list[str], list[Heat]]:
@@ -118,57 +145,36 @@ def _maps_by_class(heats: Heat, phrases: Sequence[Phrase]) -> tuple[list[str], l
     return list(by_class), [*by_class.values(), *background]
 
 
-def _paper_masks(
-    maps: Sequence[Heat], classes: int, settings: LabelSettings, rgb: NDArray[np.uint8] | None
-) -> list[Mask]:
-    masks = []
-    for heat in maps[:classes]:
-        rough = _foreground(heat, level(heat, settings.threshold), rgb)
-        mask = morphology(rough, settings.erode_frac, settings.dilate_frac)
+def _contested(maps: Sequence[Heat], classes: int, settings: LabelSettings) -> list[Heat]:
+    """Return the first ``classes`` maps, rescaled, less ``rival_weight`` times the hottest other one."""
+    if len(maps) == 1:
+        return list(maps)
+    ranged = np.stack([scaled(heat) for heat in maps])
+    weight = np.float32(settings.rival_weight)
+    return [
+        np.maximum(ranged[index] - weight * np.delete(ranged, index, axis=0).max(axis=0), 0)
+        for index in range(classes)
+    ]
+
+
+def _mask(heat: Heat, settings: LabelSettings, ties: ColourTies | None) -> Mask:
+    least = level(heat, settings.threshold)
+    rough = np.asarray(heat > least) if ties is None else refine(heat, least, ties)
+    mask = morphology(rough, settings.erode_frac, settings.dilate_frac)
+    if settings.method == "paper":
         contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(mask.view(np.uint8), contours, -1, 1, cv2.FILLED)
-        masks.append(mask)
-    return masks
+    return mask
 
 
-def _competing_masks(
-    maps: Sequence[Heat], classes: int, settings: LabelSettings, rgb: NDArray[np.uint8] | None
-) -> list[Mask]:
-    levels = [level(heat, settings.threshold) for heat in maps]
-    peaks = [value_range(heat)[1] for heat in maps]
-    # Background masks only compete; refining them is not worth its time.
-    masks = [
-        _foreground(heat, levels[index], rgb if index < classes else None) for index, heat in enumerate(maps)
-    ]
-    _resolve_overlaps(masks, classes, maps, levels, peaks)
-    cleaned = [morphology(mask, settings.erode_frac, settings.dilate_frac) for mask in masks[:classes]]
-    # Dilation can make neighbours overlap again.
-    _resolve_overlaps(cleaned, classes, maps, levels, peaks)
-    return cleaned
-
-
-def _foreground(heat: Heat, least: float, rgb: NDArray[np.uint8] | None) -> Mask:
-    return np.asarray(heat > least) if rgb is None else refine(heat, least, rgb)
-
-
-def _resolve_overlaps(
-    masks: Sequence[Mask], classes: int, maps: Sequence[Heat], levels: Sequence[float], peaks: Sequence[float]
-) -> None:
-    """Leave each disputed pixel to the mask with the stronger claim, in place; ties go to the first mask."""
-    # Each class against all later phrases: overlaps among background phrases do not matter.
-    for first, second in ((i, j) for i in range(classes) for j in range(i + 1, len(masks))):
-        disputed = masks[first] & masks[second]
-        x, y, w, h = cv2.boundingRect(disputed.view(np.uint8))
-        if not w:
-            continue
-        part = np.s_[y : y + h, x : x + w]
-        claims = [
-            (maps[k][part] - np.float32(levels[k])) / np.float32(peaks[k] - levels[k])
-            for k in (first, second)
-        ]
-        stronger = claims[0] >= claims[1]
-        masks[first][part] &= ~disputed[part] | stronger
-        masks[second][part] &= ~disputed[part] | ~stronger
+def _resolve_overlaps(masks: Sequence[Mask], heats: Sequence[Heat]) -> None:
+    """Leave each pixel of several masks to the hottest one, in place; ties go to the first."""
+    if len(masks) < 2:
+        return
+    claimed = np.stack(masks)
+    hottest = np.where(claimed, np.stack([scaled(heat) for heat in heats]), -1).argmax(axis=0)
+    for index, mask in enumerate(masks):
+        mask &= hottest == index
 
 
 def _separate(mask: Mask, settings: LabelSettings) -> list[Mask]:

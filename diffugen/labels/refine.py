@@ -39,13 +39,83 @@ LARGEST_SIDE = 160
 """Larger images are shrunk to this side in pixels: time grows with area, and heat maps are coarser anyway."""
 
 
-def refine(heat: NDArray[np.float32], level: float, rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+class ColourTies:
+    """How strongly each pixel of an image is tied to its neighbours: the more, the closer their colours.
+
+    Computed once, it refines any number of masks of the image.
+
+    Args:
+        rgb: uint8 (H, W, 3), the image.
+    """
+
+    def __init__(self, rgb: NDArray[np.uint8]) -> None:
+        height, width = rgb.shape[:2]
+        shrink = min(1.0, LARGEST_SIDE / max(height, width))
+        self.shape_hw = (height, width)
+        self._small_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
+        pixels = cv2.resize(rgb, self._small_wh, interpolation=cv2.INTER_AREA)
+        lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        side = float(np.sqrt(lab.shape[0] * lab.shape[1]))
+        self._offsets = [
+            (dy * step, dx * step)
+            for step in sorted({max(1, round(distance * side)) for distance in DISTANCES})
+            for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+        ]
+        self._reach = max(max(map(abs, offset)) for offset in self._offsets)
+        reach = ((self._reach, self._reach), (self._reach, self._reach), (0, 0))
+        colours = np.pad(lab, reach, mode="edge")
+        self._strengths = [
+            np.exp(
+                ((lab - self._shifted(colours, offset, lab.shape[:2])) ** 2).sum(axis=2)
+                / np.float32(-2 * COLOUR_SPREAD**2)
+            )
+            for offset in self._offsets
+        ]
+        self._total = np.add.reduce(self._strengths) + np.float32(1e-6)
+
+    def settle(self, evidence: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return the mask that evidence and colours agree on.
+
+        Args:
+            evidence: float32 (H, W): above 0 where a pixel seems to belong to the object.
+
+        Returns:
+            bool (H, W).
+
+        Raises:
+            ValueError: Image and evidence differ in size.
+        """
+        if evidence.shape != self.shape_hw:
+            raise ValueError(
+                f"a map of shape {evidence.shape} needs pixels of shape {(*evidence.shape, 3)}, got "
+                f"{(*self.shape_hw, 3)}"
+            )
+        small = cv2.resize(evidence, self._small_wh, interpolation=cv2.INTER_AREA)
+        belief = np.tanh(small / 2)  # in (-1, 1): 2p - 1, where p is the probability of the object
+        margin = (self._reach, self._reach)
+        for _ in range(ITERATIONS):
+            beliefs = np.pad(belief, (margin, margin), mode="edge")
+            opinion = np.zeros_like(belief)
+            for strength, offset in zip(self._strengths, self._offsets, strict=True):
+                opinion += strength * self._shifted(beliefs, offset, belief.shape)
+            belief = np.tanh((small + np.float32(PAIRWISE_STRENGTH) * opinion / self._total) / 2)
+        height, width = self.shape_hw
+        return np.asarray(cv2.resize(belief, (width, height), interpolation=cv2.INTER_LINEAR) > 0)
+
+    def _shifted(
+        self, padded: NDArray[np.float32], offset: tuple[int, int], shape_hw: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        top, left = self._reach + offset[0], self._reach + offset[1]
+        return padded[top : top + shape_hw[0], left : left + shape_hw[1]]
+
+
+def refine(heat: NDArray[np.float32], level: float, ties: ColourTies) -> NDArray[np.bool_]:
     """Threshold a heat map and move the edge of the mask to where the image's colours change.
 
     Args:
         heat: float32 (H, W), >= 0.
         level: The threshold; without refinement the mask would be ``heat > level``.
-        rgb: uint8 (H, W, 3), the image.
+        ties: Of the image.
 
     Returns:
         bool (H, W); all False if the map is constant or nowhere above the level.
@@ -53,20 +123,10 @@ def refine(heat: NDArray[np.float32], level: float, rgb: NDArray[np.uint8]) -> N
     Raises:
         ValueError: Image and map differ in size.
     """
-    if rgb.shape != (*heat.shape, 3):
-        raise ValueError(
-            f"a heat map of shape {heat.shape} needs pixels of shape {(*heat.shape, 3)}, got {rgb.shape}"
-        )
     low, high = value_range(heat)
     if not low < high or level >= high:
         return np.zeros(heat.shape, dtype=np.bool_)
-    evidence = (heat - np.float32(level)) / np.float32((high - low) * HEAT_SPREAD)
-    height, width = heat.shape
-    shrink = min(1.0, LARGEST_SIDE / max(height, width))
-    size_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
-    small, pixels = (cv2.resize(array, size_wh, interpolation=cv2.INTER_AREA) for array in (evidence, rgb))
-    belief = _mean_field(small, cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
-    return np.asarray(cv2.resize(belief, (width, height), interpolation=cv2.INTER_LINEAR) > 0)
+    return ties.settle((heat - np.float32(level)) / np.float32((high - low) * HEAT_SPREAD))
 
 
 def refined(instances: Instances, rgb: NDArray[np.uint8]) -> Instances:
@@ -81,43 +141,11 @@ def refined(instances: Instances, rgb: NDArray[np.uint8]) -> Instances:
     Raises:
         ValueError: Image and masks differ in size.
     """
+    if not len(instances):
+        return instances
+    ties = ColourTies(rgb)
     rles = []
     for rle in instances.rles:
-        mask = refine(decode(rle).astype(np.float32), 0.5, rgb)
+        mask = refine(decode(rle).astype(np.float32), 0.5, ties)
         rles.append(encode(mask) if mask.any() else rle)
     return dataclasses.replace(instances, rles=tuple(rles))
-
-
-def _mean_field(evidence: NDArray[np.float32], lab: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return each pixel's belief, in (-1, 1), that it belongs to the object: ``2p - 1``."""
-    side = float(np.sqrt(evidence.size))
-    offsets = [
-        (dy * step, dx * step)
-        for step in sorted({max(1, round(distance * side)) for distance in DISTANCES})
-        for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
-    ]
-    reach = max(max(map(abs, offset)) for offset in offsets)
-    colours = np.pad(lab, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-    strengths = [
-        np.exp(
-            ((lab - _shifted(colours, offset, reach, lab.shape)) ** 2).sum(axis=2)
-            / np.float32(-2 * COLOUR_SPREAD**2)
-        )
-        for offset in offsets
-    ]
-    total = np.add.reduce(strengths) + np.float32(1e-6)
-    belief = np.tanh(evidence / 2)
-    for _ in range(ITERATIONS):
-        beliefs = np.pad(belief, reach, mode="edge")
-        opinion = np.zeros_like(belief)
-        for strength, offset in zip(strengths, offsets, strict=True):
-            opinion += strength * _shifted(beliefs, offset, reach, belief.shape)
-        belief = np.tanh((evidence + np.float32(PAIRWISE_STRENGTH) * opinion / total) / 2)
-    return belief
-
-
-def _shifted(
-    padded: NDArray[np.float32], offset: tuple[int, int], reach: int, shape: tuple[int, ...]
-) -> NDArray[np.float32]:
-    top, left = reach + offset[0], reach + offset[1]
-    return padded[top : top + shape[0], left : left + shape[1]]

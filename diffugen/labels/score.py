@@ -60,14 +60,17 @@ def rescore(instances: Instances, weights: ScoreWeights, accept: float = 0.0) ->
     Needs no heat maps.
 
     Args:
-        instances: Instances that carry their terms.
+        instances: Instances that carry their terms; one without any, such as a witness's, keeps its score.
         weights: Weights of the terms.
         accept: Lowest score to keep, in [0, 1].
 
     Raises:
         ValueError: An instance lacks a term with a weight above 0.
     """
-    scores = [score(terms, weights) for terms in instances.terms]
+    scores = [
+        score(terms, weights) if terms else float(kept)
+        for terms, kept in zip(instances.terms, instances.scores, strict=True)
+    ]
     scored = dataclasses.replace(instances, scores=np.array(scores))
     return scored.take([index for index, value in enumerate(scores) if value >= accept])
 

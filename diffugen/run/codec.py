@@ -67,15 +67,16 @@ def record_from_json(text: str) -> ImageRecord:
 
 def instances_to_json(instances: Instances) -> str:
     """Return the objects of a label set as JSON; the image size, which all masks share, is stored once."""
-    return to_json(
-        {
-            "size_wh": list(instances.size_wh),
-            "class_names": list(instances.class_names),
-            "counts": [rle["counts"] for rle in instances.rles],
-            "scores": instances.scores.tolist(),
-            "terms": [{name: float(value) for name, value in terms.items()} for terms in instances.terms],
-        }
-    )
+    values = {
+        "size_wh": list(instances.size_wh),
+        "class_names": list(instances.class_names),
+        "counts": [rle["counts"] for rle in instances.rles],
+        "scores": instances.scores.tolist(),
+        "terms": [{name: float(value) for name, value in terms.items()} for terms in instances.terms],
+    }
+    if any(instances.rivals):  # rare, and unknown to earlier versions
+        values["rivals"] = [dict(rivals) for rivals in instances.rivals]
+    return to_json(values)
 
 
 def instances_from_json(text: str) -> Instances:
@@ -88,6 +89,7 @@ def instances_from_json(text: str) -> Instances:
         rles=tuple({"size": [height, width], "counts": counts} for counts in fields["counts"]),
         scores=np.array(fields["scores"], dtype=np.float64),
         terms=tuple(fields["terms"]),
+        rivals=tuple(fields.get("rivals", ())),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from diffugen.config.labelling import LabelSettings, ScoreWeights
+from diffugen.records import Curve, FalseFinds
 
 Result = TypeVar("Result")
 
@@ -211,6 +212,28 @@ class Precision:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """How well a detector does on labelled images; the AP of classes is a mean over the classes.
+
+    Attributes:
+        mask: AP of its masks.
+        box: AP of its boxes.
+        raw_mask: AP of its masks as the detector itself returns them; None if that is what was measured.
+        by_class: AP of the masks of each class.
+        false_finds: How often each class is found where there is none, at the confidence from which on
+            detections are labels.
+        curves: Of each class, precision by recall at IoU .50.
+    """
+
+    mask: Precision = field(default_factory=Precision)
+    box: Precision = field(default_factory=Precision)
+    raw_mask: Precision | None = None
+    by_class: Mapping[str, Precision] = field(default_factory=dict)
+    false_finds: Mapping[str, FalseFinds] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Promoted:
     """What ``promote`` decided.
 
@@ -231,24 +254,20 @@ class Promoted:
     incumbent: Precision = field(default_factory=Precision)
 
 
-@dataclass(frozen=True)
-class Evaluated:
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Measured):
     """A measurement on ground truth.
 
     Attributes:
         truth: Name of the ground truth.
         checkpoint: The detector.
         images: Images of the ground truth.
-        mask: AP of its masks.
-        box: AP of its boxes.
         labels: Exactly labelled images it was trained on, for the reference; None for detectors of the loop.
     """
 
     truth: str
     checkpoint: str
     images: int
-    mask: Precision = field(default_factory=Precision)
-    box: Precision = field(default_factory=Precision)
     labels: int | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from diffugen.comparison.disagreement import compare as compare_labels, rank
 from diffugen.config.sections import DisagreementSettings
@@ -30,9 +31,9 @@ def compare(round: Round, on_progress: OnProgress, method: str, settings: Disagr
     by_round: dict[int, list[Disagreement]] = {}
     families: dict[str, str] = {}
     images = agreements = 0
-    for image_id, attention, model in label_pairs(store, method, round.run.class_names):
+    for image_id, attention, model, candidates in label_pairs(store, method, round.run.class_names):
         found = compare_labels(
-            image_id, attention, model, min_iou=settings.min_iou, good_iou=settings.good_iou
+            image_id, attention, model, candidates, min_iou=settings.min_iou, good_iou=settings.good_iou
         )
         images, agreements = images + 1, agreements + len(found.agreements)
         if found.disagreements:
@@ -49,10 +50,24 @@ def compare(round: Round, on_progress: OnProgress, method: str, settings: Disagr
     return Compared(images, agreements, {kind: kinds[kind] for kind in KINDS})
 
 
-def label_pairs(
-    store: RunStore, method: str, class_names: Sequence[str]
-) -> Iterator[tuple[str, Instances, Instances]]:
-    """Yield image id, attention labels and newest model labels of each image that has both, a few at a time.
+class LabelPair(NamedTuple):
+    """The labels of an image that has both kinds.
+
+    Attributes:
+        image_id: The image.
+        attention: Its attention labels.
+        model: Its newest model labels.
+        candidates: What that detector is not sure enough of to label.
+    """
+
+    image_id: str
+    attention: Instances
+    model: Instances
+    candidates: Instances
+
+
+def label_pairs(store: RunStore, method: str, class_names: Sequence[str]) -> Iterator[LabelPair]:
+    """Yield the labels of each image that has both kinds, a few at a time.
 
     Args:
         store: The run.
@@ -61,5 +76,9 @@ def label_pairs(
     """
     for labels in store.latest_labels("model"):
         attention = next(store.labels("attention", method, image_id=labels.image_id), None)
-        if attention is not None:
-            yield labels.image_id, attention.instances, labels.instances.of_classes(class_names)
+        if attention is None:
+            continue
+        model = labels.instances.of_classes(class_names)
+        suspected = next(store.labels("candidate", labels.method, image_id=labels.image_id), None)
+        candidates = model.take([]) if suspected is None else suspected.instances.of_classes(class_names)
+        yield LabelPair(labels.image_id, attention.instances, model, candidates)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item
 from diffugen.errors import DiffugenError
-from diffugen.records import content_id
+from diffugen.labels.objects import finished
+from diffugen.records import Instances, content_id
 from diffugen.run.rounds import Run
 from diffugen.run.store import RunStore
 
@@ -30,37 +35,114 @@ def resolve_checkpoint(store: RunStore, checkpoint: str) -> Path | str:
     return store.folder / checkpoint if (store.folder / checkpoint).exists() else checkpoint
 
 
+@dataclass(frozen=True)
+class OpenDetector:
+    """A loaded detector that predicts as a run is configured to.
+
+    Attributes:
+        detector: The detector.
+        image_size: Longer side in pixels that images are scaled to for prediction.
+        settings: Its section of the configuration.
+    """
+
+    detector: YoloDetector
+    image_size: int
+    settings: DetectorSettings
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], confidence: float, *, raw: bool = False
+    ) -> list[Instances]:
+        """Return the objects in each image, most confident first.
+
+        Args:
+            images: N arrays uint8 (H, W, 3), RGB.
+            confidence: Minimum confidence of an object, in [0, 1].
+            raw: Whether to return what the detector does, whatever ``postprocess`` says.
+
+        Returns:
+            N records; one mask per object, with refined edges, if ``postprocess`` is set.
+        """
+        found = self.detector.predict(images, image_size=self.image_size, confidence=confidence)
+        if raw or not self.settings.postprocess:
+            return found
+        return [finished(one, rgb) for one, rgb in zip(found, images, strict=True)]
+
+    def method(self, class_map: Mapping[str, str], confidence: float) -> str:
+        """Return the provenance of its labels, ``model-`` and a hash of everything that decides them.
+
+        Args:
+            class_map: What `mapped_classes` returned.
+            confidence: Minimum confidence of a label.
+
+        Raises:
+            DiffugenError: The checkpoint cannot be read.
+        """
+        path = self.detector.checkpoint
+        digest = hashlib.sha256()
+        try:
+            for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+                digest.update(file.read_bytes())
+        except OSError as error:
+            raise DiffugenError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
+        meant = list(class_map.items())
+        parts = digest.hexdigest(), meant, self.image_size, confidence, self.settings.postprocess
+        return f"model-{content_id(*parts)}"
+
+
 def open_detector(
     run: Run, checkpoint: str, settings: DetectorSettings, items: Iterable[Item] = ()
-) -> tuple[YoloDetector, int]:
-    """Load a detector, and choose the image size that it runs at.
+) -> OpenDetector:
+    """Load a detector to predict with.
+
+    It sees images at the size that it was trained at, whatever ``image_size`` the next training uses, because
+    it recognises objects at the size that it has learned; ``prediction_size`` is there to say otherwise.
 
     Args:
         run: The run.
         checkpoint: The detector: a path relative to the run's folder, or any other checkpoint.
-        settings: Its device and, if configured, its image size.
+        settings: Its device and, if configured, its sizes.
         items: The images that it will see, looked at only while the run has no images of its own.
-
-    Returns:
-        The detector, and the longer side in pixels that images are scaled to. If it was not configured, the
-        user is told once.
 
     Raises:
         DiffugenError: The checkpoint cannot be loaded.
     """
-    from diffugen.detectors import suited_image_size
-    from diffugen.detectors.yolo import YoloDetector
+    detector = _load(run, checkpoint, settings)
+    size = settings.prediction_size or detector.image_size
+    return OpenDetector(detector, size or training_size(run, detector, settings, items), settings)
 
-    detector = YoloDetector(resolve_checkpoint(run.store, checkpoint), device=settings.device)
+
+def open_for_training(
+    run: Run, checkpoint: str, settings: DetectorSettings, items: Iterable[Item] = ()
+) -> tuple[YoloDetector, int]:
+    """Load a detector to train, and choose the longer side in pixels that images are scaled to.
+
+    The arguments are those of `open_detector`.
+    """
+    detector = _load(run, checkpoint, settings)
+    return detector, training_size(run, detector, settings, items)
+
+
+def training_size(
+    run: Run, detector: YoloDetector, settings: DetectorSettings, items: Iterable[Item] = ()
+) -> int:
+    """Return the configured image size, or else one that suits checkpoint and images; the user is told."""
+    from diffugen.detectors import suited_image_size
+
     if settings.image_size is not None:
-        return detector, settings.image_size
+        return settings.image_size
     side = _longest_side(run.store, items)
     chosen = suited_image_size(detector.image_size, side)
     trained = f"at {detector.image_size} px" if detector.image_size else "at an unknown size"
     run.notify_once(
         f"detector.image_size: {chosen} px, chosen for images of {side} px and a detector trained {trained}"
     )
-    return detector, chosen
+    return chosen
+
+
+def _load(run: Run, checkpoint: str, settings: DetectorSettings) -> YoloDetector:
+    from diffugen.detectors.yolo import YoloDetector
+
+    return YoloDetector(resolve_checkpoint(run.store, checkpoint), device=settings.device)
 
 
 def _longest_side(store: RunStore, items: Iterable[Item]) -> int:
@@ -68,34 +150,6 @@ def _longest_side(store: RunStore, items: Iterable[Item]) -> int:
     sizes = [max(record.size_wh) for record in islice(store.records(), SAMPLED_IMAGES)]
     sizes = sizes or [max(rgb.shape[:2]) for _, rgb, _ in islice(items, 1)]
     return max(sizes, default=UNKNOWN_SIDE)
-
-
-def labels_method(
-    checkpoint: Path | str, meanings: Mapping[str, str], image_size: int, confidence: float, refine: str
-) -> str:
-    """Return the provenance of model labels, ``model-`` and a hash of everything that decides them.
-
-    Args:
-        checkpoint: The detector, hashed by its content.
-        meanings: What `mapped_classes` returned.
-        image_size: Longer side in pixels that images are scaled to.
-        confidence: Least confidence of a label.
-        refine: How masks are refined.
-
-    Raises:
-        DiffugenError: The checkpoint cannot be read.
-    """
-    from diffugen.detectors.yolo_checkpoint import find_checkpoint
-
-    path = find_checkpoint(checkpoint)
-    digest = hashlib.sha256()
-    try:
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
-    except OSError as error:
-        raise DiffugenError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
-    meant = list(meanings.items())
-    return f"model-{content_id(digest.hexdigest(), meant, image_size, confidence, refine)}"
 
 
 def mapped_classes(
@@ -117,9 +171,7 @@ def mapped_classes(
 
 def knows_any(run: Run, checkpoint: str, settings: DetectorSettings) -> bool:
     """Return whether a detector has learned any of the run's classes, under any name of the class map."""
-    from diffugen.detectors.yolo import YoloDetector
-
-    known = YoloDetector(resolve_checkpoint(run.store, checkpoint), device=settings.device).class_names
+    known = _load(run, checkpoint, settings).class_names
     mapped = mapped_classes(known, run.class_names, settings.class_map)
     return not set(run.class_names).isdisjoint(known) or bool(mapped)
 

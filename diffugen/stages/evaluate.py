@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
 
-from diffugen.comparison.metrics import Pair, average_precision
+from diffugen.comparison.metrics import AveragePrecision, Pair, average_precision, false_finds
 from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import write_yolo
-from diffugen.run.results import Evaluated, Precision
+from diffugen.labels.objects import finished
+from diffugen.run.results import Evaluated, Measured, Precision
 from diffugen.run.rounds import OnProgress, Round, Run, stage
 from diffugen.stages.dataset import fresh_folder
-from diffugen.stages.detector import open_detector
+from diffugen.stages.detector import OpenDetector, open_detector
 from diffugen.stages.train import fit
-
-if TYPE_CHECKING:
-    from diffugen.detectors import Detector
 
 MEASURED_CONFIDENCE = 0.001
 """Average precision is the area under the whole curve, so nearly every detection counts."""
@@ -103,45 +100,53 @@ def epochs_of_equal_length(round: Round) -> int:
 
 
 def measure(
-    detector: Detector,
+    detector: OpenDetector,
     items: Iterable[Item],
     class_names: Sequence[str],
-    image_size: int,
     on_progress: OnProgress = lambda done, total: None,
     total: int = 0,
-) -> tuple[Precision, Precision]:
-    """Return a detector's average precision on labelled images, of its masks and of its boxes.
+) -> Measured:
+    """Measure a detector on labelled images.
 
     Args:
         detector: What to measure.
         items: The images, a few at a time in memory.
         class_names: Classes that count.
-        image_size: Longer side in pixels that images are scaled to.
         on_progress: Called with images done and ``total``.
         total: How many images there are.
     """
     pairs: list[Pair] = []
+    raw: list[Pair] = []
     stream = iter(items)
     while batch := list(islice(stream, MEASURED_AT_A_TIME)):
-        found = detector.predict(
-            [rgb for _, rgb, _ in batch], image_size=image_size, confidence=MEASURED_CONFIDENCE
-        )
-        pairs += [
-            (truth.of_classes(class_names), one.of_classes(class_names))
-            for (_, _, truth), one in zip(batch, found, strict=True)
-        ]
+        images = [rgb for _, rgb, _ in batch]
+        truths = [truth.of_classes(class_names) for _, _, truth in batch]
+        found = detector.predict(images, MEASURED_CONFIDENCE, raw=True)
+        raw += zip(truths, (one.of_classes(class_names) for one in found), strict=True)
+        if detector.settings.postprocess:
+            found = [finished(one, rgb) for one, rgb in zip(found, images, strict=True)]
+        pairs += zip(truths, (one.of_classes(class_names) for one in found), strict=True)
         on_progress(len(pairs), max(total, len(pairs)))
-    return _precision(pairs, "mask"), _precision(pairs, "box")
+    mask, box = average_precision(pairs), average_precision(pairs, of="box")
+    return Measured(
+        mask=_precision(mask),
+        box=_precision(box),
+        raw_mask=_precision(average_precision(raw)) if detector.settings.postprocess else None,
+        by_class={
+            name: Precision(mask.ap50_by_class[name], mask.ap50_95_by_class[name]) for name in mask.curves
+        },
+        false_finds=false_finds(pairs, class_names, detector.settings.confidence),
+        curves=mask.curves,
+    )
 
 
 def _evaluated(
     run: Run, on_progress: OnProgress, checkpoint: str, truth: Truth, settings: DetectorSettings
 ) -> Evaluated:
-    detector, image_size = open_detector(run, checkpoint, settings, truth.items())
-    mask, box = measure(detector, truth.items(), truth.class_names, image_size, on_progress, truth.images)
-    return Evaluated(truth.name, checkpoint, truth.images, mask, box)
+    detector = open_detector(run, checkpoint, settings, truth.items())
+    found = measure(detector, truth.items(), truth.class_names, on_progress, truth.images)
+    return Evaluated(truth=truth.name, checkpoint=checkpoint, images=truth.images, **vars(found))
 
 
-def _precision(pairs: Sequence[Pair], of: Literal["mask", "box"]) -> Precision:
-    found = average_precision(pairs, of=of)
+def _precision(found: AveragePrecision) -> Precision:
     return Precision(found.ap50, found.ap50_95)

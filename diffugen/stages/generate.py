@@ -170,7 +170,7 @@ def _plan(work: _Work, task: Task, pipeline: Any) -> Plan:
         return plan_from_prompts(common, prompts, generation.images_per_prompt)
     source = str(task.source)
     if source in {one.step for one in work.tasks}:
-        label_images(round.store, work.labelling, round.number)
+        label_images(round, work.labelling)
         sources = list(images_of_task(round.store, source, round.number, work.labelling.method))
     else:
         sources = list(sources_outside(round.store, source, task.count))

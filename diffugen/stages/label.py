@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from diffugen.config.labelling import Labelling
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import decode
+from diffugen.labels.witness import Witness
 from diffugen.records import ImageRecord, Instances, LabelSet
 from diffugen.run.results import Labelled
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
 from diffugen.stages.regions import outside
+from diffugen.stages.witness import witnesses
 
 LABELS_PER_TRANSACTION = 200
 
@@ -30,40 +32,56 @@ def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labell
     Raises:
         DiffugenError: A heat map is missing or unreadable, or the settings do not fit it.
     """
-    label_images(round.store, labelling, round.number, on_progress)
+    label_images(round, labelling, on_progress)
     round.store.renew_labels("attention", labelling.method)
     counts = [len(labels.instances) for labels in round.store.labels("attention", labelling.method)]
     return Labelled(labelling.method, len(counts), sum(counts), labelling.settings, labelling.weights)
 
 
 def label_images(
-    store: RunStore, labelling: Labelling, round: int, on_progress: OnProgress = lambda done, total: None
+    round: Round, labelling: Labelling, on_progress: OnProgress = lambda done, total: None
 ) -> None:
     """Keep attention labels of all images of a run that this labelling has not labelled yet.
 
     Args:
-        store: The run, open for writing.
-        labelling: Label settings and score weights.
         round: The round that the labels are made in.
+        labelling: Label settings and score weights.
         on_progress: Called with images labelled and images to label.
     """
+    store = round.store
     missing = list(store.label_ids_missing("attention", labelling.method))
     on_progress(0, len(missing))
     for first in range(0, len(missing), LABELS_PER_TRANSACTION):
         found: dict[str, LabelSet] = {}
-        for image_id in missing[first : first + LABELS_PER_TRANSACTION]:
-            instances = _labelled(store, image_id, labelling, found)
-            found[image_id] = LabelSet(image_id, "attention", instances, labelling.method, round)
+        for image_id, witness in _with_witnesses(
+            round, labelling, missing[first : first + LABELS_PER_TRANSACTION]
+        ):
+            instances = _labelled(round, image_id, labelling, witness, found)
+            found[image_id] = LabelSet(image_id, "attention", instances, labelling.method, round.number)
             on_progress(first + len(found), len(missing))
         store.put_labels(found.values())
 
 
-def _labelled(store: RunStore, image_id: str, labelling: Labelling, new: Mapping[str, LabelSet]) -> Instances:
+def _with_witnesses(
+    round: Round, labelling: Labelling, image_ids: Sequence[str]
+) -> Iterable[tuple[str, Witness | None]]:
+    if labelling.witness is None:
+        return [(image_id, None) for image_id in image_ids]
+    return witnesses(round, labelling.witness, labelling.settings.witness_confidence, image_ids)
+
+
+def _labelled(
+    round: Round, image_id: str, labelling: Labelling, witness: Witness | None, new: Mapping[str, LabelSet]
+) -> Instances:
     """Return an image's attention labels, those carried over from the image it was made from included."""
     from diffugen.labels.label import label as label_image
 
+    store = round.store
     rgb = None if labelling.settings.refine == "none" else store.image(image_id)
-    instances = label_image(store.heat_maps(image_id), labelling.settings, labelling.weights, rgb)
+    heat_maps = store.heat_maps(image_id)
+    instances = label_image(heat_maps, labelling.settings, labelling.weights, rgb, witness)
+    if witness is not None:  # the witness may know classes that the run does not have
+        instances = instances.of_classes(round.run.class_names)
     carried = _carried(store, store.record(image_id), labelling.method, new)
     return instances if carried is None else carried.joined(instances)
 

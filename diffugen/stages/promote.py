@@ -62,8 +62,8 @@ def promote(
         evidence = _own_evidence(run, dict(chosen_labels(run, method, policy, mask="attention")), policy)
     found = []
     for number, checkpoint in enumerate((candidate.checkpoint, incumbent), start=1):
-        detector, image_size = open_detector(run, checkpoint, settings)
-        found.append(measure(detector, evidence.items(), run.class_names, image_size)[0])
+        detector = open_detector(run, checkpoint, settings)
+        found.append(measure(detector, evidence.items(), run.class_names).mask)
         on_progress(number * evidence.images, 2 * evidence.images)
     new, old = found
     # Without evidence nothing speaks against the detector that has learned from more images.

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from diffugen.config.labelling import Labelling
+import numpy as np
+
 from diffugen.config.sections import DetectorSettings
 from diffugen.records import Instances, LabelSet, Prompt
 from diffugen.run.results import Relabelled
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
-from diffugen.stages.detector import (
-    labels_method,
-    mapped_classes,
-    open_detector,
-    resolve_checkpoint,
-    trained_on,
-)
+from diffugen.stages.detector import OpenDetector, mapped_classes, open_detector, trained_on
 
 PREDICTED_AT_A_TIME = 64
 
+CANDIDATE_CONFIDENCE = 0.05
+"""From this confidence on, an object that is no label still counts for or against attention labels."""
+
 
 @stage("relabel", Relabelled)
-def relabel(
-    round: Round, on_progress: OnProgress, checkpoint: str, labelling: Labelling, settings: DetectorSettings
-) -> Relabelled:
+def relabel(round: Round, on_progress: OnProgress, checkpoint: str, settings: DetectorSettings) -> Relabelled:
     """Label the images that no detector of the run was trained on and that this one has not labelled.
 
     Where it has labelled an image before, by the same settings, and another detector or other settings since,
@@ -35,7 +31,6 @@ def relabel(
         round: The round that the labels are made in.
         on_progress: Called with images labelled and images to label.
         checkpoint: The detector.
-        labelling: Its ``refine`` applies to the detector's masks as it does to attention labels.
         settings: Device, image size, least confidence, and ``class_map``. If several classes of the run map
             to one of the detector's, the image's prompt decides: with ``{sedan: car, suv: car}``, a car is a
             sedan where the prompt names a sedan.
@@ -43,40 +38,55 @@ def relabel(
     Raises:
         DiffugenError: The checkpoint or an image cannot be read.
     """
-    from diffugen.labels.refine import refined
-
-    store, class_names, refine = round.store, round.run.class_names, labelling.settings.refine
-    detector, image_size = open_detector(round.run, checkpoint, settings)
-    meanings = mapped_classes(detector.class_names, class_names, settings.class_map)
-    file = resolve_checkpoint(store, checkpoint)
-    method = labels_method(file, meanings, image_size, settings.confidence, refine)
+    store, class_names = round.store, round.run.class_names
+    detector = open_detector(round.run, checkpoint, settings)
+    meanings = mapped_classes(detector.detector.class_names, class_names, settings.class_map)
+    method = detector.method(meanings, settings.confidence)
     seen = trained_on(store)
     missing = [image_id for image_id in store.label_ids_missing("model", method) if image_id not in seen]
     _drop_disagreements(store, {*missing, *store.superseded("model", method)})
     store.renew_labels("model", method)
-    on_progress(0, len(missing))
-    for first in range(0, len(missing), PREDICTED_AT_A_TIME):
-        ids = missing[first : first + PREDICTED_AT_A_TIME]
-        images = [store.image(image_id) for image_id in ids]
-        found = detector.predict(images, image_size=image_size, confidence=settings.confidence)
+    least = min(CANDIDATE_CONFIDENCE, settings.confidence)
+    for ids, found in predicted(store, detector, missing, least, on_progress):
         if meanings:
             found = [
-                _as_prompted(instances, store.record(image_id).prompt, meanings, class_names)
+                as_prompted(instances, store.record(image_id).prompt, meanings, class_names)
                 for image_id, instances in zip(ids, found, strict=True)
             ]
         store.put_labels(
-            LabelSet(
-                image_id,
-                "model",
-                instances if refine == "none" else refined(instances, rgb),
-                method,
-                round.number,
+            LabelSet(image_id, source, part, method, round.number)
+            for image_id, instances in zip(ids, found, strict=True)
+            for source, part in zip(
+                ("model", "candidate"), _split(instances, settings.confidence), strict=True
             )
-            for image_id, rgb, instances in zip(ids, images, found, strict=True)
         )
-        on_progress(first + len(ids), len(missing))
     counts = [len(labels.instances) for labels in store.labels("model", method)]
     return Relabelled(method, checkpoint, len(counts), sum(counts))
+
+
+def _split(instances: Instances, confidence: float) -> tuple[Instances, Instances]:
+    """Return the instances from a confidence on, and the others."""
+    sure = instances.scores >= confidence
+    return instances.take(np.flatnonzero(sure).tolist()), instances.take(np.flatnonzero(~sure).tolist())
+
+
+def predicted(
+    store: RunStore, detector: OpenDetector, ids: Sequence[str], confidence: float, on_progress: OnProgress
+) -> Iterator[tuple[Sequence[str], list[Instances]]]:
+    """Yield the ids of some images of a run at a time, with what a detector finds in them.
+
+    Args:
+        store: The run.
+        detector: The detector.
+        ids: The images.
+        confidence: Minimum confidence of an object.
+        on_progress: Called with images done and all of them, after the caller has taken what was yielded.
+    """
+    on_progress(0, len(ids))
+    for first in range(0, len(ids), PREDICTED_AT_A_TIME):
+        part = ids[first : first + PREDICTED_AT_A_TIME]
+        yield part, detector.predict([store.image(image_id) for image_id in part], confidence)
+        on_progress(first + len(part), len(ids))
 
 
 def _drop_disagreements(store: RunStore, image_ids: Collection[str]) -> None:
@@ -88,7 +98,7 @@ def _drop_disagreements(store: RunStore, image_ids: Collection[str]) -> None:
             store.put_disagreements(number, kept)
 
 
-def _as_prompted(
+def as_prompted(
     instances: Instances, prompt: Prompt, meanings: Mapping[str, str], class_names: Sequence[str]
 ) -> Instances:
     """Rename instances to the run's classes that the prompt names and their classes may stand for."""

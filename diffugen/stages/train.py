@@ -15,7 +15,7 @@ from diffugen.errors import DiffugenError
 from diffugen.run.results import Chosen, Trained
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.stages.dataset import fresh_folder
-from diffugen.stages.detector import knows_any, open_detector
+from diffugen.stages.detector import knows_any, open_for_training
 
 
 @stage("train", Trained, unit="epoch")
@@ -121,7 +121,7 @@ def fit(
     on_progress(0, settings.epochs)
     for cache in (folder / dataset).rglob("*.cache"):  # of a training that was killed
         cache.unlink()
-    detector, image_size = open_detector(round.run, start, settings, read_yolo(folder / dataset, "train"))
+    detector, image_size = open_for_training(round.run, start, settings, read_yolo(folder / dataset, "train"))
     best = detector.fit(
         folder / dataset,
         folder / "training" / name,

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from diffugen.config.labelling import Labelling
 from diffugen.config.sections import TuneSettings
+from diffugen.labels.witness import Witness
 from diffugen.run.results import HeldOut, Tuned, TunedSide
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
 from diffugen.stages.compare import label_pairs
+from diffugen.stages.witness import witnesses
 from diffugen.tune.judge import Evidence
 from diffugen.tune.study import SMALLEST_EVIDENCE, tune as tune_labelling
 
@@ -32,6 +34,10 @@ def tune(
     """
     store = round.store
     kind, evidence = _evidence(store, method, round.run.class_names)
+    seen: dict[str, Witness] = {}
+    if labelling.witness is not None:
+        ids, least = [one.image_id for one in evidence], labelling.settings.witness_confidence
+        seen = dict(witnesses(round, labelling.witness, least, ids))
     found = tune_labelling(
         evidence,
         store.heat_maps,
@@ -39,6 +45,7 @@ def tune(
         labelling.settings,
         labelling.weights,
         storage=store.folder / "tune.sqlite",
+        witness=seen.get,
         trials=settings.trials,
         images=settings.images,
         folds=settings.folds,
@@ -67,7 +74,7 @@ def _evidence(store: RunStore, method: str, class_names: Sequence[str]) -> tuple
     if len(human) >= SMALLEST_EVIDENCE:
         return "verdicts", human
     return "agreement", [
-        Evidence(image_id, store.record(image_id).family, model)
-        for image_id, _, model in label_pairs(store, method, class_names)
-        if len(model)
+        Evidence(pair.image_id, store.record(pair.image_id).family, pair.model)
+        for pair in label_pairs(store, method, class_names)
+        if len(pair.model)
     ]

@@ -212,8 +212,7 @@ def relabel(run: OpenRun, checkpoint: str | None = None) -> Relabelled:
     """
     round = run.run.newest_round(redo=True, keep=False)
     detector = checkpoint or round.latest_detector(default=run.config.detector.checkpoint)
-    labelling = round.tuned_labelling(default=run.config.labelling)
-    return stages.relabel(round, detector, labelling, run.config.detector)
+    return stages.relabel(round, detector, run.config.detector)
 
 
 def compare(run: OpenRun) -> Compared:

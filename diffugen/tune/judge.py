@@ -35,6 +35,7 @@ from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import combine
 from diffugen.labels.label import label_combined
+from diffugen.labels.witness import Witness
 from diffugen.records import HeatMaps, Instances
 
 WORTHLESS_IOU = 0.5
@@ -108,6 +109,7 @@ class Judge:
         evidence: Labels that are taken as correct.
         heat_maps: Returns an image's heat maps.
         image: Returns an image's pixels, uint8 (H, W, 3); called only for settings that refine masks.
+        witness: Returns what a detector found in an image, or None.
 
     Example:
         >>> judge = Judge(evidence, store.heat_maps, store.image)  # doctest: +SKIP
@@ -120,8 +122,10 @@ class Judge:
         evidence: Sequence[Evidence],
         heat_maps: Callable[[str], HeatMaps],
         image: Callable[[str], NDArray[np.uint8]],
+        witness: Callable[[str], Witness | None] = lambda image_id: None,
     ) -> None:
         self._evidence = evidence
+        self._witness = witness
         self._objects = np.array([max(len(one.instances), 1) for one in evidence])
         self._heat_maps = _Cache(heat_maps, lambda made: sum(array.nbytes for array in made.maps.values()))
         self._images = _Cache(image, lambda made: made.nbytes)
@@ -179,7 +183,17 @@ class Judge:
             )
         rgb = None if settings.refine == "none" else self._images[one.image_id]
         heats = self._combined[one.image_id]
-        return label_combined(heats, heat_maps.phrases, settings, ScoreWeights(), rgb, heat_maps.region)
+        labels = label_combined(
+            heats,
+            heat_maps.phrases,
+            settings,
+            ScoreWeights(),
+            rgb,
+            heat_maps.region,
+            self._witness(one.image_id),
+        )
+        # What only the witness names has no terms, and no setting changes it.
+        return labels.take([index for index, terms in enumerate(labels.terms) if terms])
 
 
 @dataclass(frozen=True)

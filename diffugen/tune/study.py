@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from diffugen.config.labelling import LabelSettings, ScoreWeights
 from diffugen.errors import DiffugenError, StoreError, first_line
+from diffugen.labels.witness import Witness
 from diffugen.records import HeatMaps, content_id
 from diffugen.run.rounds import OnProgress
 from diffugen.tune.folds import choose
@@ -83,6 +84,7 @@ def tune(
     weights: ScoreWeights,
     *,
     storage: Path,
+    witness: Callable[[str], Witness | None] = lambda image_id: None,
     trials: int = 60,
     images: int = 300,
     folds: int = 4,
@@ -106,6 +108,7 @@ def tune(
         storage: SQLite file of the study, created if needed; several studies can share it. The study's name
             contains a hash of evidence, settings, folds and seed, so a study is only ever continued with what
             it was started with. More ``trials`` continue it.
+        witness: Returns what a detector found in an image, or None; see `diffugen.labels.witness`.
         trials: Number of trials in all, including the current settings.
         images: Maximum number of images of the evidence to use, spread over families.
         folds: Number of parts of the evidence for cross-validation; fewer if there are fewer families.
@@ -133,7 +136,7 @@ def tune(
     if reason:
         return Outcome(settings, weights, False, reason, None, None, None, None, len(chosen), 0)
     _require_optuna()
-    judge = Judge(chosen, heat_maps, image)
+    judge = Judge(chosen, heat_maps, image, witness)
     name = f"labels-{_identity(chosen, settings, weights, folds, seed)}"
     with _silent(), _journal(storage, name) as journal:
         done = _search(journal, judge, settings, weights, trials, seed, on_progress)

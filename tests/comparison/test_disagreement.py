@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -29,13 +30,13 @@ CASES = {
         instances(("car", LEFT, 0.6)),
         instances(("piano", LEFT, 0.9)),
         0,
-        [("swapped", 0.65, 0, 0, 1.0)],
+        [("swapped", 0.9 + 0.1 * 0.4, 0, 0, 1.0)],
     ),
     "badly located": (
         instances(("car", LEFT, 0.6)),
         instances(("car", UPPER_LEFT, 0.9)),
         0,
-        [("badly_located", 0.65 * 0.6, 0, 0, 0.4)],
+        [("badly_located", 0.9 * 0.5 + 0.1 * 0.4, 0, 0, 0.4)],
     ),
     "two classes with little overlap": (
         instances(("car", LEFT, 0.6)),
@@ -85,29 +86,57 @@ def test_agreement_begins_at_good_iou() -> None:
     ]
 
 
+def test_agreements_have_doubts_on_the_same_scale() -> None:
+    attention = instances(("car", LEFT, 0.6), ("piano", RIGHT, 0.2))
+    model = instances(("car", LEFT, 0.9), ("piano", RIGHT, 0.5))
+    found = compare("image", attention, model)
+    assert found.doubts == (approx(0.1 * 0.4), approx(0.5 * 0.8)) and found.worst == approx(0.4)
+    assert compare("image", instances(), instances()).worst == 0
+
+
+def test_what_the_model_suspects_speaks_for_or_against_a_label_without_a_match() -> None:
+    attention = instances(("car", LEFT, 0.6))
+    lonely = compare("image", attention, instances()).worst
+    cases = {
+        "same place": (("car", LEFT, 0.2), 0.8 * 0.4),
+        "part of it": (("car", UPPER_LEFT, 0.2), 0.2 * 0.5 + 0.8 * 0.4),
+        "another class": (("piano", LEFT, 0.2), lonely),
+        "another place": (("car", RIGHT, 0.2), lonely),
+    }
+    for name, (candidate, expected) in cases.items():
+        [one] = compare("image", attention, instances(), instances(candidate)).disagreements
+        assert (one.kind, one.model, one.severity) == ("spurious", None, approx(expected)), name
+
+
+def test_a_model_that_nearly_agrees_on_the_class_says_little() -> None:
+    attention = instances(("piano", LEFT, 0.6))
+    sure, torn = instances(("truck", LEFT, 0.8)), instances(("truck", LEFT, 0.8))
+    torn = dataclasses.replace(torn, rivals=({"piano": 0.7, "car": 0.1},))
+    worst = [compare("image", attention, model).disagreements[0].severity for model in (sure, torn)]
+    assert worst == [approx(0.8 + 0.2 * 0.4), approx(0.1 + 0.9 * 0.4)]
+
+
 STEPS = np.linspace(0, 1, 6).tolist()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_severity_is_in_range_and_monotone_in_each_score(kind: str) -> None:
+@pytest.mark.parametrize("kind", [*KINDS, None])
+def test_severity_is_in_range_and_monotone(kind: str | None) -> None:
     scores = [None] if kind == "overlooked" else STEPS
     confidences = [None] if kind == "spurious" else STEPS
-    for iou in (0.0, 0.3, 1.0):
-        table = np.array(
-            [[severity(kind, score, confidence, iou) for confidence in confidences] for score in scores]
-        )
-        assert table.min() >= 0 and table.max() <= 1
-        assert (np.diff(table, axis=0) <= 0).all(), "a higher score must not raise the severity"
-        assert (np.diff(table, axis=1) >= 0).all(), "a higher confidence must not lower the severity"
-        if iou == 0:
-            assert all(np.ptp(table, axis=axis).all() for axis in (0, 1) if table.shape[axis] > 1), (
-                "each score must matter"
-            )
-    middle = [
-        severity(kind, None if kind == "overlooked" else 0.5, None if kind == "spurious" else 0.5, iou)
+    tables = [
+        np.array([[severity(kind, score, confidence, iou) for confidence in confidences] for score in scores])
         for iou in STEPS
     ]
-    assert (np.diff(middle) <= 0).all()
+    for table in tables:
+        assert table.min() >= 0 and table.max() <= 1
+        assert (np.diff(table, axis=0) <= 0).all(), "a higher score must not raise the severity"
+    assert (np.diff(tables, axis=0) <= 0).all(), "masks that are closer must not raise the severity"
+    assert (np.diff(tables[0], axis=1) >= 0).all(), "a model that is surer of another object raises it"
+    assert all(np.ptp(tables[0], axis=axis).any() for axis in (0, 1) if tables[0].shape[axis] > 1), (
+        "each score must matter"
+    )
+    if kind in ("badly_located", None):
+        assert (np.diff(tables[-1], axis=1) <= 0).all(), "a model that is surer of the same mask lowers it"
 
 
 def flagged(image_id: str, worst: float, kind: str = "overlooked", index: int = 0) -> Disagreement:

@@ -14,6 +14,7 @@ from diffugen.comparison.metrics import (
     AveragePrecision,
     ClassQuality,
     average_precision,
+    false_finds,
     label_quality,
     reliability,
     spearman,
@@ -215,3 +216,34 @@ def test_errors_name_the_mistake() -> None:
             measure(pairs)
     with pytest.raises(DiffugenError, match="at least one bin, got 0"):
         reliability([], bins=0)
+
+
+def test_the_curve_and_its_best_confidence_computed_by_hand() -> None:
+    """By falling confidence: right (.9), wrong (.8), right (.6), of three objects."""
+    pairs = [
+        (
+            instances(("car", SMALL, 1), ("car", EIGHT, 1)),
+            instances(("car", SMALL, 0.9), ("car", EIGHT, 0.6)),
+        ),
+        (instances(("car", EIGHT, 1)), instances(("car", AWAY, 0.8))),
+    ]
+    curve = average_precision(pairs).curves["car"]
+    assert curve.precision[:34] == approx((1.0,) * 34) and curve.precision[67:] == (0.0,) * 34
+    assert curve.precision[34:67] == approx((2 / 3,) * 33)
+    assert {curve.confidence[index] for index in (0, 33)} == {0.9} and curve.confidence[66] == 0.6
+    confidence, precision, recall = curve.best()
+    assert (confidence, precision, recall) == (0.6, approx(2 / 3), 0.66)
+    assert average_precision([(instances(), instances(("car", SMALL, 1)))]).curves == {}
+
+
+def test_false_finds_count_images_without_the_class() -> None:
+    empty, car = instances(), instances(("car", SMALL, 1))
+    pairs = [
+        (car, instances(("car", SMALL, 0.9), ("car", AWAY, 0.9))),
+        (empty, instances(("car", SMALL, 0.5), ("car", AWAY, 0.5))),
+        (empty, instances(("car", SMALL, 0.49), ("piano", AWAY, 0.9))),
+        (empty, empty),
+    ]
+    found = false_finds(pairs, ["car", "piano", "cone"], 0.5)
+    assert [(one.images, one.found) for one in found.values()] == [(3, 1), (4, 1), (4, 0)]
+    assert found["car"].share == approx(1 / 3) and false_finds([], ["car"], 0.5)["car"].share is None

@@ -8,7 +8,7 @@ import pytest
 
 from diffugen.config.labelling import LabelSettings, Method, ScoreWeights
 from diffugen.labels import label
-from diffugen.labels.refine import LARGEST_SIDE, refine
+from diffugen.labels.refine import LARGEST_SIDE, ColourTies, refine
 from diffugen.labels.shapes import decode
 from diffugen.records import HeatMaps, Phrase
 
@@ -37,27 +37,27 @@ def test_edges_move_to_those_of_the_object(height: int, width: int) -> None:
     level = float(heat.max()) / 2
     assert max(height, width) > LARGEST_SIDE or height < 100
     assert iou(heat > level, mask) < 0.7
-    assert iou(refine(heat, level, rgb), mask) > 0.85
+    assert iou(refine(heat, level, ColourTies(rgb)), mask) > 0.85
 
 
 def test_an_image_without_edges_keeps_the_hottest_part() -> None:
     rgb, _, heat = scene(48, 80)
     level = float(heat.max()) / 2
-    found = refine(heat, level, np.full_like(rgb, 90))
+    found = refine(heat, level, ColourTies(np.full_like(rgb, 90)))
     assert found.any()
     assert not (found & (heat <= level)).any()
 
 
 def test_no_heat_above_the_level_gives_an_empty_mask() -> None:
     rgb, _, heat = scene(48, 80)
-    assert not refine(np.zeros_like(heat), 0.0, rgb).any()
-    assert not refine(heat, float(heat.max()), rgb).any()
+    assert not refine(np.zeros_like(heat), 0.0, ColourTies(rgb)).any()
+    assert not refine(heat, float(heat.max()), ColourTies(rgb)).any()
 
 
 def test_an_image_of_another_size_is_refused() -> None:
     rgb, _, heat = scene(48, 80)
     with pytest.raises(ValueError, match=r"\(48, 80\).*\(80, 48, 3\)"):
-        refine(heat, 0.1, rgb.transpose(1, 0, 2))
+        refine(heat, 0.1, ColourTies(rgb.transpose(1, 0, 2)))
 
 
 @pytest.mark.parametrize("method", ["paper", "compete"])

@@ -165,7 +165,7 @@ def add_labels(
 
 def evaluated(ap50: float, ap50_95: float, checkpoint: str = "base") -> Evaluated:
     mask, box = Precision(ap50, ap50_95), Precision(ap50 + 0.01, ap50_95 + 0.01)
-    return Evaluated("piano-on-road", checkpoint, 50, mask, box)
+    return Evaluated(truth="piano-on-road", checkpoint=checkpoint, images=50, mask=mask, box=box)
 
 
 def labelled(round: int = 0, method: str = "otsu") -> Labelled:

@@ -178,7 +178,9 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
         add_labels(store, records, "attention", "<b>otsu", 0)
         add_labels(store, records, "model", "m", 0, shift=9)
         store.put_disagreements(0, [Disagreement(records[1].id, "badly_located", 0.5, 0, 0, 0.3)])
-        measured = Evaluated("<i onload=x>truth\x07", "a|b", 50, Precision(0.5, 0.25))
+        measured = Evaluated(
+            truth="<i onload=x>truth\x07", checkpoint="a|b", images=50, mask=Precision(0.5, 0.25)
+        )
         store.finish_stage(0, "evaluate", measured, 1.0)
     text, page, markdown = written(tmp_path / "bad")
     assert not page.of("script") and not page.of("b") and not page.of("i")
@@ -240,9 +242,9 @@ def test_results_without_measurements(tmp_path: Path) -> None:
         "dataset": Chosen("d", 0, 0),
         "train": Trained("c", "b", 1, 64),
         "promote": Promoted(True, "c"),
-        "evaluate": Evaluated("t", "c", 0, nothing, nothing),
-        "evaluate-base": Evaluated("t", "b", 0),
-        "evaluate-reference": Evaluated("t", "b", 0, nothing),
+        "evaluate": Evaluated(truth="t", checkpoint="c", images=0, mask=nothing, box=nothing),
+        "evaluate-base": Evaluated(truth="t", checkpoint="b", images=0),
+        "evaluate-reference": Evaluated(truth="t", checkpoint="b", images=0, mask=nothing),
     }
     with RunStore.create_or_open(tmp_path / "odd", config=CONFIG) as store:
         add_images(store, 1)

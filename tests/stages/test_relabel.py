@@ -11,18 +11,17 @@ import pytest
 
 from diffugen import stages
 from diffugen.comparison.metrics import average_precision
-from diffugen.config import DetectorSettings, Labelling, LabelSettings, ScoreWeights
+from diffugen.config import DetectorSettings
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.miniature.scenes import exact_instances, scene_set
 from diffugen.records import Disagreement, HeatMaps, ImageRecord, Instances, Phrase, Prompt
 from diffugen.run import RunStore
 from diffugen.run.results import Relabelled
-from diffugen.stages.detector import knows_any, labels_method, mapped_classes, open_detector
+from diffugen.stages.detector import knows_any, mapped_classes, open_detector, open_for_training
 from tests.support.rounds import round_of
 
 SIZE_WH = (144, 96)
-SETTINGS = DetectorSettings(device="cpu", image_size=160, confidence=0.25)
-LABELLING = Labelling(LabelSettings(), ScoreWeights())
+SETTINGS = DetectorSettings(device="cpu", prediction_size=160, confidence=0.25)
 SCENES = [drawn.rgb for drawn in scene_set("known", 12, SIZE_WH, start=40)]
 
 
@@ -42,14 +41,10 @@ def add_scenes(store: RunStore, named: Sequence[str]) -> None:
 
 
 def relabel(
-    store: RunStore,
-    class_names: Sequence[str],
-    class_map: Mapping[str, str],
-    labelling: Labelling = LABELLING,
-    **changes: Any,
+    store: RunStore, class_names: Sequence[str], class_map: Mapping[str, str], **changes: Any
 ) -> Relabelled:
     settings = SETTINGS.changed(class_map=dict(class_map), **changes)
-    return stages.relabel(round_of(store, class_names), "miniature", labelling, settings)
+    return stages.relabel(round_of(store, class_names), "miniature", settings)
 
 
 def found(store: RunStore, method: str) -> dict[str, int]:
@@ -145,11 +140,15 @@ def test_only_the_names_change(store: RunStore) -> None:
         assert renamed.rles == plain.rles and np.array_equal(renamed.scores, plain.scores)
 
 
-def test_a_class_map_changes_the_method_only_if_it_has_an_effect(known: tuple[str, ...]) -> None:
-    def method(class_map: dict[str, str], class_names: Sequence[str] = ("sedan", "suv", "car")) -> str:
-        return labels_method("miniature", mapped_classes(known, class_names, class_map), 160, 0.25, "none")
+def test_a_class_map_changes_the_method_only_if_it_has_an_effect(
+    known: tuple[str, ...], store: RunStore
+) -> None:
+    detector = open_detector(round_of(store, ["sedan"]).run, "miniature", SETTINGS)
 
-    plain = labels_method("miniature", {}, 160, 0.25, "none")
+    def method(class_map: dict[str, str], class_names: Sequence[str] = ("sedan", "suv", "car")) -> str:
+        return detector.method(mapped_classes(known, class_names, class_map), 0.25)
+
+    plain = detector.method({}, 0.25)
     for without_effect in ({}, {"car": "truck"}, {"sedan": "limousine"}, {"lorry": "truck"}):
         assert method(without_effect) == plain
     maps = (
@@ -193,9 +192,9 @@ def test_a_mapped_class_counts_as_known(
 
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "image size": {"image_size": 192},
+    "prediction size": {"prediction_size": 192},
     "confidence": {"confidence": 0.9},
-    "refinement": {"labelling": Labelling(LabelSettings(refine="crf"), ScoreWeights())},
+    "postprocessing": {"postprocess": False},
 }
 
 
@@ -239,34 +238,36 @@ def test_disagreements_with_labels_that_are_not_the_newest_are_dropped(store: Ru
     assert list(store.disagreements()) == []
 
 
-def test_small_images_are_relabelled_at_a_suitable_size_with_one_notice(store: RunStore) -> None:
-    """Regression: the default was always 640 px, which silently gave useless labels on images of 64 px."""
+def test_images_are_relabelled_at_the_size_that_the_detector_was_trained_at(store: RunStore) -> None:
+    """Regressions: predicting at 640 px, or at the next training's size, silently gave useless labels."""
     phrases, exact = (Phrase("car", "car"),), {}
     for number, drawn in enumerate(scene_set("known", 12, (64, 48), start=40)):
         record = ImageRecord(Prompt(f"a car {number}", phrases), number, (64, 48), "miniature")
         heat = np.zeros((1, 3, 4, 6), dtype=np.float16)
         store.add_image(record, drawn.rgb, HeatMaps(record.id, (64, 48), phrases, {"up-4x6": heat}), 0.1)
         exact[record.id] = exact_instances(drawn)
-    said: list[str] = []
-    round = round_of(store, ["car"], notify=said.append)
+    round = round_of(store, ["car"])
     precision = {}
     for size in (None, 128, 640):
-        method = stages.relabel(round, "miniature", LABELLING, SETTINGS.changed(image_size=size)).method
+        method = stages.relabel(
+            round, "miniature", SETTINGS.changed(prediction_size=size, image_size=640)
+        ).method
         found = {labels.image_id: labels.instances for labels in store.labels("model", method)}
         precision[size] = average_precision(
             [(truth, found[image_id]) for image_id, truth in exact.items()]
         ).ap50
     assert precision[None] == precision[128] and (precision[None] or 0) > 2 * (precision[640] or 0)
-    [line] = said
-    assert line == "detector.image_size: 128 px, chosen for images of 64 px and a detector trained at 128 px"
 
 
-def test_an_empty_run_chooses_the_size_by_the_images_at_hand(store: RunStore) -> None:
+def test_an_empty_run_chooses_the_training_size_by_the_images_at_hand(store: RunStore) -> None:
     said: list[str] = []
     run = round_of(store, ["car"], notify=said.append).run
+    settings = SETTINGS.changed(image_size=None)
     small = [("a", np.zeros((60, 80, 3), np.uint8), Instances((80, 60), (), (), np.zeros(0)))]
     for items, expected in ((small, 128), ([], 128)):
-        assert open_detector(run, "miniature", SETTINGS.changed(image_size=None), items)[1] == expected
-    architecture = open_detector(run, "yolov8n-seg.yaml", SETTINGS.changed(image_size=None), small)
-    assert architecture[1] == 160, "twice the images' longer side"
-    assert open_detector(run, "yolov8n-seg.yaml", SETTINGS.changed(image_size=None))[1] == 640
+        assert open_for_training(run, "miniature", settings, items)[1] == expected
+    assert open_for_training(run, "yolov8n-seg.yaml", settings, small)[1] == 160, "twice the longer side"
+    assert open_for_training(run, "yolov8n-seg.yaml", settings)[1] == 640
+    assert said[0] == (
+        "detector.image_size: 128 px, chosen for images of 80 px and a detector trained at 128 px"
+    )

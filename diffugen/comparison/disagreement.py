@@ -18,9 +18,9 @@ kind               severity
 =================  ======================================================================================
 
 The support ``s`` grows from 0 at an IoU of `UNSUPPORTED_IOU` to 1 at `SUPPORTED_IOU`. Severity never rises
-as the score of the attention label rises or as the masks come closer. The kinds are those of ObjectLab
-(Tkachenko et al. 2023) plus ``spurious``. Unlike ObjectLab, masks are compared, not boxes, and the scores of
-both sides count.
+as the score of the attention label rises or as the masks come closer. Decisions calibrate it; see
+`diffugen.comparison.calibration`. The kinds are those of ObjectLab (Tkachenko et al. 2023) plus ``spurious``.
+Unlike ObjectLab, masks are compared, not boxes, and the scores of both sides count.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
+from diffugen.comparison.calibration import AGREED, UNCALIBRATED, Calibration
 from diffugen.comparison.matching import Match, check_iou, match
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import iou_matrix
@@ -69,6 +70,7 @@ def compare(
     *,
     min_iou: float = 0.1,
     good_iou: float = 0.5,
+    calibration: Calibration = UNCALIBRATED,
 ) -> Comparison:
     """Compare the two label sets of one image.
 
@@ -82,6 +84,7 @@ def compare(
         good_iou: From this IoU on, two instances agree on the location. Below it, a pair of equal class is
             ``badly_located``, and instances of different classes are two objects, one overlooked, one
             spurious.
+        calibration: What a severity is worth, by kind.
 
     Raises:
         DiffugenError: The images differ in size, or not ``0 <= min_iou <= good_iou <= 1``.
@@ -106,7 +109,7 @@ def compare(
                 confidence = max(0.0, confidence - rival)
         elif pair.first is not None and candidates is not None:
             confidence, iou = _suspected(attention, pair.first, candidates, min_iou)
-        worst = severity(kind, score, confidence, iou)
+        worst = calibration.probability(kind or AGREED, severity(kind, score, confidence, iou))
         if kind is None:
             agreements.append(pair)
             doubts.append(worst)

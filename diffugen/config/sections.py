@@ -27,7 +27,7 @@ ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
 ReviewMode = Literal["none", "static", "fiftyone"]
 
 MaskChoice = Literal["attention", "model", "union", "intersection"]
-Trust = Literal["none", "attention", "model"]
+Trust = Literal["none", "attention", "model", "evidence"]
 
 
 class DiffusionSettings(Section):
@@ -134,20 +134,24 @@ class DatasetSettings(Section):
 
     Attributes:
         mask: Which mask an object gets when both sources agree on it.
-        trust: Which labels to use on disagreement; ``none`` holds the image for review.
+        trust: Which labels to use on disagreement; ``none`` holds the image for review, ``evidence`` decides
+            object by object and paints over what is doubtful.
         min_score: Images with an attention label that scores lower, in [0, 1], are not trained on unless a
             person accepts them.
         val_frac: Fraction of the prompts whose images are held out for validation.
-        known: Further labelled images to train on (a YOLO-seg folder or COCO file); None for none.
+        known: Further labelled images to train on (a YOLO-seg folder, a COCO file, or one of the miniature's
+            scene sets); None for none.
+        paste: Images composed of pasted objects, as a fraction of the run's own training images.
     """
 
-    RESUMABLE = ("mask", "trust", "min_score", "known")
+    RESUMABLE = ("mask", "trust", "min_score", "known", "paste")
 
     mask: MaskChoice = "model"
     trust: Trust = "none"
     min_score: Share = 0.0
     val_frac: Annotated[float, Field(gt=0, lt=1)] = 0.2
     known: Text | None = None
+    paste: Annotated[float, Field(ge=0)] = 0.0
 
 
 class ReviewSettings(Section):

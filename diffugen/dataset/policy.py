@@ -12,12 +12,14 @@ no detector has predicted on it   the attention labels (``attention``), or witho
                                   (``unlabelled``)
 neither side has labels           background (``negative``)
 both sides agree on everything    one mask per pair, with the attention score (``agreed``)
-both sides disagree anywhere      left out (``disagreement``), or the labels of the trusted side
-                                  (``attention``, ``model``)
+both sides disagree anywhere      by ``trust``: left out (``disagreement``), the labels of one side
+                                  (``attention``, ``model``), or object by object (``evidence``)
 ================================  ====================================================================
 
-An image is never half-labelled: it is trained with the whole label set of one side, with all pairs, or not at
-all. A missing label would teach the detector that the object is background.
+With ``trust="evidence"``, an image trains with the objects that both sides agree on and with those attention
+labels that are more likely right than wrong; see severity in `diffugen.comparison.disagreement`. The others,
+and what the model probably sees and attention missed, are hidden: a missing label would teach the detector
+that the object is background, so it has to be painted over. If nothing is left, the image is left out.
 """
 
 from __future__ import annotations
@@ -26,15 +28,19 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from diffugen.comparison.disagreement import compare
+from diffugen.comparison.calibration import UNCALIBRATED, Calibration
+from diffugen.comparison.disagreement import Comparison, compare
 from diffugen.comparison.matching import Match
 from diffugen.config.sections import MaskChoice, Trust
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
 from diffugen.records import RLE, Decision, Instances
 
-ORIGINS = ("human", "agreed", "attention", "model", "negative")
+ORIGINS = ("human", "agreed", "attention", "model", "evidence", "negative")
 """Where the training labels of an image come from."""
+
+DOUBTFUL = 0.5
+"""From this severity on, an attention label, or its absence, is more likely wrong than right."""
 
 LEFT_OUT = ("rejected", "low_score", "unlabelled", "disagreement")
 """Why an image is left out of training."""
@@ -48,11 +54,13 @@ class TrainingLabels:
         origin: One of `ORIGINS`; None if the image is left out.
         instances: All objects of the image, empty for background; None if the image is left out.
         reason: One of `LEFT_OUT`; None if the image is used.
+        hidden: Masks of objects to paint over, because nobody can tell what they are.
     """
 
     origin: str | None
     instances: Instances | None
     reason: str | None = None
+    hidden: tuple[RLE, ...] = ()
 
     def __post_init__(self) -> None:
         used = self.origin in ORIGINS and self.instances is not None and self.reason is None
@@ -108,12 +116,14 @@ def training_labels(
     attention: Instances,
     model: Instances | None,
     decision: Decision | None,
+    candidates: Instances | None = None,
     *,
     mask: MaskChoice = "model",
     trust: Trust = "none",
     min_score: float = 0.0,
     min_iou: float = 0.1,
     good_iou: float = 0.5,
+    calibration: Calibration = UNCALIBRATED,
 ) -> TrainingLabels:
     """Return the labels that an image is trained with, by the table in the docstring of this module.
 
@@ -122,11 +132,14 @@ def training_labels(
         attention: Its attention labels.
         model: Its model labels, with confidences as scores; None if no detector has predicted on it.
         decision: The decision of a person about it, if any.
+        candidates: What the detector is not sure enough of to label.
         mask: Which mask to use if both sides agree: one side's, or the ``union`` or ``intersection`` of both.
-        trust: Which side's labels to use if they disagree; ``none`` leaves the image out.
+        trust: Which side's labels to use if they disagree; ``none`` leaves the image out, ``evidence``
+            decides object by object.
         min_score: Minimum score of an attention label, in [0, 1].
         min_iou: IoU below which two instances are different objects, in [0, 1].
         good_iou: IoU from which two instances agree on the location, in [0, 1].
+        calibration: What a severity is worth.
 
     Raises:
         DiffugenError: An option is unknown, a threshold is not in [0, 1], or the label sets differ in image
@@ -145,7 +158,11 @@ def training_labels(
             if len(attention)
             else TrainingLabels(None, None, "unlabelled")
         )
-    comparison = compare(image_id, attention, model, min_iou=min_iou, good_iou=good_iou)
+    comparison = compare(
+        image_id, attention, model, candidates, min_iou=min_iou, good_iou=good_iou, calibration=calibration
+    )
+    if comparison.disagreements and trust == "evidence":
+        return _by_evidence(attention, model, comparison, mask)
     if comparison.disagreements:
         trusted = {"none": None, "attention": attention, "model": model}[trust]
         return (
@@ -164,12 +181,33 @@ def _check_val_frac(val_frac: float) -> None:
 def _check_options(mask: str, trust: str, min_score: float) -> None:
     for name, value, known in (
         ("mask", mask, ("model", "attention", "union", "intersection")),
-        ("trust", trust, ("none", "attention", "model")),
+        ("trust", trust, ("none", "attention", "model", "evidence")),
     ):
         if value not in known:
             raise DiffugenError(f"{name} is {value!r}; expected one of {', '.join(known)}")
     if not 0 <= min_score <= 1:
         raise DiffugenError(f"min_score is {min_score!r}; it must be in [0, 1]")
+
+
+def _by_evidence(
+    attention: Instances, model: Instances, comparison: Comparison, mask: MaskChoice
+) -> TrainingLabels:
+    """Return the objects that are more likely right than wrong; the others are hidden."""
+    hidden: list[RLE] = []
+    wrong: set[int] = set()
+    for one in comparison.disagreements:
+        if one.severity < DOUBTFUL:
+            continue
+        if one.attention is not None:
+            wrong.add(one.attention)
+            hidden.append(attention.rles[one.attention])
+        if one.model is not None:
+            hidden.append(model.rles[one.model])
+    kept = [index for index in range(len(attention)) if index not in wrong]
+    if not kept:
+        return TrainingLabels(None, None, "disagreement")
+    labels = _agreed(attention, model, comparison.agreements, mask).take(kept)
+    return TrainingLabels("evidence", labels, hidden=tuple(hidden))
 
 
 def _agreed(attention: Instances, model: Instances, pairs: Iterable[Match], mask: MaskChoice) -> Instances:

@@ -62,9 +62,11 @@ class LabelStore(ImageStore):
         where, values = filters(source=source, method=method, round=round, image_id=image_id)
         return self._label_sets(where, values)
 
-    def latest_labels(self, source: str, round: int | None = None) -> Iterator[LabelSet]:
-        """Yield the newest label set of each image from one source (and one labelling round, if given)."""
-        where, values = filters(source=source, round=round)
+    def latest_labels(
+        self, source: str, round: int | None = None, image_id: str | None = None
+    ) -> Iterator[LabelSet]:
+        """Yield each image's newest label set from one source; of one labelling round or image, if given."""
+        where, values = filters(source=source, round=round, image_id=image_id)
         # The plus signs make SQLite search by image, instead of by seq through all newer rows of the source.
         newer = "n.image_id = t.image_id AND n.source = t.source AND +n.seq > t.seq AND +n.seq <= :until"
         if round is not None:

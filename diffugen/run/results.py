@@ -90,11 +90,13 @@ class Compared:
         images: Images with labels of both sources.
         agreements: Objects on which both sources agree.
         kinds: From a kind of disagreement to its count.
+        outcomes: Objects whose severities a decision calibrated.
     """
 
     images: int
     agreements: int
     kinds: Mapping[str, int]
+    outcomes: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,8 @@ class Chosen:
         known: Further training images from outside the run.
         by_origin: From the origin of the labels to the number of images.
         left_out: From the reason to the number of images.
+        pasted: Composed images among those to train on; they are not counted in ``train``.
+        hidden: Objects that are painted over.
     """
 
     folder: str
@@ -179,6 +183,8 @@ class Chosen:
     known: int = 0
     by_origin: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    pasted: int = 0
+    hidden: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from diffugen.comparison.calibration import Calibration, Outcome, calibrate
 from diffugen.comparison.disagreement import compare as compare_labels, rank
+from diffugen.comparison.verdicts import outcomes
 from diffugen.config.sections import DisagreementSettings
-from diffugen.records import KINDS, Disagreement, Instances
+from diffugen.records import KINDS, Disagreement, Instances, LabelSet
 from diffugen.run.results import Compared
-from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.rounds import OnProgress, Round, Run, stage
 from diffugen.run.store import RunStore
 
 REPORTED_EVERY = 200
@@ -27,18 +29,19 @@ def compare(round: Round, on_progress: OnProgress, method: str, settings: Disagr
         settings: When two labels contradict each other.
     """
     store, summary = round.store, round.store.summary()
+    learned = learned_calibration(round.run, method, settings)
     total = sum(one.label_sets.get("model", 0) for one in summary.rounds.values())
     by_round: dict[int, list[Disagreement]] = {}
     families: dict[str, str] = {}
     images = agreements = 0
-    for image_id, attention, model, candidates in label_pairs(store, method, round.run.class_names):
+    for pair in label_pairs(store, method, round.run.class_names):
         found = compare_labels(
-            image_id, attention, model, candidates, min_iou=settings.min_iou, good_iou=settings.good_iou
+            *pair, min_iou=settings.min_iou, good_iou=settings.good_iou, calibration=learned
         )
         images, agreements = images + 1, agreements + len(found.agreements)
         if found.disagreements:
-            record = store.record(image_id)
-            families[image_id] = record.family
+            record = store.record(pair.image_id)
+            families[pair.image_id] = record.family
             by_round.setdefault(record.round, []).extend(found.disagreements)
         if images % REPORTED_EVERY == 0:
             on_progress(images, max(images, total))
@@ -47,7 +50,26 @@ def compare(round: Round, on_progress: OnProgress, method: str, settings: Disagr
         queue = rank(by_round.get(number, []), families=families, balance_kinds=True)
         store.put_disagreements(number, queue, method)
     kinds = Counter(one.kind for queue in by_round.values() for one in queue)
-    return Compared(images, agreements, {kind: kinds[kind] for kind in KINDS})
+    return Compared(images, agreements, {kind: kinds[kind] for kind in KINDS}, sum(learned.outcomes.values()))
+
+
+def learned_calibration(run: Run, method: str, settings: DisagreementSettings) -> Calibration:
+    """Return what the decisions so far say that severities are worth.
+
+    Args:
+        run: The run.
+        method: Provenance of the attention labels.
+        settings: When two labels contradict each other.
+    """
+    store, found = run.store, list[Outcome]()
+    for decision in store.decisions():
+        pair = label_pair(store, decision.image_id, method, run.class_names)
+        if pair is None or decision.instances is None:
+            continue
+        human = decision.instances.of_classes(run.class_names)
+        uncalibrated = compare_labels(*pair, min_iou=settings.min_iou, good_iou=settings.good_iou)
+        found += outcomes(uncalibrated, pair.attention, pair.model, human, good_iou=settings.good_iou)
+    return calibrate(found)
 
 
 class LabelPair(NamedTuple):
@@ -75,10 +97,22 @@ def label_pairs(store: RunStore, method: str, class_names: Sequence[str]) -> Ite
         class_names: Classes that count; model labels of other classes contradict nothing.
     """
     for labels in store.latest_labels("model"):
-        attention = next(store.labels("attention", method, image_id=labels.image_id), None)
-        if attention is None:
-            continue
-        model = labels.instances.of_classes(class_names)
-        suspected = next(store.labels("candidate", labels.method, image_id=labels.image_id), None)
-        candidates = model.take([]) if suspected is None else suspected.instances.of_classes(class_names)
-        yield LabelPair(labels.image_id, attention.instances, model, candidates)
+        pair = _pair(store, labels, method, class_names)
+        if pair is not None:
+            yield pair
+
+
+def label_pair(store: RunStore, image_id: str, method: str, class_names: Sequence[str]) -> LabelPair | None:
+    """Return the labels of one image, as `label_pairs` does; None if it does not have both kinds."""
+    labels = next(store.latest_labels("model", image_id=image_id), None)
+    return None if labels is None else _pair(store, labels, method, class_names)
+
+
+def _pair(store: RunStore, labels: LabelSet, method: str, class_names: Sequence[str]) -> LabelPair | None:
+    attention = next(store.labels("attention", method, image_id=labels.image_id), None)
+    if attention is None:
+        return None
+    model = labels.instances.of_classes(class_names)
+    suspected = next(store.labels("candidate", labels.method, image_id=labels.image_id), None)
+    candidates = model.take([]) if suspected is None else suspected.instances.of_classes(class_names)
+    return LabelPair(labels.image_id, attention.instances, model, candidates)

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffugen.config.sections import MaskChoice, TrainingPolicy
 from diffugen.dataset.files import Item
+from diffugen.dataset.paint import painted_over
+from diffugen.dataset.paste import CutOut, composed
 from diffugen.dataset.policy import TrainingLabels, split_by_family, training_labels
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import write_yolo
 from diffugen.errors import DiffugenError
+from diffugen.records import Instances
 from diffugen.run.results import Chosen
 from diffugen.run.rounds import OnProgress, Round, Run, stage
+from diffugen.stages.compare import label_pairs, learned_calibration
+
+CONFIRMED_ORIGINS = ("human", "agreed")
+"""Origins of labels that a second source has confirmed."""
 
 
 @stage("dataset", Chosen)
@@ -50,9 +60,15 @@ def choose(
             done += 1
             on_progress(done, total)
 
+    pasted = 0
+
     def train_items() -> Iterator[Item]:
+        nonlocal pasted
         yield from items(splits["train"])
         yield from ((f"known-{name}", rgb, found) for name, rgb, found in (known.items() if known else ()))
+        for item in _pasted(round, chosen, splits["train"], policy):
+            yield item
+            pasted += 1
 
     given = {"train": train_items(), **({"val": items(splits["val"])} if splits["val"] else {})}
     folder = fresh_folder(store.folder / "datasets" / f"round-{round.number}")
@@ -64,6 +80,8 @@ def choose(
         known=known.images if known else 0,
         by_origin=Counter(one.origin for one in chosen.values() if one.origin is not None),
         left_out=_reasons(chosen.values()),
+        pasted=pasted,
+        hidden=sum(len(chosen[image_id].hidden) for image_id in splits["train"]),
     )
 
 
@@ -80,24 +98,25 @@ def chosen_labels(
     """
     store, dataset, disagreement = run.store, policy.dataset, policy.disagreement
     decisions = {one.image_id: one for one in store.decisions()}
-    model = {
-        labels.image_id: labels.instances.of_classes(run.class_names)
-        for labels in store.latest_labels("model")
-    }
+    compared = {one.image_id: one for one in label_pairs(store, method, run.class_names)}
+    calibration = learned_calibration(run, method, disagreement)
     for labels in store.labels("attention", method):
         image_id = labels.image_id
+        pair = compared.get(image_id)
         yield (
             image_id,
             training_labels(
                 image_id,
                 labels.instances,
-                model.get(image_id),
+                pair and pair.model,
                 decisions.get(image_id),
+                pair and pair.candidates,
                 mask=mask or dataset.mask,
                 trust=dataset.trust,
                 min_score=dataset.min_score,
                 min_iou=disagreement.min_iou,
                 good_iou=disagreement.good_iou,
+                calibration=calibration,
             ),
         )
 
@@ -123,9 +142,43 @@ def held_out_families(run: Run, policy: TrainingPolicy) -> set[str]:
 def chosen_items(run: Run, chosen: Mapping[str, TrainingLabels], ids: Iterable[str]) -> Iterator[Item]:
     """Yield images with the labels they train with, one in memory at a time."""
     for image_id in ids:
-        instances = chosen[image_id].instances
-        if instances is not None:
-            yield image_id, run.store.image(image_id), instances
+        one = chosen[image_id]
+        if one.instances is not None:
+            rgb = painted_over(run.store.image(image_id), one.hidden, one.instances.rles)
+            yield image_id, rgb, one.instances
+
+
+def _pasted(
+    round: Round, chosen: Mapping[str, TrainingLabels], ids: Sequence[str], policy: TrainingPolicy
+) -> Iterator[Item]:
+    """Yield images composed of the run's own: cut-outs of good objects, pasted into its training images."""
+    used = [chosen[image_id] for image_id in ids]
+    labels = [one.instances for one in used if one.instances is not None]
+
+    def image(number: int) -> NDArray[np.uint8]:
+        return painted_over(round.store.image(ids[number]), used[number].hidden, labels[number].rles)
+
+    count = int(policy.dataset.paste * len(ids) + 0.5)
+    cut_outs = _cut_outs(labels, [one.origin in CONFIRMED_ORIGINS for one in used])
+    yield from composed(labels, image, cut_outs, count, round.seed)
+
+
+def _cut_outs(labels: Sequence[Instances], confirmed: Sequence[bool]) -> list[CutOut]:
+    """Return, of each class, the confirmed objects; where there are none, the half with the higher scores."""
+    by_class: dict[str, list[tuple[float, CutOut]]] = {}
+    sure: set[CutOut] = set()
+    for number, instances in enumerate(labels):
+        for index, name in enumerate(instances.class_names):
+            cut_out = CutOut(number, index, name)
+            by_class.setdefault(name, []).append((float(instances.scores[index]), cut_out))
+            if confirmed[number]:
+                sure.add(cut_out)
+    chosen = []
+    for found in by_class.values():
+        middle = float(np.median([score for score, _ in found]))
+        good = [one for _, one in found if one in sure]
+        chosen += good or [one for score, one in found if score >= middle]
+    return chosen
 
 
 def fresh_folder(folder: Path) -> Path:

@@ -250,3 +250,28 @@ def test_an_invalid_fraction_is_named(val_frac: float) -> None:
         in_validation("prompt", val_frac, 0)
     with pytest.raises(DiffugenError, match=r"val_frac is .*it must be in \[0, 1\)"):
         split_by_family([], val_frac, 0)
+
+
+def test_by_evidence_sure_labels_stay_and_doubtful_ones_are_hidden() -> None:
+    attention = labels(("car", LEFT, 0.9), ("cone", RIGHT, 0.2))
+    seen_none, seen_cone = NOTHING, labels(("cone", RIGHT, 0.9))
+    alone = training_labels("image", attention, seen_none, None, trust="evidence")
+    assert alone.origin == "evidence" and alone.instances is not None
+    assert alone.instances.class_names == ("car",) and alone.hidden == (attention.rles[1],)
+    agreed = training_labels("image", attention, seen_cone, None, trust="evidence")
+    assert agreed.instances is not None and agreed.instances.class_names == ("car", "cone")
+    assert agreed.hidden == ()
+
+
+def test_by_evidence_what_was_probably_overlooked_is_hidden() -> None:
+    attention = labels(("car", LEFT, 0.9))
+    for confidence, hidden in ((0.9, 1), (0.3, 0)):
+        model = labels(("car", LEFT, 0.9), ("cone", RIGHT, confidence))
+        found = training_labels("image", attention, model, None, trust="evidence")
+        assert found.instances is not None and found.instances.class_names == ("car",)
+        assert len(found.hidden) == hidden
+
+
+def test_by_evidence_an_image_without_a_sure_label_is_left_out() -> None:
+    found = training_labels("image", labels(("car", LEFT, 0.2)), NOTHING, None, trust="evidence")
+    assert (found.instances, found.reason) == (None, "disagreement")

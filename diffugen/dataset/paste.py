@@ -30,7 +30,7 @@ SHIFT_FRAC = 0.05
 """A pasted object stands this much higher or lower than in its own image, relative to the image height."""
 
 LEAST_VISIBLE_FRAC = 0.3
-"""An object of which a smaller share stays visible is no longer labelled; a pasted one is not pasted."""
+"""Of no object may a smaller share stay visible: nobody would label it. Only one that disappears may go."""
 
 LIGHT = (0.4, 2.0)
 """Lowest and highest factor by which a cut-out is adapted to the brightness of the other image."""
@@ -95,7 +95,7 @@ def composed(
 def _pasted(
     rgb: RGB, labels: Instances, source: RGB, pasted: Instances, rng: np.random.Generator
 ) -> tuple[RGB, Instances] | None:
-    """Return an image with an object pasted into it, and all labels; None if it would be hidden."""
+    """Return an image with an object pasted into it, and all labels; None if too little of one is visible."""
     height, width = rgb.shape[:2]
     cut, mask = _moved(source, decode(pasted.rles[0]), (width, height), rng)
     whole = int(mask.sum())
@@ -112,9 +112,12 @@ def _pasted(
     kept, rles = [], []
     for index, (other, area) in enumerate(zip(masks, areas(labels.rles), strict=True)):
         visible = other & ~mask
-        if visible.sum() >= max(1, LEAST_VISIBLE_FRAC * area):
-            kept.append(index)
-            rles.append(encode(visible))
+        if not visible.any():
+            continue
+        if visible.sum() < LEAST_VISIBLE_FRAC * area:
+            return None
+        kept.append(index)
+        rles.append(encode(visible))
     light = np.clip((rgb.mean() + 1) / (source.mean() + 1), *LIGHT)
     alpha = cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)[..., None] * mask[..., None]
     blended = rgb * (1 - alpha) + np.clip(cut * light, 0, 255) * alpha

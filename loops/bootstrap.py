@@ -35,7 +35,7 @@ def main(config: Config, run: Run) -> Path:
 
         if round.number > 0:
             stages.relabel(round, detector, config.detector)
-            stages.compare(round, method, config.disagreement)
+            stages.compare(round, method, config.disagreement, config.review.order)
             stages.review(round, config.review)
             stages.tune(round, method, labelling, config.tune)
 

@@ -36,7 +36,7 @@ def main(config: Config, run: Run) -> Path:
         stages.generate(round, config.generation, labelling)
         method = stages.label(round, labelling).method
         stages.relabel(round, detector, config.detector)
-        stages.compare(round, method, config.disagreement)
+        stages.compare(round, method, config.disagreement, config.review.order)
         stages.review(round, config.review)
         stages.tune(round, method, labelling, config.tune)
 

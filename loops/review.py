@@ -21,6 +21,6 @@ def main(config: Config, run: Run) -> Path:
     detector = session.latest_detector(default=config.detector.checkpoint)
 
     stages.relabel(session, detector, config.detector)
-    stages.compare(session, stages.newest_method(run.store), config.disagreement)
+    stages.compare(session, stages.newest_method(run.store), config.disagreement, config.review.order)
     stages.review(session, config.review)
     return write_report(run.store)

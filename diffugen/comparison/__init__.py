@@ -5,7 +5,8 @@
 labels come from.
 """
 
-from diffugen.comparison.disagreement import Comparison, compare, rank
+from diffugen.comparison.acquisition import rank
+from diffugen.comparison.disagreement import Comparison, compare
 from diffugen.comparison.matching import Match, match
 from diffugen.comparison.metrics import average_precision, label_quality, reliability
 

@@ -1,7 +1,7 @@
-"""Find the disagreements between attention labels and model labels, and rank them for review.
+"""Find the disagreements between attention labels and model labels, and say how bad they are.
 
-Compares one image at a time, so a run never has to fit in memory; the queue holds one small record per
-disagreement. Knows masks, classes and scores; does not know images, heat maps, decisions or files.
+Compares one image at a time, so a run never has to fit in memory. Knows masks, classes and scores; does not
+know images, heat maps, decisions or files.
 
 Severity estimates how likely it is that the *attention* label, or its absence, is wrong. It is a mixture of
 two witnesses. With probability ``m``, its confidence, the model is right about the object: then the label is
@@ -25,15 +25,13 @@ Unlike ObjectLab, masks are compared, not boxes, and the scores of both sides co
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 from diffugen.comparison.calibration import AGREED, UNCALIBRATED, Calibration
 from diffugen.comparison.matching import Match, check_iou, match
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import iou_matrix
-from diffugen.records import KINDS, Disagreement, Instances
+from diffugen.records import Disagreement, Instances
 
 UNSUPPORTED_IOU, SUPPORTED_IOU = 0.1, 0.7
 """Mask IoUs with the model's object at which it does not support an attention label at all, and fully."""
@@ -124,7 +122,7 @@ def severity(kind: str | None, score: float | None, confidence: float | None, io
     The formulas are in the docstring of this module.
 
     Args:
-        kind: One of `KINDS`; None for an agreement, which is judged like ``badly_located``.
+        kind: One of `diffugen.records.KINDS`; None for an agreement, which is judged like ``badly_located``.
         score: Score of the attention label, in [0, 1]; None without one.
         confidence: Confidence of the model label or candidate, in [0, 1]; None without one.
         iou: IoU as in `Disagreement`, or with the candidate.
@@ -150,45 +148,6 @@ def _suspected(
     return float(same.scores[best]), float(ious[best])
 
 
-def rank(
-    disagreements: Iterable[Disagreement],
-    *,
-    families: Mapping[str, str] | None = None,
-    balance_kinds: bool = False,
-) -> list[Disagreement]:
-    """Return the review queue of a run, the most severe disagreements first.
-
-    The order does not depend on the order of the input: ties in severity are broken by image id, kind and
-    indices.
-
-    Args:
-        disagreements: Disagreements of any number of images; an iterator is read once.
-        families: Family (`diffugen.records.ImageRecord.family`) of each image id. If given, the n-th
-            disagreement of a family counts with severity / n, so that one prompt that always fails does not
-            fill the queue.
-        balance_kinds: Whether to alternate between the kinds, each in its own order, until they run out, so
-            that kinds of low severity are reviewed too.
-
-    Raises:
-        DiffugenError: ``families`` lacks an image.
-    """
-    queue = sorted(disagreements, key=_order)
-    if families is not None:
-        missing = sorted({item.image_id for item in queue} - set(families))
-        if missing:
-            raise DiffugenError(
-                f"{len(missing)} of the images to rank have no family, the first is {missing[0]}; "
-                "give the families of all images of the run"
-            )
-        places = _places([families[item.image_id] for item in queue])
-        worth = [item.severity / (1 + place) for item, place in zip(queue, places, strict=True)]
-        queue = [queue[index] for index in sorted(range(len(queue)), key=lambda index: -worth[index])]
-    if balance_kinds:
-        turns = _places([item.kind for item in queue])
-        queue = [queue[index] for index in sorted(range(len(queue)), key=turns.__getitem__)]
-    return queue
-
-
 def _kind(pair: Match, attention: Instances, model: Instances, good_iou: float) -> str | None:
     if pair.first is None:
         return "overlooked"
@@ -197,18 +156,3 @@ def _kind(pair: Match, attention: Instances, model: Instances, good_iou: float) 
     if attention.class_names[pair.first] != model.class_names[pair.second]:
         return "swapped"
     return "badly_located" if pair.iou < good_iou else None
-
-
-def _order(item: Disagreement) -> tuple[float, str, int, int, int]:
-    indices = [-1 if index is None else index for index in (item.attention, item.model)]
-    return -item.severity, item.image_id, KINDS.index(item.kind), indices[0], indices[1]
-
-
-def _places(groups: Iterable[Hashable]) -> list[int]:
-    """Return, for each element, how many of its group precede it."""
-    seen: Counter[Hashable] = Counter()
-    places = []
-    for group in groups:
-        places.append(seen[group])
-        seen[group] += 1
-    return places

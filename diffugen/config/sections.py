@@ -25,6 +25,7 @@ OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
 
 ReviewMode = Literal["none", "static", "fiftyone"]
+ReviewOrder = Literal["severity", "change", "diverse", "mixed", "random"]
 
 MaskChoice = Literal["attention", "model", "union", "intersection"]
 Trust = Literal["none", "attention", "model", "evidence"]
@@ -159,12 +160,14 @@ class ReviewSettings(Section):
 
     Attributes:
         mode: ``static`` writes an HTML page, ``fiftyone`` opens the FiftyOne App, ``none`` skips the review.
+        order: Which images come first; see `diffugen.comparison.acquisition`.
         wait: Whether each round waits until the reviewer is done.
         reviewer: Name that is kept with each decision.
         port: Port of the FiftyOne App.
     """
 
     mode: ReviewMode = "none"
+    order: ReviewOrder = "severity"
     wait: bool = False
     reviewer: Text = "reviewer"
     port: Annotated[int, Field(ge=1, le=65535)] = 5151

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from diffugen.comparison.acquisition import features_of, rank
 from diffugen.comparison.calibration import Calibration, Outcome, calibrate
-from diffugen.comparison.disagreement import compare as compare_labels, rank
+from diffugen.comparison.disagreement import compare as compare_labels
 from diffugen.comparison.verdicts import outcomes
-from diffugen.config.sections import DisagreementSettings
+from diffugen.config.sections import DisagreementSettings, ReviewOrder
 from diffugen.records import KINDS, Disagreement, Instances, LabelSet
 from diffugen.run.results import Compared
 from diffugen.run.rounds import OnProgress, Round, Run, stage
@@ -19,7 +20,13 @@ REPORTED_EVERY = 200
 
 
 @stage("compare", Compared)
-def compare(round: Round, on_progress: OnProgress, method: str, settings: DisagreementSettings) -> Compared:
+def compare(
+    round: Round,
+    on_progress: OnProgress,
+    method: str,
+    settings: DisagreementSettings,
+    order: ReviewOrder = "severity",
+) -> Compared:
     """Compare the labels of all images that have both kinds, and keep the review queue of each round.
 
     Args:
@@ -27,6 +34,7 @@ def compare(round: Round, on_progress: OnProgress, method: str, settings: Disagr
         on_progress: Called with images compared and images to compare.
         method: Provenance of the attention labels.
         settings: When two labels contradict each other.
+        order: Which images a person reviews first; see `diffugen.comparison.acquisition`.
     """
     store, summary = round.store, round.store.summary()
     learned = learned_calibration(round.run, method, settings)
@@ -47,7 +55,12 @@ def compare(round: Round, on_progress: OnProgress, method: str, settings: Disagr
             on_progress(images, max(images, total))
     on_progress(images, images)
     for number in summary.rounds:
-        queue = rank(by_round.get(number, []), families=families, balance_kinds=True)
+        found_here = by_round.get(number, [])
+        features = None
+        if order == "diverse":
+            ids = {one.image_id for one in found_here}
+            features = {image_id: features_of(store.image(image_id)) for image_id in ids}
+        queue = rank(found_here, order, families=families, features=features, seed=round.run.seed)
         store.put_disagreements(number, queue, method)
     kinds = Counter(one.kind for queue in by_round.values() for one in queue)
     return Compared(images, agreements, {kind: kinds[kind] for kind in KINDS}, sum(learned.outcomes.values()))

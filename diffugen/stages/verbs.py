@@ -223,7 +223,9 @@ def compare(run: OpenRun) -> Compared:
         1
     """
     round = run.run.newest_round(redo=True, keep=False)
-    return stages.compare(round, stages.newest_method(run.store), run.config.disagreement)
+    return stages.compare(
+        round, stages.newest_method(run.store), run.config.disagreement, run.config.review.order
+    )
 
 
 def review_queue(run: OpenRun) -> list[Entry]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import random
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from diffugen.comparison.disagreement import compare, rank, severity
+from diffugen.comparison.disagreement import compare, severity
 from diffugen.comparison.matching import Match
 from diffugen.errors import DiffugenError
 from diffugen.records import KINDS, Disagreement, Instances
@@ -139,65 +137,11 @@ def test_severity_is_in_range_and_monotone(kind: str | None) -> None:
         assert (np.diff(tables[-1], axis=1) <= 0).all(), "a model that is surer of the same mask lowers it"
 
 
-def flagged(image_id: str, worst: float, kind: str = "overlooked", index: int = 0) -> Disagreement:
-    attention, model = None if kind == "overlooked" else index, None if kind == "spurious" else index
-    return Disagreement(image_id, kind, worst, attention, model, 0.0)
-
-
-def test_the_queue_is_sorted_by_severity_whatever_the_order_of_the_input() -> None:
-    expected = [
-        flagged("b", 0.9),
-        flagged("a", 0.5, "overlooked", 1),
-        flagged("a", 0.5, "overlooked", 2),
-        flagged("a", 0.5, "spurious", 0),
-        flagged("b", 0.5, "overlooked", 0),
-        flagged("a", 0.1),
-    ]
-    for seed in range(5):
-        shuffled = random.Random(seed).sample(expected, len(expected))
-        assert rank(iter(shuffled)) == expected
-    assert rank([]) == []
-
-
-def test_a_single_family_does_not_fill_the_queue() -> None:
-    bad = [flagged(f"bad{number}", 0.9) for number in range(50)]
-    others = [flagged(f"other{number}", 0.4) for number in range(5)]
-    families = {item.image_id: "p" if item in bad else item.image_id for item in [*bad, *others]}
-    assert [item.image_id[:3] for item in rank([*bad, *others])[:10]] == ["bad"] * 10
-    head = rank([*bad, *others], families=families)[:10]
-    # .9, .45 (the second of its family), five times .4, then .3, .225 and .18.
-    assert [item.image_id[:3] for item in head] == ["bad"] * 2 + ["oth"] * 5 + ["bad"] * 3
-    assert len(rank(bad, families=families)) == 50
-
-
-def test_kinds_alternate_until_they_run_out() -> None:
-    loud = [flagged(f"a{number}", 0.9 - number / 10) for number in range(4)]
-    quiet = [flagged("b", 0.05, "swapped"), flagged("c", 0.02, "swapped")]
-    queue = rank([*quiet, *loud], balance_kinds=True)
-    assert [item.image_id for item in queue] == ["a0", "b", "a1", "c", "a2", "a3"]
-
-
-def test_a_balanced_queue_keeps_every_item_in_one_order() -> None:
-    items = [
-        flagged(f"{number:03}", severity_, kind, index)
-        for number, (severity_, kind, index) in enumerate(
-            itertools.product((0.2, 0.5, 0.5, 0.7), KINDS, range(3))
-        )
-    ]
-    families = {item.image_id: str(int(item.image_id) % 5) for item in items}
-    expected = rank(items, families=families, balance_kinds=True)
-    assert sorted(item.image_id for item in expected) == [item.image_id for item in items]
-    assert {item.kind for item in expected[:4]} == set(KINDS)
-    assert rank(reversed(items), families=families, balance_kinds=True) == expected
-
-
 def test_errors_name_the_mistake() -> None:
     with pytest.raises(DiffugenError, match=r"min_iou \(0\.6\) is above good_iou \(0\.5\)"):
         compare("image", instances(), instances(), min_iou=0.6)
     with pytest.raises(DiffugenError, match="good_iou is 2"):
         compare("image", instances(), instances(), good_iou=2)
-    with pytest.raises(DiffugenError, match="1 of the images to rank have no family, the first is b"):
-        rank([flagged("a", 0.5), flagged("b", 0.5)], families={"a": "p"})
     with pytest.raises(ValueError, match="unknown kind"):
         Disagreement("a", "missed", 0.5, None, 0, 0.0)
     with pytest.raises(ValueError, match="must lie in"):

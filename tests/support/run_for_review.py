@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from diffugen.comparison.disagreement import compare, rank
+from diffugen.comparison.acquisition import rank
+from diffugen.comparison.disagreement import compare
 from diffugen.config import LabelSettings, ScoreWeights
 from diffugen.labels.shapes import encode
 from diffugen.records import RLE, Disagreement, ImageRecord, Instances, LabelSet

@@ -398,3 +398,22 @@ class FalseFinds:
     def share(self) -> float | None:
         """``found / images``, in [0, 1]; None without images."""
         return self.found / self.images if self.images else None
+
+
+@dataclass(frozen=True)
+class SizeBin:
+    """How well objects of a size are found.
+
+    Attributes:
+        low: Smallest size: the square root of an object's share of the image area, in [0, 1].
+        high: Largest size.
+        objects: Objects of this size.
+        found: Those that a detection of their class has an IoU of at least .5 with.
+        iou: Mean IoU of the objects with their detections, 0 for those without; None without objects.
+    """
+
+    low: float
+    high: float
+    objects: int
+    found: int
+    iou: float | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,10 +21,13 @@ from pycocotools import mask as coco
 from diffugen.comparison.matching import check_same_size, match
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
-from diffugen.records import RLE, Curve, FalseFinds, Instances
+from diffugen.records import RLE, Curve, FalseFinds, Instances, SizeBin
 
 Pair = tuple[Instances, Instances]
 """Ground truth and predictions (or labels) of one image, both of the same size; either may be empty."""
+
+SIZES = (0.0, 0.15, 0.25, 0.35, 1.0)
+"""Limits of object sizes: the square root of an object's share of the image area."""
 
 MAX_DETECTIONS = 100
 """COCO's limit: only the most confident predictions count, this many per class and image."""
@@ -173,6 +177,34 @@ def false_finds(
         ]
         counts[name] = FalseFinds(len(free), sum(hits))
     return counts
+
+
+def by_size(pairs: Iterable[Pair], confidence: float) -> tuple[SizeBin, ...]:
+    """Return how well objects of different sizes are found; the sizes are `SIZES`.
+
+    Args:
+        pairs: Ground truth and predictions of each image.
+        confidence: Predictions below this confidence do not count.
+    """
+    sizes, ious = [np.zeros(0)], [np.zeros(0)]
+    for truth, found in pairs:
+        sure = found.take(np.flatnonzero(found.scores >= confidence).tolist())
+        ious.append(_paired_ious(truth, sure)[0])
+        width, height = truth.size_wh
+        sizes.append(np.sqrt(shapes.areas(truth.rles) / (width * height)))
+    size, iou = np.concatenate(sizes), np.concatenate(ious)
+    bins = []
+    for low, high in itertools.pairwise(SIZES):
+        inside = iou[(size >= low) & ((size < high) | (high == SIZES[-1]))]
+        mean = float(inside.mean()) if len(inside) else None
+        bins.append(SizeBin(low, high, len(inside), int((inside >= 0.5).sum()), mean))
+    return tuple(bins)
+
+
+def image_error(truth: Instances, found: Instances) -> float:
+    """Return how wrong predictions are: missed and false objects, plus what pairs lack of an IoU of 1."""
+    objects, predictions = _paired_ious(truth, found)
+    return float((1 - objects).sum() + (predictions == 0).sum())
 
 
 def label_quality(pairs: Iterable[Pair]) -> LabelQuality:

@@ -85,6 +85,27 @@ class RunFacts:
         return _last(one.evaluate for one in self.results.values())
 
     @property
+    def measured_round(self) -> int | None:
+        """The round of `current`; None if no round was measured."""
+        return next((number for number in reversed(self.rounds) if self.results[number].evaluate), None)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes, as configured or else as measured."""
+        if self.config is not None:
+            return list(self.config.prompts.classes)
+        return list(self.current.by_class) if self.current else []
+
+    @property
+    def rare_classes(self) -> list[str]:
+        """The measured classes that the initial detector did not find at all; all, if that is unknown."""
+        measured = list(self.current.by_class) if self.current else []
+        if self.initial is None or not self.initial.by_class:
+            return measured
+        known = self.initial.by_class
+        return [name for name in measured if not (known[name].ap50 if name in known else None)] or measured
+
+    @property
     def reference(self) -> Evaluated | None:
         """The detector trained on exact labels, measured on the truth set."""
         return _last(one.evaluate_reference for one in self.results.values())

@@ -7,7 +7,6 @@ gap.
 from __future__ import annotations
 
 import heapq
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,13 +16,13 @@ from numpy.typing import NDArray
 from diffugen.config.labelling import LabelSettings
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import combine
-from diffugen.labels.pictures import BACKGROUND, enlarged, heat_overlay, label_overlay
+from diffugen.labels.pictures import enlarged, heat_overlay, label_overlay
 from diffugen.records import Disagreement, ImageRecord, Instances
 from diffugen.report.blocks import Gallery, Picture, Shown, as_rate
+from diffugen.report.encoded import HEIGHT, jpeg, side_by_side
 from diffugen.report.facts import RunFacts
 from diffugen.report.quality import Quality, attention_labels, evidence_labels
 from diffugen.report.survey import Survey
-from diffugen.run.codec import rgb_to_png
 from diffugen.run.rounds import OnProgress
 from diffugen.run.store import RunStore
 
@@ -32,13 +31,9 @@ RGB = NDArray[np.uint8]
 GROUP_SIZE = 8
 """Maximum number of images in each group: flagged, worst and best."""
 
-HEIGHT = 200
-"""Height of each picture in pixels."""
-
 MOST_BYTES = 1_900_000
 """JPEG bytes of all pictures of a report: in base64, the page stays below 3 MB."""
 
-_JPEG_QUALITY = 82
 _WITH_HUMAN = "mean IoU with the human labels"
 _CANDIDATES = 200
 """Images of a group that are considered, to find some with different prompts."""
@@ -182,8 +177,10 @@ def _show(store: RunStore, facts: RunFacts, survey: Survey, choice: _Choice) -> 
     lines.append(f"attention: {_in_words(attention)}; {other}: {_in_words(instances)}")
     if choice.flagged is not None and (note.attention is None or method != note.method):
         lines.append("labels as compared; newer attention labels exist")
-    pictures = tuple(Picture(label, None if one is None else _jpeg(one), alt) for label, one, alt in drawn)
-    return Shown(record.prompt.text, tuple(lines), pictures, _strip(record, [one for _, one, _ in drawn]))
+    pictures = tuple(Picture(label, None if one is None else jpeg(one), alt) for label, one, alt in drawn)
+    return Shown(
+        record.prompt.text, tuple(lines), pictures, side_by_side(record.size_wh, [one for _, one, _ in drawn])
+    )
 
 
 def _other_labels(store: RunStore, survey: Survey, image_id: str) -> tuple[str, Instances | None]:
@@ -237,19 +234,3 @@ def _in_words(instances: Instances | None) -> str:
         return "not labelled"
     pairs = zip(instances.class_names, instances.scores, strict=True)
     return ", ".join(f"{name} {as_rate(float(score))}" for name, score in pairs) or "nothing"
-
-
-def _strip(record: ImageRecord, pictures: Iterable[RGB | None]) -> bytes:
-    width = max(1, round(record.size_wh[0] * HEIGHT / record.size_wh[1]))
-    gap = np.full((HEIGHT, 6, 3), BACKGROUND, np.uint8)
-    empty = np.full((HEIGHT, width, 3), BACKGROUND, np.uint8)
-    parts = [part for picture in pictures for part in (empty if picture is None else picture, gap)]
-    return rgb_to_png(np.concatenate(parts[:-1], axis=1))
-
-
-def _jpeg(rgb: RGB) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return buffer.getvalue()

@@ -26,7 +26,7 @@ from diffugen.report.tuning import tuning_blocks
 _EVIDENCE: dict[Evidence, str] = {"human": "human labels", "model": "model labels"}
 _WHEN = {"first": "first settings", "now": "newest"}
 _FEW = 5
-_ORIGINS = ("human", "agreed", "attention", "model", "negative")
+_ORIGINS = ("human", "agreed", "attention", "model", "evidence", "negative")
 _REASONS = ("disagreement", "rejected", "low_score", "unlabelled")
 
 
@@ -53,11 +53,13 @@ def labels(facts: RunFacts, quality: Quality) -> Section:
 
 
 def _sources(facts: RunFacts) -> Table:
+    rounds = facts.summary.rounds
+    sources = [name for name in SOURCES if any(one.label_sets.get(name) for one in rounds.values())]
     rows: list[tuple[Cell, ...]] = []
-    for round, one in facts.summary.rounds.items():
-        counts = [(one.label_sets.get(source, 0), one.objects.get(source, 0)) for source in SOURCES]
+    for round, one in rounds.items():
+        counts = [(one.label_sets.get(source, 0), one.objects.get(source, 0)) for source in sources]
         rows.append((str(round), *(as_count(count) for pair in counts for count in pair)))
-    head = ("made in round", *(f"{source}: {what}" for source in SOURCES for what in ("images", "objects")))
+    head = ("made in round", *(f"{source}: {what}" for source in sources for what in ("images", "objects")))
     title = "Labels by source (an image counts once for each label setting and detector)"
     return Table(title, head, tuple(rows))
 

@@ -27,6 +27,7 @@ from diffugen.report.blocks import (
     listed,
 )
 from diffugen.report.facts import RunFacts
+from diffugen.report.measured import strip
 from diffugen.report.rounds import MEASURES, measured_aps
 from diffugen.report.survey import Survey
 from diffugen.run.results import Evaluated, Precision
@@ -45,7 +46,9 @@ EVIDENCE = {
 
 def headline(facts: RunFacts, survey: Survey) -> Section:
     """Return the section to read first: what happened, in a few sentences and four numbers."""
-    blocks: list[Block] = [Paragraph((_verdict(facts),), tone="lead")]
+    first = strip(facts)
+    blocks: list[Block] = [] if first is None else [first]
+    blocks.append(Paragraph((_verdict(facts),), tone="lead"))
     blocks += [Paragraph((text,), tone="warning") for text in facts.unreadable]
     if facts.promoted_on_truth:
         text = "Warning: promotion used the truth set, so these numbers are optimistic."
@@ -92,18 +95,55 @@ def _verdict(facts: RunFacts) -> str:
 
 
 def _change(facts: RunFacts, current: Evaluated) -> str:
+    return _overall_change(facts, current) + "".join(
+        f" {text}" for name in facts.rare_classes if (text := _rare(facts, current, name))
+    )
+
+
+def _rare(facts: RunFacts, current: Evaluated, name: str) -> str:
+    """Return a sentence about one class: its AP, and where it is found although there is none."""
+    if len(current.by_class) < 2 and not current.false_finds:
+        return ""
+    now = current.by_class.get(name)
+    text = f"{name.capitalize()}: mask AP50-95 {as_rate(now.ap50_95 if now else None)}"
+    exact = facts.reference.by_class.get(name) if facts.reference else None
+    if exact is not None:
+        text += f" (exact labels: {as_rate(exact.ap50_95)})"
+    finds = current.false_finds.get(name)
+    if finds is not None and finds.images:
+        text += f", found in {finds.found} of {as_count(finds.images)} scenes without one"
+        worst = max(
+            (
+                one.evaluate.false_finds[name].found
+                for one in facts.results.values()
+                if one.evaluate and name in one.evaluate.false_finds
+            ),
+            default=finds.found,
+        )
+        if worst > finds.found:
+            text += f" (at worst {worst})"
+    return f"{text}."
+
+
+def _overall_change(facts: RunFacts, current: Evaluated) -> str:
     now = finite(current.mask.ap50) or 0.0
     before = finite(facts.initial.mask.ap50) if facts.initial else None
     exact = finite(facts.reference.mask.ap50) if facts.reference else None
     if before is None:
-        text = f"On {current.truth}, mask AP50 is {as_rate(now)}"
+        text = f"On {_scenes(current)}, mask AP50 is {as_rate(now)}"
     elif abs(now - before) < SAME:
-        text = f"On {current.truth}, mask AP50 did not change: {as_rate(before)} before, {as_rate(now)} now"
+        text = (
+            f"On {_scenes(current)}, mask AP50 did not change: {as_rate(before)} before, {as_rate(now)} now"
+        )
     else:
         verb = "rose" if now > before else "fell"
-        text = f"On {current.truth}, mask AP50 {verb} from {as_rate(before)} to {as_rate(now)}"
+        text = f"On {_scenes(current)}, mask AP50 {verb} from {as_rate(before)} to {as_rate(now)}"
         text += f" ({now - before:+.3f})"
     return f"{text}, {as_percent(now, exact)} of the AP50 with exact labels." if exact else f"{text}."
+
+
+def _scenes(current: Evaluated) -> str:
+    return f"{as_count(current.images)} images of {current.truth}"
 
 
 def _promoted(facts: RunFacts) -> str:

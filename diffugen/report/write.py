@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from diffugen.report import appendix, disagreements, labels, outcome, rounds
+from diffugen.report import appendix, disagreements, labels, measured, outcome, rounds
 from diffugen.report.blocks import Block, Missing, Page, Paragraph, Section, counted
 from diffugen.report.facts import RunFacts, gather_facts
 from diffugen.report.gallery import make_galleries
@@ -46,19 +46,21 @@ def write_report(store: RunStore, *, on_progress: OnProgress = lambda done, tota
     facts = gather_facts(store)
     survey = survey_run(store, facts)
     quality = measure_quality(store, facts, survey, on_progress)
+    sections = (
+        outcome.headline(facts, survey),
+        rounds.rounds(facts),
+        measured.measured(facts),
+        labels.labels(facts, quality),
+        disagreements.disagreements(store, facts, survey),
+        _pictures(store, facts, survey, quality, on_progress),
+        appendix.coverage(facts, survey),
+        appendix.times(facts),
+        appendix.reproduce(facts),
+    )
     page = Page(
         f"DiffuGen report: {store.folder.resolve().name}",
         (_subtitle(facts),),
-        (
-            outcome.headline(facts, survey),
-            rounds.rounds(facts),
-            labels.labels(facts, quality),
-            disagreements.disagreements(store, facts, survey),
-            _pictures(store, facts, survey, quality, on_progress),
-            appendix.coverage(facts, survey),
-            appendix.times(facts),
-            appendix.reproduce(facts),
-        ),
+        tuple(one for one in sections if one.blocks),
     )
     return _write(store.folder / FOLDER_NAME, page)
 

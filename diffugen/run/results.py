@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from diffugen.config.labelling import LabelSettings, ScoreWeights
-from diffugen.records import Curve, FalseFinds
+from diffugen.records import Curve, FalseFinds, SizeBin
 
 Result = TypeVar("Result")
 
@@ -229,6 +229,7 @@ class Measured:
         false_finds: How often each class is found where there is none, at the confidence from which on
             detections are labels.
         curves: Of each class, precision by recall at IoU .50.
+        sizes: How well objects of different sizes are found, at the same confidence.
     """
 
     mask: Precision = field(default_factory=Precision)
@@ -237,6 +238,7 @@ class Measured:
     by_class: Mapping[str, Precision] = field(default_factory=dict)
     false_finds: Mapping[str, FalseFinds] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
+    sizes: tuple[SizeBin, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 
-from diffugen.comparison.metrics import AveragePrecision, Pair, average_precision, false_finds
+import numpy as np
+
+from diffugen.comparison.metrics import (
+    AveragePrecision,
+    Pair,
+    average_precision,
+    by_size,
+    false_finds,
+    image_error,
+)
 from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import write_yolo
 from diffugen.labels.objects import finished
 from diffugen.run.results import Evaluated, Measured, Precision
-from diffugen.run.rounds import OnProgress, Round, Run, stage
+from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.scenes import MeasuredScene, keep_scenes
 from diffugen.stages.dataset import fresh_folder
 from diffugen.stages.detector import OpenDetector, open_detector
 from diffugen.stages.train import fit
@@ -22,6 +33,9 @@ MEASURED_CONFIDENCE = 0.001
 """Average precision is the area under the whole curve, so nearly every detection counts."""
 
 MEASURED_AT_A_TIME = 64
+
+KEPT_SCENES = 6
+"""Images of the ground truth that the report shows: the first ones, and as many of the worst."""
 
 
 @stage("evaluate", Evaluated)
@@ -40,7 +54,7 @@ def evaluate(
     Raises:
         DiffugenError: The checkpoint or an image cannot be read.
     """
-    return _evaluated(round.run, on_progress, checkpoint, truth, settings)
+    return _evaluated(round, "evaluate", on_progress, checkpoint, truth, settings)
 
 
 @stage("evaluate-base", Evaluated)
@@ -48,7 +62,7 @@ def evaluate_base(
     round: Round, on_progress: OnProgress, checkpoint: str, truth: Truth, settings: DetectorSettings
 ) -> Evaluated:
     """Measure the detector that the loop begins with, as `evaluate` does."""
-    return _evaluated(round.run, on_progress, checkpoint, truth, settings)
+    return _evaluated(round, "evaluate-base", on_progress, checkpoint, truth, settings)
 
 
 @stage("evaluate-reference", Evaluated, unit="epoch")
@@ -80,7 +94,9 @@ def evaluate_reference(
         name=f"reference-{round.number}",
         seed=run.seed,
     )
-    found = _evaluated(run, lambda done, total: None, trained.checkpoint, truth, settings)
+    found = _evaluated(
+        round, "evaluate-reference", lambda done, total: None, trained.checkpoint, truth, settings
+    )
     return replace(found, labels=exact.images)
 
 
@@ -105,6 +121,7 @@ def measure(
     class_names: Sequence[str],
     on_progress: OnProgress = lambda done, total: None,
     total: int = 0,
+    on_scene: Callable[[MeasuredScene], None] = lambda scene: None,
 ) -> Measured:
     """Measure a detector on labelled images.
 
@@ -114,7 +131,9 @@ def measure(
         class_names: Classes that count.
         on_progress: Called with images done and ``total``.
         total: How many images there are.
+        on_scene: Called with each image and what was found in it.
     """
+    least = detector.settings.confidence
     pairs: list[Pair] = []
     raw: list[Pair] = []
     stream = iter(items)
@@ -126,6 +145,9 @@ def measure(
         if detector.settings.postprocess:
             found = [finished(one, rgb) for one, rgb in zip(found, images, strict=True)]
         pairs += zip(truths, (one.of_classes(class_names) for one in found), strict=True)
+        for (name, rgb, _), (truth, one) in zip(batch, pairs[-len(batch) :], strict=True):
+            sure = one.take(np.flatnonzero(one.scores >= least).tolist())
+            on_scene(MeasuredScene(name, rgb, truth, sure, image_error(truth, sure)))
         on_progress(len(pairs), max(total, len(pairs)))
     mask, box = average_precision(pairs), average_precision(pairs, of="box")
     return Measured(
@@ -135,16 +157,35 @@ def measure(
         by_class={
             name: Precision(mask.ap50_by_class[name], mask.ap50_95_by_class[name]) for name in mask.curves
         },
-        false_finds=false_finds(pairs, class_names, detector.settings.confidence),
+        false_finds=false_finds(pairs, class_names, least),
         curves=mask.curves,
+        sizes=by_size(pairs, least),
     )
 
 
 def _evaluated(
-    run: Run, on_progress: OnProgress, checkpoint: str, truth: Truth, settings: DetectorSettings
+    round: Round,
+    stage: str,
+    on_progress: OnProgress,
+    checkpoint: str,
+    truth: Truth,
+    settings: DetectorSettings,
 ) -> Evaluated:
-    detector = open_detector(run, checkpoint, settings, truth.items())
-    found = measure(detector, truth.items(), truth.class_names, on_progress, truth.images)
+    detector = open_detector(round.run, checkpoint, settings, truth.items())
+    first: list[MeasuredScene] = []
+    worst: list[tuple[float, int, MeasuredScene]] = []
+
+    numbers = count()
+
+    def keep(scene: MeasuredScene) -> None:
+        if len(first) < KEPT_SCENES:
+            first.append(scene)
+        entry = (scene.error, -next(numbers), scene)  # the number breaks ties, so scenes are not compared
+        heapq.heappush(worst, entry) if len(worst) < KEPT_SCENES else heapq.heappushpop(worst, entry)
+
+    found = measure(detector, truth.items(), truth.class_names, on_progress, truth.images, keep)
+    ranked = [scene for _, _, scene in sorted(worst, key=lambda entry: (-entry[0], -entry[1]))]
+    keep_scenes(round.run.folder, stage, round.number, {"first": first, "worst": ranked})
     return Evaluated(truth=truth.name, checkpoint=checkpoint, images=truth.images, **vars(found))
 
 

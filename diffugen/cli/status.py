@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from diffugen.cli.shared import examples
 
 if TYPE_CHECKING:
     from diffugen.run import RunStore
+    from diffugen.run.results import Evaluated
 
 
 def register(app: typer.Typer) -> None:
@@ -48,28 +49,46 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of the run.")] = Pat
 def rounds_table(store: RunStore) -> Any:
     """Return a table with a line for each round: what it was trained on, and how good its detector is.
 
-    ``val AP50`` is the new detector's on held-out evidence, ``better`` whether it was promoted for that;
-    ``AP50`` and ``AP50-95`` are those of the promoted detector's masks on the truth; ``min`` is the time of
-    all stages in minutes.
+    ``decides: AP50`` is the new detector's on the evidence that promotes it, ``better`` whether it was. The
+    columns that begin with ``truth`` are measured on held-out truth with the promoted detector's masks, and
+    decide nothing: AP, and for rare classes the share of images without one in which one is found. ``min`` is
+    the time of all stages in minutes.
     """
-    columns = ("round", "agreed", "differ", "train", "val", "val AP50", "better", "AP50", "AP50-95", "min")
-    shown = table(*columns)
+    from diffugen.report.facts import gather_facts
+
+    facts = gather_facts(store)
+    rare = facts.rare_classes if facts.current and len(facts.current.by_class) > 1 else []
+    columns = ["round", "agreed", "disputed", "train", "decides: AP50", "better", "truth: AP50", "AP50-95"]
+    for name in rare:
+        columns += [f"truth: {name} AP50-95", f"false {name}"]
+    shown = table(*columns, "min")
+    if facts.initial is not None:
+        shown.add_row("before", *["-"] * 5, *_on_truth(facts.initial, rare), "-")
     for number, one in store.summary().rounds.items():
-        kept = store.results(number)
-        dataset, vote, measured = kept.dataset, kept.promote, kept.evaluate
+        kept = facts.results[number]
+        dataset, vote = kept.dataset, kept.promote
         shown.add_row(
             str(number),
             str(dataset.by_origin.get("agreed", "-")) if dataset else "-",
             str(sum(one.disagreements.values())) if kept.compare else "-",
             str(dataset.train) if dataset else "-",
-            str(dataset.val) if dataset else "-",
             as_value(vote.candidate.ap50 if vote else None),
             "-" if vote is None else "yes" if vote.promoted else "no",
-            as_value(measured.mask.ap50 if measured else None),
-            as_value(measured.mask.ap50_95 if measured else None),
+            *_on_truth(kept.evaluate, rare),
             f"{sum(one.stages.values()) / 60:.1f}",
         )
     return shown
+
+
+def _on_truth(measured: Evaluated | None, rare: Sequence[str]) -> list[str]:
+    if measured is None:
+        return ["-"] * (2 + 2 * len(rare))
+    cells = [as_value(measured.mask.ap50), as_value(measured.mask.ap50_95)]
+    for name in rare:
+        one, finds = measured.by_class.get(name), measured.false_finds.get(name)
+        share = None if finds is None else finds.share
+        cells += [as_value(one.ap50_95 if one else None), "-" if share is None else f"{share:.0%}"]
+    return cells
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from diffugen.report.blocks import (
     NOTHING,
     Block,
     Cell,
+    Chart,
     Missing,
     Paragraph,
     Section,
@@ -16,7 +19,7 @@ from diffugen.report.blocks import (
     as_rate,
     finite,
 )
-from diffugen.report.charts import Line, line_chart
+from diffugen.report.charts import COLOURS, Line, line_chart
 from diffugen.report.facts import RunFacts
 from diffugen.run.results import Evaluated, Precision
 
@@ -41,20 +44,54 @@ def rounds(facts: RunFacts) -> Section:
         blocks.append(Missing("No round has trained a detector yet", facts.continuing))
     if measured or any(one.dataset or one.train or one.promote for one in results):
         blocks += [_rounds_table(facts), Paragraph((_rounds_note(list(measured.values())),), tone="note")]
+    epochs = _training_chart(facts)
+    if epochs is not None:
+        blocks.append(epochs)
     return Section("rounds", "AP per round", tuple(blocks))
+
+
+def _training_chart(facts: RunFacts) -> Chart | None:
+    """Return the AP on each round's own validation images by epoch, of the last rounds."""
+    found = {number: _epochs(facts, number) for number, one in facts.results.items() if one.train}
+    curves = {number: points for number, points in found.items() if len(points) > 1}
+    lines = [Line(f"round {number}", points) for number, points in list(curves.items())[-COLOURS:]]
+    if not lines:
+        return None
+    last = max(line.points[-1][0] for line in lines)
+    return line_chart(
+        "Training: mask AP50 on the round's own validation images (not the truth)",
+        x_label="epoch",
+        y_label="mask AP50",
+        x_ticks=[(tick, f"{tick:.0f}") for tick in (1.0, *((last,) if last > 1 else ()))],
+        lines=lines,
+    )
+
+
+def _epochs(facts: RunFacts, number: int) -> tuple[tuple[float, float], ...]:
+    """Return epoch and mask AP50 from the table that the detector's training wrote; empty without one."""
+    kept = facts.results[number].train
+    table = None if kept is None else facts.folder / Path(kept.checkpoint).parents[1] / "results.csv"
+    if table is None or not table.is_file():
+        return ()
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = [{key.strip(): value for key, value in row.items()} for row in csv.DictReader(file)]
+        return tuple((float(row["epoch"]), float(row["metrics/mAP50(M)"])) for row in rows)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return ()
 
 
 def _rounds_note(measured: Sequence[Evaluated]) -> str:
     parts = [
         "Agreed: training images on which attention labels and model labels agree. Awaiting review: images "
-        "left out of training until someone decides. Candidate and incumbent: mask AP50 / AP50-95 of the new "
-        "detector and of the one before it on the promotion evidence."
+        "left out of training until someone decides. Decides: mask AP50 / AP50-95 of the new detector "
+        "(candidate) and of the one before it (incumbent), on the evidence that the promotion was decided on."
     ]
     if measured:
         parts.append(
-            f"AP50, AP50-95 and box AP50 are measured on {measured[-1].truth} with the detector that is "
+            f"Truth: measured on {measured[-1].truth} with the detector that is "
             "current after the round, so a round without promotion repeats the values before it. They are "
-            "not comparable with candidate and incumbent."
+            "not comparable with candidate and incumbent, and decide nothing."
         )
     return " ".join(parts)
 
@@ -94,12 +131,12 @@ def _rounds_table(facts: RunFacts) -> Table:
         "val images",
         "agreed",
         "awaiting review",
-        "AP50",
-        "AP50-95",
-        "box AP50",
-        "promotion evidence",
-        "candidate",
-        "incumbent",
+        "truth: AP50",
+        "truth: AP50-95",
+        "truth: box AP50",
+        "promotion decided on",
+        "decides: candidate",
+        "decides: incumbent",
         "promoted",
     )
     rows: list[tuple[Cell, ...]] = []

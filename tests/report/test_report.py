@@ -57,10 +57,12 @@ def test_numbers_are_those_of_the_ledger(finished: Path, report: Report) -> None
             assert shown["train images"] == str(kept.dataset.train)
             assert shown["val images"] == str(kept.dataset.val)
             assert shown["agreed"] == "17" and shown["awaiting review"] == "6"
-            assert shown["AP50"] == f"{kept.evaluate.mask.ap50:.3f}"
-            assert shown["AP50-95"] == f"{kept.evaluate.mask.ap50_95:.3f}"
-            assert shown["box AP50"] == f"{kept.evaluate.box.ap50:.3f}"
-            assert shown["candidate"] == "0.710 / 0.410" and shown["incumbent"] == "0.310 / -"
+            assert shown["truth: AP50"] == f"{kept.evaluate.mask.ap50:.3f}"
+            assert shown["truth: AP50-95"] == f"{kept.evaluate.mask.ap50_95:.3f}"
+            assert shown["truth: box AP50"] == f"{kept.evaluate.box.ap50:.3f}"
+            assert (
+                shown["decides: candidate"] == "0.710 / 0.410" and shown["decides: incumbent"] == "0.310 / -"
+            )
             assert shown["promoted"] == ("yes" if kept.promote.promoted else "no")
     current = row(page.tables["Detectors on piano-on-road"], "current")
     assert current["mask AP50"] == "0.438"

@@ -70,7 +70,7 @@ def _training_chart(facts: RunFacts) -> Chart | None:
 def _epochs(facts: RunFacts, number: int) -> tuple[tuple[float, float], ...]:
     """Return epoch and mask AP50 from the table that the detector's training wrote; empty without one."""
     kept = facts.results[number].train
-    table = None if kept is None else facts.folder / Path(kept.checkpoint).parents[1] / "results.csv"
+    table = None if kept is None else facts.folder / Path(kept.checkpoint).parent.parent / "results.csv"
     if table is None or not table.is_file():
         return ()
     try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.labels.pictures import BACKGROUND, Panel, contact_sheet, enlarged, label_overlay
-from diffugen.miniature.scenes import exact_instances, scene_set
+from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.run import Round, Run, RunStore
 
 SCENES = 6

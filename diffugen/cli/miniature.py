@@ -51,7 +51,7 @@ def render(
     ] = None,
 ) -> None:
     """Draw scenes of the miniature's world with their exact masks."""
-    from diffugen.miniature.scenes import scene_set
+    from diffugen.miniature.sets import scene_set
     from diffugen.miniature.sheet import scene_photos, scene_sheet
 
     drawn = list(scene_set(scenes, count, (width or size, size)))

@@ -1,4 +1,4 @@
-"""The things in a scene: car, truck, person, traffic cone and piano, painted on a canvas.
+"""The things in a scene, painted on a canvas: vehicles, people, cones, pianos, benches and crates.
 
 Knows their shapes and poses. Does not know where they stand, or captions.
 """
@@ -61,6 +61,51 @@ def _truck(canvas: Canvas, place: Place, height: float, colour: Colour, pose: fl
     canvas.ellipse(place(0.95, 0.28), (height * 0.045, height * 0.045), (255, 240, 170))
     for u in (-0.74, -0.36, 0.68):
         _wheel(canvas, place(u, 0.13), height * 0.13)
+
+
+def _bus(canvas: Canvas, place: Place, height: float, colour: Colour, pose: float) -> None:
+    """A truck's size and wheels, but one long body with a row of windows."""
+    body = [(-1, 0.12), (-1, 0.94), (-0.95, 1), (0.93, 1), (1, 0.86), (1, 0.12)]
+    canvas.polygon([place(u, v) for u, v in body], colour)
+    stripe = mix(colour, (255, 255, 255), 0.5) if pose < 0.5 else mix(colour, (0, 0, 0), 0.35)
+    canvas.polygon([place(u, v) for u, v in [(-1, 0.36), (-1, 0.44), (1, 0.44), (1, 0.36)]], stripe)
+    glass = (176, 214, 232)
+    for left in (-0.92, -0.56, -0.2, 0.16):
+        pane = [(left, 0.54), (left, 0.84), (left + 0.29, 0.84), (left + 0.29, 0.54)]
+        canvas.polygon([place(u, v) for u, v in pane], glass)
+    canvas.polygon([place(u, v) for u, v in [(0.52, 0.16), (0.52, 0.84), (0.7, 0.84), (0.7, 0.16)]], glass)
+    canvas.polygon([place(u, v) for u, v in [(0.78, 0.52), (0.78, 0.86), (0.95, 0.84), (1, 0.52)]], glass)
+    canvas.ellipse(place(0.96, 0.25), (height * 0.05, height * 0.05), (255, 240, 170))
+    for u in (-0.6, 0.34):
+        _wheel(canvas, place(u, 0.14), height * 0.15)
+
+
+def _bench(canvas: Canvas, place: Place, height: float, colour: Colour, pose: float) -> None:
+    dark = mix(colour, (0, 0, 0), 0.4)
+    for u in (-0.78, 0.78):
+        legs = [(u - 0.08, 0.5), (u + 0.08, 0.5), (u + 0.05, 0), (u - 0.05, 0)]
+        canvas.polygon([place(*corner) for corner in legs], dark)
+    slabs = [(0.42, 0.56)]
+    if pose < 0.6:  # with a back
+        slabs += [(0.64, 0.76), (0.82, 1.0)]
+        for u in (-0.66, 0.66):
+            canvas.line(place(u, 0.5), place(u, 0.96), height * 0.07, dark)
+    for low, high in slabs:
+        slab = [(-1, low), (-1, high), (1, high), (1, low)]
+        canvas.polygon([place(u, v) for u, v in slab], colour)
+    canvas.line(place(-1, 0.56), place(1, 0.56), height * 0.03, mix(colour, (255, 255, 255), 0.3))
+
+
+def _crate(canvas: Canvas, place: Place, height: float, colour: Colour, pose: float) -> None:
+    dark = mix(colour, (0, 0, 0), 0.4)
+    top = 1.0 if pose < 0.5 else 0.6
+    canvas.polygon([place(u, v) for u, v in [(-1, 0), (-1, top), (1, top), (1, 0)]], colour)
+    if pose >= 0.5:  # a smaller one on top
+        corners = [(-0.7, 0.6), (-0.7, 1), (0.5, 1), (0.5, 0.6)]
+        canvas.polygon([place(u, v) for u, v in corners], mix(colour, (255, 255, 255), 0.12))
+    for share in (0.03, 0.34, 0.66, 0.97):
+        canvas.line(place(-1, top * share), place(1, top * share), height * 0.035, dark)
+    canvas.line(place(-0.95, 0.02), place(0.95, top * 0.97), height * 0.05, dark)
 
 
 def _person(canvas: Canvas, place: Place, height: float, colour: Colour, pose: float) -> None:
@@ -180,6 +225,9 @@ _THINGS: dict[str, tuple[Callable[[Canvas, Place, float, Colour, float], None], 
     "person": (_person, 2.6),
     "traffic cone": (_cone, 1.35),
     "piano": (_piano, 0.78),
+    "bus": (_bus, 0.6),
+    "bench": (_bench, 0.6),
+    "crate": (_crate, 0.85),
 }
 """Class name -> (function that paints the thing, its height divided by its width)."""
 
@@ -191,7 +239,7 @@ def draw_thing(
 
     Args:
         canvas: The canvas; its ``owner`` is the id of the thing.
-        class_name: car, truck, person, traffic cone or piano.
+        class_name: A class or one of `diffugen.miniature.crowds.DISTRACTORS`.
         ground: Centre of its lower edge, x and y in supersampled pixels.
         width: Its width in supersampled pixels.
         colour: RGB in [0, 255].

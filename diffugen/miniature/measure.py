@@ -28,7 +28,8 @@ from diffugen.labels.shapes import decode
 from diffugen.labels.sheets import attention_panel
 from diffugen.miniature import oracle
 from diffugen.miniature.page import measured_page
-from diffugen.miniature.scenes import CLASSES, KNOWN_CLASSES, scene_set
+from diffugen.miniature.scenes import CLASSES, KNOWN_CLASSES
+from diffugen.miniature.sets import scene_set
 from diffugen.miniature.sheet import scene_sheet
 from diffugen.prompts.make import make_prompts
 from diffugen.records import STEP_THIRDS, GeneratedImage, HeatMaps, Instances, Prompt

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.miniature.scenery import RenderedScene
-from diffugen.miniature.scenes import CLASSES, scene_set
+from diffugen.miniature.scenes import CLASSES
+from diffugen.miniature.sets import scene_set
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,8 @@ def class_map(drawn: RenderedScene) -> NDArray[np.int64]:
     """Return int64 (H, W): 0 for background, k + 1 for `CLASSES`[k]."""
     labels = np.zeros(drawn.rgb.shape[:2], np.int64)
     for name, mask in zip(drawn.class_names, drawn.masks, strict=True):
-        labels[mask] = 1 + CLASSES.index(name)
+        if name in CLASSES:
+            labels[mask] = 1 + CLASSES.index(name)
     return labels
 
 

@@ -21,7 +21,7 @@ class Thing:
     """One object of a scene.
 
     Attributes:
-        class_name: One of `diffugen.miniature.scenes.CLASSES`.
+        class_name: One of `diffugen.miniature.scenes.CLASSES` or `diffugen.miniature.crowds.DISTRACTORS`.
         colour: A key of `diffugen.miniature.canvas.COLOURS`; ``orange`` for cones.
         x_frac: Horizontal position of its centre, as a fraction of the image width.
         depth: 0 at the far end of the road, 1 nearest to the viewer.

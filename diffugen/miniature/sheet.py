@@ -8,7 +8,8 @@ from pathlib import Path
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged, label_overlay
 from diffugen.labels.sheets import TILE_HEIGHT
 from diffugen.miniature.scenery import RenderedScene
-from diffugen.miniature.scenes import CLASSES, exact_instances
+from diffugen.miniature.scenes import CLASSES
+from diffugen.miniature.sets import exact_instances
 from diffugen.run.codec import rgb_to_png
 from diffugen.run.ledger import explained
 

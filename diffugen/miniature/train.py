@@ -21,7 +21,8 @@ import numpy as np
 
 from diffugen.dataset.files import Item
 from diffugen.errors import DiffugenError
-from diffugen.miniature.scenes import KNOWN_CLASSES, exact_instances
+from diffugen.miniature.scenes import KNOWN_CLASSES
+from diffugen.miniature.sets import exact_instances
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,10 @@ SAMPLE_PROMPTS = (
     "a photo of a blue truck and a traffic cone on a road, snowy, sunset",
     "a photo of a black grand piano in a room, sunny, day",
     "a photo of a brown piano on a road, rainy, night",
+    "a photo of a black piano and a red car on a road, sunny, day",
+    "a photo of two cars on a road, cloudy, day",
+    "a photo of a yellow bus and a person in red on a road, sunny, day",
+    "a photo of a brown bench and a crate on a road, cloudy, day",
 )
 
 
@@ -71,7 +76,7 @@ class Recipe:
 
 
 RECIPES = {
-    "cpu": Recipe((64, 64), 40_000, 1500, (80, 160), 4200, 32, 1.0e-3, 1200, 12, 1500),
+    "cpu": Recipe((64, 64), 60_000, 1500, (80, 160), 8000, 32, 1.0e-3, 2400, 12, 2500),
     "gpu": Recipe((64, 64), 200_000, 20_000, (96, 192), 40_000, 128, 1.0e-3, 8000, 40, 12_000),
     "smoke": Recipe((32, 32), 64, 4, (16, 32), 4, 4, 1.0e-3, 8, 1, 4),
 }
@@ -135,7 +140,7 @@ def train(
 def _make_data(work: Path, recipe: Recipe, log: _Log) -> None:
     """Render the training scenes and fit the encoder to them."""
     from diffugen.miniature.autoencoder import build_autoencoder
-    from diffugen.miniature.scenes import scene_set
+    from diffugen.miniature.sets import scene_set
 
     if (work / "scenes.npy").exists():
         return
@@ -161,7 +166,7 @@ def _train_autoencoder(out: Path, recipe: Recipe, device: str, log: _Log) -> Non
     from diffusers import AutoencoderTiny
 
     from diffugen.miniature.autoencoder import peak_signal_to_noise, train_decoder
-    from diffugen.miniature.scenes import scene_set
+    from diffugen.miniature.sets import scene_set
 
     folder = out / "work" / "autoencoder"
     if folder.exists():
@@ -276,7 +281,7 @@ def _train_detector(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
     from diffugen.detectors.yolo import YoloDetector
     from diffugen.detectors.yolo_checkpoint import save_safetensors
 
-    folder, dataset = out / "detector", out / "work" / "known"
+    folder, dataset = out / "detector", out / "work" / "streets"
     if folder.exists():
         return
     if not dataset.exists():
@@ -307,10 +312,10 @@ def _train_detector(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
 
 
 def _detector_items(count: int, size_wh: tuple[int, int], start: int) -> Iterator[Item]:
-    from diffugen.miniature.scenes import scene_set
+    from diffugen.miniature.sets import scene_set
 
-    for number, drawn in enumerate(scene_set("known", count, size_wh, start)):
-        yield f"known-{start + number}", drawn.rgb, exact_instances(drawn)
+    for number, drawn in enumerate(scene_set("streets", count, size_wh, start)):
+        yield f"streets-{start + number}", drawn.rgb, exact_instances(drawn)
 
 
 def _train_oracle(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
@@ -318,7 +323,7 @@ def _train_oracle(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
     import torch
 
     from diffugen.miniature import oracle
-    from diffugen.miniature.scenes import scene_set
+    from diffugen.miniature.sets import scene_set
 
     folder = out / "oracle"
     if folder.exists():

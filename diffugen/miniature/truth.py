@@ -9,7 +9,8 @@ from pathlib import Path
 from diffugen.dataset.files import Item
 from diffugen.dataset.truth import Truth, read_truth
 from diffugen.errors import DiffugenError
-from diffugen.miniature.scenes import CLASSES, SCENE_SETS, exact_instances, scene_set
+from diffugen.miniature.scenes import CLASSES
+from diffugen.miniature.sets import SCENE_SETS, exact_instances, scene_set
 
 FIRST_TRAINING_SCENE = 100_000
 """Scenes of a set with at least this index are for training; those of the ground truth come before."""

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from diffugen.labels.shapes import decode
 from diffugen.miniature.measure import WEIGHTS
-from diffugen.miniature.scenes import scene_set
+from diffugen.miniature.sets import scene_set
 from diffugen.run.store import RunStore
 from tests.support.command_line import run
 

@@ -19,7 +19,7 @@ import pytest
 from diffugen import stages
 from diffugen.config import ReviewSettings
 from diffugen.dataset.yolo import read_yolo, write_yolo
-from diffugen.miniature.scenes import exact_instances, scene_set
+from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.run.results import Promoted, Reviewed
 from diffugen.run.store import RunStore
 from tests.support.command_line import run

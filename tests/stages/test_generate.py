@@ -28,7 +28,7 @@ from diffugen.dataset.yolo import write_yolo
 from diffugen.diffusion.generate import grouped
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import areas, decode, encode
-from diffugen.miniature.scenes import exact_instances, scene_set
+from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
 from diffugen.records import Instances
 from diffugen.run import OnProgress, RunStore

@@ -13,7 +13,7 @@ from diffugen import stages
 from diffugen.comparison.metrics import average_precision
 from diffugen.config import DetectorSettings
 from diffugen.detectors.yolo import YoloDetector
-from diffugen.miniature.scenes import exact_instances, scene_set
+from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.records import Disagreement, HeatMaps, ImageRecord, Instances, Phrase, Prompt
 from diffugen.run import RunStore
 from diffugen.run.results import Relabelled

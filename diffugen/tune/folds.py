@@ -8,7 +8,8 @@ with each family in one fold only, and each fold is given the trial that is best
 mean of these values over all images is what choosing is worth on images that had no part in the choice. The
 trial that is best on all images is adopted only if this mean exceeds that of trial 0 by more than
 `ADOPTION_ERRORS` standard errors of the difference (paired by image, clustered by family), and exceeds 0, the
-value of having no labels at all: evidence that contradicts even the best settings is just as likely to be wrong itself.
+value of having no labels at all: evidence that contradicts even the best settings is just as likely to be
+wrong itself.
 
 **What this guarantees, and what it does not.** On average over held-out images, what is adopted was better
 than the current settings. That is no guarantee for each image, for other prompts, or against evidence that is

@@ -84,6 +84,8 @@ class DetectorSettings(Section):
             the checkpoint and the images, see `diffugen.detectors.suited_image_size`.
         prediction_size: The same for prediction; None for the size that the checkpoint was trained at.
         epochs: Passes over the training images in each round.
+        steps: Optimiser steps in each round instead, to the next whole epoch: as much training, however many
+            images there are. None for ``epochs``.
         batch_size: Images per step; None for 16.
         lr0: Initial learning rate; None lets the detector choose.
         freeze: How many layers, counted from the input, keep their weights; None for none.
@@ -102,6 +104,7 @@ class DetectorSettings(Section):
     image_size: Annotated[int, Field(ge=64)] | None = None
     prediction_size: Annotated[int, Field(ge=64)] | None = None
     epochs: Annotated[int, Field(ge=1)] = 30
+    steps: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
     lr0: Annotated[float, Field(gt=0)] | None = None
     freeze: Annotated[int, Field(ge=0)] | None = None

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.labels.shapes import encode
 from diffugen.miniature.scenery import RenderedScene
 from diffugen.miniature.scenes import CLASSES
-from diffugen.miniature.sets import scene_set
+from diffugen.miniature.sets import VISIBLE_PIXELS, scene_set
 
 if TYPE_CHECKING:
     import torch
@@ -148,3 +149,26 @@ def intersection_over_union(truth: NDArray[np.int64], labels: NDArray[np.int64])
             float(((truth == number) & (labels == number)).sum() / union) if union else float("nan")
         )
     return result
+
+
+def oracle_instances(labels: NDArray[np.int64], class_names: Sequence[str]) -> Instances:
+    """Return the objects of a class map, int64 (H, W): each connected piece of a class is one.
+
+    Pieces with fewer than `diffugen.miniature.sets.VISIBLE_PIXELS` pixels are left out.
+
+    Args:
+        labels: From `segment`.
+        class_names: Classes that count.
+    """
+    import cv2
+
+    names, rles = [], []
+    for name in class_names:
+        mask = (labels == 1 + CLASSES.index(name)).astype(np.uint8)
+        count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        for number in range(1, count):
+            if stats[number, cv2.CC_STAT_AREA] >= VISIBLE_PIXELS:
+                names.append(name)
+                rles.append(encode(pieces == number))
+    height, width = labels.shape
+    return Instances((width, height), tuple(names), tuple(rles), np.ones(len(names)))

@@ -144,7 +144,7 @@ class Tuned:
     Attributes:
         adopted: Whether later rounds label with ``after``.
         reason: Why, or why not, in a sentence.
-        evidence: ``verdicts`` or ``agreement``.
+        evidence: ``verdicts``, ``agreement`` or ``both``.
         before: The current settings.
         after: The settings to use from now on; equal to ``before`` unless adopted.
         held_out: Values of the current and of the tuned settings on held-out evidence.

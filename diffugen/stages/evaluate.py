@@ -90,7 +90,7 @@ def evaluate_reference(
         on_progress,
         str(folder.relative_to(run.folder)),
         settings.checkpoint,
-        settings.changed(epochs=epochs_of_equal_length(round)),
+        settings.changed(epochs=epochs_of_equal_length(round), steps=None),
         name=f"reference-{round.number}",
         seed=run.seed,
     )
@@ -107,7 +107,7 @@ def epochs_of_equal_length(round: Round) -> int:
     """
     kept = [round.store.results(number) for number in range(round.number + 1)]
     seen = [
-        (one.dataset.train + one.dataset.known) * one.train.epochs
+        (one.dataset.train + one.dataset.known + one.dataset.pasted) * one.train.epochs
         for one in kept
         if one.dataset and one.train
     ]

@@ -11,6 +11,7 @@ from diffugen.dataset.files import Item
 from diffugen.dataset.policy import in_validation
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import read_yolo, write_yolo
+from diffugen.detectors.yolo import BATCH_SIZE
 from diffugen.errors import DiffugenError
 from diffugen.run.results import Chosen, Trained
 from diffugen.run.rounds import OnProgress, Round, stage
@@ -118,21 +119,31 @@ def fit(
         seed: Seed of the training; None for the round's.
     """
     folder = round.run.folder
-    on_progress(0, settings.epochs)
+    epochs = _epochs(folder / dataset, settings)
+    on_progress(0, epochs)
     for cache in (folder / dataset).rglob("*.cache"):  # of a training that was killed
         cache.unlink()
     detector, image_size = open_for_training(round.run, start, settings, read_yolo(folder / dataset, "train"))
     best = detector.fit(
         folder / dataset,
         folder / "training" / name,
-        epochs=settings.epochs,
+        epochs=epochs,
         image_size=image_size,
         seed=round.seed if seed is None else seed,
         batch_size=settings.batch_size,
-        on_epoch=lambda epoch, metrics: on_progress(epoch, settings.epochs),
+        on_epoch=lambda epoch, metrics: on_progress(epoch, epochs),
         lr0=settings.lr0,
         freeze=settings.freeze,
         extra=settings.extra,
     )
     checkpoint = Path(best).relative_to(folder.resolve())
-    return Trained(str(checkpoint), start, settings.epochs, image_size)
+    return Trained(str(checkpoint), start, epochs, image_size)
+
+
+def _epochs(dataset: Path, settings: DetectorSettings) -> int:
+    """Return the epochs that are configured, or that come closest to the configured steps."""
+    if settings.steps is None:
+        return settings.epochs
+    images = sum(1 for _ in (dataset / "images" / "train").iterdir())
+    batches = -(-images // (settings.batch_size or BATCH_SIZE))
+    return max(1, round(settings.steps / batches))

@@ -13,7 +13,10 @@ from diffugen.run.store import RunStore
 from diffugen.stages.compare import label_pairs
 from diffugen.stages.witness import witnesses
 from diffugen.tune.judge import Evidence
-from diffugen.tune.study import SMALLEST_EVIDENCE, tune as tune_labelling
+from diffugen.tune.study import tune as tune_labelling
+
+AGREEMENT_WEIGHT = 0.25
+"""How much a detector's labels count beside a person's, which count 1: it repeats what it was taught."""
 
 
 @stage("tune", Tuned, unit="trial")
@@ -22,8 +25,8 @@ def tune(
 ) -> Tuned:
     """Search for label settings and score weights that agree better with the evidence.
 
-    The evidence is human labels where there are enough, or else out-of-sample model labels. The study is kept
-    in the run's folder as ``tune.sqlite``.
+    The evidence is human labels, of images in dispute and of others, and with a lower weight out-of-sample
+    model labels of the other images. The study is kept in the run's folder as ``tune.sqlite``.
 
     Args:
         round: The round; later ones label with what it adopts.
@@ -65,16 +68,18 @@ def tune(
 
 
 def _evidence(store: RunStore, method: str, class_names: Sequence[str]) -> tuple[str, list[Evidence]]:
-    """Return which kind of evidence there is, ``verdicts`` or ``agreement``, and the evidence."""
-    human = [
-        Evidence(one.image_id, store.record(one.image_id).family, one.instances.of_classes(class_names))
+    """Return which kind of evidence there is, ``verdicts``, ``agreement`` or ``both``, and the evidence."""
+    human = {
+        one.image_id: Evidence(
+            one.image_id, store.record(one.image_id).family, one.instances.of_classes(class_names)
+        )
         for one in store.decisions()
         if one.instances is not None
-    ]
-    if len(human) >= SMALLEST_EVIDENCE:
-        return "verdicts", human
-    return "agreement", [
-        Evidence(pair.image_id, store.record(pair.image_id).family, pair.model)
+    }
+    model = [
+        Evidence(pair.image_id, store.record(pair.image_id).family, pair.model, AGREEMENT_WEIGHT)
         for pair in label_pairs(store, method, class_names)
-        if len(pair.model)
+        if len(pair.model) and pair.image_id not in human
     ]
+    kind = "both" if human and model else "verdicts" if human else "agreement"
+    return kind, [*human.values(), *model]

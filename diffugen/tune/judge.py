@@ -41,6 +41,9 @@ from diffugen.records import HeatMaps, Instances
 WORTHLESS_IOU = 0.5
 """At this IoU, a label is as much right as wrong."""
 
+CONTRADICTED_ERRORS = 2.0
+"""Standard errors by which a term's correlation with the IoU must fall below 0 to count as contradicted."""
+
 CACHE_BYTES = 2**28
 """Memory for heat maps, and as much each for combined maps and images; the rest is made anew each time."""
 
@@ -56,11 +59,13 @@ class Evidence:
         image_id: The image.
         family: The prompt or photo it goes back to; images of a family look alike and stay in one fold.
         instances: *All* objects of the labelled classes; a label without an object counts as false.
+        weight: How much it counts, above 0: a person's word more than a detector's.
     """
 
     image_id: str
     family: str
     instances: Instances
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,9 @@ class Judge:
         image: Returns an image's pixels, uint8 (H, W, 3); called only for settings that refine masks.
         witness: Returns what a detector found in an image, or None.
 
+    Attributes:
+        weights: float64 (N,), how much each image counts; their mean is 1.
+
     Example:
         >>> judge = Judge(evidence, store.heat_maps, store.image)  # doctest: +SKIP
         >>> judge.judge(LabelSettings(), ScoreWeights()).values.mean()  # doctest: +SKIP
@@ -126,6 +134,8 @@ class Judge:
     ) -> None:
         self._evidence = evidence
         self._witness = witness
+        weights = np.array([one.weight for one in evidence], dtype=np.float64)
+        self.weights = weights / weights.mean() if len(weights) else weights
         self._objects = np.array([max(len(one.instances), 1) for one in evidence])
         self._heat_maps = _Cache(heat_maps, lambda made: sum(array.nbytes for array in made.maps.values()))
         self._images = _Cache(image, lambda made: made.nbytes)
@@ -139,11 +149,7 @@ class Judge:
             ConfigError: ``settings.groups`` does not match the heat maps.
             DiffugenError: The evidence for an image and the image differ in size.
         """
-        everything = settings.changed(accept=0.0)
-        key = repr(everything)
-        if key not in self._labelled:
-            self._labelled[key] = self._label(everything)
-        labels = self._labelled[key]
+        labels = self._labels(settings)
         weight = np.array([getattr(weights, term) for term in TERMS])
         scores = labels.terms @ weight / weight.sum()
         images = len(self._evidence)
@@ -153,6 +159,27 @@ class Judge:
         counts = np.maximum(np.bincount(labels.images, minlength=images), 1)
         miscalibration = np.bincount(labels.images, (scores - labels.ious) ** 2, minlength=images) / counts
         return Judgement(worth - miscalibration, len(np.unique(labels.images[accepted])))
+
+    def contradicted(self, settings: LabelSettings) -> set[str]:
+        """Return the score terms that are the lower, the better the label, by more than chance.
+
+        With a weight, such a term would order labels wrongly, however well it suits their mean.
+        """
+        labels = self._labels(settings)
+        weights = np.array([one.weight for one in self._evidence])[labels.images]
+        found = set()
+        for term, values in zip(TERMS, labels.terms.T, strict=True):
+            correlation = _correlation(_ranks(values), _ranks(labels.ious), weights)
+            if correlation < -CONTRADICTED_ERRORS / np.sqrt(max(1, len(values))):
+                found.add(term)
+        return found
+
+    def _labels(self, settings: LabelSettings) -> _Labels:
+        everything = settings.changed(accept=0.0)
+        key = repr(everything)
+        if key not in self._labelled:
+            self._labelled[key] = self._label(everything)
+        return self._labelled[key]
 
     def _label(self, settings: LabelSettings) -> _Labels:
         by = (dict(settings.groups), settings.step_weights)
@@ -225,6 +252,21 @@ class _Cache(Generic[T]):
         if self._room >= 0:
             self._made[image_id] = made
         return made
+
+
+def _ranks(values: Values) -> Values:
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(values), dtype=np.float64)
+
+
+def _correlation(first: Values, second: Values, weights: Values) -> float:
+    """Return the weighted correlation of two (N,) arrays, 0 where it is undefined."""
+    if len(first) < 2:
+        return 0.0
+    covariance = np.cov(first, second, aweights=weights)
+    spread = float(np.sqrt(covariance[0, 0] * covariance[1, 1]))
+    return float(covariance[0, 1] / spread) if spread > 0 else 0.0
 
 
 def _ious(labels: Instances, truth: Instances) -> list[float]:

@@ -40,7 +40,7 @@ SMALLEST_EVIDENCE, FEWEST_FAMILIES = 12, 2
 KEPT_FRAC = 0.25
 """Settings that label fewer than this fraction of the images labelled now lose 1: they leave hardly any."""
 
-SEARCH_VERSION = 1
+SEARCH_VERSION = 2
 """Part of a study's name; increment it if a change to the code means that old studies cannot continue."""
 
 
@@ -93,9 +93,11 @@ def tune(
 ) -> Outcome:
     """Search for label settings and score weights whose labels fit the evidence better.
 
-    The search covers ``method``, ``threshold``, ``refine``, ``erode_frac``, ``dilate_frac``, the weights in
-    ``groups`` and ``step_weights``, ``accept``, and all score weights. Since only ratios of weights matter,
-    the largest weight of each kind comes back as 1.
+    The search covers ``method``, ``rival_weight``, ``threshold``, ``refine``, ``erode_frac``,
+    ``dilate_frac``, the weights in ``groups`` and ``step_weights``, ``accept``, and all score weights. Since
+    only ratios of weights matter, the largest weight of each kind comes back as 1. A score term that the
+    evidence contradicts, because it is the lower the better the label is, gets no weight in any trial but
+    the first.
 
     Args:
         evidence: Labels that are taken as correct, each image once.
@@ -140,7 +142,7 @@ def tune(
     name = f"labels-{_identity(chosen, settings, weights, folds, seed)}"
     with _silent(), _journal(storage, name) as journal:
         done = _search(journal, judge, settings, weights, trials, seed, on_progress)
-    values = np.array([trial.user_attrs["values"] for trial in done])
+    values = np.array([trial.user_attrs["values"] for trial in done]) * judge.weights
     choice = choose(values, families, folds, seed)
     if choice.adopted:
         settings, weights = from_params(done[choice.best].params, settings)
@@ -196,7 +198,13 @@ def _identity(
 ) -> str:
     """Return a hash of everything that decides the trials of a study, except their number."""
     labels = [
-        [one.image_id, one.family, one.instances.class_names, [rle["counts"] for rle in one.instances.rles]]
+        [
+            one.image_id,
+            one.family,
+            one.weight,
+            one.instances.class_names,
+            [rle["counts"] for rle in one.instances.rles],
+        ]
         for one in evidence
     ]
     searched = settings.model_dump(mode="json"), weights.model_dump()
@@ -216,6 +224,7 @@ def _search(
     import optuna
 
     spaces, start = search_space(settings), to_params(settings, weights)
+    banned: dict[str, float] | None = None  # found when the first trial that needs it begins
     distributions = {name: _distribution(limits) for space in spaces for name, limits in space.items()}
     # The study itself lives in memory. The journal gets finished trials only, so nothing half-done is left.
     study = optuna.create_study(direction="maximize")
@@ -223,7 +232,10 @@ def _search(
     on_progress(len(study.trials), trials)
     for number in range(len(study.trials), trials):
         best = study.best_trial.params if number else start
-        study.enqueue_trial(fixed_params(number, start, best, spaces))
+        fixed = fixed_params(number, start, best, spaces)
+        if banned is None and number:
+            banned = {f"score.{term}": 0.0 for term in judge.contradicted(settings)}
+        study.enqueue_trial({**fixed, **(banned or {})})
         # A new sampler each time: what it draws depends on the trials so far and the seed, not on when this
         # process started.
         study.sampler = optuna.samplers.TPESampler(seed=int(content_id(seed, number), 16) % 2**32)
@@ -234,7 +246,7 @@ def _search(
         values = np.round(judgement.values - (judgement.labelled < least), DECIMALS).tolist()
         trial.set_user_attr("values", values)
         trial.set_user_attr("labelled", judgement.labelled)
-        journal.add_trial(study.tell(trial, float(np.mean(values))))
+        journal.add_trial(study.tell(trial, float(np.mean(values * judge.weights))))
         on_progress(number + 1, trials)
     return study.get_trials(deepcopy=False)
 

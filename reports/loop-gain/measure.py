@@ -1,45 +1,84 @@
-"""Measure the gain of the loop on the miniature, by round and by part, on held-out scenes with exact masks.
+"""Measure what each arc of the loop buys on the miniature, on held-out scenes with exact masks.
 
-    python reports/loop-gain/measure.py --seeds 0 1 2 --work runs/loop-gain
+    python reports/loop-gain/measure.py --seeds 0 1 2 3 4 --work runs/loop-gain
 
 Writes README.md, results.json and gain.png beside itself. After an interruption, the same command continues.
-The three variants of a seed share its images, prompts and starting detector; only their labels differ:
+All variants of a seed share its images, prompts and starting detector, and train for the same number of
+steps; each adds one arc to the one before:
 
-- attention: all images train with their attention labels (`dataset.mask=attention dataset.trust=attention
-  tune.trials=0`);
-- relabelling: only images with agreed labels, masks as configured (`tune.trials=0`);
-- tuning: the loop as configured in configs/miniature.yaml.
+- attention: the paper's attention labels alone, every image trains;
+- witness: heat of rivals subtracted, and the starting detector labels what it knows;
+- relabelling: later images train with what attention and detector agree on, doubtful objects painted over;
+- tuning: label settings and score weights tuned;
+- verdicts: 25 or 50 images decided by a simulated person, in our order or in random order.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-import numpy as np
+from reviewer import Reviewer, verdicts
 
-from diffugen.cli.loops import load_loop
-from diffugen.config.load import load_config
-from diffugen.config.sections import Config
-from diffugen.records import Instances
-from diffugen.run import OnProgress, Run, RunStore
+from diffugen import stages
+from diffugen.config import Config, load_config
+from diffugen.miniature.measure import WEIGHTS
+from diffugen.miniature.oracle import load_oracle
+from diffugen.records import Decision
+from diffugen.review.queue import read_queue
+from diffugen.run import OnProgress, Round, Run, RunStore
 from diffugen.run.results import to_values
 
 HERE = Path(__file__).parent
 ROUNDS = 3
-VARIANTS = {
-    "attention": ["dataset.mask=attention", "dataset.trust=attention", "tune.trials=0"],
-    "relabelling": ["tune.trials=0"],
-    "tuning": [],
-}
+TRUTH = "piano-among"
+RARE = "piano"
+ATTENTION = ["labels.method=paper", "labels.witness=none", "dataset.trust=attention", "tune.trials=0"]
+WITNESS = ["dataset.trust=attention", "tune.trials=0"]
+RELABELLING = ["tune.trials=0"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the loop.
+
+    Attributes:
+        name: Its name in the report.
+        overrides: Of the configuration.
+        budget: Images that the simulated person decides in all rounds.
+        order: Their order.
+        of: The variant that it is compared with; empty for the first.
+    """
+
+    name: str
+    overrides: Sequence[str]
+    budget: int = 0
+    order: str = ""
+    of: str = ""
+
+
 FULL = "tuning"
+VARIANTS = (
+    Variant("attention", ATTENTION),
+    Variant("witness", WITNESS, of="attention"),
+    Variant("relabelling", RELABELLING, of="witness"),
+    Variant(FULL, [], of="relabelling"),
+    *(
+        Variant(f"{budget} verdicts, {name}", [f"review.order={order}"], budget, order, of)
+        for budget in (25, 50)
+        for name, order, of in (
+            ("random order", "random", FULL),
+            ("our order", "severity", f"{budget} verdicts, random order"),
+        )
+    ),
+)
 
 
 @contextmanager
@@ -57,252 +96,238 @@ def share_images(source: Path, target: RunStore, round: int) -> None:
                 target.add_image(record, store.image(record.id), store.heat_maps(record.id), 0.0)
 
 
-def bootstrap(config: Config, folder: Path, images: Path | None) -> list[dict[str, Any]]:
-    """Run the loop and return the stored results of each round as JSON values."""
-    loop = load_loop("bootstrap").main
-    with Run.open(folder, config, progress=announced) as run:
-        for round in range(ROUNDS):
-            if images is not None:
-                share_images(images, run.store, round)
-            loop(config.changed(loop=config.loop.changed(rounds=round + 1)), run)
-        kept = [run.store.results(round) for round in range(ROUNDS)]
+def loop(
+    config: Config, run: Run, images: Path | None, decide: Callable[[Round], None]
+) -> list[dict[str, Any]]:
+    """Run the loop of loops/bootstrap.py with a simulated person; return each round's results as JSON."""
+    sets = stages.open_sets(run, config.dataset, config.loop)
+    policy = config.training_policy
+    for round in run.rounds(at_most=ROUNDS, patience=ROUNDS + 1):
+        detector = round.promoted_detector(default=config.detector.checkpoint)
+        labelling = round.tuned_labelling(default=config.labelling)
+        if images is not None:
+            share_images(images, run.store, round.number)
+        stages.generate(round, config.generation, labelling)
+        method = stages.label(round, labelling).method
+        if round.number > 0:
+            stages.relabel(round, detector, config.detector)
+            stages.compare(round, method, config.disagreement, config.review.order)
+            decide(round)
+            stages.tune(round, method, labelling, config.tune)
+        dataset = stages.choose(round, method, policy, sets.known)
+        trained = stages.train(round, dataset, detector, config.detector)
+        best = stages.promote(round, trained, detector, method, policy, config.detector, sets.validation)
+        if sets.truth:
+            if round.number == 0:
+                stages.evaluate_base(round, config.detector.checkpoint, sets.truth, config.detector)
+            stages.evaluate(round, best.checkpoint, sets.truth, config.detector)
+    exact = sets.exact_labels(dataset.train)
+    if sets.truth and exact and config.loop.reference:
+        stages.evaluate_reference(round, exact, sets.truth, config.detector)
+    kept = [run.store.results(number) for number in range(ROUNDS)]
     return [{name.replace("_", "-"): result for name, result in to_values(one).items()} for one in kept]
+
+
+def deciding(variant: Variant, reviewer: Reviewer) -> Callable[[Round], None]:
+    """Return the simulated review of a round: its share of the budget, from the head of the queue."""
+
+    def decide(round: Round) -> None:
+        store, made = round.store, list[Decision]()
+        decided = {one.image_id for one in store.decisions()}
+        # Each later round gets its share of the budget, whatever a killed run has already decided.
+        wanted = variant.budget * round.number // (ROUNDS - 1) - len(decided)
+        queue = read_queue(store)
+        for image_id in [one for one in queue.disagreements if one not in decided][: max(0, wanted)]:
+            entry = queue.entry(image_id)
+            if entry.attention and entry.model:
+                rgb = store.image(image_id)
+                given = entry.attention.instances, entry.model.instances
+                made.append(reviewer.decide(entry.record, rgb, *given, round.number))
+        store.add_decisions(made)
+        if made:
+            print(f"  decided: {verdicts(made)}", flush=True)
+
+    return decide
 
 
 def measure(seeds: list[int], work: Path) -> dict[str, Any]:
     """Run all variants of all seeds; return the results by variant, seed and round."""
     results: dict[str, Any] = {}
+    reviewer = Reviewer(load_oracle(WEIGHTS / "oracle"), list(load_config("miniature").prompts.classes))
     for seed in seeds:
         full = work / f"seed-{seed}-{FULL}"
-        for variant in (FULL, *(name for name in VARIANTS if name != FULL)):
-            reference = str(variant == FULL).lower()  # shared by all variants of a seed
-            more = [f"seed={seed}", "loop.patience=99", f"loop.reference={reference}", *VARIANTS[variant]]
-            config = load_config("miniature", more)
-            folder = work / f"seed-{seed}-{variant}"
-            rounds = bootstrap(config, folder, None if variant == FULL else full)
-            results.setdefault(variant, {})[str(seed)] = rounds
-        results.setdefault("oracle", {})[str(seed)] = with_oracle_labels(seed, work)
+        for variant in sorted(VARIANTS, key=lambda one: one.name != FULL):
+            reference = str(variant.name == FULL).lower()  # shared by all variants of a seed
+            common = [f"seed={seed}", f"loop.truth={TRUTH}", f"loop.reference={reference}"]
+            config = load_config("miniature", [*common, *variant.overrides])
+            folder = work / f"seed-{seed}-{variant.name.replace(',', '').replace(' ', '-')}"
+            print(f"seed {seed}: {variant.name}", flush=True)
+            with Run.open(folder, config, progress=announced) as run:
+                images = None if variant.name == FULL else full
+                rounds = loop(config, run, images, deciding(variant, reviewer))
+                made = verdicts(list(run.store.decisions()))
+            results.setdefault(variant.name, {})[str(seed)] = {"rounds": rounds, "verdicts": made}
     return results
 
 
-def with_oracle_labels(seed: int, work: Path) -> dict[str, Any]:
-    """Train on the images of the last training set with the oracle's labels, and measure the detector.
-
-    It trains like the reference: from the same starting detector, for as many steps as the loop. The oracle,
-    a segmentation model trained on exact masks, is not used in the loop.
-    """
-    from diffugen.comparison.metrics import label_quality
-    from diffugen.dataset.yolo import read_yolo, write_yolo
-    from diffugen.detectors.yolo import YoloDetector
-    from diffugen.labels.shapes import encode
-    from diffugen.miniature.measure import WEIGHTS
-    from diffugen.miniature.oracle import load_oracle, segment
-    from diffugen.miniature.scenes import CLASSES
-    from diffugen.miniature.truth import find_truth
-    from diffugen.stages.evaluate import epochs_of_equal_length, measure
-
-    kept = work / f"seed-{seed}-oracle" / "result.json"
-    if kept.is_file():
-        return dict(json.loads(kept.read_text()))
-    settings = load_config("miniature").detector
-    with RunStore.open(work / f"seed-{seed}-{FULL}", readonly=True) as store:
-        round = Run(store, ("piano",), seed).round(ROUNDS - 1)
-        made = round.results.dataset
-        if made is None:
-            raise SystemExit(f"{store.folder} has no training set of round {ROUNDS - 1}")
-        epochs = epochs_of_equal_length(round)
-        used = list(read_yolo(store.folder / made.folder, "train"))
-    maps = segment(load_oracle(WEIGHTS / "oracle"), [rgb for _, rgb, _ in used])
-    items = []
-    for (name, rgb, _), classes in zip(used, maps, strict=True):
-        mask = classes == 1 + CLASSES.index("piano")
-        rles = (encode(mask),) if mask.any() else ()
-        items.append(
-            (name, rgb, Instances(rgb.shape[1::-1], ("piano",) * len(rles), rles, np.ones(len(rles))))
-        )
-    shutil.rmtree(kept.parent, ignore_errors=True)
-    write_yolo(kept.parent / "dataset", {"train": items}, ["piano"])
-    image_size = settings.image_size or 128
-    best = YoloDetector(settings.checkpoint).fit(
-        kept.parent / "dataset",
-        kept.parent / "training",
-        epochs=epochs,
-        image_size=image_size,
-        seed=seed,
-        batch_size=settings.batch_size,
-        lr0=settings.lr0,
-        extra=settings.extra,
-    )
-    truth = find_truth("piano-on-road", ["piano"])
-    mask, _ = measure(YoloDetector(best), truth.items() if truth else (), ["piano"], image_size)
-    quality = label_quality(
-        [(exact, labels) for (_, _, exact), (_, _, labels) in zip(items, used, strict=True)]
-    )
-    result = {"mask": to_values(mask), "label_iou": quality.label_iou}
-    kept.write_text(json.dumps(result))
-    return result
+# -------------------------------------------------------------------- the report
 
 
-def ap(rounds: list[dict[str, Any]], round: int, stage: str, key: str) -> float:
-    """Return the mask average precision that a stage of a round measured."""
-    found = rounds[round][stage]
-    return float(found["mask"][key]) if found else float("nan")
+@dataclass(frozen=True)
+class Measure:
+    """A number of an evaluation."""
+
+    name: str
+    of: Callable[[dict[str, Any]], float]
+    lower_is_better: bool = False
 
 
-def spread(values: list[float]) -> str:
+def false_share(one: dict[str, Any]) -> float:
+    """Return the share of scenes without the rare class in which it is found."""
+    finds = one["false_finds"][RARE]
+    return float(finds["found"] / finds["images"])
+
+
+MEASURES = (
+    Measure(f"{RARE} AP50-95", lambda one: float((one["by_class"].get(RARE) or {}).get("ap50_95") or 0.0)),
+    Measure(f"{RARE} AP50", lambda one: float((one["by_class"].get(RARE) or {}).get("ap50") or 0.0)),
+    Measure("AP50-95, all classes", lambda one: float(one["mask"]["ap50_95"] or 0.0)),
+    Measure("false finds", false_share, lower_is_better=True),
+)
+
+
+def last(result: dict[str, Any], stage: str = "evaluate") -> dict[str, Any]:
+    """Return the last evaluation of a run."""
+    return dict(result["rounds"][-1][stage])
+
+
+def spread(values: Sequence[float]) -> str:
     """Return mean ± standard deviation as text."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 
 
+def verdict(gains: Sequence[float]) -> str:
+    """Return the verdict: noise unless the mean exceeds 2 standard errors and all seeds but one agree."""
+    if len(gains) < 3:
+        return f"inconclusive, {len(gains)} seeds"
+    error = statistics.stdev(gains) / len(gains) ** 0.5
+    mean = statistics.mean(gains)
+    same = max(sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)) >= len(gains) - 1
+    return ("a gain" if mean > 0 else "a loss") if same and abs(mean) > 2 * error else "noise"
+
+
+def images_seen(result: dict[str, Any]) -> int:
+    """Return how many images a run's detectors were trained on, each counted once per epoch."""
+    total = 0
+    for one in result["rounds"]:
+        dataset = one["dataset"]
+        total += (dataset["train"] + dataset["known"] + dataset["pasted"]) * one["train"]["epochs"]
+    return total
+
+
 def page(results: dict[str, Any], seeds: list[int]) -> str:
     """Return the report as Markdown."""
+    names = [variant.name for variant in VARIANTS]
     full = [results[FULL][str(seed)] for seed in seeds]
-    lines = [
-        "# What the loop gains on the miniature",
-        "",
-        fill(
-            "Mask AP of pianos on the 320 held-out scenes of `piano-on-road`, whose masks are exact. Mean ± "
-            f"standard deviation over {len(seeds)} seeds. The loop never sees these scenes, and nobody "
-            "reviewed any labels.",
-            120,
-            break_on_hyphens=False,
-        ),
-        "",
-        "Command: `python reports/loop-gain/measure.py --seeds "
-        + " ".join(map(str, seeds))
-        + " --work runs/loop-gain`",
-        "",
-        "![average precision by round](gain.png)",
-        "",
-        "| detector | AP50 | AP50-95 | AP50 / reference | AP50-95 / reference |",
-        "|---|---|---|---|---|",
-    ]
-    reference = {
-        key: [ap(one, ROUNDS - 1, "evaluate-reference", key) for one in full] for key in ("ap50", "ap50_95")
-    }
+    scenes = last(full[0])["images"]
+    free = last(full[0])["false_finds"][RARE]["images"]
+    intro = (
+        f"Measured on the {scenes} held-out scenes of `{TRUTH}`: a third shows a piano alone on a road, a "
+        f"third a piano among other objects, often partly hidden, and {free} show none. Mean ± standard "
+        f"deviation over {len(seeds)} seeds. The loop never sees these scenes. False finds: the share of "
+        "scenes without a piano in which one is found, at the confidence from which on detections are labels."
+    )
+    command = " ".join(map(str, seeds))
+    lines = ["# What each arc of the loop buys", "", fill(intro, 120, break_on_hyphens=False), ""]
+    lines += [f"Command: `python reports/loop-gain/measure.py --seeds {command} --work runs/loop-gain`", ""]
+    lines += ["![by round](gain.png)", "", "## Variants, after the last round", ""]
+    head = ["variant", *(one.name for one in MEASURES), f"{RARE} AP50-95 / reference", "images seen"]
+    lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    reference = [last(one, "evaluate-reference") for one in full]
 
-    def row(name: str, values: dict[str, list[float]]) -> str:
+    def row(name: str, found: list[dict[str, Any]], seen: str) -> str:
+        cells = [spread([one.of(each) for each in found]) for one in MEASURES]
         ratios = [
-            spread([value / of for value, of in zip(values[key], reference[key], strict=True)])
-            for key in ("ap50", "ap50_95")
+            MEASURES[0].of(each) / max(1e-9, MEASURES[0].of(of))
+            for each, of in zip(found, reference, strict=True)
         ]
-        return (
-            f"| {name} | {spread(values['ap50'])} | {spread(values['ap50_95'])} | {ratios[0]} | {ratios[1]} |"
-        )
+        return f"| {name} | " + " | ".join([*cells, spread(ratios), seen]) + " |"
 
-    def values(runs: list[Any], round: int, stage: str) -> dict[str, list[float]]:
-        return {key: [ap(one, round, stage, key) for one in runs] for key in ("ap50", "ap50_95")}
-
-    lines.append(row("base, before the loop", values(full, 0, "evaluate-base")))
-    lines += [row(f"after round {number}", values(full, number, "evaluate")) for number in range(ROUNDS)]
-    lines.append(row("reference: exact labels, as many images and steps", reference))
-    lines += [
-        "",
-        "## What each part gains",
-        "",
-        "After the last round. All rows share images, prompts and the starting detector.",
-        "",
-    ]
-    lines += ["| labels | AP50 | AP50-95 | AP50 / reference | AP50-95 / reference |", "|---|---|---|---|---|"]
+    lines.append(row("before the loop", [dict(one["rounds"][0]["evaluate-base"]) for one in full], "0"))
+    for name in names:
+        runs = [results[name][str(seed)] for seed in seeds]
+        seen = f"{statistics.mean(map(images_seen, runs)):.0f}"
+        lines.append(row(name, [last(one) for one in runs], seen))
+    lines.append(row("reference: exact labels, as many images and steps", reference, "the same as " + FULL))
+    lines += ["", "## What each arc buys, seed by seed", ""]
+    rule = (
+        "A gain or a loss: the mean exceeds two standard errors, and at most one seed disagrees on the sign."
+    )
+    lines += [fill(rule + " Everything else is called noise. For false finds, fewer is a gain.", 120), ""]
     for variant in VARIANTS:
-        runs = [results[variant][str(seed)] for seed in seeds]
-        lines.append(row(variant, values(runs, ROUNDS - 1, "evaluate")))
-    lines += ["", "Differences between consecutive rows, seed by seed:", ""]
-    for first, second in zip(list(VARIANTS), list(VARIANTS)[1:], strict=False):
-        for key, name in (("ap50", "AP50"), ("ap50_95", "AP50-95")):
+        if not variant.of:
+            continue
+        lines.append(f"- **{variant.of} -> {variant.name}**")
+        for measure in MEASURES:
             gains = [
-                ap(results[second][str(seed)], ROUNDS - 1, "evaluate", key)
-                - ap(results[first][str(seed)], ROUNDS - 1, "evaluate", key)
+                measure.of(last(results[variant.name][str(seed)]))
+                - measure.of(last(results[variant.of][str(seed)]))
                 for seed in seeds
             ]
+            signed = [-gain if measure.lower_is_better else gain for gain in gains]
+            shown = ", ".join(f"{gain:+.3f}" for gain in gains)
             lines.append(
-                f"- {first} -> {second}, {name}: {', '.join(f'{gain:+.3f}' for gain in gains)}: "
-                f"{verdict(gains)}"
+                f"  - {measure.name}: {shown} (mean {statistics.mean(gains):+.3f}): {verdict(signed)}"
             )
-    oracle = [results["oracle"][str(seed)] for seed in seeds]
-    masks = {key: [float(one["mask"][key]) for one in oracle] for key in ("ap50", "ap50_95")}
-    lines += [
-        "",
-        "## What limits the result",
-        "",
-        "| trained on | AP50 | AP50-95 | AP50 / reference | AP50-95 / reference |",
-        "|---|---|---|---|---|",
-        row("generated images, the loop's labels", values(full, ROUNDS - 1, "evaluate")),
-        row("the same images, the oracle's labels", masks),
-        row("rendered images, exact labels", reference),
-        "",
-        fill(
-            "The loop's last training labels match the oracle's with an IoU of "
-            f"{spread([one['label_iou'] for one in oracle])}. The labels explain the gap between the first "
-            "row and the second; the images (and the errors of the oracle) explain the gap between the "
-            "second and the third: generated pianos do not look quite like rendered ones. All three start "
-            "from the same detector and train for the same number of steps.",
-            120,
-            break_on_hyphens=False,
-        ),
-    ]
-    lines += [
-        "",
-        "## Promotion and labels",
-        "",
-        "| seed | round | training images | agreed | disagreements | promoted | tuned |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for seed, rounds in zip(seeds, full, strict=True):
-        for number, one in enumerate(rounds):
-            differ = sum(one["compare"]["kinds"].values()) if one["compare"] else "-"
-            tuned = ("yes" if one["tune"]["adopted"] else "no") if one["tune"] else "-"
-            promoted = "yes" if one["promote"]["promoted"] else "no"
-            agreed = one["dataset"]["by_origin"].get("agreed", 0)
-            lines.append(
-                f"| {seed} | {number} | {one['dataset']['train']} | {agreed} | {differ} | {promoted} | "
-                f"{tuned} |"
-            )
+    lines += ["", "## Verdicts of the simulated person", "", "| variant | verdicts, all seeds |", "|---|---|"]
+    for variant in VARIANTS:
+        if variant.budget:
+            sums: dict[str, int] = {}
+            for seed in seeds:
+                for name, count in results[variant.name][str(seed)]["verdicts"].items():
+                    sums[name] = sums.get(name, 0) + count
+            told = ", ".join(f"{name} {count}" for name, count in sorted(sums.items())) or "none"
+            lines.append(f"| {variant.name} | {told} |")
+    lines += ["", "## The loop by round (tuning)", ""]
+    head = ["round", *(one.name for one in MEASURES), "disputed images left out", "objects painted over"]
+    lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for number in range(ROUNDS):
+        kept = [one["rounds"][number] for one in full]
+        cells = [spread([measure.of(one["evaluate"]) for one in kept]) for measure in MEASURES]
+        left = statistics.mean(one["dataset"]["left_out"].get("disagreement", 0) for one in kept)
+        hidden = statistics.mean(one["dataset"]["hidden"] for one in kept)
+        lines.append(f"| {number} | " + " | ".join([*cells, f"{left:.1f}", f"{hidden:.1f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
 def draw(results: dict[str, Any], seeds: list[int], path: Path) -> None:
-    """Draw average precision by round: a thin line for each seed, a thick line for the mean."""
+    """Draw AP and false finds by round: a thin line for each seed, a thick line for the mean."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharex=True)
-    for axis, key, name in zip(axes, ("ap50", "ap50_95"), ("mask AP50", "mask AP50-95"), strict=True):
-        for variant, colour in zip(VARIANTS, ("#999999", "#e69f00", "#0072b2"), strict=True):
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), sharex=True)
+    colours = ("#999999", "#e69f00", "#0072b2", "#cc79a7")
+    for axis, measure in zip(axes, (MEASURES[0], MEASURES[3]), strict=True):
+        for variant, colour in zip(VARIANTS[:4], colours, strict=True):
             curves = [
-                [ap(results[variant][str(seed)], round, "evaluate", key) for round in range(ROUNDS)]
+                [measure.of(one["evaluate"]) for one in results[variant.name][str(seed)]["rounds"]]
                 for seed in seeds
             ]
             for curve in curves:
-                axis.plot(range(ROUNDS), curve, color=colour, linewidth=0.7, alpha=0.5)
+                axis.plot(range(ROUNDS), curve, color=colour, linewidth=0.7, alpha=0.4)
             means = [statistics.mean(values) for values in zip(*curves, strict=True)]
-            axis.plot(range(ROUNDS), means, color=colour, linewidth=2.5, marker="o", label=variant)
-        exact = [ap(results[FULL][str(seed)], ROUNDS - 1, "evaluate-reference", key) for seed in seeds]
+            axis.plot(range(ROUNDS), means, color=colour, linewidth=2.5, marker="o", label=variant.name)
+        exact = [measure.of(last(results[FULL][str(seed)], "evaluate-reference")) for seed in seeds]
         axis.axhline(statistics.mean(exact), color="#009e73", linestyle="--", label="exact labels")
-        axis.set(
-            title=f"{name} on piano-on-road",
-            xlabel="after round",
-            ylabel=name,
-            ylim=(0, 1.03),
-            xticks=range(ROUNDS),
-        )
+        axis.set(title=f"{measure.name} on {TRUTH}", xlabel="after round", xticks=range(ROUNDS))
+        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     axes[0].legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-
-
-def verdict(gains: list[float]) -> str:
-    """Return the verdict: noise unless all seeds agree on the sign and the mean exceeds 2 standard errors."""
-    if len(gains) < 2:
-        return "inconclusive, one seed"
-    error = statistics.stdev(gains) / len(gains) ** 0.5
-    same = all(gain > 0 for gain in gains) or all(gain < 0 for gain in gains)
-    mean = statistics.mean(gains)
-    return ("a gain" if mean > 0 else "a loss") if same and abs(mean) > 2 * error else "noise"
 
 
 def main() -> None:
@@ -310,7 +335,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--work", type=Path, default=Path("runs/loop-gain"))
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args()

@@ -344,6 +344,6 @@ def test_decisions_in_fiftyone_select_the_training_images(
         reviewed, made = kept.review, kept.dataset
         assert reviewed and reviewed.decisions == {"attention": 1, "reject": 1}
         assert made and made.by_origin["human"] == 1 and made.left_out["rejected"] == 1
-        assert kept.tune and kept.tune.evidence == "agreement", "one verdict is not enough evidence"
+        assert kept.tune and kept.tune.evidence == "both", "one verdict, and what both sides agree on"
         names = {name for split in ("train", "val") for name, _, _ in read_yolo(copied / made.folder, split)}
     assert accepted in names and rejected not in names

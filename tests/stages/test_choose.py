@@ -84,7 +84,7 @@ def test_promotion_uses_human_labels_if_there_are_enough(store: RunStore, review
     assert made.checkpoint == "miniature"
 
 
-def test_tuning_prefers_verdicts(store: RunStore) -> None:
+def test_tuning_sees_verdicts_and_agreement(store: RunStore) -> None:
     for number in range(16):
         image_id = plant(store, number, box(20), box(22))
         if number < 14:
@@ -92,7 +92,7 @@ def test_tuning_prefers_verdicts(store: RunStore) -> None:
     labelling = Labelling(LabelSettings(groups={"up-*": 1.0}), ScoreWeights())
     settings = TuneSettings(trials=2, images=50, folds=2)
     made = stages.tune(round_of(store), METHOD, labelling, settings)
-    assert (made.evidence, made.images, made.trials) == ("verdicts", 14, 2)
+    assert (made.evidence, made.images, made.trials) == ("both", 16, 2)
     assert (made.before.settings, made.before.weights) == (labelling.settings, labelling.weights)
 
 

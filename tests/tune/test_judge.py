@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -12,7 +13,7 @@ from diffugen.comparison.matching import match
 from diffugen.config.labelling import ScoreWeights
 from diffugen.labels import label
 from diffugen.records import Instances
-from diffugen.tune.judge import Evidence, Judge, spread
+from diffugen.tune.judge import Evidence, Judge, _correlation, spread
 from tests.support.label_world import SIZE_WH, WEIGHTS, WRONG, World, objects
 
 
@@ -84,3 +85,34 @@ def test_pixels_are_read_for_refined_masks_only() -> None:
     judge.judge(WRONG.changed(refine="crf"), WEIGHTS)
     judge.judge(WRONG.changed(refine="crf", threshold=0.5), WEIGHTS)
     assert len(asked) == len(set(asked)) == 16
+
+
+def test_a_term_that_orders_labels_wrongly_is_contradicted() -> None:
+    """Large discs are labelled badly here, small ones well, so a large box says nothing good."""
+    world = World()
+    settings = WRONG.changed(threshold="otsu", groups={"up@*": 1.0, "down@*": 0.0})
+    evidence = []
+    for number in range(40):
+        name = f"image {number}"
+        disc = world.disc(name, grow=1.0 if number % 2 else 2.5)
+        evidence.append(world.evidence(name, disc))
+    judge = Judge(evidence, world.heat_maps, world.image)
+    everything = judge.contradicted(settings)
+    few = Judge(evidence[:4], world.heat_maps, world.image).contradicted(settings)
+    assert "heat_intensity" not in everything and few <= everything
+    honest = Judge(world.correct(40), world.heat_maps, world.image)
+    assert len(honest.contradicted(settings)) <= 2
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    assert _correlation(values, -values, np.ones(4)) == pytest.approx(-1)
+    assert _correlation(values, values, np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(1)
+    assert (
+        _correlation(values, np.ones(4), np.ones(4))
+        == 0.0
+        == _correlation(values[:1], values[:1], values[:1])
+    )
+
+
+def test_a_persons_labels_count_more_than_a_detectors() -> None:
+    world = World()
+    evidence = [world.evidence("a"), dataclasses.replace(world.evidence("b"), weight=0.25)]
+    assert Judge(evidence, world.heat_maps, world.image).weights.tolist() == [1.6, 0.4]

@@ -31,7 +31,7 @@ DECIMALS = 4
 TRIALS_PER_GROUP = 4
 """Trials that vary one group of parameters before the next group takes its turn."""
 
-_PLAIN = ("method", "refine", "rival_weight", "erode_frac", "dilate_frac", "accept")
+_PLAIN = ("method", "refine", "rival_weight", "background_weight", "erode_frac", "dilate_frac", "accept")
 
 
 def search_space(settings: LabelSettings) -> tuple[Space, ...]:
@@ -45,6 +45,7 @@ def search_space(settings: LabelSettings) -> tuple[Space, ...]:
         "method": METHODS,
         "refine": REFINEMENTS,
         "rival_weight": (0.0, 1.0),
+        "background_weight": (0.0, 1.0),
         "threshold": ("otsu", "fraction"),
         "fraction": (min(FRACTIONS[0], fraction), max(FRACTIONS[1], fraction)),
     }

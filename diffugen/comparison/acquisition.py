@@ -51,7 +51,8 @@ def rank(
         disagreements: Disagreements of any number of images; an iterator is read once.
         order: One of `ORDERS`.
         families: Family (`diffugen.records.ImageRecord.family`) of each image id; None for one image each.
-        features: Features of each image id, float32 (F,); needed for ``diverse``, see `features_of`.
+        features: Features of each image id, float32 (F,); needed for ``diverse``, see
+            `diffugen.labels.features.features_of`.
         seed: Seed of ``random`` and ``mixed``.
 
     Raises:
@@ -71,14 +72,6 @@ def rank(
             )
     images = _images(by_image, order, families or {}, features or {}, seed)
     return [one for image_id in images for one in by_image[image_id]]
-
-
-def features_of(rgb: NDArray[np.uint8]) -> Features:
-    """Return cheap features of an image, uint8 (H, W, 3): a CIELAB thumbnail of 8 by 8, float32 (192,)."""
-    import cv2
-
-    small = cv2.resize(rgb, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), dtype=np.float32).ravel()
 
 
 def _images(

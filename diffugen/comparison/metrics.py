@@ -270,16 +270,24 @@ def reliability(pairs: Iterable[Pair], *, bins: int = 10) -> Reliability:
     return Reliability(len(scores), diagram, error, spearman(scores, ious))
 
 
-def spearman(first: NDArray[np.floating], second: NDArray[np.floating]) -> float | None:
+def spearman(
+    first: NDArray[np.floating], second: NDArray[np.floating], weights: NDArray[np.floating] | None = None
+) -> float | None:
     """Return Spearman's rank correlation of two (N,) arrays, in [-1, 1]; tied values share their mean rank.
 
     None where it is undefined: fewer than two values, or all values of one array equal.
+
+    Args:
+        first: N values.
+        second: N values.
+        weights: How much each pair counts, (N,), above 0; None for equal weights.
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    return float(spearmanr(first, second).statistic)
+    covariance = np.cov(rankdata(first), rankdata(second), aweights=weights)
+    return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
 
 
 @dataclass

@@ -32,7 +32,8 @@ class LabelSettings(Section):
     Attributes:
         method: ``paper`` thresholds the map of each class by itself; ``compete`` lets phrases compete for
             pixels first.
-        rival_weight: With ``compete``, how much of the hottest other phrase's heat a class loses, in [0, 1].
+        rival_weight: With ``compete``, how much of the hottest other class's heat a class loses, in [0, 1].
+        background_weight: With ``compete``, how much of the hottest background word's heat it loses.
         witness: ``base`` asks the detector that the run begins with about the classes that it knows; see
             `diffugen.labels.witness`.
         witness_confidence: Objects that it is less sure of do not count, in [0, 1].
@@ -53,6 +54,7 @@ class LabelSettings(Section):
 
     method: Method = "compete"
     rival_weight: Share = 0.4
+    background_weight: Share = 0.0
     witness: Literal["none", "base"] = "none"
     witness_confidence: Share = 0.5
     threshold: Literal["otsu"] | Annotated[float, Field(gt=0, lt=1)] = "otsu"
@@ -132,7 +134,7 @@ class Labelling:
         """Provenance of attention labels: ``attention-`` and a hash of everything that decides them."""
         unused = {"witness", "witness_confidence"} if self.witness is None else set()
         if self.settings.method == "paper":
-            unused.add("rival_weight")
+            unused |= {"rival_weight", "background_weight"}
         parts: list[Any] = [self.settings.model_dump(mode="json", exclude=unused), self.weights.model_dump()]
         if self.witness is not None:
             seen_by = self.witness.model_dump(mode="json")

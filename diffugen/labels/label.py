@@ -7,9 +7,10 @@ the objects of a witness; see `diffugen.labels.witness`.
 filled, is an instance. Holes are filled, and classes can overlap, as in the paper.
 
 ``"compete"``: every map is rescaled to [0, 1], and each class loses, at every pixel, ``rival_weight`` times
-the hottest other phrase there, background words included. What is left is thresholded. With one phrase this
-is plain thresholding. With several, words that leak onto each other's objects (the usual fault of
-cross-attention) are cut back. Masks keep their holes; a pixel that two classes claim goes to the hotter one.
+the hottest other class there, or ``background_weight`` times the hottest background word, whichever is more.
+What is left is thresholded. With one class this is plain thresholding. With several, words that leak onto
+each other's objects (the usual fault of cross-attention) are cut back. Masks keep their holes; a pixel that
+two classes claim goes to the hotter one.
 
 With a witness, three things change: where it found objects of a class that the prompt names, its masks are
 that class's labels; all its objects are cut out of the labels of classes that it does not know; and its
@@ -146,15 +147,20 @@ def _maps_by_class(heats: Heat, phrases: Sequence[Phrase]) -> tuple[list[str], l
 
 
 def _contested(maps: Sequence[Heat], classes: int, settings: LabelSettings) -> list[Heat]:
-    """Return the first ``classes`` maps, rescaled, less ``rival_weight`` times the hottest other one."""
-    if len(maps) == 1:
-        return list(maps)
-    ranged = np.stack([scaled(heat) for heat in maps])
-    weight = np.float32(settings.rival_weight)
-    return [
-        np.maximum(ranged[index] - weight * np.delete(ranged, index, axis=0).max(axis=0), 0)
-        for index in range(classes)
-    ]
+    """Return the first ``classes`` maps, rescaled, less the weighted heat of their hottest rival."""
+    weights = [settings.rival_weight] * classes + [settings.background_weight] * (len(maps) - classes)
+    if not any(weights[1:]):
+        return list(maps[:classes])
+    ranged = [scaled(heat) for heat in maps]
+    contested = []
+    for index in range(classes):
+        rivals = [
+            np.float32(weight) * heat
+            for number, (weight, heat) in enumerate(zip(weights, ranged, strict=True))
+            if number != index
+        ]
+        contested.append(np.maximum(ranged[index] - np.maximum.reduce(rivals), 0))
+    return contested
 
 
 def _mask(heat: Heat, settings: LabelSettings, ties: ColourTies | None) -> Mask:

@@ -19,8 +19,8 @@ from diffugen.records import Instances
 
 Mask = NDArray[np.bool_]
 
-MISNAMED_IOU = 0.5
-"""From this IoU on, an object of the witness and one of a class that it does not know are the same."""
+MISNAMED_FRAC = 0.5
+"""An object of which at least this share lies in one of a class unknown to the witness can be misnamed."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def testify(
 ) -> Testimony:
     """Return what a witness contributes to the labels of an image.
 
-    An object does not count if it is a misnamed one: if it has the mask of a class that the prompt names and
+    An object does not count if it is a misnamed one, because a detector gives what it has never seen the name
+    of something that it knows: if most of it lies where the heat of a class is high that the prompt names and
     the witness does not know, and that class's heat in it is higher than its own class's.
 
     Args:
@@ -105,7 +106,7 @@ def _misnamed(
 ) -> bool:
     heat = 0.0 if own is None else float(own[mask].mean())
     for name, other in rough.items():
-        union = int((mask | other).sum())
-        if (mask & other).sum() >= MISNAMED_IOU * union and float(heats[name][mask].mean()) > heat:
+        covered = float((mask & other).sum()) >= MISNAMED_FRAC * float(mask.sum())
+        if covered and float(heats[name][mask].mean()) > heat:
             return True
     return False

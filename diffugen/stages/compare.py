@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from diffugen.comparison.acquisition import features_of, rank
+from diffugen.comparison.acquisition import rank
 from diffugen.comparison.calibration import Calibration, Outcome, calibrate
 from diffugen.comparison.disagreement import compare as compare_labels
 from diffugen.comparison.verdicts import outcomes
 from diffugen.config.sections import DisagreementSettings, ReviewOrder
+from diffugen.labels.features import features_of
 from diffugen.records import KINDS, Disagreement, Instances, LabelSet
 from diffugen.run.results import Compared
 from diffugen.run.rounds import OnProgress, Round, Run, stage

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from diffugen.config.sections import MaskChoice, TrainingPolicy
 from diffugen.dataset.files import Item
-from diffugen.dataset.paint import painted_over
-from diffugen.dataset.paste import CutOut, composed
 from diffugen.dataset.policy import TrainingLabels, split_by_family, training_labels
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import write_yolo
 from diffugen.errors import DiffugenError
+from diffugen.labels.paint import painted_over
+from diffugen.labels.paste import CutOut, composed
 from diffugen.records import Instances
 from diffugen.run.results import Chosen
 from diffugen.run.rounds import OnProgress, Round, Run, stage

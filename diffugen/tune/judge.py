@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.comparison.matching import match
+from diffugen.comparison.metrics import spearman
 from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import combine
@@ -169,8 +170,8 @@ class Judge:
         weights = np.array([one.weight for one in self._evidence])[labels.images]
         found = set()
         for term, values in zip(TERMS, labels.terms.T, strict=True):
-            correlation = _correlation(_ranks(values), _ranks(labels.ious), weights)
-            if correlation < -CONTRADICTED_ERRORS / np.sqrt(max(1, len(values))):
+            correlation = spearman(values, labels.ious, weights)
+            if correlation is not None and correlation < -CONTRADICTED_ERRORS / np.sqrt(max(1, len(values))):
                 found.add(term)
         return found
 
@@ -252,21 +253,6 @@ class _Cache(Generic[T]):
         if self._room >= 0:
             self._made[image_id] = made
         return made
-
-
-def _ranks(values: Values) -> Values:
-    from scipy.stats import rankdata
-
-    return np.asarray(rankdata(values), dtype=np.float64)
-
-
-def _correlation(first: Values, second: Values, weights: Values) -> float:
-    """Return the weighted correlation of two (N,) arrays, 0 where it is undefined."""
-    if len(first) < 2:
-        return 0.0
-    covariance = np.cov(first, second, aweights=weights)
-    spread = float(np.sqrt(covariance[0, 0] * covariance[1, 1]))
-    return float(covariance[0, 1] / spread) if spread > 0 else 0.0
 
 
 def _ious(labels: Instances, truth: Instances) -> list[float]:

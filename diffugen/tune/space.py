@@ -31,20 +31,21 @@ DECIMALS = 4
 TRIALS_PER_GROUP = 4
 """Trials that vary one group of parameters before the next group takes its turn."""
 
-_PLAIN = ("method", "refine", "rival_weight", "erode_frac", "dilate_frac", "accept")
+_PLAIN = ("method", "refine", "erode_frac", "dilate_frac", "accept")
+
+_COMPETING = ("rival_weight", "background_weight")
 
 
 def search_space(settings: LabelSettings) -> tuple[Space, ...]:
     """Return the parameters in groups that take turns; each range contains the current value.
 
-    The groups decide how maps are thresholded, how they are averaged, how masks are cleaned, and how labels
-    are scored and accepted.
+    The groups decide how maps are thresholded, how they are averaged, how masks are cleaned, how labels are
+    scored and accepted, and, if phrases compete now, how much they take from each other.
     """
     fraction = _fraction(settings)
     thresholded: Space = {
         "method": METHODS,
         "refine": REFINEMENTS,
-        "rival_weight": (0.0, 1.0),
         "threshold": ("otsu", "fraction"),
         "fraction": (min(FRACTIONS[0], fraction), max(FRACTIONS[1], fraction)),
     }
@@ -56,7 +57,10 @@ def search_space(settings: LabelSettings) -> tuple[Space, ...]:
         "dilate_frac": (0.0, max(MAX_RADIUS_FRAC, settings.dilate_frac)),
     }
     scored: Space = dict.fromkeys(["accept", *(f"score.{term}" for term in TERMS)], (0.0, 1.0))
-    return thresholded, averaged, cleaned, scored
+    if settings.method != "compete":
+        return thresholded, averaged, cleaned, scored
+    competing: Space = dict.fromkeys(_COMPETING, (0.0, 1.0))
+    return thresholded, averaged, cleaned, scored, competing
 
 
 def to_params(settings: LabelSettings, weights: ScoreWeights) -> Params:
@@ -66,6 +70,7 @@ def to_params(settings: LabelSettings, weights: ScoreWeights) -> Params:
     """
     return {
         **{name: getattr(settings, name) for name in _PLAIN},
+        **({name: getattr(settings, name) for name in _COMPETING} if settings.method == "compete" else {}),
         "threshold": "otsu" if settings.threshold == "otsu" else "fraction",
         "fraction": _fraction(settings),
         **_ratios("groups", _groups(settings)),
@@ -111,7 +116,7 @@ def from_params(params: Params, settings: LabelSettings) -> tuple[LabelSettings,
     """
     limits = {name: limits for space in search_space(settings) for name, limits in space.items()}
     found = {name: _rounded(value, limits[name]) for name, value in params.items()}
-    changed: dict[str, Any] = {name: found[name] for name in _PLAIN}
+    changed: dict[str, Any] = {name: found[name] for name in (*_PLAIN, *_COMPETING) if name in found}
     changed["threshold"] = "otsu" if found["threshold"] == "otsu" else found["fraction"]
     if _groups(settings):
         changed["groups"] = _weights(found, "groups", _groups(settings))

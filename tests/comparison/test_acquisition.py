@@ -7,8 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from diffugen.comparison.acquisition import ORDERS, features_of, rank
+from diffugen.comparison.acquisition import ORDERS, rank
 from diffugen.errors import DiffugenError
+from diffugen.labels.features import features_of
 from diffugen.records import Disagreement
 
 

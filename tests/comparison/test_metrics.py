@@ -247,3 +247,12 @@ def test_false_finds_count_images_without_the_class() -> None:
     found = false_finds(pairs, ["car", "piano", "cone"], 0.5)
     assert [(one.images, one.found) for one in found.values()] == [(3, 1), (4, 1), (4, 0)]
     assert found["car"].share == approx(1 / 3) and false_finds([], ["car"], 0.5)["car"].share is None
+
+
+def test_rank_correlation_with_weights() -> None:
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    turned = np.array([1.0, 2.0, 4.0, 3.0])
+    assert spearman(values, -values, np.array([1.0, 2.0, 3.0, 4.0])) == approx(-1)
+    light, heavy = (spearman(values, turned, np.array([1.0, 1.0, one, one])) for one in (0.1, 10.0))
+    assert light is not None and heavy is not None and heavy < 0.8 < light
+    assert spearman(values, np.ones(4), np.ones(4)) is None is spearman(values[:1], values[:1])

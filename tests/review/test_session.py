@@ -96,14 +96,14 @@ def test_push_fills_fields_and_views(run: RunStore) -> None:
         0,
         "txt2img",
         ["swapped"],
-        0.7,
+        0.76,
         None,
         None,
     ]
     (found,) = sample.attention.detections
     assert [
         found[name] for name in ("label", "confidence", "index", "kind", "severity", "box_size", "contrast")
-    ] == ["piano", 0.4, 0, "swapped", 0.7, 1 / 3, 0.4]
+    ] == ["piano", 0.4, 0, "swapped", 0.76, 1 / 3, 0.4]
     assert sample_of(dataset, 1).attention.detections == []
 
 

@@ -68,7 +68,7 @@ def test_page_has_a_card_an_image_in_the_order_of_the_queue(store: RunStore, tmp
     swapped = cards[2]
     assert swapped["prompt"] == "a grand piano on a wet road, 2"
     assert swapped["points"] == [
-        {"kind": "swapped", "text": "attention piano 0.40, model car 0.80: same place, different classes"}
+        {"kind": "swapped", "text": "attention piano 0.40, model car 0.40: same place, different classes"}
     ]
     assert swapped["attention"]["method"] == "attention-1"
     # Non-square, at the height of the page; the labels are drawn on a copy.

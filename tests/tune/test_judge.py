@@ -13,7 +13,7 @@ from diffugen.comparison.matching import match
 from diffugen.config.labelling import ScoreWeights
 from diffugen.labels import label
 from diffugen.records import Instances
-from diffugen.tune.judge import Evidence, Judge, _correlation, spread
+from diffugen.tune.judge import Evidence, Judge, spread
 from tests.support.label_world import SIZE_WH, WEIGHTS, WRONG, World, objects
 
 
@@ -102,14 +102,6 @@ def test_a_term_that_orders_labels_wrongly_is_contradicted() -> None:
     assert "heat_intensity" not in everything and few <= everything
     honest = Judge(world.correct(40), world.heat_maps, world.image)
     assert len(honest.contradicted(settings)) <= 2
-    values = np.array([1.0, 2.0, 3.0, 4.0])
-    assert _correlation(values, -values, np.ones(4)) == pytest.approx(-1)
-    assert _correlation(values, values, np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(1)
-    assert (
-        _correlation(values, np.ones(4), np.ones(4))
-        == 0.0
-        == _correlation(values[:1], values[:1], values[:1])
-    )
 
 
 def test_a_persons_labels_count_more_than_a_detectors() -> None:

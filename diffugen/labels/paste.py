@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.dataset.files import Item
 from diffugen.labels.shapes import areas, boxes, decode, encode
 from diffugen.records import Instances
 
@@ -60,7 +59,7 @@ def composed(
     cut_outs: Sequence[CutOut],
     count: int,
     seed: int,
-) -> Iterator[Item]:
+) -> Iterator[tuple[str, RGB, Instances]]:
     """Yield composed images with their labels, named ``pasted-00000`` and so on.
 
     Every class of the cut-outs is pasted equally often. Where the pasted object would hardly be visible,

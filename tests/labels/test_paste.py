@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from diffugen.dataset.paint import painted_over
-from diffugen.dataset.paste import CutOut, composed
+from diffugen.labels.paint import painted_over
+from diffugen.labels.paste import CutOut, composed
 from diffugen.labels.shapes import decode, encode
 from diffugen.records import Instances
 

@@ -17,8 +17,8 @@ FORMATS = ("yolo-seg", "coco", "fiftyone")
 def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, format: str) -> dict[str, int]:
     """Write a dataset, and return the number of images in each split.
 
-    With ``dataset.trust: evidence``, doubtful objects are painted over in the images, as in training; the user
-    is told how many.
+    With ``dataset.trust: evidence``, doubtful objects are painted over in the images, as in training, and the
+    user is told how many.
 
     Args:
         run: The run; open for reading is enough.

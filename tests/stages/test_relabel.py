@@ -213,6 +213,23 @@ def test_every_setting_that_affects_the_labels_makes_new_ones(
     assert relabel(store, ["car"], {}).method == first.method, "the same settings give the same labels"
 
 
+def test_what_the_detector_is_not_sure_of_is_kept_apart(store: RunStore) -> None:
+    """Candidates speak for or against attention labels, but are labels nowhere."""
+    add_scenes(store, ["car"])
+    made = relabel(store, ["car"], {}, confidence=0.9)
+    scores = {
+        source: [
+            float(score) for labels in store.labels(source, made.method) for score in labels.instances.scores
+        ]
+        for source in ("model", "candidate")
+    }
+    assert scores["model"] and min(scores["model"]) >= 0.9
+    assert scores["candidate"] and min(scores["candidate"]) >= 0.05 and max(scores["candidate"]) < 0.9
+    assert made.objects == len(scores["model"])
+    lowest = relabel(store, ["car"], {}, confidence=0.01)
+    assert not any(len(labels.instances) for labels in store.labels("candidate", lowest.method))
+
+
 def test_labels_by_earlier_settings_are_the_newest_again(store: RunStore) -> None:
     """Regression: returning to earlier settings silently did nothing, so the other labels were compared."""
     add_scenes(store, ["car"])

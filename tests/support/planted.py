@@ -32,7 +32,7 @@ def plant(
     *,
     painted: bool = False,
 ) -> str:
-    """Add an image with its own prompt and labels, its attention labels in white if painted; return its id."""
+    """Add an image with its own prompt and labels, white under them if painted; return its id."""
     phrase = Phrase("piano", "piano")
     record = ImageRecord(Prompt(f"piano {number}", (phrase,)), number, SIZE_WH, "miniature", round=round)
     rgb = np.full((SIZE_WH[1], SIZE_WH[0], 3), 90 + number, dtype=np.uint8)

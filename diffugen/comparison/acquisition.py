@@ -20,16 +20,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.sections import ReviewOrder
 from diffugen.errors import DiffugenError
 from diffugen.records import KINDS, Disagreement, content_id
 
 Features = NDArray[np.float32]
 
-ORDERS = ("severity", "change", "diverse", "mixed", "random")
+ORDERS: tuple[ReviewOrder, ...] = get_args(ReviewOrder)
 
 DIVERSE_POOL = 500
 """Images that ``diverse`` chooses among, the most severe ones; the others follow by severity."""

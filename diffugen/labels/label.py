@@ -151,15 +151,16 @@ def _contested(maps: Sequence[Heat], classes: int, settings: LabelSettings) -> l
     weights = [settings.rival_weight] * classes + [settings.background_weight] * (len(maps) - classes)
     if not any(weights[1:]):
         return list(maps[:classes])
-    ranged = [scaled(heat) for heat in maps]
+    ranged = [scaled(heat) for heat in maps[:classes]]
+    rivals = {
+        number: np.float32(weight) * (ranged[number] if number < classes else scaled(maps[number]))
+        for number, weight in enumerate(weights)
+        if weight
+    }
     contested = []
-    for index in range(classes):
-        rivals = [
-            np.float32(weight) * heat
-            for number, (weight, heat) in enumerate(zip(weights, ranged, strict=True))
-            if number != index
-        ]
-        contested.append(np.maximum(ranged[index] - np.maximum.reduce(rivals), 0))
+    for index, heat in enumerate(ranged):
+        others = [taken for number, taken in rivals.items() if number != index]
+        contested.append(np.maximum(heat - np.maximum.reduce(others), 0) if others else heat)
     return contested
 
 
@@ -175,10 +176,10 @@ def _mask(heat: Heat, settings: LabelSettings, ties: ColourTies | None) -> Mask:
 
 def _resolve_overlaps(masks: Sequence[Mask], heats: Sequence[Heat]) -> None:
     """Leave each pixel of several masks to the hottest one, in place; ties go to the first."""
-    if len(masks) < 2:
+    claimed = np.stack(masks) if masks else np.zeros((0, 0, 0), dtype=np.bool_)
+    if len(masks) < 2 or not (claimed.sum(axis=0, dtype=np.uint16) > 1).any():
         return
-    claimed = np.stack(masks)
-    hottest = np.where(claimed, np.stack([scaled(heat) for heat in heats]), -1).argmax(axis=0)
+    hottest = np.where(claimed, np.stack([scaled(heat) for heat in heats]), np.float32(-1)).argmax(axis=0)
     for index, mask in enumerate(masks):
         mask &= hottest == index
 

@@ -11,15 +11,7 @@ import numpy as np
 
 from diffugen.miniature.drawing import thing_width
 from diffugen.miniature.scenery import Scene, Thing
-from diffugen.miniature.scenes import (
-    COLOURS_OF,
-    HEIGHTS,
-    KNOWN_CLASSES,
-    NOUNS,
-    TIMES,
-    WEATHERS,
-    caption_end,
-)
+from diffugen.miniature.scenes import COLOURS_OF, HEIGHTS, KNOWN_CLASSES, NOUNS, TIMES, WEATHERS, caption_end
 
 DISTRACTORS = ("bench", "crate")
 """Things of no class, and so without a mask; in the dark they look like pianos."""
@@ -135,9 +127,7 @@ def _phrase(rng: np.random.Generator, thing: Thing) -> str:
 def _others(rng: np.random.Generator, count: int, distractor_share: float = 0.2) -> list[str]:
     """Return random known classes, a share of them replaced by things of no class."""
     names = [str(name) for name in rng.choice(KNOWN_CLASSES, count)]
-    return [
-        str(rng.choice(DISTRACTORS)) if rng.random() < distractor_share else name for name in names
-    ]
+    return [str(rng.choice(DISTRACTORS)) if rng.random() < distractor_share else name for name in names]
 
 
 def street_scene(seed: int) -> Scene:
@@ -198,5 +188,7 @@ def uniform_scene(seed: int) -> Scene:
     rng = np.random.default_rng((seed, 3))
     names = (*KNOWN_CLASSES, "bus", "piano", *DISTRACTORS)
     count = int(rng.choice((1, 2, 3, 4), p=(0.4, 0.3, 0.2, 0.1)))
-    classes = [str(name) for name in rng.choice(names, count, p=(0.14, 0.14, 0.15, 0.12, 0.14, 0.21, 0.05, 0.05))]
+    classes = [
+        str(name) for name in rng.choice(names, count, p=(0.14, 0.14, 0.15, 0.12, 0.14, 0.21, 0.05, 0.05))
+    ]
     return crowded_scene(seed, classes, place="road" if rng.random() < 0.75 else "room")

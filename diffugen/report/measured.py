@@ -5,11 +5,13 @@ Shows what evaluation kept in the run: a few scenes, false finds, precision by r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.labels.pictures import enlarged, label_overlay
-from diffugen.records import RECALLS, Curve, Instances
+from diffugen.records import RECALLS, Curve, FalseFinds, Instances
 from diffugen.report.blocks import (
     NOTHING,
     Block,
@@ -41,9 +43,9 @@ def strip(facts: RunFacts) -> Gallery | None:
     now = [] if number is None else read_scenes(facts.folder, "evaluate", number, "first")
     if not now or facts.current is None:
         return None
-    before = {one.name: one for one in read_scenes(facts.folder, "evaluate-base", 0, "first")}
+    before = {one.name: one.found for one in read_scenes(facts.folder, "evaluate-base", 0, "first")}
     about = f"The first {len(now)} scenes of {facts.current.truth}; none was chosen."
-    shown = tuple(_shown(facts, one, before.get(one.name), one.name) for one in now)
+    shown = tuple(_shown(facts, one, {"initial detector": before.get(one.name)}) for one in now)
     return Gallery("Held-out scenes", about, shown)
 
 
@@ -61,22 +63,20 @@ def measured(facts: RunFacts) -> Section:
     return Section("truth", "On held-out truth", tuple(blocks))
 
 
-def _shown(facts: RunFacts, scene: MeasuredScene, before: MeasuredScene | None, title: str) -> Shown:
-    names = facts.class_names
+def _shown(
+    facts: RunFacts, scene: MeasuredScene, others: Mapping[str, Instances | None], *more: str
+) -> Shown:
+    """Return a scene with what was found in it: by other detectors, by the current one, and the truth."""
+    names, size_wh = facts.class_names, scene.truth.size_wh
     drawn: list[tuple[str, RGB | None, str]] = [
         ("scene", enlarged(scene.rgb, HEIGHT), f"held-out scene {scene.name}")
     ]
-    for label, found in (
-        ("initial detector", None if before is None else before.found),
-        ("current detector", scene.found),
-        ("truth", scene.truth),
-    ):
+    for label, found in {**others, "current detector": scene.found, "truth": scene.truth}.items():
         overlay = None if found is None else label_overlay(scene.rgb, found, HEIGHT, names)
         drawn.append((label, overlay, f"{label}: {_in_words(found)}"))
     pictures = tuple(Picture(label, None if one is None else jpeg(one), alt) for label, one, alt in drawn)
-    size_wh = scene.truth.size_wh
-    lines = (f"found: {_in_words(scene.found)}; truth: {_in_words(scene.truth)}",)
-    return Shown(title, lines, pictures, side_by_side(size_wh, [one for _, one, _ in drawn]))
+    lines = (f"found: {_in_words(scene.found)}; truth: {_in_words(scene.truth)}", *more)
+    return Shown(scene.name, lines, pictures, side_by_side(size_wh, [one for _, one, _ in drawn]))
 
 
 def _in_words(instances: Instances | None) -> str:
@@ -91,8 +91,8 @@ def _worst(facts: RunFacts) -> Gallery | None:
     scenes = [one for one in scenes if one.error > 0]
     if not scenes:
         return None
-    shown = tuple(_shown(facts, one, None, f"{one.name}, wrong by {one.error:.1f} objects") for one in scenes)
-    about = "Most missed and false objects; pairs count with what they lack of an IoU of 1."
+    shown = tuple(_shown(facts, one, {}, f"wrong by {one.error:.1f} objects") for one in scenes)
+    about = "The largest errors: a missed or false object counts 1, a matched one counts 1 - IoU."
     return Gallery("Worst failures of the current detector", about, shown)
 
 
@@ -152,12 +152,13 @@ def _recommended(curve: Curve) -> str:
 
 def _drawn(curve: Curve) -> tuple[tuple[float, float], ...]:
     return tuple(
-        (recall, precision) for recall, precision in list(zip(RECALLS, curve.precision, strict=True))[::10]
+        (recall, precision) for recall, precision in list(zip(RECALLS, curve.precision, strict=True))[::5]
     )
 
 
 def _classes(facts: RunFacts, current: Evaluated) -> Table:
     rows: list[tuple[Cell, ...]] = []
+    everywhere = not any(one.images for one in current.false_finds.values())
     for name, now in current.by_class.items():
         others = [one.by_class.get(name) if one else None for one in (facts.initial, facts.reference)]
         finds = current.false_finds.get(name)
@@ -168,9 +169,8 @@ def _classes(facts: RunFacts, current: Evaluated) -> Table:
                 name,
                 *(as_rate(one.ap50_95) if one else NOTHING for one in (others[0], now, others[1])),
                 as_rate(now.ap50),
-                as_percent(finds.found, finds.images) if finds else NOTHING,
-                as_count(finds.images) if finds else NOTHING,
                 f"{best[0]:.2f}" if best else NOTHING,
+                *(() if everywhere else _share_and_count(finds)),
             )
         )
     head = (
@@ -179,11 +179,16 @@ def _classes(facts: RunFacts, current: Evaluated) -> Table:
         "current AP50-95",
         "exact labels AP50-95",
         "current AP50",
-        "found where there is none",
-        "scenes without it",
         "best confidence",
+        *(() if everywhere else ("found where there is none", "scenes without it")),
     )
     return Table(f"Mask AP by class on {current.truth}", head, tuple(rows))
+
+
+def _share_and_count(finds: FalseFinds | None) -> tuple[str, str]:
+    if finds is None:
+        return NOTHING, NOTHING
+    return as_percent(finds.found, finds.images), as_count(finds.images)
 
 
 def _sizes(current: Evaluated) -> Table:
@@ -195,6 +200,7 @@ def _sizes(current: Evaluated) -> Table:
             as_rate(finite(one.iou)),
         )
         for one in current.sizes
+        if one.objects
     ]
     head = ("size (root of the area share)", "objects", "found", "mean mask IoU")
     return Table("Objects by size", head, tuple(rows))

@@ -62,8 +62,9 @@ def _training_chart(facts: RunFacts) -> Chart | None:
         "Training: mask AP50 on the round's own validation images (not the truth)",
         x_label="epoch",
         y_label="mask AP50",
-        x_ticks=[(tick, f"{tick:.0f}") for tick in (1.0, *((last,) if last > 1 else ()))],
+        x_ticks=[(1.0, "1"), (last, f"{last:.0f}")],
         lines=lines,
+        y_top=1.0,
     )
 
 
@@ -134,7 +135,7 @@ def _rounds_table(facts: RunFacts) -> Table:
         "truth: AP50",
         "truth: AP50-95",
         "truth: box AP50",
-        "promotion decided on",
+        "decided on",
         "decides: candidate",
         "decides: incumbent",
         "promoted",

@@ -43,11 +43,13 @@ class OpenDetector:
         detector: The detector.
         image_size: Longer side in pixels that images are scaled to for prediction.
         settings: Its section of the configuration.
+        wanted: Its names for the run's classes.
     """
 
     detector: YoloDetector
     image_size: int
     settings: DetectorSettings
+    wanted: frozenset[str]
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], confidence: float, *, raw: bool = False
@@ -65,7 +67,20 @@ class OpenDetector:
         found = self.detector.predict(images, image_size=self.image_size, confidence=confidence)
         if raw or not self.settings.postprocess:
             return found
-        return [finished(one, rgb) for one, rgb in zip(found, images, strict=True)]
+        return [self.postprocess(one, rgb) for one, rgb in zip(found, images, strict=True)]
+
+    def postprocess(self, found: Instances, rgb: NDArray[np.uint8]) -> Instances:
+        """Return its raw output for an image as labels, most confident first; see `finished`.
+
+        Objects of the run's classes and all others are settled apart: a bench, of which the run knows
+        nothing, must not take the place of a piano that the detector is less sure of.
+        """
+        groups = [
+            finished(found.of_classes(names), rgb)
+            for names in (self.wanted, frozenset(found.class_names) - self.wanted)
+        ]
+        both = groups[0].joined(groups[1])
+        return both.take(np.argsort(-both.scores, kind="stable").tolist())
 
     def method(self, class_map: Mapping[str, str], confidence: float) -> str:
         """Return the provenance of its labels, ``model-`` and a hash of everything that decides them.
@@ -108,7 +123,9 @@ def open_detector(
     """
     detector = _load(run, checkpoint, settings)
     size = settings.prediction_size or detector.image_size
-    return OpenDetector(detector, size or training_size(run, detector, settings, items), settings)
+    meanings = mapped_classes(detector.class_names, run.class_names, settings.class_map)
+    wanted = frozenset({*run.class_names, *meanings.values()})
+    return OpenDetector(detector, size or training_size(run, detector, settings, items), settings, wanted)
 
 
 def open_for_training(

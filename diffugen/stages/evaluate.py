@@ -21,7 +21,6 @@ from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import write_yolo
-from diffugen.labels.objects import finished
 from diffugen.run.results import Evaluated, Measured, Precision
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.scenes import MeasuredScene, keep_scenes
@@ -143,7 +142,7 @@ def measure(
         found = detector.predict(images, MEASURED_CONFIDENCE, raw=True)
         raw += zip(truths, (one.of_classes(class_names) for one in found), strict=True)
         if detector.settings.postprocess:
-            found = [finished(one, rgb) for one, rgb in zip(found, images, strict=True)]
+            found = [detector.postprocess(one, rgb) for one, rgb in zip(found, images, strict=True)]
         pairs += zip(truths, (one.of_classes(class_names) for one in found), strict=True)
         for (name, rgb, _), (truth, one) in zip(batch, pairs[-len(batch) :], strict=True):
             sure = one.take(np.flatnonzero(one.scores >= least).tolist())

@@ -17,6 +17,9 @@ FORMATS = ("yolo-seg", "coco", "fiftyone")
 def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, format: str) -> dict[str, int]:
     """Write a dataset, and return the number of images in each split.
 
+    With ``dataset.trust: evidence``, doubtful objects are painted over in the images, as in training, and the
+    user is told how many.
+
     Args:
         run: The run; open for reading is enough.
         method: Provenance of the attention labels.
@@ -33,6 +36,12 @@ def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, for
     ids = split_images(run, chosen, policy)
     if not ids["train"]:
         raise DiffugenError(f"run {run.folder} has no labels to export yet; diffugen label makes some")
+    hidden = sum(len(chosen[image_id].hidden) for part in ids.values() for image_id in part)
+    if hidden:
+        run.notify(
+            f"{hidden} doubtful objects are painted over in the images, as in training; to export the images "
+            "as they are, give --set dataset.trust=attention"
+        )
     splits = {split: chosen_items(run, chosen, part) for split, part in ids.items() if part}
     with _writer(format, run.folder) as write:
         write(out, splits, run.class_names)

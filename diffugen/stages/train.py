@@ -119,7 +119,7 @@ def fit(
         seed: Seed of the training; None for the round's.
     """
     folder = round.run.folder
-    epochs = _epochs(folder / dataset, settings)
+    epochs = epochs_of(folder / dataset, settings)
     on_progress(0, epochs)
     for cache in (folder / dataset).rglob("*.cache"):  # of a training that was killed
         cache.unlink()
@@ -140,8 +140,13 @@ def fit(
     return Trained(str(checkpoint), start, epochs, image_size)
 
 
-def _epochs(dataset: Path, settings: DetectorSettings) -> int:
-    """Return the epochs that are configured, or that come closest to the configured steps."""
+def epochs_of(dataset: Path, settings: DetectorSettings) -> int:
+    """Return the epochs of a training: those configured, or those that come closest to the configured steps.
+
+    Args:
+        dataset: The training set, in the YOLO-seg layout.
+        settings: How to train.
+    """
     if settings.steps is None:
         return settings.epochs
     images = sum(1 for _ in (dataset / "images" / "train").iterdir())

@@ -22,7 +22,6 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-from diffugen.miniature.sets import exact_instances, scene_set
 from numpy.typing import NDArray
 from planted import KINDS, plant
 from rankers import mistakenness, object_lab, ours
@@ -31,6 +30,7 @@ from diffugen.dataset.yolo import write_yolo
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.labels.objects import finished
 from diffugen.miniature.scenes import CLASSES
+from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.records import Instances
 from diffugen.review.database import database
 from diffugen.run.codec import rgb_to_png

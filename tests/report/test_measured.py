@@ -67,9 +67,9 @@ def test_the_page_tells_the_story_first(measured: Path) -> None:
     assert (classes["initial AP50-95"], classes["current AP50-95"]) == ("-", "0.500")
     assert (classes["found where there is none"], classes["best confidence"]) == ("5%", "0.35")
     sizes = page.tables["Objects by size"]
-    assert sizes[1] == ["0.00 to 0.15", "10", "40%", "0.300"] and sizes[2][2:] == ["-", "-"]
+    assert sizes[1:] == [["0.00 to 0.15", "10", "40%", "0.300"]], "sizes without objects say nothing"
     assert markdown_tables(markdown).keys() == page.tables.keys()
-    assert "two, wrong by 1.0 objects" in page.text
+    assert "wrong by 1.0 objects" in page.text
 
 
 def test_scenes_that_cannot_be_read_are_left_out(measured: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from diffugen import stages
@@ -17,11 +19,14 @@ from diffugen.config import (
 )
 from diffugen.dataset.yolo import read_yolo
 from diffugen.errors import DiffugenError
+from diffugen.labels.shapes import decode
 from diffugen.miniature.truth import FIRST_TRAINING_SCENE, exact_labels, find_truth
 from diffugen.records import Decision
 from diffugen.run import RunStore
 from diffugen.run.results import Compared, Trained
+from diffugen.stages.dataset import chosen_labels
 from diffugen.stages.promote import GOLD_IMAGES
+from diffugen.stages.train import epochs_of
 from tests.support.planted import METHOD, NOTHING, box, plant
 from tests.support.rounds import round_of
 
@@ -47,6 +52,55 @@ def test_the_dataset_follows_the_policy(store: RunStore) -> None:
     assert differing not in written
     assert written[human].rles == box(35).rles
     assert all(written[image_id].rles == box(22).rles for image_id in agreed)
+
+
+def test_doubtful_objects_are_painted_over_and_good_ones_pasted(store: RunStore) -> None:
+    for number in range(6):
+        plant(store, number, box(20), box(22, score=0.9))
+    labels = box(20).joined(box(60, score=0.1))
+    disputed = plant(store, 10, labels, box(22, score=0.9), painted=True)
+    dataset = DatasetSettings(val_frac=0.3, trust="evidence", paste=2.0)
+    made = stages.choose(round_of(store), METHOD, TrainingPolicy(dataset, DisagreementSettings()))
+    assert (made.by_origin, made.left_out) == ({"agreed": 6, "evidence": 1}, {})
+    assert made.pasted == 2 * made.train
+    written = {
+        name: (rgb, labels)
+        for split in ("train", "val")
+        for name, rgb, labels in read_yolo(store.folder / made.folder, split)
+    }
+    assert len(written) == made.train + made.val + made.pasted
+    rgb, labels = written[disputed]
+    before = store.image(disputed)
+    hidden, shown = decode(box(60).rles[0]), decode(box(22).rles[0])
+    assert labels.rles == box(22).rles and (rgb[shown] == before[shown]).all()
+    assert (before[hidden] == 250).all() and rgb[hidden].max() < 130, "nothing white is left of it"
+    pasted = [labels for name, (_, labels) in written.items() if name.startswith("pasted-")]
+    assert all(1 <= len(one) <= 2 and set(one.class_names) == {"piano"} for one in pasted)
+
+
+def test_decisions_calibrate_what_is_doubtful(store: RunStore) -> None:
+    """Ten times the person finds that what only attention labels is right: then it is doubtful no longer."""
+    for number in range(10):
+        image_id = plant(store, number, box(20, score=0.4), NOTHING)
+        store.add_decisions([Decision(image_id, "attention", box(20), "ann")])
+    disputed = plant(store, 20, box(20, score=0.4), NOTHING)
+    dataset = DatasetSettings(val_frac=0.3, trust="evidence")
+    policy_, round = TrainingPolicy(dataset, DisagreementSettings()), round_of(store)
+    assert dict(chosen_labels(round.run, METHOD, policy_))[disputed].origin == "evidence"
+    made = stages.compare(round, METHOD, DisagreementSettings())
+    assert made.outcomes == 10
+    severities = {one.image_id: one.severity for one in store.disagreements()}
+    assert severities[disputed] < 0.4 < 0.6
+
+
+def test_steps_replace_epochs(store: RunStore, tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "train"
+    folder.mkdir(parents=True)
+    for number in range(20):
+        (folder / f"{number}.png").touch()
+    settings = DetectorSettings(epochs=7, batch_size=8)
+    for steps, expected in ((None, 7), (3, 1), (29, 10), (1, 1)):
+        assert epochs_of(tmp_path, settings.changed(steps=steps)) == expected
 
 
 def test_nothing_to_train_on_is_an_error(store: RunStore) -> None:

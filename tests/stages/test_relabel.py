@@ -13,6 +13,7 @@ from diffugen import stages
 from diffugen.comparison.metrics import average_precision
 from diffugen.config import DetectorSettings
 from diffugen.detectors.yolo import YoloDetector
+from diffugen.labels.shapes import encode
 from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.records import Disagreement, HeatMaps, ImageRecord, Instances, Phrase, Prompt
 from diffugen.run import RunStore
@@ -211,6 +212,45 @@ def test_every_setting_that_affects_the_labels_makes_new_ones(
     assert second.method != first.method and second.images == first.images == len(SCENES)
     assert any(before[image_id].rles != after[image_id].rles for image_id in before)
     assert relabel(store, ["car"], {}).method == first.method, "the same settings give the same labels"
+
+
+def test_a_class_that_the_run_does_not_have_takes_no_objects_place(store: RunStore) -> None:
+    """A detector that is surer of a bench than of the piano in the same place has still seen a piano."""
+    whole, nearly = np.zeros((2, *SIZE_WH[::-1]), dtype=np.bool_)
+    whole[20:60, 20:60] = nearly[22:60, 20:60] = True
+    raw = Instances(
+        SIZE_WH,
+        ("truck", "car", "person"),
+        tuple(map(encode, (whole, nearly, nearly))),
+        np.array([0.9, 0.6, 0.3]),
+    )
+    cases: dict[tuple[str, ...], list[str]] = {
+        ("car",): ["truck", "car"],
+        ("car", "truck"): ["truck", "person"],
+        ("piano",): ["truck"],
+        ("sedan",): ["truck", "car"],
+    }
+    for names, expected in cases.items():
+        settings = SETTINGS.changed(class_map={"sedan": "car"})
+        detector = open_detector(round_of(store, names).run, "miniature", settings)
+        assert list(detector.postprocess(raw, SCENES[0]).class_names) == expected, names
+
+
+def test_what_the_detector_is_not_sure_of_is_kept_apart(store: RunStore) -> None:
+    """Candidates speak for or against attention labels, but are labels nowhere."""
+    add_scenes(store, ["car"])
+    made = relabel(store, ["car"], {}, confidence=0.9)
+    scores = {
+        source: [
+            float(score) for labels in store.labels(source, made.method) for score in labels.instances.scores
+        ]
+        for source in ("model", "candidate")
+    }
+    assert scores["model"] and min(scores["model"]) >= 0.9
+    assert scores["candidate"] and min(scores["candidate"]) >= 0.05 and max(scores["candidate"]) < 0.9
+    assert made.objects == len(scores["model"])
+    lowest = relabel(store, ["car"], {}, confidence=0.01)
+    assert not any(len(labels.instances) for labels in store.labels("candidate", lowest.method))
 
 
 def test_labels_by_earlier_settings_are_the_newest_again(store: RunStore) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffugen.config.labelling import TERMS
-from diffugen.labels.shapes import encode
+from diffugen.labels.shapes import decode, encode
 from diffugen.records import HeatMaps, ImageRecord, Instances, LabelSet, Phrase, Prompt
 from diffugen.run import RunStore
 
@@ -24,12 +24,20 @@ def box(left: int, width: int = 30, score: float = 0.8, name: str = "piano") -> 
 
 
 def plant(
-    store: RunStore, number: int, attention: Instances, model: Instances | None = None, round: int = 0
+    store: RunStore,
+    number: int,
+    attention: Instances,
+    model: Instances | None = None,
+    round: int = 0,
+    *,
+    painted: bool = False,
 ) -> str:
-    """Add an image with its own prompt and labels; return its id."""
+    """Add an image with its own prompt and labels, white under them if painted; return its id."""
     phrase = Phrase("piano", "piano")
     record = ImageRecord(Prompt(f"piano {number}", (phrase,)), number, SIZE_WH, "miniature", round=round)
     rgb = np.full((SIZE_WH[1], SIZE_WH[0], 3), 90 + number, dtype=np.uint8)
+    for rle in attention.rles if painted else ():
+        rgb[decode(rle)] = 250
     heat = np.random.default_rng(number).random((1, 3, 16, 24)).astype(np.float16)
     store.add_image(record, rgb, HeatMaps(record.id, SIZE_WH, (phrase,), {"up-16x24": heat}), 0.1)
     labels = [LabelSet(record.id, "attention", attention, METHOD)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffugen.miniature.drawing import thing_width
 from diffugen.miniature.scenery import Scene, Thing
-from diffugen.miniature.scenes import COLOURS_OF, HEIGHTS, KNOWN_CLASSES, NOUNS, TIMES, WEATHERS, caption_end
+from diffugen.miniature.scenes import COLOURS_OF, HEIGHTS, KNOWN_CLASSES, TIMES, WEATHERS, caption_end, phrase
 
 DISTRACTORS = ("bench", "crate")
 """Things of no class, and so without a mask; in the dark they look like pianos."""
@@ -107,21 +107,14 @@ def _caption(rng: np.random.Generator, things: Sequence[Thing], place: str) -> s
     names = [thing.class_name for thing in things]
     twins = len(names) > 1 and names[0] == names[1]
     if twins and rng.random() < 0.5:
-        phrases = [f"two {_PLURALS[names[0]]}", *(_phrase(rng, thing) for thing in things[2:])]
+        phrases = [f"two {_PLURALS[names[0]]}", *(phrase(rng, thing) for thing in things[2:])]
     else:
-        phrases = [_phrase(rng, thing) for thing in things]
+        phrases = [phrase(rng, thing) for thing in things]
     joints = [" and "]
     if len(phrases) == 2 and len(things) == 2:
         order = " in front of " if things[0].depth > things[1].depth else " behind "
         joints = [" and ", " and ", " next to ", order]
     return start + str(rng.choice(joints)).join(phrases) + (" on a road" if place == "road" else " in a room")
-
-
-def _phrase(rng: np.random.Generator, thing: Thing) -> str:
-    noun = str(rng.choice(NOUNS.get(thing.class_name, (thing.class_name,))))
-    if thing.class_name == "traffic cone" or rng.random() < 0.15:
-        return f"a {noun}"
-    return f"a person in {thing.colour}" if thing.class_name == "person" else f"a {thing.colour} {noun}"
 
 
 def _others(rng: np.random.Generator, count: int, distractor_share: float = 0.2) -> list[str]:
@@ -131,7 +124,7 @@ def _others(rng: np.random.Generator, count: int, distractor_share: float = 0.2)
 
 
 def street_scene(seed: int) -> Scene:
-    """Return a road with one to three things, at least one of a known class; a fifth of the pairs are twins."""
+    """Return a road with one to three things, one of them of a known class; a fifth of pairs are twins."""
     rng = np.random.default_rng((seed, 11))
     count = int(rng.choice((1, 2, 3), p=(0.3, 0.45, 0.25)))
     first = str(rng.choice(KNOWN_CLASSES))

@@ -8,6 +8,7 @@ reports/miniature).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,10 +185,7 @@ def start_training(
 ) -> DenoiserTraining:
     """Return the state before the first step, with a new optimiser and moving average."""
     import torch
-    from diffusers.models.attention_processor import AttnProcessor
 
-    # An explicit softmax, because the backward pass of the fused kernel is slow on CPUs in bfloat16.
-    unet.set_attn_processor(AttnProcessor())
     values = [*unet.parameters(), *text_encoder.parameters()]
     optimiser = torch.optim.AdamW(values, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     training = DenoiserTraining(unet, text_encoder, optimiser, {})
@@ -207,7 +205,7 @@ def train_denoiser(
     device: str = "cpu",
     caption_dropout: float = 0.1,
     average_decay: float = 0.997,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_step: Callable[[int, torch.Tensor], None] = lambda step, loss: None,
 ) -> None:
     """Train the UNet and the text encoder in place up to ``steps``, continuing from ``training.step``.
 
@@ -226,38 +224,46 @@ def train_denoiser(
         device: Torch device.
         caption_dropout: Share of samples trained with the empty caption.
         average_decay: Decay of the moving average of the weights.
-        on_step: Called with the number of the step and its loss.
+        on_step: Called with the number of the step and its loss, a tensor on the device (reading it waits
+            for a GPU).
     """
     import torch
+    from diffusers.models.attention_processor import AttnProcessor
 
     scheduler = build_scheduler()
-    alphas = scheduler.alphas_cumprod
+    alphas = scheduler.alphas_cumprod.to(device)
+    latents, token_ids, empty_ids = latents.to(device), token_ids.to(device), empty_ids.to(device)
     ratio = alphas / (1 - alphas)
     weights = (ratio.clamp(max=5) / (ratio + 1)).clamp(min=0.15)
     training.unet.to(device).train()
+    if torch.device(device).type == "cpu":
+        # An explicit softmax, because the backward pass of the fused kernel is slow on CPUs in bfloat16.
+        training.unet.set_attn_processor(AttnProcessor())
     training.text_encoder.to(device).train()
+    training.average = {name: value.to(device) for name, value in training.average.items()}
     parameters = training.parameters()
     while training.step < steps:
         step = training.step
-        generator = torch.Generator().manual_seed(step)
+        generator = torch.Generator(device).manual_seed(step)
         rate = (
             learning_rate
             * min(1.0, (step + 1) / 100)
-            * (0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item()))
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         )
         for group in training.optimiser.param_groups:
             group["lr"] = rate
-        picks = torch.randint(0, len(latents), (batch_size,), generator=generator)
-        clean, ids = latents[picks].float(), token_ids[picks].clone()
-        ids[torch.rand(batch_size, generator=generator) < caption_dropout] = empty_ids
-        times = torch.randint(0, len(alphas), (batch_size,), generator=generator)
-        noise = torch.randn(clean.shape, generator=generator)
+        picks = torch.randint(0, len(latents), (batch_size,), generator=generator, device=device)
+        clean, ids = latents[picks].float(), token_ids[picks]
+        empty = torch.rand(batch_size, generator=generator, device=device) < caption_dropout
+        ids = torch.where(empty[:, None], empty_ids, ids)
+        times = torch.randint(0, len(alphas), (batch_size,), generator=generator, device=device)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
         noisy, target = scheduler.add_noise(clean, noise, times), scheduler.get_velocity(clean, noise, times)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            context = training.text_encoder(ids.to(device))[0]
-            predicted = training.unet(noisy.to(device), times.to(device), context).sample
-        error = (predicted.float() - target.to(device)).square().mean((1, 2, 3))
-        loss = (error * weights[times].to(device)).mean()
+            context = training.text_encoder(ids)[0]
+            predicted = training.unet(noisy, times, context).sample
+        error = (predicted.float() - target).square().mean((1, 2, 3))
+        loss = (error * weights[times]).mean()
         training.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), 1.0)
@@ -268,7 +274,7 @@ def train_denoiser(
             torch._foreach_lerp_(
                 list(training.average.values()), [value.data for value in parameters.values()], 1 - decay
             )
-        on_step(training.step, float(error.detach().mean()))
+        on_step(training.step, error.detach().mean())
 
 
 def assemble_pipeline(vae: Any, tokenizer: Any, text_encoder: Any, unet: Any) -> StableDiffusionPipeline:

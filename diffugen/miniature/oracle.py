@@ -16,6 +16,7 @@ from diffugen.labels.shapes import encode
 from diffugen.miniature.scenery import RenderedScene
 from diffugen.miniature.scenes import CLASSES
 from diffugen.miniature.sets import VISIBLE_PIXELS, scene_set
+from diffugen.records import Instances
 
 if TYPE_CHECKING:
     import torch

@@ -86,7 +86,8 @@ def _place_things(rng: np.random.Generator, classes: Sequence[str]) -> list[Thin
     return things
 
 
-def _phrase(rng: np.random.Generator, thing: Thing) -> str:
+def phrase(rng: np.random.Generator, thing: Thing) -> str:
+    """Return what a caption calls a thing: an article, mostly its colour, its noun."""
     noun = str(rng.choice(NOUNS.get(thing.class_name, (thing.class_name,))))
     if thing.class_name == "traffic cone" or rng.random() < 0.15:
         return f"a {noun}"
@@ -94,7 +95,7 @@ def _phrase(rng: np.random.Generator, thing: Thing) -> str:
 
 
 def _caption(rng: np.random.Generator, things: Sequence[Thing], place: str, weather: str, time: str) -> str:
-    phrases = [_phrase(rng, thing) for thing in things]
+    phrases = [phrase(rng, thing) for thing in things]
     joints = [" and ", " next to "] if len(things) == 2 else [" and "]
     if len(things) == 2 and things[0].depth > things[1].depth:
         joints.append(" in front of ")

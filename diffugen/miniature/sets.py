@@ -5,7 +5,7 @@ Does not know models, label sources or runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import encode
 from diffugen.miniature.crowds import among_scene, street_scene, training_scene, uniform_scene
-from diffugen.miniature.scenery import RenderedScene, render
+from diffugen.miniature.scenery import RenderedScene, Scene, render
 from diffugen.miniature.scenes import CLASSES, piano_on_road_scene, sample_scene
 from diffugen.records import Instances
 
@@ -34,7 +34,7 @@ def exact_instances(drawn: RenderedScene) -> Instances:
     )
 
 
-SCENE_SETS = {
+SCENE_SETS: dict[str, tuple[Callable[[int], Scene], int, int]] = {
     "known": (sample_scene, 10_000_000, 1000),
     "piano-on-road": (piano_on_road_scene, 20_000_000, 320),
     "piano-photos": (

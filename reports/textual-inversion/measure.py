@@ -35,7 +35,8 @@ from diffugen.diffusion.pipelines import load_pipeline
 from diffugen.labels.label import label
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged
 from diffugen.labels.shapes import decode
-from diffugen.miniature.scenes import PIANO_COLOURS, TIMES, WEATHERS, scene_set
+from diffugen.miniature.scenes import PIANO_COLOURS, TIMES, WEATHERS
+from diffugen.miniature.sets import scene_set
 from diffugen.records import ImageRecord, Phrase, Prompt
 
 HERE = Path(__file__).parent

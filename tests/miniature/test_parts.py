@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from diffugen.miniature import autoencoder, denoiser, oracle
-from diffugen.miniature.scenes import CLASSES, scene_set
+from diffugen.miniature.scenes import CLASSES
+from diffugen.miniature.sets import scene_set
 
 CAPTIONS = (
     "a photo of a black grand piano on a road, rainy, night",

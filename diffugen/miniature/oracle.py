@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from diffugen.labels.shapes import encode
 from diffugen.miniature.scenery import RenderedScene
 from diffugen.miniature.scenes import CLASSES
-from diffugen.miniature.sets import VISIBLE_PIXELS, scene_set
+from diffugen.miniature.sets import scene_set
 from diffugen.records import Instances
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 FOUND_AREA_FRAC = 0.01
-"""A class counts as found if the oracle assigns it at least this share of the image."""
+"""A class, or a piece of one, counts as found if the oracle assigns it at least this share of the image."""
 
 
 def build_oracle() -> UNet2DModel:
@@ -155,7 +155,7 @@ def intersection_over_union(truth: NDArray[np.int64], labels: NDArray[np.int64])
 def oracle_instances(labels: NDArray[np.int64], class_names: Sequence[str]) -> Instances:
     """Return the objects of a class map, int64 (H, W): each connected piece of a class is one.
 
-    Pieces with fewer than `diffugen.miniature.sets.VISIBLE_PIXELS` pixels are left out.
+    Pieces smaller than `FOUND_AREA_FRAC` of the image are left out: most are the oracle's own mistakes.
 
     Args:
         labels: From `segment`.
@@ -168,7 +168,7 @@ def oracle_instances(labels: NDArray[np.int64], class_names: Sequence[str]) -> I
         mask = (labels == 1 + CLASSES.index(name)).astype(np.uint8)
         count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
         for number in range(1, count):
-            if stats[number, cv2.CC_STAT_AREA] >= VISIBLE_PIXELS:
+            if stats[number, cv2.CC_STAT_AREA] >= FOUND_AREA_FRAC * labels.size:
                 names.append(name)
                 rles.append(encode(pieces == number))
     height, width = labels.shape

@@ -26,18 +26,26 @@ from numpy.typing import NDArray
 from planted import KINDS, plant
 from rankers import mistakenness, object_lab, ours
 
+from diffugen import stages
+from diffugen.comparison.matching import match
+from diffugen.config import load_config
 from diffugen.dataset.yolo import write_yolo
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.labels.objects import finished
+from diffugen.miniature.measure import WEIGHTS
+from diffugen.miniature.oracle import load_oracle, oracle_instances, segment
 from diffugen.miniature.scenes import CLASSES
 from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.records import Instances
 from diffugen.review.database import database
+from diffugen.run import Run
 from diffugen.run.codec import rgb_to_png
 
 HERE = Path(__file__).parent
 NAMES = tuple(name for name in CLASSES if name != "bus")
 BAD_SHARE = 0.2
+GOOD_IOU = 0.5
+"""From this mask IoU with the oracle on, a label is right."""
 LEAST_CONFIDENCE = 0.05
 UNKNOWN_SCORE = 0.5
 """Score of an exact or planted label: its annotator says nothing about it."""
@@ -81,6 +89,45 @@ def planted(count: int, seed: int) -> World:
         world.labels.append(scored)
         world.errors.append(kind)
     return world
+
+
+def attention(count: int, seed: int, work: Path) -> World:
+    """Return generated images with the labels of the paper's method, and what the oracle finds wrong.
+
+    An image's error is its first of: a class `swapped`, an object `missing`, one that is `spurious`, a mask
+    with an IoU below `GOOD_IOU` (`coarse`).
+    """
+    overrides = [f"seed={seed}", f"prompts.count={count}", "labels.method=paper", "labels.witness=none"]
+    config = load_config("miniature", overrides)
+    model = load_oracle(WEIGHTS / "oracle")
+    world = World([], [], [])
+    with Run.open(work / "run", config) as run:
+        round = run.round(0)
+        stages.generate(round, config.generation, config.labelling)
+        method = stages.label(round, config.labelling).method
+        for image_id in run.store.image_ids(0):
+            rgb = run.store.image(image_id)
+            labels = next(run.store.labels("attention", method, image_id=image_id)).instances
+            truth = oracle_instances(segment(model, [rgb])[0], NAMES)
+            world.images.append(rgb)
+            world.labels.append(labels.of_classes(NAMES))
+            world.errors.append(error(labels, truth))
+    return world
+
+
+def error(labels: Instances, truth: Instances) -> str:
+    """Return the kind of the first error of an image's labels, or nothing."""
+    kinds = set()
+    for pair in match(labels, truth):
+        if pair.first is None:
+            kinds.add("missing")
+        elif pair.second is None:
+            kinds.add("spurious")
+        elif labels.class_names[pair.first] != truth.class_names[pair.second]:
+            kinds.add("swapped")
+        elif pair.iou < GOOD_IOU:
+            kinds.add("coarse")
+    return next((kind for kind in ("swapped", "missing", "spurious", "coarse") if kind in kinds), "")
 
 
 def detector(name: str, work: Path) -> YoloDetector:
@@ -220,7 +267,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/label-errors"))
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args()
-    results = measure({"planted": planted(arguments.images, arguments.seed)}, arguments.work)
+    worlds = {
+        "planted": planted(arguments.images, arguments.seed),
+        "attention": attention(arguments.images // 2, arguments.seed + 900, arguments.work),
+    }
+    results = measure(worlds, arguments.work)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     command = f"python reports/label-errors/measure.py --images {arguments.images} --seed {arguments.seed}"

@@ -4,7 +4,7 @@
 
 Writes README.md, results.json and gain.png beside itself. After an interruption, the same command continues.
 All variants of a seed share its images, prompts and starting detector, and train for the same number of
-steps; each adds one arc to the one before:
+steps (`detector.steps`); those that label round 0 alike share that round. Each adds one arc to the one before:
 
 - attention: the paper's attention labels alone, every image trains;
 - witness: heat of rivals subtracted, and the starting detector labels what it knows;
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -97,12 +98,12 @@ def share_images(source: Path, target: RunStore, round: int) -> None:
 
 
 def loop(
-    config: Config, run: Run, images: Path | None, decide: Callable[[Round], None]
+    config: Config, run: Run, rounds: int, images: Path | None, decide: Callable[[Round], None]
 ) -> list[dict[str, Any]]:
     """Run the loop of loops/bootstrap.py with a simulated person; return each round's results as JSON."""
     sets = stages.open_sets(run, config.dataset, config.loop)
     policy = config.training_policy
-    for round in run.rounds(at_most=ROUNDS, patience=ROUNDS + 1):
+    for round in run.rounds(at_most=rounds, patience=rounds + 1):
         detector = round.promoted_detector(default=config.detector.checkpoint)
         labelling = round.tuned_labelling(default=config.labelling)
         if images is not None:
@@ -122,9 +123,9 @@ def loop(
                 stages.evaluate_base(round, config.detector.checkpoint, sets.truth, config.detector)
             stages.evaluate(round, best.checkpoint, sets.truth, config.detector)
     exact = sets.exact_labels(dataset.train)
-    if sets.truth and exact and config.loop.reference:
+    if sets.truth and exact and config.loop.reference and round.number == ROUNDS - 1:
         stages.evaluate_reference(round, exact, sets.truth, config.detector)
-    kept = [run.store.results(number) for number in range(ROUNDS)]
+    kept = [run.store.results(number) for number in range(rounds)]
     return [{name.replace("_", "-"): result for name, result in to_values(one).items()} for one in kept]
 
 
@@ -155,19 +156,45 @@ def measure(seeds: list[int], work: Path) -> dict[str, Any]:
     results: dict[str, Any] = {}
     reviewer = Reviewer(load_oracle(WEIGHTS / "oracle"), list(load_config("miniature").prompts.classes))
     for seed in seeds:
-        full = work / f"seed-{seed}-{FULL}"
+        begun, full = work / f"seed-{seed}-begun", work / f"seed-{seed}-{FULL}"
         for variant in sorted(VARIANTS, key=lambda one: one.name != FULL):
             reference = str(variant.name == FULL).lower()  # shared by all variants of a seed
             common = [f"seed={seed}", f"loop.truth={TRUTH}", f"loop.reference={reference}"]
             config = load_config("miniature", [*common, *variant.overrides])
             folder = work / f"seed-{seed}-{variant.name.replace(',', '').replace(' ', '-')}"
             print(f"seed {seed}: {variant.name}", flush=True)
-            with Run.open(folder, config, progress=announced) as run:
+            if variant.overrides != ATTENTION:
+                begin(config, begun)
+                copy_once(begun, folder)
+            with open_run(folder, config) as run:
                 images = None if variant.name == FULL else full
-                rounds = loop(config, run, images, deciding(variant, reviewer))
+                rounds = loop(config, run, ROUNDS, images, deciding(variant, reviewer))
                 made = verdicts(list(run.store.decisions()))
             results.setdefault(variant.name, {})[str(seed)] = {"rounds": rounds, "verdicts": made}
     return results
+
+
+def begin(config: Config, folder: Path) -> None:
+    """Run round 0, which all variants but the first share."""
+    with open_run(folder, config) as run:
+        if not run.finished_rounds():
+            loop(config, run, 1, None, lambda round: None)
+
+
+def open_run(folder: Path, config: Config) -> Run:
+    """Open a run, also one that another variant began."""
+    if folder.exists():
+        return Run.open_existing(folder, config, progress=announced)
+    return Run.open(folder, config, progress=announced)
+
+
+def copy_once(source: Path, target: Path) -> None:
+    """Copy a folder unless the copy exists; an interrupted copy is made again."""
+    if not target.exists():
+        partial = target.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        partial.rename(target)
 
 
 # -------------------------------------------------------------------- the report

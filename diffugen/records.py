@@ -417,3 +417,22 @@ class SizeBin:
     objects: int
     found: int
     iou: float | None
+
+
+@dataclass(frozen=True)
+class SeverityBin:
+    """How often labels of a severity turned out wrong.
+
+    Attributes:
+        low: Lowest severity, in [0, 1].
+        high: Highest severity.
+        severity: Mean severity of the labels.
+        labels: Labels whose image was decided.
+        wrong: Those that were wrong.
+    """
+
+    low: float
+    high: float
+    severity: float
+    labels: int
+    wrong: int

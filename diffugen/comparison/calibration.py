@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.records import KINDS
+from diffugen.records import KINDS, SeverityBin
 
 AGREED = "agreed"
 """The kind of an object on which both sides agree."""
@@ -85,6 +85,39 @@ def calibrate(outcomes: Iterable[Outcome]) -> Calibration:
         {kind: _line(found) for kind, found in by_kind.items()},
         {kind: len(found) for kind, found in by_kind.items()},
     )
+
+
+def reliability(by_image: Sequence[Sequence[Outcome]], *, folds: int = 5, bins: int = 5) -> list[SeverityBin]:
+    """Compare severities with what turned out: for each range of severity, how many labels were wrong.
+
+    Each label's severity is calibrated by the decisions about other images only (cross-validation), as it is
+    in the queue: before its own image is decided.
+
+    Args:
+        by_image: The outcomes of each decided image.
+        folds: Parts that the images are divided into.
+        bins: Ranges of equal width.
+
+    Returns:
+        The ranges that have labels, lowest first.
+    """
+    severities, wrong = list[float](), list[bool]()
+    for fold in range(folds):
+        learned = calibrate(
+            one for number, made in enumerate(by_image) if number % folds != fold for one in made
+        )
+        for made in by_image[fold::folds]:
+            severities += [learned.probability(one.kind, one.severity) for one in made]
+            wrong += [one.wrong for one in made]
+    places = np.minimum((np.array(severities) * bins).astype(int), bins - 1)
+    found = []
+    for place in range(bins):
+        here = places == place
+        if here.any():
+            mean = float(np.array(severities)[here].mean())
+            labels, bad = int(here.sum()), int(np.array(wrong)[here].sum())
+            found.append(SeverityBin(place / bins, (place + 1) / bins, mean, labels, bad))
+    return found
 
 
 def _line(outcomes: Sequence[Outcome]) -> tuple[float, float]:

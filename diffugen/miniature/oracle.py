@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 FOUND_AREA_FRAC = 0.01
-"""A class, or a piece of one, counts as found if the oracle assigns it at least this share of the image."""
+"""A class, or a piece of it, is found if the oracle assigns it at least this share of the image."""
 
 
 def build_oracle() -> UNet2DModel:

@@ -17,8 +17,9 @@ from diffugen.report.blocks import (
     as_count,
     as_rate,
     counted,
+    listed,
 )
-from diffugen.report.charts import Bars, bar_chart
+from diffugen.report.charts import Bars, Line, bar_chart, line_chart
 from diffugen.report.facts import RunFacts
 from diffugen.report.quality import attention_labels, evidence_labels
 from diffugen.report.survey import Survey
@@ -54,6 +55,7 @@ def disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> Section:
         blocks.append(Missing(what, facts.continuing))
     if survey.verdicts:
         blocks.append(_verdicts(survey))
+        blocks += _reliability_blocks(facts)
     else:
         blocks.append(Missing("No image of this run has been reviewed", (facts.command("review"),)))
     return Section("disagreements", "Disagreements and decisions", tuple(blocks))
@@ -105,6 +107,29 @@ def _kind_blocks(counts: Mapping[int, _Counts]) -> list[Block]:
         groups=[f"round {round}" for round in counts],
     )
     return [chart, Paragraph((note,), tone="note"), Table("Disagreements by kind and round", head, rows)]
+
+
+def _reliability_blocks(facts: RunFacts) -> list[Block]:
+    """Return how often labels of a severity turned out wrong, once at least two ranges have labels."""
+    kept = [one.compare.reliability for one in facts.results.values() if one.compare]
+    bins = kept[-1] if kept else ()
+    if len(bins) < 2:
+        return []
+    points = tuple((one.severity, one.wrong / one.labels) for one in bins)
+    chart = line_chart(
+        "Severity, and how often the label was wrong",
+        x_label="severity",
+        y_label="labels that were wrong",
+        x_ticks=[(place, f"{place:.1f}") for place in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)],
+        lines=[Line("decided", points), Line("severity is right", ((0.0, 0.0), (1.0, 1.0)), plain=True)],
+        y_top=1.0,
+    )
+    counts = listed([f"{one.wrong} of {one.labels}" for one in bins])
+    note = (
+        f"Labels of decided images, in ranges of severity: {counts} were wrong. Each severity was calibrated "
+        "by the decisions about other images."
+    )
+    return [chart, Paragraph((note,), tone="note")]
 
 
 def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey) -> list[Block]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from diffugen.config.labelling import LabelSettings, ScoreWeights
-from diffugen.records import Curve, FalseFinds, SizeBin
+from diffugen.records import Curve, FalseFinds, SeverityBin, SizeBin
 
 Result = TypeVar("Result")
 
@@ -91,12 +91,14 @@ class Compared:
         agreements: Objects on which both sources agree.
         kinds: From a kind of disagreement to its count.
         outcomes: Objects whose severities a decision calibrated.
+        reliability: How often labels of a severity turned out wrong, by decisions about other images.
     """
 
     images: int
     agreements: int
     kinds: Mapping[str, int]
     outcomes: int = 0
+    reliability: tuple[SeverityBin, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from diffugen.comparison.acquisition import rank
-from diffugen.comparison.calibration import Calibration, Outcome, calibrate
+from diffugen.comparison.calibration import Calibration, Outcome, calibrate, reliability
 from diffugen.comparison.disagreement import compare as compare_labels
 from diffugen.comparison.verdicts import outcomes
 from diffugen.config.sections import DisagreementSettings, ReviewOrder
@@ -38,7 +38,8 @@ def compare(
         order: Which images a person reviews first; see `diffugen.comparison.acquisition`.
     """
     store, summary = round.store, round.store.summary()
-    learned = learned_calibration(round.run, method, settings)
+    decided = decided_outcomes(round.run, method, settings)
+    learned = calibrate(one for made in decided for one in made)
     total = sum(one.label_sets.get("model", 0) for one in summary.rounds.values())
     by_round: dict[int, list[Disagreement]] = {}
     families: dict[str, str] = {}
@@ -64,26 +65,38 @@ def compare(
         queue = rank(found_here, order, families=families, features=features, seed=round.run.seed)
         store.put_disagreements(number, queue, method)
     kinds = Counter(one.kind for queue in by_round.values() for one in queue)
-    return Compared(images, agreements, {kind: kinds[kind] for kind in KINDS}, sum(learned.outcomes.values()))
+    return Compared(
+        images,
+        agreements,
+        {kind: kinds[kind] for kind in KINDS},
+        sum(learned.outcomes.values()),
+        tuple(reliability(decided)),
+    )
 
 
 def learned_calibration(run: Run, method: str, settings: DisagreementSettings) -> Calibration:
-    """Return what the decisions so far say that severities are worth.
+    """Return what the decisions so far say that severities are worth; the arguments are those below."""
+    return calibrate(one for made in decided_outcomes(run, method, settings) for one in made)
+
+
+def decided_outcomes(run: Run, method: str, settings: DisagreementSettings) -> list[list[Outcome]]:
+    """Return, for each image that was decided and compared, what turned out about its labels.
 
     Args:
         run: The run.
         method: Provenance of the attention labels.
         settings: When two labels contradict each other.
     """
-    store, found = run.store, list[Outcome]()
+    store, found = run.store, list[list[Outcome]]()
     for decision in store.decisions():
         pair = label_pair(store, decision.image_id, method, run.class_names)
         if pair is None or decision.instances is None:
             continue
         human = decision.instances.of_classes(run.class_names)
         uncalibrated = compare_labels(*pair, min_iou=settings.min_iou, good_iou=settings.good_iou)
-        found += outcomes(uncalibrated, pair.attention, pair.model, human, good_iou=settings.good_iou)
-    return calibrate(found)
+        made = outcomes(uncalibrated, pair.attention, pair.model, human, good_iou=settings.good_iou)
+        found.append(list(made))
+    return found
 
 
 class LabelPair(NamedTuple):

@@ -4,7 +4,7 @@
 
 Writes README.md, results.json and gain.png beside itself. After an interruption, the same command continues.
 All variants of a seed share its images, prompts and starting detector, and train for the same number of
-steps (`detector.steps`); those that label round 0 alike share that round. Each adds one arc to the one before:
+steps (`detector.steps`); those that label round 0 alike share it. Each adds one arc to the one before:
 
 - attention: the paper's attention labels alone, every image trains;
 - witness: heat of rivals subtracted, and the starting detector labels what it knows;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffugen.comparison.calibration import ALL_KINDS, UNCALIBRATED, Outcome, calibrate
+from diffugen.comparison.calibration import ALL_KINDS, UNCALIBRATED, Outcome, calibrate, reliability
 from diffugen.comparison.disagreement import compare
 from diffugen.comparison.verdicts import outcomes
 from diffugen.records import Instances
@@ -54,6 +54,25 @@ def test_a_calibration_never_reverses_the_order() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown kind 'missing'"):
         calibrate([Outcome("missing", 0.5, True)])
+
+
+def test_reliability_counts_what_turned_out_in_each_range() -> None:
+    made = planted("spurious", 3000, 1.0)
+    bins = reliability([made[first : first + 3] for first in range(0, 3000, 3)])
+    assert sum(one.labels for one in bins) == 3000 and sum(one.wrong for one in bins) == sum(
+        one.wrong for one in made
+    )
+    assert [(one.low, one.high) for one in bins] == [(place / 5, (place + 1) / 5) for place in range(5)]
+    for one in bins:
+        assert one.low <= one.severity <= one.high
+        assert one.wrong / one.labels == pytest.approx(one.severity, abs=0.06), "calibrated by other images"
+
+
+def test_reliability_does_not_learn_from_the_image_itself() -> None:
+    """One image alone says nothing about its own severities."""
+    bins = reliability([[Outcome("spurious", 0.3, True)] * 50])
+    assert [(one.severity, one.labels, one.wrong) for one in bins] == [(pytest.approx(0.3), 50, 50)]
+    assert reliability([]) == []
 
 
 def told(attention: Instances, model: Instances, human: Instances) -> list[tuple[str, bool]]:

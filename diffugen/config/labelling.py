@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -52,8 +52,8 @@ class LabelSettings(Section):
         accept: Labels with a lower score are dropped, in [0, 1].
     """
 
-    method: Method = "compete"
-    rival_weight: Share = 0.4
+    method: Method = "paper"
+    rival_weight: Share = 0.2
     background_weight: Share = 0.0
     witness: Literal["none", "base"] = "none"
     witness_confidence: Share = 0.5
@@ -84,18 +84,30 @@ class ScoreWeights(Section):
     The terms are defined in `diffugen.labels.score`.
 
     Attributes:
-        box_size: Weight of a large box.
+        box_size: Weight of a large box; the paper's, but large boxes are often leaks.
         heat_intensity: Weight of a hot mask.
         contrast: Weight of a mask that is hotter than its surroundings.
         compactness: Weight of a mask without arms, holes and scattered pieces.
         margin: Weight of a lead over competing phrases.
+        separation: Weight of a heat map that falls into two levels.
+        edge: Weight of a mask that ends where the image's colours change.
     """
 
-    box_size: Weight = 1.0
+    PAPER: ClassVar[Mapping[str, float]] = {"box_size": 1.0, "heat_intensity": 1.0}
+    """What ``score: paper`` stands for; all other terms are 0."""
+
+    box_size: Weight = 0.0
     heat_intensity: Weight = 1.0
     contrast: Weight = 1.0
     compactness: Weight = 1.0
     margin: Weight = 1.0
+    separation: Weight = 1.0
+    edge: Weight = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {**dict.fromkeys(cls.model_fields, 0.0), **cls.PAPER} if given == "paper" else given
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> ScoreWeights:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from diffugen.config.files import Option, apply_overrides, find_config, read_settings
+from diffugen.config.labelling import TERMS
 from diffugen.config.mistakes import describe
 from diffugen.config.paper import from_paper, is_paper_format
 from diffugen.config.sections import Config
@@ -53,14 +54,18 @@ def kept_config(settings: Mapping[str, Any], origin: str, overrides: Sequence[st
     """Return a configuration from what a run keeps of it (`Config.dump`).
 
     Args:
-        settings: The kept values; keys that a later DiffuGen added take their defaults.
+        settings: The kept values; keys that a later DiffuGen added take their defaults, but terms that the
+            score did not have yet stay out of it.
         origin: Where they come from, for the error message.
         overrides: As in `load_config`.
 
     Raises:
         ConfigError: Every mistake.
     """
-    return _config(json.loads(json.dumps(settings)), origin, overrides, [])
+    values = json.loads(json.dumps(settings))
+    if isinstance(values.get("score"), dict):
+        values["score"] = {**dict.fromkeys(TERMS, 0.0), **values["score"]}
+    return _config(values, origin, overrides, [])
 
 
 def load_section(kind: type[SomeSection], overrides: Sequence[str | Option]) -> SomeSection:

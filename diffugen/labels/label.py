@@ -9,8 +9,8 @@ filled, is an instance. Holes are filled, and classes can overlap, as in the pap
 ``"compete"``: every map is rescaled to [0, 1], and each class loses, at every pixel, ``rival_weight`` times
 the hottest other class there, or ``background_weight`` times the hottest background word, whichever is more.
 What is left is thresholded. With one class this is plain thresholding. With several, words that leak onto
-each other's objects (the usual fault of cross-attention) are cut back. Masks keep their holes; a pixel that
-two classes claim goes to the hotter one.
+each other's objects (the usual fault of cross-attention) are cut back, and so are weak words whose own
+object others leak onto. Masks keep their holes, and can overlap.
 
 With a witness, three things change: where it found objects of a class that the prompt names, its masks are
 that class's labels; all its objects are cut out of the labels of classes that it does not know; and its
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from diffugen.config.labelling import LabelSettings, ScoreWeights
 from diffugen.labels.heatmaps import combine, level, morphology, scaled
 from diffugen.labels.refine import ColourTies, refine
-from diffugen.labels.score import measure, rescore
+from diffugen.labels.score import in_lab, measure, rescore
 from diffugen.labels.shapes import decode, encode
 from diffugen.labels.witness import Witness, testify
 from diffugen.records import RLE, HeatMaps, Instances, Phrase
@@ -50,7 +50,7 @@ def label(
         heat_maps: Heat maps of the image.
         settings: Method, thresholds and layer weights.
         weights: Weights of the score terms.
-        rgb: uint8 (H, W, 3), the image; required if ``settings.refine`` is ``"crf"``.
+        rgb: uint8 (H, W, 3), the image; required if ``settings.refine`` is ``"crf"`` or ``weights.edge`` > 0.
         witness: What a detector found in the image; None without one.
 
     Returns:
@@ -89,7 +89,7 @@ def label_combined(
         phrases: The P phrases.
         settings: Method and thresholds; ``groups`` and ``step_weights`` are ignored.
         weights: Weights of the score terms.
-        rgb: uint8 (h, w, 3), the image; required if ``settings.refine`` is ``"crf"``.
+        rgb: uint8 (h, w, 3), the image; required if ``settings.refine`` is ``"crf"`` or ``weights.edge`` > 0.
         region: The part of the image that was painted; None for all of it.
         witness: What a detector found in the image; None without one.
 
@@ -98,6 +98,9 @@ def label_combined(
     """
     if settings.refine != "none" and rgb is None:
         raise ValueError(f"labels.refine is {settings.refine!r}, which needs the image; pass rgb")
+    if weights.edge > 0 and rgb is None:
+        raise ValueError(f"score.edge is {weights.edge}, which needs the image; pass rgb")
+    lab = None if rgb is None else in_lab(rgb)
     ties = None if settings.refine == "none" or rgb is None else ColourTies(rgb)
     painted = None if region is None else decode(region)
     if painted is not None:  # outside, phrases attend to what was there before
@@ -111,8 +114,6 @@ def label_combined(
             if name in seen.unknown:
                 own[index] = np.where(seen.taken, own[index].min(), own[index])
     masks = [_mask(heat, settings, ties) for heat in own]
-    if settings.method == "compete":
-        _resolve_overlaps(masks, own)
     found: list[tuple[str, Mask, dict[str, float]]] = []
     for index, name in enumerate(names):
         mask = masks[index]
@@ -120,7 +121,7 @@ def label_combined(
             mask &= ~seen.taken
         given = [] if seen is None else seen.named.get(name, [])
         objects = given or _separate(mask if painted is None else mask & painted, settings)
-        terms = measure(objects, maps[index], maps[:index] + maps[index + 1 :])
+        terms = measure(objects, maps[index], maps[:index] + maps[index + 1 :], lab)
         found += [(name, *pair) for pair in zip(objects, terms, strict=True)]
     instances = Instances(
         size_wh=(heats.shape[2], heats.shape[1]),
@@ -172,16 +173,6 @@ def _mask(heat: Heat, settings: LabelSettings, ties: ColourTies | None) -> Mask:
         contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(mask.view(np.uint8), contours, -1, 1, cv2.FILLED)
     return mask
-
-
-def _resolve_overlaps(masks: Sequence[Mask], heats: Sequence[Heat]) -> None:
-    """Leave each pixel of several masks to the hottest one, in place; ties go to the first."""
-    claimed = np.stack(masks) if masks else np.zeros((0, 0, 0), dtype=np.bool_)
-    if len(masks) < 2 or not (claimed.sum(axis=0, dtype=np.uint16) > 1).any():
-        return
-    hottest = np.where(claimed, np.stack([scaled(heat) for heat in heats]), np.float32(-1)).argmax(axis=0)
-    for index, mask in enumerate(masks):
-        mask &= hottest == index
 
 
 def _separate(mask: Mask, settings: LabelSettings) -> list[Mask]:

@@ -209,7 +209,7 @@ class Judge:
                 f"the evidence for image {one.image_id} has size {one.instances.size_wh} px (width, height), "
                 f"but the image has {heat_maps.size_wh}; rescale the masks of the evidence"
             )
-        rgb = None if settings.refine == "none" else self._images[one.image_id]
+        rgb = self._images[one.image_id]
         heats = self._combined[one.image_id]
         labels = label_combined(
             heats,

@@ -40,7 +40,7 @@ SMALLEST_EVIDENCE, FEWEST_FAMILIES = 12, 2
 KEPT_FRAC = 0.25
 """Settings that label fewer than this fraction of the images labelled now lose 1: they leave hardly any."""
 
-SEARCH_VERSION = 2
+SEARCH_VERSION = 3
 """Part of a study's name; increment it if a change to the code means that old studies cannot continue."""
 
 

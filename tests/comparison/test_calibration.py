@@ -71,7 +71,7 @@ def test_reliability_counts_what_turned_out_in_each_range() -> None:
 def test_reliability_does_not_learn_from_the_image_itself() -> None:
     """One image alone says nothing about its own severities."""
     bins = reliability([[Outcome("spurious", 0.3, True)] * 50])
-    assert [(one.severity, one.labels, one.wrong) for one in bins] == [(pytest.approx(0.3), 50, 50)]
+    assert [(round(one.severity, 6), one.labels, one.wrong) for one in bins] == [(0.3, 50, 50)]
     assert reliability([]) == []
 
 

@@ -208,7 +208,7 @@ def test_anchors_can_be_merged_and_overridden(tmp_path: Path) -> None:
         ("labels.groups={}", "labels.groups: expected at least one weight above 0"),
         ("labels.groups={up-*: -1}", "labels.groups.up-* = -1: expected a number of at least 0"),
         (
-            "score={box_size: 0, heat_intensity: 0, contrast: 0, compactness: 0, margin: 0}",
+            "score={heat_intensity: 0, contrast: 0, compactness: 0, margin: 0, separation: 0, edge: 0}",
             "score: expected at least one weight above 0",
         ),
         ("prompts.templates=[]", "prompts.templates = []: expected at least one value"),

@@ -246,7 +246,7 @@ def test_overrides_use_our_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "trust"), [("vehicles", "compete", "model"), ("pianos", "paper", "none")]
+    ("name", "method", "trust"), [("vehicles", "paper", "model"), ("pianos", "paper", "none")]
 )
 def test_the_file_decides_which_labels_are_used(tmp_path: Path, name: str, method: str, trust: str) -> None:
     config = load(tmp_path, EXAMPLES[name])

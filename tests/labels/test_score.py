@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from diffugen.config.labelling import TERMS, ScoreWeights
-from diffugen.labels.score import measure, rescore, score
+from diffugen.labels.score import in_lab, measure, rescore, score
 from diffugen.labels.shapes import encode
 from diffugen.records import Instances
 
@@ -32,8 +32,11 @@ RIVAL = np.full(SIZE_HW, 1e-4, dtype=np.float32)
 RIVAL[40:, :] = 5e-4
 
 
+GREY = np.full((*SIZE_HW, 3), 128, dtype=np.uint8)
+
+
 def base_terms():
-    return measure([BASE], heat_of(BASE), [RIVAL])[0]
+    return measure([BASE], heat_of(BASE), [RIVAL], in_lab(GREY))[0]
 
 
 def weights(*values):
@@ -46,27 +49,39 @@ def only(term):
 
 def scene_with_larger_box():
     mask = rectangle(20, 15, 70, 38)
-    return measure([mask], heat_of(mask), [np.where(mask, RIVAL[0, 0], RIVAL)])[0]
+    return measure([mask], heat_of(mask), [np.where(mask, RIVAL[0, 0], RIVAL)], in_lab(GREY))[0]
 
 
 def scene_with_hotter_inside():
     # The ratio of inside to outside and the peak stay the same.
-    return measure([BASE], heat_of(BASE, inside=9e-4, outside=3e-4), [RIVAL])[0]
+    return measure([BASE], heat_of(BASE, inside=9e-4, outside=3e-4), [RIVAL], in_lab(GREY))[0]
 
 
 def scene_with_colder_surroundings():
-    return measure([BASE], heat_of(BASE, outside=1e-4), [RIVAL])[0]
+    return measure([BASE], heat_of(BASE, outside=1e-4), [RIVAL], in_lab(GREY))[0]
 
 
 def scene_with_hole():
     mask = BASE & ~rectangle(40, 26, 50, 34)
-    return measure([mask], heat_of(mask), [RIVAL])[0]
+    return measure([mask], heat_of(mask), [RIVAL], in_lab(GREY))[0]
 
 
 def scene_with_rival_inside():
     rival = RIVAL.copy()
     rival[BASE] = 4e-4
-    return measure([BASE], heat_of(BASE), [rival])[0]
+    return measure([BASE], heat_of(BASE), [rival], in_lab(GREY))[0]
+
+
+def scene_with_less_even_heat():
+    """The object and its surroundings stay; far away, the heat is uneven."""
+    heat = heat_of(BASE)
+    heat[:10, ::2] = 3.5e-4
+    return measure([BASE], heat, [RIVAL], in_lab(GREY))[0]
+
+
+def scene_with_colour():
+    picture = np.where(BASE[..., None], np.array([150, 110, 110], np.uint8), GREY)
+    return measure([BASE], heat_of(BASE), [RIVAL], in_lab(picture))[0]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +92,8 @@ def scene_with_rival_inside():
         ("contrast", scene_with_colder_surroundings, True),
         ("compactness", scene_with_hole, False),
         ("margin", scene_with_rival_inside, False),
+        ("separation", scene_with_less_even_heat, False),
+        ("edge", scene_with_colour, True),
     ],
 )
 def test_each_term_moves_the_score(term, scene, better):
@@ -85,7 +102,7 @@ def test_each_term_moves_the_score(term, scene, better):
     assert sign * (after[term] - before[term]) > 0.05
     assert sign * (score(after, only(term)) - score(before, only(term))) > 0.05
     # With equal weights, too, when only this term changes.
-    equal = ScoreWeights()
+    equal = weights(*[1.0] * len(TERMS))
     assert sign * (score({**before, term: after[term]}, equal) - score(before, equal)) > 0.01
 
 
@@ -95,7 +112,9 @@ def test_each_term_moves_the_score(term, scene, better):
         (scene_with_hotter_inside, ("box_size", "contrast", "compactness")),
         (scene_with_colder_surroundings, ("box_size", "heat_intensity", "compactness")),
         (scene_with_hole, ("box_size", "margin")),
-        (scene_with_rival_inside, ("box_size", "heat_intensity", "contrast", "compactness")),
+        (scene_with_rival_inside, ("box_size", "heat_intensity", "contrast", "compactness", "separation")),
+        (scene_with_less_even_heat, ("box_size", "heat_intensity", "contrast", "compactness", "edge")),
+        (scene_with_colour, tuple(term for term in TERMS if term != "edge")),
     ],
 )
 def test_other_terms_do_not_change(scene, same):
@@ -108,8 +127,8 @@ def test_other_terms_do_not_change(scene, same):
 @pytest.mark.parametrize("term", TERMS)
 def test_each_weight_changes_the_score(term, weight):
     terms = {name: 0.9 if name == term else 0.3 for name in TERMS}
-    changed = score(terms, ScoreWeights().changed(**{term: weight}))
-    assert (changed > score(terms, ScoreWeights())) == (weight > 1)
+    equal = weights(*[1.0] * len(TERMS))
+    assert (score(terms, equal.changed(**{term: weight})) > score(terms, equal)) == (weight > 1)
 
 
 def test_heat_intensity_does_not_saturate():
@@ -164,11 +183,12 @@ def test_margin_is_a_half_on_equal_maps_and_one_without_rivals():
 def test_terms_stay_in_range_on_unusual_scenes():
     rng = np.random.default_rng(0)
     full, empty = np.ones(SIZE_HW, dtype=bool), np.zeros(SIZE_HW, dtype=bool)
+    picture = rng.integers(0, 256, (*SIZE_HW, 3), dtype=np.uint8)
     zero, noise = np.zeros(SIZE_HW, dtype=np.float32), rng.random(SIZE_HW, dtype=np.float32)
     for mask in (full, empty, rectangle(0, 0, 1, 1), rectangle(95, 0, 96, 64), noise > 0.5):
         for heat in (zero, noise, np.full_like(noise, 0.3)):
             for rivals in ([], [zero], [noise, zero]):
-                (terms,) = measure([mask], heat, rivals)
+                (terms,) = measure([mask], heat, rivals, in_lab(picture))
                 assert tuple(terms) == TERMS
                 assert all(0 <= value <= 1 for value in terms.values()), terms
     assert measure([], noise, []) == []
@@ -176,16 +196,41 @@ def test_terms_stay_in_range_on_unusual_scenes():
 
 
 def test_score_is_the_weighted_mean():
-    terms = dict(zip(TERMS, (0.2, 0.4, 0.6, 0.8, 1.0), strict=True))
-    assert score(terms, ScoreWeights()) == pytest.approx(0.6)
-    assert score(terms, weights(1, 3, 0, 0, 0)) == pytest.approx((0.2 + 1.2) / 4)
-    assert score(dict.fromkeys(TERMS, 1.0), weights(0.1, 0.2, 0.3, 0.7, 0.1)) <= 1
+    terms = dict(zip(TERMS, (0.2, 0.4, 0.6, 0.8, 1.0, 0.0, 0.5), strict=True))
+    assert score(terms, weights(*[1.0] * 7)) == pytest.approx(3.5 / 7)
+    assert score(terms, weights(1, 3, 0, 0, 0, 0, 0)) == pytest.approx((0.2 + 1.2) / 4)
+    assert score(dict.fromkeys(TERMS, 1.0), weights(0.1, 0.2, 0.3, 0.7, 0.1, 0.3, 0.9)) <= 1
+
+
+def test_the_papers_score_is_size_and_intensity():
+    assert ScoreWeights.model_validate("paper") == only("box_size").changed(heat_intensity=1.0)
+    with pytest.raises(ValidationError):
+        ScoreWeights.model_validate("papr")
+
+
+def test_edge_is_the_colour_difference_across_the_outline():
+    """Between two grey levels, the CIELAB distance is the difference of their lightness."""
+    lightness = [float(in_lab(np.full((1, 1, 3), grey, np.uint8))[0, 0, 0]) for grey in (128, 90)]
+    picture = np.where(BASE[..., None], np.uint8(90), GREY)
+    (terms,) = measure([BASE], heat_of(BASE), [], in_lab(picture))
+    assert terms["edge"] == pytest.approx(1 - np.exp(-(lightness[0] - lightness[1]) / 20), abs=1e-4)
+    shifted = rectangle(36, 20, 66, 40)
+    assert measure([shifted], heat_of(shifted), [], in_lab(picture))[0]["edge"] < 0.8 * terms["edge"]
+    assert "edge" not in measure([BASE], heat_of(BASE), [])[0], "no image, no edge"
+
+
+def test_separation_is_otsus_criterion():
+    """Two levels and nothing else: all variance lies between them; noise without levels: less."""
+    two = np.where(BASE, 6e-4, 2e-4).astype(np.float32)
+    assert measure([BASE], two, [])[0]["separation"] == pytest.approx(1, abs=1e-4)
+    noise = np.random.default_rng(1).random(SIZE_HW, dtype=np.float32)
+    assert measure([BASE], noise, [])[0]["separation"] == pytest.approx(0.75, abs=0.03), "of a uniform one"
 
 
 def test_missing_terms_are_named():
     with pytest.raises(ValueError, match="margin"):
-        score({"box_size": 0.5}, weights(1, 0, 0, 0, 1))
-    assert score({"box_size": 0.5}, weights(1, 0, 0, 0, 0)) == 0.5
+        score({"box_size": 0.5}, weights(1, 0, 0, 0, 1, 0, 0))
+    assert score({"box_size": 0.5}, weights(1, 0, 0, 0, 0, 0, 0)) == 0.5
 
 
 @pytest.mark.parametrize(

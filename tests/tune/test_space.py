@@ -37,7 +37,7 @@ def test_parameters_round_trip(settings: LabelSettings) -> None:
     same = back.changed(step_weights=settings.step_weights, groups=settings.groups)
     assert same == settings
     assert weights == ScoreWeights(
-        box_size=1.0, heat_intensity=0.25, contrast=0.25, compactness=0.25, margin=0.0
+        box_size=1.0, heat_intensity=0.25, contrast=0.25, compactness=0.25, margin=0.0, separation=0.25
     )
     largest = max(settings.groups.values())
     if len(settings.groups) > 1:
@@ -79,5 +79,5 @@ def test_weights_that_are_all_0_count_as_equal() -> None:
     assert (back.groups, back.step_weights, weights) == (
         {"a": 1.0, "b": 1.0},
         (1.0, 1.0, 1.0),
-        ScoreWeights(),
+        ScoreWeights(**dict.fromkeys(TERMS, 1.0)),
     )

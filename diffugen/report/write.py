@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from diffugen.report import appendix, disagreements, labels, measured, outcome, rounds
+from diffugen.report import appendix, arcs, disagreements, labels, measured, outcome, rounds
 from diffugen.report.blocks import Block, Missing, Page, Paragraph, Section, counted
 from diffugen.report.facts import RunFacts, gather_facts
 from diffugen.report.gallery import make_galleries
@@ -49,6 +49,7 @@ def write_report(store: RunStore, *, on_progress: OnProgress = lambda done, tota
     sections = (
         outcome.headline(facts, survey),
         rounds.rounds(facts),
+        arcs.arcs(facts, survey),
         measured.measured(facts),
         labels.labels(facts, quality),
         disagreements.disagreements(store, facts, survey),

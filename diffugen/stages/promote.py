@@ -43,7 +43,9 @@ def promote(
 
     The evidence is the named validation set; or else the reviewed images of held-out families, once there are
     `GOLD_IMAGES`; or else the images of held-out families on which attention and detector agree, with the
-    masks of the attention labels, because those of the model would favour the detector that drew them.
+    masks of the attention labels, because those of the model would favour the detector that drew them. For
+    the same reason, an incumbent that does not know all classes is compared on those that it does not know:
+    as a witness, it may have drawn the labels of the others.
 
     Args:
         round: The round.
@@ -61,9 +63,11 @@ def promote(
     else:
         evidence = _own_evidence(run, dict(chosen_labels(run, method, policy, mask="attention")), policy)
     found = []
-    for number, checkpoint in enumerate((candidate.checkpoint, incumbent), start=1):
-        detector = open_detector(run, checkpoint, settings)
-        found.append(measure(detector, evidence.items(), run.class_names).mask)
+    detectors = [open_detector(run, checkpoint, settings) for checkpoint in (candidate.checkpoint, incumbent)]
+    unknown = [name for name in run.class_names if name not in detectors[1].known_classes(run.class_names)]
+    names = unknown if unknown and evidence.kind == "agreed" else run.class_names
+    for number, detector in enumerate(detectors, start=1):
+        found.append(measure(detector, evidence.items(), names).mask)
         on_progress(number * evidence.images, 2 * evidence.images)
     new, old = found
     # Without evidence nothing speaks against the detector that has learned from more images.

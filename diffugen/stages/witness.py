@@ -35,7 +35,7 @@ def witnesses(
     run, store, ids = round.run, round.store, list(image_ids)
     detector = open_detector(run, settings.checkpoint, settings)
     meanings = mapped_classes(detector.detector.class_names, run.class_names, settings.class_map)
-    known = frozenset({*detector.detector.class_names, *meanings}) & frozenset(run.class_names)
+    known = detector.known_classes(run.class_names)
     if not known:
         raise DiffugenError(
             f"labels.witness is base, but the detector {settings.checkpoint} knows none of the classes "

@@ -68,7 +68,7 @@ def test_two_classes_are_found_where_they_are(settings, size_wh):
     assert instances.class_names == ("car", "piano") and instances.size_wh == size_wh
     assert iou(instances.rles[0], truth(size_wh, 0.25, 0.6, 0.2)) > 0.75
     assert iou(instances.rles[1], truth(size_wh, 0.75, 0.4, 0.25)) > 0.75
-    assert all((*terms, "edge") == TERMS for terms in instances.terms), "without the image, there are no edges"
+    assert all((*terms, "edge") == TERMS for terms in instances.terms), "no image, no edges"
     assert all(0.4 < value < 1 for value in instances.scores)
 
 

@@ -142,12 +142,22 @@ class Labelling:
         return self.base if self.settings.witness == "base" else None
 
     @property
+    def needs_images(self) -> bool:
+        """Whether labels depend on the pixels of the images, not on their heat maps alone."""
+        return self.settings.refine != "none" or self.weights.edge > 0
+
+    @property
     def method(self) -> str:
         """Provenance of attention labels: ``attention-`` and a hash of everything that decides them."""
         unused = {"witness", "witness_confidence"} if self.witness is None else set()
         if self.settings.method == "paper":
             unused |= {"rival_weight", "background_weight"}
-        parts: list[Any] = [self.settings.model_dump(mode="json", exclude=unused), self.weights.model_dump()]
+        # Earlier versions did not have these terms; without a weight, they leave labels as they were.
+        unweighted = {name for name in ("separation", "edge") if not getattr(self.weights, name)}
+        parts: list[Any] = [
+            self.settings.model_dump(mode="json", exclude=unused),
+            self.weights.model_dump(exclude=unweighted),
+        ]
         if self.witness is not None:
             seen_by = self.witness.model_dump(mode="json")
             parts.append({key: seen_by[key] for key in self.witness.DECIDES_PREDICTIONS})

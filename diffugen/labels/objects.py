@@ -56,6 +56,27 @@ def one_mask_per_object(instances: Instances) -> Instances:
     return dataclasses.replace(instances.take(kept), rivals=tuple(rivals[index] for index in kept))
 
 
+def with_rivals(instances: Instances) -> Instances:
+    """Return instances and, with the same mask, what else the detector took each of them for.
+
+    Average precision counts each class by itself; without its second guesses, a detector that mistakes one
+    class for another would look as if it did not know the other at all.
+    """
+    guesses = [
+        (index, name, confidence)
+        for index, rivals in enumerate(instances.rivals)
+        for name, confidence in rivals.items()
+    ]
+    return instances.joined(
+        Instances(
+            instances.size_wh,
+            tuple(name for _, name, _ in guesses),
+            tuple(instances.rles[index] for index, _, _ in guesses),
+            np.array([confidence for _, _, confidence in guesses], dtype=np.float64),
+        )
+    )
+
+
 def finished(instances: Instances, rgb: NDArray[np.uint8]) -> Instances:
     """Return a detector's output as labels: one mask per object, with edges where the image's colours change.
 

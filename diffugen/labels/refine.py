@@ -26,13 +26,16 @@ DISTANCES = (1 / 64, 2 / 64, 4 / 64, 7 / 64, 11 / 64, 16 / 64)
 """Distances of neighbours in each of 8 directions, relative to the square root of the image area."""
 
 COLOUR_SPREAD = 10.0
-"""CIELAB distance at which a connection has weakened to exp(-1/2): about four just noticeable differences."""
+"""CIELAB distance at which a connection has weakened to exp(-1/2): about four just noticeable ones."""
 
 HEAT_SPREAD = 0.5
 """Heat, as a fraction of the map's range, that counts as one unit of evidence: higher trusts colours more."""
 
 PAIRWISE_STRENGTH = 4.0
-"""Units of evidence that neighbours contribute when they all agree."""
+"""Units of evidence that neighbours of a heat map's pixel contribute when they all agree."""
+
+MASK_PAIRWISE_STRENGTH = 2.0
+"""The same for a mask, whose edges are known better than those of heat."""
 
 ITERATIONS = 5
 LARGEST_SIDE = 160
@@ -73,11 +76,12 @@ class ColourTies:
         ]
         self._total = np.add.reduce(self._strengths) + np.float32(1e-6)
 
-    def settle(self, evidence: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def settle(self, evidence: NDArray[np.float32], pairwise: float) -> NDArray[np.bool_]:
         """Return the mask that evidence and colours agree on.
 
         Args:
             evidence: float32 (H, W): above 0 where a pixel seems to belong to the object.
+            pairwise: Units of evidence that neighbours contribute when they all agree.
 
         Returns:
             bool (H, W).
@@ -98,7 +102,7 @@ class ColourTies:
             opinion = np.zeros_like(belief)
             for strength, offset in zip(self._strengths, self._offsets, strict=True):
                 opinion += strength * self._shifted(beliefs, offset, belief.shape)
-            belief = np.tanh((small + np.float32(PAIRWISE_STRENGTH) * opinion / self._total) / 2)
+            belief = np.tanh((small + np.float32(pairwise) * opinion / self._total) / 2)
         height, width = self.shape_hw
         return np.asarray(cv2.resize(belief, (width, height), interpolation=cv2.INTER_LINEAR) > 0)
 
@@ -126,7 +130,8 @@ def refine(heat: NDArray[np.float32], level: float, ties: ColourTies) -> NDArray
     low, high = value_range(heat)
     if not low < high or level >= high:
         return np.zeros(heat.shape, dtype=np.bool_)
-    return ties.settle((heat - np.float32(level)) / np.float32((high - low) * HEAT_SPREAD))
+    evidence = (heat - np.float32(level)) / np.float32((high - low) * HEAT_SPREAD)
+    return ties.settle(evidence, PAIRWISE_STRENGTH)
 
 
 def refined(instances: Instances, rgb: NDArray[np.uint8]) -> Instances:
@@ -146,6 +151,7 @@ def refined(instances: Instances, rgb: NDArray[np.uint8]) -> Instances:
     ties = ColourTies(rgb)
     rles = []
     for rle in instances.rles:
-        mask = refine(decode(rle).astype(np.float32), 0.5, ties)
+        evidence = (decode(rle).astype(np.float32) - np.float32(0.5)) / np.float32(HEAT_SPREAD)
+        mask = ties.settle(evidence, MASK_PAIRWISE_STRENGTH)
         rles.append(encode(mask) if mask.any() else rle)
     return dataclasses.replace(instances, rles=tuple(rles))

@@ -21,6 +21,7 @@ from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import write_yolo
+from diffugen.labels.objects import with_rivals
 from diffugen.run.results import Evaluated, Measured, Precision
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.scenes import MeasuredScene, keep_scenes
@@ -148,7 +149,8 @@ def measure(
             sure = one.take(np.flatnonzero(one.scores >= least).tolist())
             on_scene(MeasuredScene(name, rgb, truth, sure, image_error(truth, sure)))
         on_progress(len(pairs), max(total, len(pairs)))
-    mask, box = average_precision(pairs), average_precision(pairs, of="box")
+    guesses = [(truth, with_rivals(found).of_classes(class_names)) for truth, found in pairs]
+    mask, box = average_precision(guesses), average_precision(guesses, of="box")
     return Measured(
         mask=_precision(mask),
         box=_precision(box),

@@ -77,7 +77,7 @@ def _labelled(
     from diffugen.labels.label import label as label_image
 
     store = round.store
-    rgb = store.image(image_id)
+    rgb = store.image(image_id) if labelling.needs_images else None
     heat_maps = store.heat_maps(image_id)
     instances = label_image(heat_maps, labelling.settings, labelling.weights, rgb, witness)
     if witness is not None:  # the witness may know classes that the run does not have

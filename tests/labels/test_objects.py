@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from diffugen.labels.objects import finished, one_mask_per_object
-from diffugen.labels.shapes import decode
+from diffugen.labels import objects
+from diffugen.labels.objects import finished, one_mask_per_object, with_rivals
 from diffugen.records import Instances
 from tests.support.boxes import HEIGHT, WIDTH, approx, instances
 
@@ -53,15 +55,24 @@ def test_other_classes_of_an_object_are_remembered() -> None:
     assert kept.take([0]).joined(instances(("car", AWAY, 0.5))).rivals == ({"piano": 0.6, "car": 0.2}, {})
 
 
-def test_masks_that_come_together_when_refined_are_one_object() -> None:
-    """Two masks of a red square on grey, each lacking a part: refined, each becomes the square."""
+def test_masks_that_come_together_when_refined_are_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever moves the edges: here both masks become the same square."""
     rgb = np.full((HEIGHT, WIDTH, 3), 120, np.uint8)
-    rgb[4:14, 4:16] = (200, 30, 30)
-    square = np.zeros((HEIGHT, WIDTH), bool)
-    square[4:14, 4:16] = True
+    [square] = instances(("car", (4, 4, 16, 14), 0.9)).rles
     given = instances(("car", (4, 4, 16, 11), 0.9), ("car", (4, 7, 16, 14), 0.8))
-    assert len(one_mask_per_object(given)) == 2
+    assert len(one_mask_per_object(given)) == len(finished(given, rgb)) == 2
+    monkeypatch.setattr(objects, "refined", lambda found, rgb: replace(found, rles=(square,) * len(found)))
     kept = finished(given, rgb)
-    assert len(kept) == 1 and kept.scores.tolist() == [approx(0.9)]
-    found = decode(kept.rles[0])
-    assert (found & square).sum() / (found | square).sum() > 0.85
+    assert kept.rles == (square,) and kept.scores.tolist() == [approx(0.9)]
+
+
+def test_second_guesses_count_with_the_same_mask() -> None:
+    given = instances(
+        ("car", (4, 4, 16, 11), 0.9), ("truck", (4, 4, 16, 12), 0.3), ("car", (20, 4, 30, 9), 0.5)
+    )
+    settled = one_mask_per_object(given)
+    assert settled.class_names == ("car", "car")
+    guessed = with_rivals(settled)
+    assert guessed.class_names == ("car", "car", "truck") and guessed.rles[2] == guessed.rles[0]
+    assert guessed.scores.tolist() == [approx(0.9), approx(0.5), approx(0.3)]
+    assert len(with_rivals(instances(("car", (4, 4, 16, 11), 0.9)))) == 1

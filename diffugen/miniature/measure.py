@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config.labelling import LabelSettings, ScoreWeights
+from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
 from diffugen.config.load import load_config
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.diffusion.generate import generate, plan_jobs
@@ -26,6 +26,7 @@ from diffugen.labels.heatmaps import combine, threshold
 from diffugen.labels.label import label
 from diffugen.labels.objects import finished
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged
+from diffugen.labels.score import score
 from diffugen.labels.shapes import decode
 from diffugen.labels.sheets import attention_panel
 from diffugen.labels.witness import Witness
@@ -130,6 +131,7 @@ def measure(
         name: _label_quality(samples, settings, seen if settings.witness == "base" else None)
         for name, settings in _compared(label_settings).items()
     }
+    numbers["scores"] = _score_quality(samples, label_settings.changed(witness="none"), config.score)
     numbers["attention_iou_by_part"] = _iou_by_part(samples)
     numbers["seconds_an_image"] = _seconds_an_image(pipeline, size_wh)
     _draw(out, samples, pipeline, size_wh, label_settings)
@@ -256,6 +258,33 @@ def _label_quality(
         }
         for name, ious in values.items()
     }
+
+
+def _score_quality(
+    samples: Sequence[Sample], settings: LabelSettings, weights: ScoreWeights
+) -> dict[str, float]:
+    """Return, for each score and each of its terms, how well it tells good labels from bad ones (AUROC)."""
+    terms: list[Mapping[str, float]] = []
+    good: list[bool] = []
+    for sample in samples:
+        for (_, rgb, heat_maps, _), labels in zip(sample.done, sample.maps, strict=True):
+            instances = label(heat_maps, settings, weights, rgb)
+            for name, rle, measured in zip(
+                instances.class_names, instances.rles, instances.terms, strict=True
+            ):
+                terms.append(measured)
+                good.append(_iou(decode(rle), labels == 1 + CLASSES.index(name)) >= BAD_IOU)
+    scores = {"paper": ScoreWeights.model_validate("paper"), "configured": weights}
+    values = {name: [score(one, each) for one in terms] for name, each in scores.items()}
+    values |= {term: [one[term] for one in terms] for term in TERMS}
+    found = {name: round(_auroc(np.array(one), np.array(good)), 3) for name, one in values.items()}
+    return {"labels": len(good), "good": sum(good), **found}
+
+
+def _auroc(values: NDArray[np.float64], good: NDArray[np.bool_]) -> float:
+    """Return the probability that a good label has the higher value of two; ties count half."""
+    higher = values[good][:, None] - values[~good][None]
+    return float(np.mean((higher > 0) + 0.5 * (higher == 0))) if higher.size else float("nan")
 
 
 def _iou_by_part(samples: Sequence[Sample]) -> dict[str, list[float]]:

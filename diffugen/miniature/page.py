@@ -19,7 +19,7 @@ segmenter trained on exact masks: an object counts as *found* if the oracle assi
 least 1% of the image, and attention labels are compared with the oracle's masks. Attention was **not**
 supervised: the diffusion model never saw a mask. The oracle itself makes mistakes (its IoU on fresh
 renders is below), so agreement with it cannot reach 1. Labels use the settings of
-`configs/miniature.yaml`, whose layers and steps were chosen on the known classes, not on pianos.
+`configs/miniature.yaml`, whose layers, steps and weights were chosen on other images, with the oracle.
 A label is *bad* if its IoU with the oracle's mask is below .5. `paper`: each heat map by itself,
 Otsu's threshold, erosion, dilation; `refined`, and all after it: edges moved to where the image's
 colours change; `rivals subtracted`: less the heat of the other phrases; `witness`: the base detector
@@ -62,6 +62,8 @@ def measured_page(numbers: dict[str, Any], images: int) -> str:
         for name in found
         if all(name in values for values in methods.values())
     ]
+    scores = dict(numbers["scores"])
+    total, good = scores.pop("labels"), scores.pop("good")
     by_part = [[name, *map(_cell, values)] for name, values in numbers["attention_iou_by_part"].items()]
     return (
         "\n\n".join(
@@ -78,6 +80,14 @@ def measured_page(numbers: dict[str, Any], images: int) -> str:
                 ),
                 "## Attention labels by kind of prompt: mean IoU (share of bad labels)",
                 _table(["kind", *methods], by_kind),
+                "## Which score tells good labels from bad ones",
+                f"The probability that of a good and a bad attention label the good one scores higher (AUROC), "
+                f"on {total} refined labels without a witness, {good} of them good. .5 is chance; below it, the "
+                "score prefers bad labels. `paper`: box size and heat intensity; `configured`: the weights of "
+                "`configs/miniature.yaml`, chosen on other images.",
+                _table(
+                    ["score or term", "AUROC"], ([f"`{name}`", _cell(one)] for name, one in scores.items())
+                ),
                 "## Which layers and steps localise best (Otsu threshold on each alone, mean IoU)",
                 _table(["layer group", "first third of the steps", "middle", "last"], by_part),
                 "## Two objects in one prompt: both found",

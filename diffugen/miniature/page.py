@@ -25,6 +25,12 @@ Otsu's threshold, erosion, dilation; `refined`, and all after it: edges moved to
 colours change; `rivals subtracted`: less the heat of the other phrases; `witness`: the base detector
 labels the classes that it knows, and its objects are cut out of the others' labels; `both`: both."""
 
+_SCORES = """\
+The probability that of a good and a bad attention label the good one scores higher (AUROC), on
+{total} refined labels without a witness, {good} of them good. .5 is chance; below it, the score
+prefers bad labels. `paper`: box size and heat intensity; `configured`: the weights of
+`configs/miniature.yaml`, chosen on other images; the others: each term alone."""
+
 
 def measured_page(numbers: dict[str, Any], images: int) -> str:
     """Return the page as Markdown.
@@ -81,13 +87,8 @@ def measured_page(numbers: dict[str, Any], images: int) -> str:
                 "## Attention labels by kind of prompt: mean IoU (share of bad labels)",
                 _table(["kind", *methods], by_kind),
                 "## Which score tells good labels from bad ones",
-                f"The probability that of a good and a bad attention label the good one scores higher (AUROC), "
-                f"on {total} refined labels without a witness, {good} of them good. .5 is chance; below it, the "
-                "score prefers bad labels. `paper`: box size and heat intensity; `configured`: the weights of "
-                "`configs/miniature.yaml`, chosen on other images.",
-                _table(
-                    ["score or term", "AUROC"], ([f"`{name}`", _cell(one)] for name, one in scores.items())
-                ),
+                _SCORES.format(total=total, good=good),
+                _table(["score", "AUROC"], ([f"`{name}`", _cell(one)] for name, one in scores.items())),
                 "## Which layers and steps localise best (Otsu threshold on each alone, mean IoU)",
                 _table(["layer group", "first third of the steps", "middle", "last"], by_part),
                 "## Two objects in one prompt: both found",

@@ -29,6 +29,15 @@ def to_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def config_to_json(config: Mapping[str, Any]) -> str:
+    """Return a configuration as compact JSON, its keys in their order, which is that of the classes' numbers.
+
+    Raises:
+        TypeError: As in `to_json`.
+    """
+    return json.dumps(config, separators=(",", ":"), ensure_ascii=False)
+
+
 def record_to_json(record: ImageRecord) -> str:
     """Return an image record as JSON."""
     prompt = record.prompt

@@ -137,7 +137,7 @@ class RunStore(LabelStore):
     def _keep_config(self, config: Mapping[str, Any] | None, ignore_keys: Collection[str]) -> None:
         if config is None:
             return
-        text = codec.to_json(config)
+        text = codec.config_to_json(config)
         kept = self.config
         if kept is None:
             with self._ledger.transaction():

@@ -191,11 +191,11 @@ def mapped_classes(
     }
 
 
-def knows_any(run: Run, checkpoint: str, settings: DetectorSettings) -> bool:
-    """Return whether a detector has learned any of the run's classes, under any name of the class map."""
+def unknown_classes(run: Run, checkpoint: str, settings: DetectorSettings) -> list[str]:
+    """Return the run's classes that a detector has not learned, under any name of the class map."""
     known = _load(run, checkpoint, settings).class_names
     mapped = mapped_classes(known, run.class_names, settings.class_map)
-    return not set(run.class_names).isdisjoint(known) or bool(mapped)
+    return [name for name in run.class_names if name not in known and name not in mapped]
 
 
 def trained_on(store: RunStore) -> set[str]:

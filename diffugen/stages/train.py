@@ -16,7 +16,7 @@ from diffugen.errors import DiffugenError
 from diffugen.run.results import Chosen, Trained
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.stages.dataset import fresh_folder
-from diffugen.stages.detector import knows_any, open_for_training
+from diffugen.stages.detector import open_for_training, unknown_classes
 
 
 @stage("train", Trained, unit="epoch")
@@ -40,7 +40,7 @@ def train(
 
 
 def first_detector(round: Round, known: Truth | None, settings: DetectorSettings, val_frac: float) -> str:
-    """Return the configured detector or, if it knows no class of the run, one trained on the known images.
+    """Return the configured detector or, if it lacks a class of the run, one trained on the known images.
 
     Args:
         round: The first round.
@@ -51,7 +51,8 @@ def first_detector(round: Round, known: Truth | None, settings: DetectorSettings
     Raises:
         DiffugenError: The detector knows none of the classes, and there are no known images.
     """
-    if knows_any(round.run, settings.checkpoint, settings):
+    unknown = unknown_classes(round.run, settings.checkpoint, settings)
+    if not unknown or (known is None and len(unknown) < len(round.run.class_names)):
         return settings.checkpoint
     if known is None:
         raise DiffugenError(

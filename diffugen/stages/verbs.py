@@ -186,8 +186,8 @@ def train(run: OpenRun, round: int | None = None) -> Promoted:
         round: The round; None for the newest.
 
     Example:
-        >>> dg.train(run).checkpoint
-        'training/round-0/weights/best.pt'
+        >>> dg.train(run).evidence  # what decided whether the new detector is better
+        'agreed'
     """
     config, policy = run.config, run.config.training_policy
     sets = stages.open_sets(run.run, config.dataset, config.loop)
@@ -208,7 +208,7 @@ def relabel(run: OpenRun, checkpoint: str | None = None) -> Relabelled:
 
     Example:
         >>> dg.relabel(run).images
-        1
+        3
     """
     round = run.run.newest_round(redo=True, keep=False)
     detector = checkpoint or round.latest_detector(default=run.config.detector.checkpoint)
@@ -220,7 +220,7 @@ def compare(run: OpenRun) -> Compared:
 
     Example:
         >>> dg.compare(run).images
-        1
+        3
     """
     round = run.run.newest_round(redo=True, keep=False)
     return stages.compare(
@@ -288,7 +288,7 @@ def evaluate(run: OpenRun, checkpoint: str | None = None) -> Evaluated:
     Example:
         >>> found = dg.evaluate(run)
         >>> found.images, 0 <= found.mask.ap50 <= 1
-        (320, True)
+        (360, True)
     """
     truth = stages.open_sets(run.run, run.config.dataset, run.config.loop).truth
     if truth is None:

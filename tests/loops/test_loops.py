@@ -46,6 +46,7 @@ def settings(truth: Path, **changes: object) -> list[str]:
         "prompts.count": 12,
         "diffusion.num_inference_steps": 6,
         "detector.epochs": 2,
+        "detector.steps": "null",
         "detector.image_size": 64,
         "detector.confidence": 0.01,
         "dataset.trust": "attention",
@@ -262,7 +263,9 @@ def test_improve_starts_from_a_dataset(
         assert kept.train and kept.train.start == kept.train_known.checkpoint
         assert store.loop == "improve"
         assert len(list(store.labels("model"))) == 6
-    assert run(monkeypatch, "improve", "--run", str(tmp_path / "other"), *small) == 2
+    alone = settings(known, **{"prompts.classes": "{piano: [piano]}", "prompts.templates": "['a {piano}']"})
+    alone += ["--set", "prompts.attributes={}", "--set", "labels.witness=none"]
+    assert run(monkeypatch, "improve", "--run", str(tmp_path / "other"), *alone) == 2
     assert re.search(r"knows none of the classes piano.*--known", capsys.readouterr().err)
 
 
@@ -337,7 +340,7 @@ def test_decisions_in_fiftyone_select_the_training_images(
             one.tags.append(tag)
             one.save()
         accepted, rejected = sample.image_id, other.image_id
-    more = settings(truth, **{"loop.rounds": 3})
+    more = settings(truth, **{"loop.rounds": 3, "loop.patience": 4})
     assert run(monkeypatch, "bootstrap", "--review", "fiftyone", "--run", str(copied), *more) == 0
     with RunStore.open(copied, readonly=True) as store:
         kept = store.results(2)

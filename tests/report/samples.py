@@ -37,7 +37,19 @@ from diffugen.run.summary import RoundSummary, RunSummary
 from tests.support import store_child
 
 SIZE_WH = store_child.SIZE_WH
-SECTIONS = ["headline", "rounds", "labels", "disagreements", "gallery", "coverage", "time", "reproduce"]
+SECTIONS = [
+    "headline",
+    "rounds",
+    "arcs",
+    "labels",
+    "disagreements",
+    "gallery",
+    "coverage",
+    "time",
+    "reproduce",
+]
+WITHOUT_ARCS = [name for name in SECTIONS if name != "arcs"]
+"""The sections of a run in which at most one part of the loop has done anything."""
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 CONFIG: dict[str, Any] = {
     "name": "pianos",

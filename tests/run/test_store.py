@@ -426,6 +426,15 @@ def test_config_is_stored_and_checked(store: RunStore) -> None:
         assert again.config == child.CONFIG
 
 
+def test_the_order_of_the_kept_configuration_is_that_of_the_given_one(tmp_path: Path) -> None:
+    """The order of the classes decides their numbers, and which phrase of a prompt comes first."""
+    config = {"prompts": {"classes": {"piano": ["piano"], "car": ["car"], "bus": ["bus"]}}, "name": "a"}
+    with RunStore.create_or_open(tmp_path / "run", config=config) as store:
+        assert list((store.config or {})["prompts"]["classes"]) == ["piano", "car", "bus"]
+    with RunStore.open(tmp_path / "run", readonly=True) as store:
+        assert list((store.config or {})["prompts"]["classes"]) == ["piano", "car", "bus"]
+
+
 def test_config_may_be_given_later(tmp_path: Path) -> None:
     with RunStore.create_or_open(tmp_path, config=None) as store:
         assert store.config is None

@@ -18,7 +18,7 @@ from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.records import Disagreement, HeatMaps, ImageRecord, Instances, Phrase, Prompt
 from diffugen.run import RunStore
 from diffugen.run.results import Relabelled
-from diffugen.stages.detector import mapped_classes, open_detector, open_for_training
+from diffugen.stages.detector import mapped_classes, open_detector, open_for_training, unknown_classes
 from tests.support.rounds import round_of
 
 SIZE_WH = (144, 96)

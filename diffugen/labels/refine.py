@@ -26,7 +26,7 @@ DISTANCES = (1 / 64, 2 / 64, 4 / 64, 7 / 64, 11 / 64, 16 / 64)
 """Distances of neighbours in each of 8 directions, relative to the square root of the image area."""
 
 COLOUR_SPREAD = 10.0
-"""CIELAB distance at which a connection has weakened to exp(-1/2): about four just noticeable ones."""
+"""CIELAB distance at which a connection has weakened to exp(-1/2): about four just noticeable differences."""
 
 HEAT_SPREAD = 0.5
 """Heat, as a fraction of the map's range, that counts as one unit of evidence: higher trusts colours more."""

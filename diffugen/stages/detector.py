@@ -51,11 +51,6 @@ class OpenDetector:
     settings: DetectorSettings
     wanted: frozenset[str]
 
-    def known_classes(self, class_names: Sequence[str]) -> frozenset[str]:
-        """Return those classes of a run that the detector knows, by its own name or a mapped one."""
-        meanings = mapped_classes(self.detector.class_names, class_names, self.settings.class_map)
-        return frozenset({*self.detector.class_names, *meanings}) & frozenset(class_names)
-
     def predict(
         self, images: Sequence[NDArray[np.uint8]], confidence: float, *, raw: bool = False
     ) -> list[Instances]:

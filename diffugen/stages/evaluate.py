@@ -136,6 +136,7 @@ def measure(
     least = detector.settings.confidence
     pairs: list[Pair] = []
     raw: list[Pair] = []
+    guesses: list[Pair] = []
     stream = iter(items)
     while batch := list(islice(stream, MEASURED_AT_A_TIME)):
         images = [rgb for _, rgb, _ in batch]
@@ -144,12 +145,13 @@ def measure(
         raw += zip(truths, (one.of_classes(class_names) for one in found), strict=True)
         if detector.settings.postprocess:
             found = [detector.postprocess(one, rgb) for one, rgb in zip(found, images, strict=True)]
+        # Before the classes are chosen: what counts may be the second guess about an object that does not.
+        guesses += zip(truths, (with_rivals(one).of_classes(class_names) for one in found), strict=True)
         pairs += zip(truths, (one.of_classes(class_names) for one in found), strict=True)
         for (name, rgb, _), (truth, one) in zip(batch, pairs[-len(batch) :], strict=True):
             sure = one.take(np.flatnonzero(one.scores >= least).tolist())
             on_scene(MeasuredScene(name, rgb, truth, sure, image_error(truth, sure)))
         on_progress(len(pairs), max(total, len(pairs)))
-    guesses = [(truth, with_rivals(found).of_classes(class_names)) for truth, found in pairs]
     mask, box = average_precision(guesses), average_precision(guesses, of="box")
     return Measured(
         mask=_precision(mask),

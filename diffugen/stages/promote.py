@@ -12,7 +12,7 @@ from diffugen.dataset.truth import Truth
 from diffugen.run.results import Promoted, Trained
 from diffugen.run.rounds import OnProgress, Round, Run, stage
 from diffugen.stages.dataset import chosen_items, chosen_labels, split_images
-from diffugen.stages.detector import open_detector
+from diffugen.stages.detector import open_detector, unknown_classes
 from diffugen.stages.evaluate import measure
 
 GOLD_IMAGES = 20
@@ -64,7 +64,7 @@ def promote(
         evidence = _own_evidence(run, dict(chosen_labels(run, method, policy, mask="attention")), policy)
     found = []
     detectors = [open_detector(run, checkpoint, settings) for checkpoint in (candidate.checkpoint, incumbent)]
-    unknown = [name for name in run.class_names if name not in detectors[1].known_classes(run.class_names)]
+    unknown = unknown_classes(run, incumbent, settings)
     names = unknown if unknown and evidence.kind == "agreed" else run.class_names
     for number, detector in enumerate(detectors, start=1):
         found.append(measure(detector, evidence.items(), names).mask)

@@ -9,7 +9,7 @@ from diffugen.errors import DiffugenError
 from diffugen.labels.witness import Witness
 from diffugen.records import LabelSet
 from diffugen.run.rounds import OnProgress, Round
-from diffugen.stages.detector import mapped_classes, open_detector
+from diffugen.stages.detector import mapped_classes, open_detector, unknown_classes
 from diffugen.stages.relabel import as_prompted, predicted
 
 
@@ -35,7 +35,7 @@ def witnesses(
     run, store, ids = round.run, round.store, list(image_ids)
     detector = open_detector(run, settings.checkpoint, settings)
     meanings = mapped_classes(detector.detector.class_names, run.class_names, settings.class_map)
-    known = detector.known_classes(run.class_names)
+    known = frozenset(run.class_names) - set(unknown_classes(run, settings.checkpoint, settings))
     if not known:
         raise DiffugenError(
             f"labels.witness is base, but the detector {settings.checkpoint} knows none of the classes "

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from diffugen.config.files import Option, config_path, list_configs
-from diffugen.config.labelling import LabelSettings, ScoreWeights
-from diffugen.config.load import load_config
+from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
+from diffugen.config.load import kept_config, load_config
 from diffugen.config.sections import resumable_keys
 from diffugen.config.values import Section
 from diffugen.errors import ConfigError
@@ -45,6 +45,29 @@ def mistakes(source: Any, *overrides: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         load_config(source, overrides)
     return caught.value.mistakes
+
+
+def test_the_papers_score_can_be_named(tmp_path: Path) -> None:
+    paper = ScoreWeights(**{**dict.fromkeys(TERMS, 0.0), "box_size": 1.0, "heat_intensity": 1.0})
+    assert load_config(write(tmp_path, GOOD + "score: paper\n")).score == paper
+    assert load_config("miniature", ["score=paper"]).score == paper
+    [mistake] = mistakes("miniature", "score=papr")
+    assert "score" in mistake and "papr" in mistake
+
+
+def test_a_run_of_an_earlier_version_keeps_its_score() -> None:
+    """What it keeps lacks the terms that came later; a new configuration has their defaults."""
+    kept = load_config("miniature").dump()
+    kept["score"] = {
+        "box_size": 1.0,
+        "heat_intensity": 1.0,
+        "contrast": 0.0,
+        "compactness": 1.0,
+        "margin": 1.0,
+    }
+    score = kept_config(kept, "the run").score
+    assert (score.separation, score.edge, score.box_size, score.contrast) == (0.0, 0.0, 1.0, 0.0)
+    assert ScoreWeights().separation > 0
 
 
 @pytest.mark.parametrize("name", list_configs())

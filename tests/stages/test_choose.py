@@ -1,4 +1,4 @@
-"""The images a round trains on, what it compares and tunes with, and the evidence for a promotion."""
+"""The images a round trains on, and what it compares and tunes with."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from diffugen.labels.shapes import decode
 from diffugen.miniature.truth import FIRST_TRAINING_SCENE, exact_labels, find_truth
 from diffugen.records import Decision
 from diffugen.run import RunStore
-from diffugen.run.results import Compared, Trained
+from diffugen.run.results import Compared
 from diffugen.stages.dataset import chosen_labels
-from diffugen.stages.promote import GOLD_IMAGES
 from diffugen.stages.train import epochs_of
 from tests.support.planted import METHOD, NOTHING, box, plant
 from tests.support.rounds import round_of
@@ -117,25 +116,6 @@ def test_other_classes_of_the_detector_cause_no_disagreement(store: RunStore) ->
     assert made == Compared(1, 1, dict.fromkeys(made.kinds, 0))
     made = stages.compare(round_of(store, ["piano", "car"]), METHOD, DisagreementSettings())
     assert sum(made.kinds.values()) == 1
-
-
-@pytest.mark.parametrize(("reviewed", "kind"), [(0, "agreed"), (GOLD_IMAGES, "human")])
-def test_promotion_uses_human_labels_if_there_are_enough(store: RunStore, reviewed: int, kind: str) -> None:
-    for number in range(2 * GOLD_IMAGES):
-        image_id = plant(store, number, box(20), box(22))
-        if reviewed:
-            store.add_decisions([Decision(image_id, "edited", box(40), "ann")])
-    made = stages.promote(
-        round_of(store),
-        Trained("miniature", "miniature", 1, 64),
-        "miniature",
-        METHOD,
-        policy(val_frac=0.8),
-        DetectorSettings(device="cpu", image_size=64),
-    )
-    assert made.evidence == kind and GOLD_IMAGES <= made.images < 2 * GOLD_IMAGES
-    assert not made.promoted, "a detector is not better than itself"
-    assert made.checkpoint == "miniature"
 
 
 def test_tuning_sees_verdicts_and_agreement(store: RunStore) -> None:

@@ -1,0 +1,44 @@
+"""How a detector is measured on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from diffugen.config import DetectorSettings
+from diffugen.detectors.yolo import YoloDetector
+from diffugen.records import Instances
+from diffugen.stages.detector import OpenDetector
+from diffugen.stages.evaluate import measure
+from tests.support.planted import box
+
+WIDTH, HEIGHT = box(20).size_wh
+BLACK = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+
+
+class Guessing(YoloDetector):
+    """Takes whatever lies in the box for a car, and half believes that it is a piano."""
+
+    def predict(self, images: Sequence[NDArray[np.uint8]], **settings: Any) -> list[Instances]:
+        car, piano = (
+            replace(box(20, name=name), scores=np.array([score]))
+            for name, score in (("car", 0.9), ("piano", 0.4))
+        )
+        return [car.joined(piano) for _ in images]
+
+
+def test_the_second_guess_about_an_object_counts_in_average_precision_only() -> None:
+    """Also where the first guess is of a class that does not count."""
+    settings = DetectorSettings(device="cpu")
+    detector = OpenDetector(Guessing("miniature"), 64, settings, frozenset({"piano", "car"}))
+    for names in (["piano"], ["piano", "car"]):
+        assert measure(detector, [("image", BLACK, box(20))], names).by_class["piano"].ap50 == pytest.approx(
+            1
+        )
+        finds = measure(detector, [("image", BLACK, box(20, name="car"))], names).false_finds["piano"]
+        assert (finds.images, finds.found) == (1, 0), "surer of a car, it finds no piano"

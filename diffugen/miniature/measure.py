@@ -134,7 +134,7 @@ def measure(
     numbers["scores"] = _score_quality(samples, label_settings.changed(witness="none"), config.score)
     numbers["attention_iou_by_part"] = _iou_by_part(samples)
     numbers["seconds_an_image"] = _seconds_an_image(pipeline, size_wh)
-    _draw(out, samples, pipeline, size_wh, label_settings)
+    _draw(out, samples, pipeline, size_wh, config.labels, config.score)
     on_progress(steps, steps)
     (out / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
     page = out / "README.md"
@@ -320,7 +320,12 @@ def _seconds_an_image(pipeline: Any, size_wh: tuple[int, int]) -> float:
 
 
 def _draw(
-    out: Path, samples: Sequence[Sample], pipeline: Any, size_wh: tuple[int, int], settings: LabelSettings
+    out: Path,
+    samples: Sequence[Sample],
+    pipeline: Any,
+    size_wh: tuple[int, int],
+    settings: LabelSettings,
+    weights: ScoreWeights,
 ) -> None:
     prompts = [sample.done[0][0].prompt for sample in samples[:6]] + [
         samples[6].done[0][0].prompt,
@@ -336,12 +341,11 @@ def _draw(
     contact_sheet(
         rows, out / "prompts-and-seeds.png", columns=1, height=112, title="eight seeds of each prompt"
     )
-    weights = ScoreWeights()
     panels = []
     for sample in samples:
         for record, rgb, heat_maps, _ in sample.done[1:3]:
             instances = label(heat_maps, settings, weights, rgb)
             panels.append(attention_panel(rgb, heat_maps, instances, settings, record.prompt.text))
-    title = "image, attention of the first class's words, masks with boxes and scores"
+    title = "image, attention of the first class's words, masks with boxes and scores, without a witness"
     contact_sheet(panels, out / "heat-maps.png", columns=2, height=160, title=title)
     scene_sheet(scene_set("training", 8, (128, 128)), out / "scenes.png", columns=2)

@@ -13,7 +13,16 @@ import numpy as np
 
 from diffugen.config import LabelSettings, ScoreWeights, kept_config
 from diffugen.labels.shapes import encode
-from diffugen.records import Decision, Disagreement, ImageRecord, Instances, LabelSet, Phrase, Prompt
+from diffugen.records import (
+    Decision,
+    Disagreement,
+    ImageRecord,
+    Instances,
+    LabelSet,
+    Phrase,
+    Prompt,
+    SeverityBin,
+)
 from diffugen.report.facts import RunFacts
 from diffugen.report.write import write_report
 from diffugen.run.results import (
@@ -186,7 +195,8 @@ def labelled(round: int = 0, method: str = "otsu") -> Labelled:
 
 
 def compared() -> Compared:
-    return Compared(8, 5, {"overlooked": 2, "badly_located": 1})
+    bins = SeverityBin(0.2, 0.4, 0.25, 10, 3), SeverityBin(0.8, 1.0, 0.9, 4, 4)
+    return Compared(8, 5, {"overlooked": 2, "badly_located": 1}, 14, bins)
 
 
 def tuned(round: int = 0) -> Tuned:

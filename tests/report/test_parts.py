@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from diffugen.report.arcs import arcs
 from diffugen.report.blocks import (
     Page,
     Paragraph,
@@ -23,8 +25,8 @@ from diffugen.report.html import to_html
 from diffugen.report.markdown import to_markdown
 from diffugen.report.outcome import headline
 from diffugen.report.survey import Cover, Survey, attribute_gaps
-from diffugen.run.results import Promoted, RoundResults
-from tests.report.samples import CONFIG, PageReader, evaluated, facts_of, markdown_tables, plain
+from diffugen.run.results import Chosen, Compared, HeldOut, Promoted, Relabelled, RoundResults
+from tests.report.samples import CONFIG, PageReader, evaluated, facts_of, markdown_tables, plain, tuned
 
 WON, LOST = Promoted(True, "c", "agreed"), Promoted(False, "b", "agreed")
 
@@ -81,6 +83,31 @@ def test_verdict(results: list[RoundResults], loop: dict[str, int], expected: st
     facts = facts_of(dict(enumerate(results)), config={**CONFIG, "loop": loop}, stages=stages)
     lead = headline(facts, Survey()).blocks[0]
     assert isinstance(lead, Paragraph) and expected in str(lead.parts[0])
+
+
+def test_the_parts_of_the_loop_say_what_they_did() -> None:
+    results = {
+        0: RoundResults(dataset=Chosen("d", 65, 15), promote=WON),
+        1: RoundResults(
+            relabel=Relabelled("model-1", "c", 160, 210),
+            compare=Compared(160, 120, {"spurious": 30, "overlooked": 10}),
+            tune=replace(tuned(), adopted=True, held_out=HeldOut(0.25, 0.375)),
+            dataset=Chosen("d", 131, 25, hidden=18, left_out={"disagreement": 4}),
+            promote=LOST,
+        ),
+    }
+    [table, note] = arcs(facts_of(results), Survey()).blocks
+    assert isinstance(table, Table) and isinstance(note, Paragraph)
+    left = "131 training images, 18 doubtful objects painted over, 4 images left out until reviewed"
+    assert list(table.rows) == [
+        ("relabelling", "210 labels on 160 images by the newest detector"),
+        ("comparison", "both sources agree on 120 objects (75%), 40 are in dispute"),
+        ("tuning", "better settings found in round 1 (0.250 to 0.375 on held-out images)"),
+        ("training set", left),
+        ("promotion", "the new detector was better in 1 of 2 rounds"),
+    ]
+    assert "reports/loop-gain" in str(note.parts[0])
+    assert not arcs(facts_of({0: RoundResults(promote=WON)}), Survey()).blocks, "one part explains itself"
 
 
 def test_a_round_without_a_finished_stage() -> None:

@@ -122,6 +122,13 @@ def test_both_forms_have_the_same_tables(finished: Path, report: Report) -> None
     assert shown and set(shown) == {path.name for path in (finished / "report").glob("*.png")}
 
 
+def test_severities_are_held_against_what_turned_out(report: Report) -> None:
+    _, page, text = report
+    assert "Severity, and how often the label was wrong" in page.text
+    assert "in ranges of severity: 3 of 10 and 4 of 4 were wrong" in page.text
+    assert "in ranges of severity: 3 of 10 and 4 of 4 were wrong" in text
+
+
 def test_headline_says_what_happened(report: Report) -> None:
     _, page, text = report
     for said in (page.text, text.replace("\\", "")):

@@ -224,7 +224,8 @@ def measure(worlds: dict[str, World], work: Path) -> dict[str, Any]:
 def page(results: dict[str, Any], command: str) -> str:
     """Return the report as Markdown."""
     lines = ["# How well label errors are found", "", f"Command: `{command}`", ""]
-    lines += [fill(" ".join((__doc__ or "").split("\n\n")[3].split()), 120), ""]
+    lines += [*(__doc__ or "").split("\n\n")[3].splitlines(), ""]
+    lines += [*(__doc__ or "").split("\n\n")[4].splitlines(), ""]
     for name, world in results.items():
         bad = sum(world["bad"].values())
         lines += [
@@ -253,8 +254,34 @@ def page(results: dict[str, Any], command: str) -> str:
                     lines.append(
                         f"| {ranker} | " + " | ".join(f"{one['kinds'][kind]:.2f}" for kind in kinds) + " |"
                     )
-            lines.append("")
+            lines += ["", *behind(rows), ""]
     return "\n".join(lines)
+
+
+def behind(rows: dict[str, Any]) -> list[str]:
+    """Return sentences about where another ranker is ahead of ours."""
+    others = {name: one for name, one in rows.items() if name != "ours"}
+    said = []
+    best = max(others, key=lambda name: float(others[name]["ap"][0]))
+    if others[best]["ap"][2] > rows["ours"]["ap"][1]:
+        said.append(f"The intervals of our AP and that of {best} overlap: the lead may be chance.")
+    kinds = [
+        f"{kind} ({name}: {one['kinds'][kind]:.2f} against {value:.2f})"
+        for kind, value in rows["ours"]["kinds"].items()
+        for name, one in others.items()
+        if round(one["kinds"][kind], 2) > round(value, 2)
+    ]
+    if kinds:
+        said.append(f"Ours is behind on {', '.join(kinds)}.")
+    shares = [
+        f"the first {float(share):.0%} ({name})"
+        for share, value in rows["ours"]["first"].items()
+        for name, one in others.items()
+        if one["first"][share] > value
+    ]
+    if shares:
+        said.append(f"Others find more bad images in {', '.join(shares)}.")
+    return [fill(" ".join(said), 120)] if said else []
 
 
 def main() -> None:

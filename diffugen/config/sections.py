@@ -27,7 +27,7 @@ ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
 ReviewMode = Literal["none", "static", "fiftyone"]
 ReviewOrder = Literal["severity", "change", "diverse", "mixed", "random"]
 
-MaskChoice = Literal["attention", "model", "union", "intersection"]
+MaskChoice = Literal["consensus", "attention", "model", "union", "intersection"]
 Trust = Literal["none", "attention", "model", "evidence"]
 
 
@@ -150,7 +150,7 @@ class DatasetSettings(Section):
 
     RESUMABLE = ("mask", "trust", "min_score", "known", "paste")
 
-    mask: MaskChoice = "model"
+    mask: MaskChoice = "consensus"
     trust: Trust = "none"
     min_score: Share = 0.0
     val_frac: Annotated[float, Field(gt=0, lt=1)] = 0.2

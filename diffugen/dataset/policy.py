@@ -1,7 +1,8 @@
 """Decide which labels an image is trained with, and whether it is used for training or validation.
 
-Knows labels, decisions and families of images (`diffugen.records.ImageRecord.family`); does not know files,
-pixels or rounds. Every function is pure: equal arguments give equal results on any machine.
+Knows labels, decisions and families of images (`diffugen.records.ImageRecord.family`), and how the colours of
+an image tie its pixels together; does not know files or rounds. Every function is pure: equal arguments give
+equal results on any machine.
 
 The first matching row decides what an image is trained with:
 
@@ -25,8 +26,11 @@ that the object is background, so it has to be painted over. If nothing is left,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
 
 from diffugen.comparison.calibration import UNCALIBRATED, Calibration
 from diffugen.comparison.disagreement import Comparison, compare
@@ -34,10 +38,13 @@ from diffugen.comparison.matching import Match
 from diffugen.config.sections import MaskChoice, Trust
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
+from diffugen.labels.refine import ColourTies, consensus
 from diffugen.records import RLE, Decision, Instances
 
 ORIGINS = ("human", "agreed", "attention", "model", "evidence", "negative")
 """Where the training labels of an image come from."""
+
+Merge = Callable[[RLE, RLE], RLE]
 
 DOUBTFUL = 0.5
 """From this severity on, an attention label, or its absence, is more likely wrong than right."""
@@ -124,6 +131,7 @@ def training_labels(
     min_iou: float = 0.1,
     good_iou: float = 0.5,
     calibration: Calibration = UNCALIBRATED,
+    ties: Callable[[], ColourTies] | None = None,
 ) -> TrainingLabels:
     """Return the labels that an image is trained with, by the table in the docstring of this module.
 
@@ -133,19 +141,24 @@ def training_labels(
         model: Its model labels, with confidences as scores; None if no detector has predicted on it.
         decision: The decision of a person about it, if any.
         candidates: What the detector is not sure enough of to label.
-        mask: Which mask to use if both sides agree: one side's, or the ``union`` or ``intersection`` of both.
+        mask: Which mask to use if both sides agree: one side's, the ``union`` or ``intersection`` of both, or
+            their ``consensus`` with the image's colours.
         trust: Which side's labels to use if they disagree; ``none`` leaves the image out, ``evidence``
             decides object by object.
         min_score: Minimum score of an attention label, in [0, 1].
         min_iou: IoU below which two instances are different objects, in [0, 1].
         good_iou: IoU from which two instances agree on the location, in [0, 1].
         calibration: What a severity is worth.
+        ties: Returns how the colours of the image tie its pixels together; needed for a ``consensus``, and
+            called at most once.
 
     Raises:
         DiffugenError: An option is unknown, a threshold is not in [0, 1], or the label sets differ in image
             size.
+        ValueError: A ``consensus`` is wanted and ``ties`` is missing.
     """
     _check_options(mask, trust, min_score)
+    merge = _merging(mask, ties)
     if decision is not None:
         if decision.instances is None:
             return TrainingLabels(None, None, "rejected")
@@ -162,7 +175,7 @@ def training_labels(
         image_id, attention, model, candidates, min_iou=min_iou, good_iou=good_iou, calibration=calibration
     )
     if comparison.disagreements and trust == "evidence":
-        return _by_evidence(attention, model, comparison, mask)
+        return _by_evidence(attention, model, comparison, merge)
     if comparison.disagreements:
         trusted = {"none": None, "attention": attention, "model": model}[trust]
         return (
@@ -170,7 +183,7 @@ def training_labels(
         )
     if not comparison.agreements:
         return TrainingLabels("negative", attention)
-    return TrainingLabels("agreed", _agreed(attention, model, comparison.agreements, mask))
+    return TrainingLabels("agreed", _agreed(attention, model, comparison.agreements, merge))
 
 
 def _check_val_frac(val_frac: float) -> None:
@@ -180,7 +193,7 @@ def _check_val_frac(val_frac: float) -> None:
 
 def _check_options(mask: str, trust: str, min_score: float) -> None:
     for name, value, known in (
-        ("mask", mask, ("model", "attention", "union", "intersection")),
+        ("mask", mask, ("consensus", "model", "attention", "union", "intersection")),
         ("trust", trust, ("none", "attention", "model", "evidence")),
     ):
         if value not in known:
@@ -190,7 +203,7 @@ def _check_options(mask: str, trust: str, min_score: float) -> None:
 
 
 def _by_evidence(
-    attention: Instances, model: Instances, comparison: Comparison, mask: MaskChoice
+    attention: Instances, model: Instances, comparison: Comparison, merge: Merge
 ) -> TrainingLabels:
     """Return the objects that are more likely right than wrong; the others are hidden."""
     hidden: list[RLE] = []
@@ -206,23 +219,27 @@ def _by_evidence(
     kept = [index for index in range(len(attention)) if index not in wrong]
     if not kept:
         return TrainingLabels(None, None, "disagreement")
-    labels = _agreed(attention, model, comparison.agreements, mask).take(kept)
+    labels = _agreed(attention, model, comparison.agreements, merge).take(kept)
     return TrainingLabels("evidence", labels, hidden=tuple(hidden))
 
 
-def _agreed(attention: Instances, model: Instances, pairs: Iterable[Match], mask: MaskChoice) -> Instances:
-    """Return the attention labels with the chosen mask of each pair."""
+def _agreed(attention: Instances, model: Instances, pairs: Iterable[Match], merge: Merge) -> Instances:
+    """Return the attention labels with the merged mask of each pair."""
     rles = list(attention.rles)
     for pair in pairs:
         if pair.first is not None and pair.second is not None:
-            rles[pair.first] = _mask_of(attention.rles[pair.first], model.rles[pair.second], mask)
+            rles[pair.first] = merge(attention.rles[pair.first], model.rles[pair.second])
     return Instances(attention.size_wh, attention.class_names, tuple(rles), attention.scores, attention.terms)
 
 
-def _mask_of(attention: RLE, model: RLE, mask: MaskChoice) -> RLE:
-    if mask == "attention":
-        return attention
-    if mask == "model":
-        return model
-    first, second = shapes.decode(attention), shapes.decode(model)
-    return shapes.encode(first | second if mask == "union" else first & second)
+def _merging(mask: MaskChoice, ties: Callable[[], ColourTies] | None) -> Merge:
+    """Return how the attention label's and the model's mask of an object become one."""
+    if mask == "consensus":
+        if ties is None:
+            raise ValueError("a consensus of masks needs the image's ties")
+        once = cache(ties)
+        return lambda attention, model: consensus(attention, model, once())
+    if mask in ("attention", "model"):
+        return lambda attention, model: attention if mask == "attention" else model
+    join = np.logical_or if mask == "union" else np.logical_and
+    return lambda attention, model: shapes.encode(join(shapes.decode(attention), shapes.decode(model)))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from diffugen.labels.heatmaps import value_range
 from diffugen.labels.shapes import decode, encode
-from diffugen.records import Instances
+from diffugen.records import RLE, Instances
 
 DISTANCES = (1 / 64, 2 / 64, 4 / 64, 7 / 64, 11 / 64, 16 / 64)
 """Distances of neighbours in each of 8 directions, relative to the square root of the image area."""
@@ -36,6 +36,9 @@ PAIRWISE_STRENGTH = 4.0
 
 MASK_PAIRWISE_STRENGTH = 2.0
 """The same for a mask, whose edges are known better than those of heat."""
+
+CONSENSUS_PAIRWISE_STRENGTH = 1.0
+"""The same for two masks of an object, which mostly agree: the colours only decide where they do not."""
 
 ITERATIONS = 5
 LARGEST_SIDE = 160
@@ -151,7 +154,29 @@ def refined(instances: Instances, rgb: NDArray[np.uint8]) -> Instances:
     ties = ColourTies(rgb)
     rles = []
     for rle in instances.rles:
-        evidence = (decode(rle).astype(np.float32) - np.float32(0.5)) / np.float32(HEAT_SPREAD)
-        mask = ties.settle(evidence, MASK_PAIRWISE_STRENGTH)
+        mask = ties.settle(_evidence(rle), MASK_PAIRWISE_STRENGTH)
         rles.append(encode(mask) if mask.any() else rle)
     return dataclasses.replace(instances, rles=tuple(rles))
+
+
+def consensus(first: RLE, second: RLE, ties: ColourTies) -> RLE:
+    """Return the mask that two masks of an object and the image's colours agree on.
+
+    Both masks weigh the same: where only one of them covers a pixel, the pixels of its colour decide.
+
+    Args:
+        first: Of the image's size.
+        second: Of the same size.
+        ties: Of the image.
+
+    Raises:
+        ValueError: Image and masks differ in size.
+    """
+    evidence = (_evidence(first) + _evidence(second)) / np.float32(2)
+    mask = ties.settle(evidence, CONSENSUS_PAIRWISE_STRENGTH)
+    return encode(mask) if mask.any() else second
+
+
+def _evidence(mask: RLE) -> NDArray[np.float32]:
+    """Return a mask as evidence: the same for the object inside as against it outside."""
+    return (decode(mask).astype(np.float32) - np.float32(0.5)) / np.float32(HEAT_SPREAD)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from diffugen.dataset.yolo import write_yolo
 from diffugen.errors import DiffugenError
 from diffugen.labels.paint import painted_over
 from diffugen.labels.paste import CutOut, composed
+from diffugen.labels.refine import ColourTies
 from diffugen.records import Instances
 from diffugen.run.results import Chosen
 from diffugen.run.rounds import OnProgress, Round, Run, stage
@@ -117,8 +119,13 @@ def chosen_labels(
                 min_iou=disagreement.min_iou,
                 good_iou=disagreement.good_iou,
                 calibration=calibration,
+                ties=partial(_ties, run, image_id),
             ),
         )
+
+
+def _ties(run: Run, image_id: str) -> ColourTies:
+    return ColourTies(run.store.image(image_id))
 
 
 def split_images(

@@ -19,6 +19,7 @@ from diffugen.dataset.policy import (
 )
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
+from diffugen.labels.refine import ColourTies
 from diffugen.records import Decision, Instances
 from tests.support.dataset_samples import HEIGHT, WIDTH, assert_equal_instances, box_mask
 
@@ -120,6 +121,24 @@ def test_agreed_labels_have_the_chosen_mask_and_the_attention_score(
     assert_equal_instances(found.instances, labels(("car", box, 0.6), ("cone", RIGHT, 0.7)))
 
 
+def test_a_consensus_ends_where_the_colours_change() -> None:
+    """Attention's car begins 2 pixels to the left of the model's and ends 2 pixels before it."""
+    calls = []
+
+    def ties() -> ColourTies:
+        calls.append(1)
+        coloured = np.where(box_mask((4, 2, 14, 20)) | box_mask(RIGHT), 200, 40)
+        return ColourTies(np.repeat(coloured[..., None], 3, axis=2).astype(np.uint8))
+
+    found = training_labels("image", CAR_AND_CONE, SEEN_BOTH, None, mask="consensus", ties=ties)
+    assert found.instances is not None
+    expected = labels(("car", (4, 2, 14, 20), 0.6), ("cone", RIGHT, 0.7))
+    assert_equal_instances(found.instances, expected)
+    assert calls == [1]
+    with pytest.raises(ValueError, match="ties"):
+        training_labels("image", CAR, SEEN_CAR, None, mask="consensus")
+
+
 def test_labels_of_one_side_are_used_unchanged() -> None:
     assert training_labels("image", CAR, None, None).instances is CAR
     trusted = training_labels("image", CAR, SEEN_BOTH, None, trust="model", mask="attention").instances
@@ -163,7 +182,7 @@ def test_no_image_is_half_labelled() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mask": "both"}, "mask is 'both'; expected one of model, attention, union, intersection"),
+        ({"mask": "both"}, "mask is 'both'; expected one of consensus, model, attention, union"),
         ({"trust": "all"}, "trust is 'all'; expected one of none, attention, model"),
         ({"min_score": 1.5}, r"min_score is 1\.5; it must be in \[0, 1\]"),
         ({"min_score": -0.1}, r"min_score is -0\.1"),

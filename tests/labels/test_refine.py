@@ -8,8 +8,8 @@ import pytest
 
 from diffugen.config.labelling import LabelSettings, Method, ScoreWeights
 from diffugen.labels import label
-from diffugen.labels.refine import LARGEST_SIDE, ColourTies, refine
-from diffugen.labels.shapes import decode
+from diffugen.labels.refine import LARGEST_SIDE, ColourTies, consensus, refine
+from diffugen.labels.shapes import decode, encode
 from diffugen.records import HeatMaps, Phrase
 
 
@@ -58,6 +58,27 @@ def test_an_image_of_another_size_is_refused() -> None:
     rgb, _, heat = scene(48, 80)
     with pytest.raises(ValueError, match=r"\(48, 80\).*\(80, 48, 3\)"):
         refine(heat, 0.1, ColourTies(rgb.transpose(1, 0, 2)))
+
+
+def test_where_two_masks_differ_the_colours_decide() -> None:
+    rgb, mask, _ = scene(48, 80)
+    kernel = np.ones((5, 5), np.uint8)
+    small = cv2.erode(mask.astype(np.uint8), kernel).astype(np.bool_)
+    large = cv2.dilate(mask.astype(np.uint8), kernel).astype(np.bool_)
+    ties = ColourTies(rgb)
+    for pair in ((small, large), (large, small)):
+        found = decode(consensus(encode(pair[0]), encode(pair[1]), ties))
+        assert iou(found, mask) > 0.95 > max(iou(small, mask), iou(large, mask)) + 0.2
+    flat = ColourTies(np.full_like(rgb, 90))
+    for same in (small, large):
+        assert iou(decode(consensus(encode(same), encode(same), flat)), same) > 0.9
+
+
+def test_a_consensus_that_would_vanish_is_the_second_mask() -> None:
+    rgb, mask, _ = scene(48, 80)
+    none, all_of_it = encode(np.zeros_like(mask)), encode(mask)
+    assert consensus(all_of_it, none, ColourTies(np.full_like(rgb, 90))) == none
+    assert consensus(none, none, ColourTies(rgb)) == none
 
 
 @pytest.mark.parametrize("method", ["paper", "compete"])

@@ -29,6 +29,9 @@ Pair = tuple[Instances, Instances]
 SIZES = (0.0, 0.15, 0.25, 0.35, 1.0)
 """Limits of object sizes: the square root of an object's share of the image area."""
 
+JACKKNIFE_GROUPS = 20
+"""Groups of images that are left out in turn to see how much chance there is in a difference."""
+
 MAX_DETECTIONS = 100
 """COCO's limit: only the most confident predictions count, this many per class and image."""
 
@@ -151,6 +154,32 @@ def average_precision(pairs: Sequence[Pair], *, of: Literal["mask", "box"] = "ma
         if known[name]
     }
     return AveragePrecision(_mean(ap50.values()), _mean(ap.values()), ap50, ap, curves)
+
+
+def lead_error(candidate: Sequence[Pair], incumbent: Sequence[Pair]) -> float:
+    """Return the standard error of the difference between two detectors' AP50-95, by the jackknife.
+
+    The images are dealt out to `JACKKNIFE_GROUPS` groups, and the difference is measured without one of them
+    at a time (the delete-a-group jackknife; Kott 2001).
+
+    Args:
+        candidate: Ground truth and one detector's predictions of each image.
+        incumbent: The same images with the other detector's.
+
+    Returns:
+        At least 0; 1, as large as a difference can be, for fewer than two images.
+    """
+    groups = min(JACKKNIFE_GROUPS, len(candidate))
+    if groups < 2:
+        return 1.0
+    leads = []
+    for left_out in range(groups):
+        scores = [
+            average_precision([pair for number, pair in enumerate(pairs) if number % groups != left_out])
+            for pairs in (candidate, incumbent)
+        ]
+        leads.append((scores[0].ap50_95 or 0.0) - (scores[1].ap50_95 or 0.0))
+    return float(np.sqrt((groups - 1) * np.var(leads)))
 
 
 def false_finds(

@@ -254,6 +254,7 @@ class Promoted:
         images: Images of the evidence.
         candidate: Mask AP of the new detector.
         incumbent: Mask AP of the one before.
+        tolerance: By how much the new one's AP50-95 may be lower; 0 on exact evidence.
     """
 
     promoted: bool
@@ -262,6 +263,7 @@ class Promoted:
     images: int = 0
     candidate: Precision = field(default_factory=Precision)
     incumbent: Precision = field(default_factory=Precision)
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import count, islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffugen.comparison.metrics import (
     AveragePrecision,
@@ -22,6 +23,7 @@ from diffugen.dataset.files import Item
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import write_yolo
 from diffugen.labels.objects import with_rivals
+from diffugen.records import Instances
 from diffugen.run.results import Evaluated, Measured, Precision
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.scenes import MeasuredScene, keep_scenes
@@ -136,23 +138,15 @@ def measure(
     least = detector.settings.confidence
     pairs: list[Pair] = []
     raw: list[Pair] = []
-    guesses: list[Pair] = []
-    stream = iter(items)
-    while batch := list(islice(stream, MEASURED_AT_A_TIME)):
-        images = [rgb for _, rgb, _ in batch]
-        truths = [truth.of_classes(class_names) for _, _, truth in batch]
-        found = detector.predict(images, MEASURED_CONFIDENCE, raw=True)
-        raw += zip(truths, (one.of_classes(class_names) for one in found), strict=True)
-        if detector.settings.postprocess:
-            found = [detector.postprocess(one, rgb) for one, rgb in zip(found, images, strict=True)]
-        # Before the classes are chosen: what counts may be the second guess about an object that does not.
-        guesses += zip(truths, (with_rivals(one).of_classes(class_names) for one in found), strict=True)
-        pairs += zip(truths, (one.of_classes(class_names) for one in found), strict=True)
-        for (name, rgb, _), (truth, one) in zip(batch, pairs[-len(batch) :], strict=True):
-            sure = one.take(np.flatnonzero(one.scores >= least).tolist())
-            on_scene(MeasuredScene(name, rgb, truth, sure, image_error(truth, sure)))
+    guessed: list[Pair] = []
+    for name, rgb, truth, seen in _seen(detector, items, class_names):
+        raw.append((truth, seen.raw))
+        guessed.append((truth, seen.guesses))
+        pairs.append((truth, seen.found))
+        sure = seen.found.take(np.flatnonzero(seen.found.scores >= least).tolist())
+        on_scene(MeasuredScene(name, rgb, truth, sure, image_error(truth, sure)))
         on_progress(len(pairs), max(total, len(pairs)))
-    mask, box = average_precision(guesses), average_precision(guesses, of="box")
+    mask, box = average_precision(guessed), average_precision(guessed, of="box")
     return Measured(
         mask=_precision(mask),
         box=_precision(box),
@@ -164,6 +158,40 @@ def measure(
         curves=mask.curves,
         sizes=by_size(pairs, least),
     )
+
+
+def guesses(detector: OpenDetector, items: Iterable[Item], class_names: Sequence[str]) -> list[Pair]:
+    """Return the labels of images and what average precision is measured on: all guesses of a detector.
+
+    Args:
+        detector: What to measure.
+        items: The images, a few at a time in memory.
+        class_names: Classes that count.
+    """
+    return [(truth, seen.guesses) for _, _, truth, seen in _seen(detector, items, class_names)]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a detector sees in an image: as it is returned, as labels, and as labels with second guesses."""
+
+    raw: Instances
+    found: Instances
+    guesses: Instances
+
+
+def _seen(
+    detector: OpenDetector, items: Iterable[Item], class_names: Sequence[str]
+) -> Iterator[tuple[str, NDArray[np.uint8], Instances, _Seen]]:
+    """Yield the name, pixels and labels of images with what a detector sees of some classes in them."""
+    stream = iter(items)
+    while batch := list(islice(stream, MEASURED_AT_A_TIME)):
+        predicted = detector.predict([rgb for _, rgb, _ in batch], MEASURED_CONFIDENCE, raw=True)
+        for (name, rgb, truth), raw in zip(batch, predicted, strict=True):
+            found = detector.postprocess(raw, rgb) if detector.settings.postprocess else raw
+            # The classes come last: what counts may be the second guess about an object that does not.
+            seen = [one.of_classes(class_names) for one in (raw, found, with_rivals(found))]
+            yield name, rgb, truth.of_classes(class_names), _Seen(*seen)
 
 
 def _evaluated(

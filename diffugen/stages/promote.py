@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from diffugen.comparison.metrics import average_precision, lead_error
 from diffugen.config.sections import DetectorSettings, TrainingPolicy
 from diffugen.dataset.files import Item
 from diffugen.dataset.policy import TrainingLabels
 from diffugen.dataset.truth import Truth
-from diffugen.run.results import Promoted, Trained
+from diffugen.run.results import Precision, Promoted, Trained
 from diffugen.run.rounds import OnProgress, Round, Run, stage
 from diffugen.stages.dataset import chosen_items, chosen_labels, split_images
 from diffugen.stages.detector import open_detector, unknown_classes
-from diffugen.stages.evaluate import measure
+from diffugen.stages.evaluate import guesses
+
+EXACT = ("validation", "human")
+"""Kinds of evidence that a person vouches for."""
 
 GOLD_IMAGES = 20
 """Once this many reviewed images are held out, they alone decide which detector is better."""
@@ -47,6 +51,10 @@ def promote(
     the same reason, an incumbent that does not know all classes is compared on those that it does not know:
     as a witness, it may have drawn the labels of the others.
 
+    On exact labels, the better one wins. The run's own are not exact, and they are hard on a new detector:
+    what the one before was sure of is in them, what it doubted is painted over. So the new one, which has
+    learned from more images, loses only if it lags by more than a standard error.
+
     Args:
         round: The round.
         on_progress: Called with images done and all images, those of both detectors.
@@ -62,18 +70,26 @@ def promote(
         evidence = _Evidence("validation", validation.images, validation.items)
     else:
         evidence = _own_evidence(run, dict(chosen_labels(run, method, policy, mask="attention")), policy)
-    found = []
     detectors = [open_detector(run, checkpoint, settings) for checkpoint in (candidate.checkpoint, incumbent)]
     unknown = unknown_classes(run, incumbent, settings)
     names = unknown if unknown and evidence.kind == "agreed" else run.class_names
+    seen = []
     for number, detector in enumerate(detectors, start=1):
-        found.append(measure(detector, evidence.items(), names).mask)
+        seen.append(guesses(detector, evidence.items(), names))
         on_progress(number * evidence.images, 2 * evidence.images)
-    new, old = found
-    # Without evidence nothing speaks against the detector that has learned from more images.
-    promoted = not evidence.images or (new.ap50_95 or 0.0) > (old.ap50_95 or 0.0)
-    better = candidate.checkpoint if promoted else incumbent
-    return Promoted(promoted, better, evidence.kind, evidence.images, new, old)
+    new, old = (average_precision(pairs) for pairs in seen)
+    tolerance = 0.0 if evidence.kind in EXACT else lead_error(*seen)
+    lead = (new.ap50_95 or 0.0) - (old.ap50_95 or 0.0)
+    promoted = lead > 0 if evidence.kind in EXACT else lead >= -tolerance
+    return Promoted(
+        promoted,
+        candidate.checkpoint if promoted else incumbent,
+        evidence.kind,
+        evidence.images,
+        Precision(new.ap50, new.ap50_95),
+        Precision(old.ap50, old.ap50_95),
+        tolerance,
+    )
 
 
 def _own_evidence(run: Run, chosen: Mapping[str, TrainingLabels], policy: TrainingPolicy) -> _Evidence:

@@ -21,7 +21,7 @@ from diffugen.report.blocks import (
 )
 from diffugen.report.charts import COLOURS, Line, line_chart
 from diffugen.report.facts import RunFacts
-from diffugen.run.results import Evaluated, Precision
+from diffugen.run.results import Evaluated, Precision, Promoted
 
 MEASURES: Sequence[tuple[str, Callable[[Precision], float | None]]] = (
     ("AP50", lambda one: finite(one.ap50)),
@@ -87,6 +87,7 @@ def _rounds_note(measured: Sequence[Evaluated]) -> str:
         "Agreed: training images on which attention labels and model labels agree. Awaiting review: images "
         "left out of training until someone decides. Decides: mask AP50 / AP50-95 of the new detector "
         "(candidate) and of the one before it (incumbent), on the evidence that the promotion was decided on."
+        " On labels that no person has seen, a candidate may lag by as much as chance explains (±)."
     ]
     if measured:
         parts.append(
@@ -157,10 +158,17 @@ def _rounds_table(facts: RunFacts) -> Table:
                 (vote.evidence if vote else "") or NOTHING,
                 _both(vote.candidate if vote else None),
                 _both(vote.incumbent if vote else None),
-                NOTHING if vote is None else "yes" if vote.promoted else "no",
+                _won(vote),
             )
         )
     return Table("Results of each round", head, tuple(rows))
+
+
+def _won(vote: Promoted | None) -> str:
+    if vote is None:
+        return NOTHING
+    chance = f" (± {as_rate(vote.tolerance)})" if vote.tolerance else ""
+    return ("yes" if vote.promoted else "no") + chance
 
 
 def _both(one: Precision | None) -> str:

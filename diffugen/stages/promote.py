@@ -79,8 +79,7 @@ def promote(
         on_progress(number * evidence.images, 2 * evidence.images)
     new, old = (average_precision(pairs) for pairs in seen)
     tolerance = 0.0 if evidence.kind in EXACT else lead_error(*seen)
-    lead = (new.ap50_95 or 0.0) - (old.ap50_95 or 0.0)
-    promoted = lead > 0 if evidence.kind in EXACT else lead >= -tolerance
+    promoted = (new.ap50_95 or 0.0) - (old.ap50_95 or 0.0) > -tolerance
     return Promoted(
         promoted,
         candidate.checkpoint if promoted else incumbent,

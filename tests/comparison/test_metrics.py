@@ -16,6 +16,7 @@ from diffugen.comparison.metrics import (
     average_precision,
     false_finds,
     label_quality,
+    lead_error,
     reliability,
     spearman,
 )
@@ -62,6 +63,16 @@ def test_each_class_has_its_own_ap_and_absent_classes_have_none() -> None:
     assert result.ap50_by_class == {"car": approx(1), "cone": None, "piano": 0}
     assert result.ap50_95_by_class == {"car": approx(1), "cone": None, "piano": 0}
     assert result.ap50 == approx(0.5)
+
+
+def test_standard_error_of_a_lead_computed_by_hand() -> None:
+    """Of four images with an object each, one detector misses the first; the other misses none."""
+    found = (instances(("car", EIGHT, 1)), instances(("car", EIGHT, 0.9)))
+    missed = (found[0], instances())
+    lag = 34 / 101  # without one of the other images: recall 2/3 reaches 67 of COCO's 101 points
+    assert lead_error([missed, *[found] * 3], [found] * 4) == approx(0.75 * lag)
+    assert lead_error([found] * 4, [found] * 4) == 0
+    assert lead_error([missed], [found]) == lead_error([], []) == 1
 
 
 NOTHING = AveragePrecision(None, None, {}, {})

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from diffugen import stages
+from diffugen.comparison.metrics import Pair
 from diffugen.config import DatasetSettings, DetectorSettings, DisagreementSettings, TrainingPolicy
 from diffugen.records import Decision
 from diffugen.run import RunStore
-from diffugen.run.results import Measured, Trained
+from diffugen.run.results import Trained
 from diffugen.stages.detector import OpenDetector
-from diffugen.stages.evaluate import measure
+from diffugen.stages.evaluate import guesses
 from diffugen.stages.promote import GOLD_IMAGES
 from tests.support.planted import METHOD, box, plant
 from tests.support.rounds import round_of
@@ -60,11 +61,11 @@ def test_a_detector_that_lacks_classes_is_compared_on_those(
     """As a witness it may have drawn the labels of the others; what a person drew judges all classes."""
     asked: list[list[str]] = []
 
-    def spy(detector: OpenDetector, items: Any, names: Sequence[str]) -> Measured:
+    def spy(detector: OpenDetector, items: Any, names: Sequence[str]) -> list[Pair]:
         asked.append(list(names))
-        return measure(detector, items, names)
+        return guesses(detector, items, names)
 
-    monkeypatch.setattr(sys.modules["diffugen.stages.promote"], "measure", spy)
+    monkeypatch.setattr(sys.modules["diffugen.stages.promote"], "guesses", spy)
     for number in range(2 * reviewed or 6):
         image_id = plant(store, number, box(20, name=class_names[0]), box(22, name=class_names[0]))
         if reviewed:
@@ -78,3 +79,42 @@ def test_a_detector_that_lacks_classes_is_compared_on_those(
         DetectorSettings(device="cpu", image_size=64),
     )
     assert asked == [compared, compared]
+
+
+@pytest.mark.parametrize(
+    ("reviewed", "missed", "promoted"),
+    [
+        (0, 4, True),  # the detector before misses 3 others; one more can be chance
+        (0, 15, False),
+        (GOLD_IMAGES, 4, False),  # a person vouches for these labels
+    ],
+)
+def test_only_a_clear_lag_on_the_runs_own_labels_costs_the_promotion(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, reviewed: int, missed: int, promoted: bool
+) -> None:
+    for number in range(2 * GOLD_IMAGES):
+        image_id = plant(store, number, box(20), box(22))
+        if reviewed:
+            store.add_decisions([Decision(image_id, "edited", box(20), "ann")])
+    calls: list[int] = []
+
+    def simulated(detector: OpenDetector, items: Any, names: Sequence[str]) -> list[Pair]:
+        labels = [instances for _, _, instances in items]
+        lost = range(len(labels) - 3, len(labels)) if calls else range(missed)
+        calls.append(len(lost))
+        return [(truth, truth.take([]) if number in lost else truth) for number, truth in enumerate(labels)]
+
+    monkeypatch.setattr(sys.modules["diffugen.stages.promote"], "guesses", simulated)
+    made = stages.promote(
+        round_of(store),
+        Trained("miniature", "miniature", 1, 64),
+        "miniature",
+        METHOD,
+        POLICY,
+        DetectorSettings(device="cpu", image_size=64),
+    )
+    assert calls == [missed, 3]
+    assert made.promoted == promoted
+    assert (made.tolerance > 0) == (not reviewed)
+    lag = (made.incumbent.ap50_95 or 0.0) - (made.candidate.ap50_95 or 0.0)
+    assert lag > 0 and (lag < made.tolerance) == (promoted and not reviewed)

@@ -13,7 +13,7 @@ from typing import Any
 from diffugen.records import SOURCES, Decision, LabelSet
 from diffugen.review import samples
 from diffugen.review.detections import to_detections
-from diffugen.review.queue import Entry, Queue, configured_classes, fingerprint, read_queue
+from diffugen.review.queue import AUDIT, Entry, Queue, configured_classes, fingerprint, read_queue
 from diffugen.review.schema import declare, open_dataset, prompt_field, save_views
 from diffugen.review.tags import ACCEPT, TAG_OF, VERDICT_OF, Unclear
 from diffugen.run.store import RunStore
@@ -26,7 +26,7 @@ def push(store: RunStore) -> Any:
 
     Returns:
         The ``fiftyone.Dataset``, named after the run's folder, with the saved views ``queue``, ``undecided``,
-        ``decided``, and one for each kind of disagreement.
+        ``decided``, ``audit``, and one for each kind of disagreement.
 
     Raises:
         DiffugenError: The database has another run's dataset of that name.
@@ -87,7 +87,7 @@ def _fill(sample: Any, entry: Entry, masks_folder: Path) -> None:
         "prompt": record.prompt.text,
         "round": record.round,
         "task": record.task,
-        "kinds": entry.kinds,
+        "kinds": entry.kinds or [AUDIT],
         "severity": entry.severity,
         **{prompt_field(name): value for name, value in record.prompt.attributes.items()},
     }

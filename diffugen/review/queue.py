@@ -1,10 +1,14 @@
 """The review queue: images on which the label sources disagree, worst first, with the labels compared.
 
+Among them are *audits*: a few images, drawn at random, on which both sources agree. They alone can tell how
+often both are wrong together, which calibrates what agreement is worth and tunes the labels.
+
 Reads a run; knows neither the App nor the page that shows it.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -12,6 +16,9 @@ from itertools import zip_longest
 from diffugen.records import Decision, Disagreement, ImageRecord, Instances, LabelSet, content_id
 from diffugen.run.results import Compared, Labelled
 from diffugen.run.store import RunStore
+
+AUDIT = "audit"
+"""What a queued image is called on which the sources agree, in place of a kind of disagreement."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class Queue:
 
     Attributes:
         store: The run.
-        disagreements: From an image id to its disagreements; images in the order of the queue.
+        disagreements: From an image id to its disagreements, none for an audit; images in the order of the
+            queue.
         decisions: From an image id to the newest decision about it.
         method: Provenance of the attention labels that were compared; None for each image's newest.
         class_names: Classes that count in model labels; None for all.
@@ -92,8 +100,9 @@ class Queue:
 def read_queue(store: RunStore) -> Queue:
     """Return the review queue of a run.
 
-    The place of an image is that of its first disagreement. The queues of several rounds are merged: the
-    first image of each round, then the second of each, newest round first.
+    The place of an image is that of its first disagreement, and the audits are spread evenly among them. The
+    queues of several rounds are merged: the first image of each round, then the second of each, newest round
+    first.
     """
     found: dict[str, list[Disagreement]] = {}
     by_round: list[list[str]] = []
@@ -102,15 +111,34 @@ def read_queue(store: RunStore) -> Queue:
         for one in store.disagreements(number):
             found.setdefault(one.image_id, []).append(one)
             ids[one.image_id] = None
-        by_round.append(list(ids))
+        by_round.append(_with_audits(store, number, list(ids)))
     order = [image_id for places in zip_longest(*by_round) for image_id in places if image_id is not None]
     return Queue(
         store,
-        {image_id: tuple(found[image_id]) for image_id in order},
+        {image_id: tuple(found.get(image_id, ())) for image_id in order},
         {one.image_id: one for one in store.decisions()},
         _compared_method(store),
         configured_classes(store) or None,
     )
+
+
+def _with_audits(store: RunStore, number: int, queue: list[str]) -> list[str]:
+    """Return the queue of a round with its audits; the same images whenever it is read."""
+    share = _audits(store)
+    wanted = max(1, round(share * len(queue))) if share and queue else 0
+    audits = heapq.nsmallest(wanted, store.agreed_ids(number), key=lambda one: content_id("audit", one))
+    if not audits:
+        return queue
+    places = [((place + 1) / len(queue), 0, one) for place, one in enumerate(queue)]
+    places += [((place + 0.5) / len(audits), 1, one) for place, one in enumerate(audits)]
+    return [one for _, _, one in sorted(places)]
+
+
+def _audits(store: RunStore) -> float:
+    """Return the configured share of audits; 0 for a run of a version without any."""
+    review = (store.config or {}).get("review")
+    share = review.get("audits") if isinstance(review, dict) else None
+    return float(share) if isinstance(share, (int, float)) else 0.0
 
 
 def configured_classes(store: RunStore) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from diffugen.config.labelling import TERMS
 from diffugen.errors import DiffugenError
 from diffugen.records import KINDS, SOURCES, content_id
+from diffugen.review.queue import AUDIT
 from diffugen.review.samples import is_decided
 from diffugen.run.store import RunStore
 
@@ -99,7 +100,7 @@ def _declare_fields(dataset: Any, prompt_fields: list[str]) -> None:
     }
     for name, (kind, meaning) in fields.items():
         add(name, kind, description=meaning)
-    add("kinds", fo.ListField, subfield=text, description="kinds of disagreement")
+    add("kinds", fo.ListField, subfield=text, description="kinds of disagreement, or audit")
     for source in SOURCES:
         add(source, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
         terms = TERMS if source == "attention" else ()
@@ -133,7 +134,7 @@ def _arrange(dataset: Any, prompt_fields: list[str]) -> None:
 
 
 def save_views(dataset: Any) -> None:
-    """Save the views ``queue``, ``undecided``, ``decided``, and one for each kind of disagreement."""
+    """Save the views ``queue``, ``undecided``, ``decided``, ``audit``, and one for each kind of dispute."""
     from fiftyone import ViewField
 
     queue = dataset.exists("rank").sort_by("rank")
@@ -141,6 +142,7 @@ def save_views(dataset: Any) -> None:
         "queue": (queue, "all images of the queue, worst first"),
         "undecided": (queue.match(~is_decided()), "images of the queue without a verdict"),
         "decided": (dataset.match(is_decided()).sort_by("rank"), "images with a verdict"),
+        AUDIT: (queue.match(ViewField("kinds").contains(AUDIT)), "images on which both sources agree"),
     }
     for kind in KINDS:
         view = queue.match(ViewField("kinds").contains(kind))

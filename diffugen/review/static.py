@@ -36,11 +36,14 @@ from numpy.typing import NDArray
 from diffugen.errors import DiffugenError, StoreError, did_you_mean
 from diffugen.labels.pictures import enlarged, label_overlay
 from diffugen.records import Decision, Disagreement, Instances, LabelSet
-from diffugen.review.queue import Entry, Queue, read_queue, same_outcome
+from diffugen.review.queue import AUDIT, Entry, Queue, read_queue, same_outcome
 from diffugen.run.store import RunStore
 
 PAGE_NAME = "review.html"
 PICTURE_HEIGHT = 240
+AUDITED = "attention and model agree; are both right?"
+"""What the page says about an image on which the sources agree."""
+
 MOST_IMAGES = 200
 """Maximum number of images on a page; each takes about 30 KB."""
 
@@ -160,9 +163,10 @@ def _card(store: RunStore, entry: Entry, rank: int, classes: Sequence[str]) -> d
     return {
         "id": entry.record.id,
         "rank": rank,
-        "severity": round(entry.severity or 0.0, 2),
+        "severity": None if entry.severity is None else round(entry.severity, 2),
         "prompt": entry.record.prompt.text,
-        "points": [{"kind": one.kind, "text": _in_words(one, entry)} for one in entry.disagreements],
+        "points": [{"kind": one.kind, "text": _in_words(one, entry)} for one in entry.disagreements]
+        or [{"kind": AUDIT, "text": AUDITED}],
         "image": _data_uri(enlarged(rgb, PICTURE_HEIGHT)),
         "attention": _side(rgb, entry.attention, classes),
         "model": _side(rgb, entry.model, classes),

@@ -117,6 +117,17 @@ class LabelStore(ImageStore):
         for (image_id,) in self._ledger.stream("images", "id", where, **values, source=source, method=method):
             yield image_id
 
+    def agreed_ids(self, round: int) -> Iterator[str]:
+        """Yield the ids of a round's images that attention and model have labelled without disagreement."""
+        where, values = filters(round=round)
+        for source in ("attention", "model"):
+            where += (
+                f" AND EXISTS (SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source = '{source}')"
+            )
+        where += " AND NOT EXISTS (SELECT 1 FROM disagreements AS d WHERE d.image_id = t.id)"
+        for (image_id,) in self._ledger.stream("images", "id", where, **values):
+            yield image_id
+
     def put_disagreements(
         self, round: int, disagreements: Iterable[Disagreement], method: str | None = None
     ) -> None:

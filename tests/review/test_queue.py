@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,29 @@ def test_an_image_outside_the_queue_can_be_shown(store: RunStore) -> None:
     entry = queue.entry(made.image_id(4))
     assert made.image_id(4) not in queue.disagreements
     assert (entry.kinds, entry.severity, entry.disagreements) == ([], None, ())
+
+
+def test_audits_are_spread_among_the_images_in_disagreement(tmp_path: Path) -> None:
+    config = {**made.CONFIG, "review": {"audits": 0.3}}
+    agreed = {made.image_id(number) for number in (4, 10, 16, 22)}
+    with made.make_run(tmp_path / "run", range(24), config=config) as store:
+        queue = read_queue(store)
+        order = list(queue.disagreements)
+        audits = [name for name in order if not queue.disagreements[name]]
+        assert set(audits) == agreed, "0.3 of 20 are 6, but there are only four"
+        places = [order.index(name) for name in audits]
+        assert all(4 <= second - first <= 8 for first, second in pairwise(places))
+        assert read_queue(store).disagreements == queue.disagreements
+        left = [name for name in order if name not in agreed]
+    with made.make_run(tmp_path / "none", range(24), config=made.CONFIG) as store:
+        assert list(read_queue(store).disagreements) == left, "a run of a version without audits"
+
+
+def test_as_many_audits_as_configured(tmp_path: Path) -> None:
+    config = {**made.CONFIG, "review": {"audits": 0.1}}
+    with made.make_run(tmp_path / "run", range(24), config=config) as store:
+        found = [name for name, here in read_queue(store).disagreements.items() if not here]
+    assert len(found) == 2, "0.1 of 20 images in disagreement"
 
 
 def test_queues_of_rounds_are_merged_newest_first(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_push_fills_fields_and_views(run: RunStore) -> None:
         "queue": [1, 2, 3, 4, 5],
         "undecided": [1, 2, 3, 4, 5],
         "decided": [],
+        "audit": [],
         "overlooked": [1, 5],
         "spurious": [2],
         "swapped": [3],

@@ -126,6 +126,15 @@ def test_the_page_of_an_old_run_is_written(tmp_path: Path) -> None:
         assert picture(card["model"]["picture"]).shape == picture(card["image"]).shape
 
 
+def test_an_audit_says_what_it_is(tmp_path: Path) -> None:
+    config = {**made.CONFIG, "review": {"audits": 0.1}}
+    with made.make_run(tmp_path / "run", config=config) as store:
+        cards = Page(write_static(store, tmp_path)).content["cards"]
+    audit = next(card for card in cards if card["id"] == made.image_id(4))
+    assert len(cards) == 6 and audit["severity"] is None
+    assert audit["points"] == [{"kind": "audit", "text": "attention and model agree; are both right?"}]
+
+
 def test_decided_images_come_last_and_the_limit_holds(
     store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

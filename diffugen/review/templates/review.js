@@ -51,7 +51,8 @@ function build(card, index) {
   const article = byId("card").content.firstElementChild.cloneNode(true);
   const find = (selector) => article.querySelector(selector);
   find(".rank").textContent = "#" + card.rank;
-  find(".severity").textContent = "severity " + card.severity.toFixed(2) + ", image " + card.id;
+  const severity = card.severity === null ? "" : `severity ${card.severity.toFixed(2)}, `;
+  find(".severity").textContent = `${severity}image ${card.id}`;
   find(".prompt").textContent = card.prompt;
   const known = card.decided;
   if (known) find(".known").textContent = `already decided: ${known.verdict} (${known.reviewer})`;

@@ -166,7 +166,13 @@ def measure(seeds: list[int], work: Path) -> dict[str, Any]:
         begun, full = work / f"seed-{seed}-begun", work / f"seed-{seed}-{FULL}"
         for variant in sorted(VARIANTS, key=lambda one: one.name != FULL):
             reference = str(variant.name == FULL).lower()  # shared by all variants of a seed
-            common = [f"seed={seed}", f"loop.truth={TRUTH}", f"loop.reference={reference}"]
+            # Audits buy calibration, not labels, so they would blur the comparison of orders.
+            common = [
+                f"seed={seed}",
+                f"loop.truth={TRUTH}",
+                f"loop.reference={reference}",
+                "review.audits=0",
+            ]
             config = load_config("miniature", [*common, *variant.overrides])
             folder = work / f"seed-{seed}-{variant.name.replace(',', '').replace(' ', '-')}"
             print(f"seed {seed}: {variant.name}", flush=True)

@@ -138,7 +138,7 @@ def test_pushing_twice_changes_nothing(run: RunStore) -> None:
     before = content(push(run))
     dataset = push(run)
     assert content(dataset) == before
-    assert len(dataset.list_saved_views()) == 7
+    assert len(dataset.list_saved_views()) == 8
 
 
 def test_what_a_person_left_survives_another_push(run: RunStore) -> None:

@@ -27,16 +27,37 @@ def rle_from_rings(rings: Sequence[NDArray[np.float64]], size_wh: tuple[int, int
         ValueError: All rings lie outside the image.
     """
     width, height = size_wh
-    inside = [ring for ring in rings if (ring.max(axis=0) >= 0).all() and (ring.min(axis=0) <= size_wh).all()]
-    if not inside:
+    size = np.array(size_wh, dtype=np.float64)
+    inside = [_clipped(ring, size) for ring in rings]
+    if not any(map(len, inside)):
         raise ValueError(f"it lies outside the image of {width} x {height} px")
-    clipped = [ring.clip(0, size_wh) for ring in inside]
-    rle = _text_form(coco.merge(coco.frPyObjects([ring.ravel().tolist() for ring in clipped], height, width)))
-    if coco.area(rle):
+    flat = [ring.ravel().tolist() for ring in inside if len(ring) >= 3]
+    rle = _text_form(coco.merge(coco.frPyObjects(flat, height, width))) if flat else None
+    if rle is not None and coco.area(rle):
         return rle
-    return shapes.encode(
-        shapes.mask_from_polygons([ring.clip(0, np.subtract(size_wh, 0.5)) for ring in clipped], size_wh)
-    )
+    return shapes.encode(shapes.mask_from_polygons([_clipped(ring, size - 0.5) for ring in inside], size_wh))
+
+
+def _clipped(ring: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the part of a filled ring in the image (Sutherland and Hodgman 1974), (P, 2) px, maybe empty.
+
+    Its pieces stay joined along the border of the image, where they enclose nothing.
+    """
+    if (ring >= 0).all() and (ring <= size).all():
+        return ring
+    for axis, sign, limit in ((0, 1, 0.0), (0, -1, -size[0]), (1, 1, 0.0), (1, -1, -size[1])):
+        depth = sign * ring[:, axis] - limit  # at least 0 on the side to keep
+        kept: list[NDArray[np.float64]] = []
+        for index, point in enumerate(ring):
+            before = depth[index - 1]
+            if (depth[index] >= 0) != (before >= 0):
+                crossing = ring[index - 1] + (point - ring[index - 1]) * (before / (before - depth[index]))
+                crossing[axis] = sign * limit
+                kept.append(crossing)
+            if depth[index] >= 0:
+                kept.append(point)
+        ring = np.array(kept, dtype=np.float64).reshape(-1, 2)
+    return ring
 
 
 def rle_from_box(xyxy: Sequence[float], size_wh: tuple[int, int]) -> RLE:

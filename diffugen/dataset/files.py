@@ -85,17 +85,30 @@ def checked(items: Iterable[Item], numbers: Mapping[str, int], names: set[str]) 
         yield name, image, instances.take(np.flatnonzero(shapes.areas(instances.rles)).tolist())
 
 
+SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
+"""Formats whose grey pixels have at most 16 bits, although some Pillow versions hold them in 32."""
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Return the pixels of an image file, uint8 (H, W, 3) RGB, with its EXIF orientation applied.
 
+    Of 16 bits per channel, the higher 8 are kept, as OpenCV does; transparency is ignored.
+
     Raises:
-        DiffugenError: The file cannot be read.
+        DiffugenError: The file cannot be read, or has pixels of an unknown range.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I;16") or (turned.mode == "I" and image.format in SIXTEEN_BIT_FORMATS):
+                grey = (np.asarray(turned) >> 8).astype(np.uint8)  # Pillow would cut them off at 255
+                return np.repeat(grey[..., None], 3, axis=2)
+            if turned.mode in ("I", "F"):
+                kind = {"I": "32-bit integers", "F": "floating-point numbers"}[turned.mode]
+                raise ValueError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits")
+            return np.array(turned.convert("RGB"), dtype=np.uint8)
     except Exception as error:  # Pillow raises many unrelated exceptions for damaged files
         raise DiffugenError(
             f"cannot read the image {path} ({error}); replace it, or remove it and its labels"

@@ -252,7 +252,7 @@ def _expected(row: str) -> str:
 
 def _mask(values: NDArray[np.float64], size_wh: tuple[int, int]) -> RLE:
     if len(values) > 4:
-        return rle_from_rings([values.reshape(-1, 2).clip(0, 1) * size_wh], size_wh)
+        return rle_from_rings([values.reshape(-1, 2) * size_wh], size_wh)
     centre, size = values.reshape(2, 2) * size_wh
     return rle_from_box([*(centre - size / 2), *(centre + size / 2)], size_wh)
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -135,6 +136,19 @@ class CocoSet:
         folder = _images_folder(file, str(entries[0]["file_name"]), images)
         names = tuple(dict.fromkeys(categories.values()))
         return cls(file, folder, names, crowds, tuple(entries), objects, categories)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image files, in the order of the JSON."""
+        return tuple(self.folder / str(entry["file_name"]) for entry in self.images)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of objects of each class."""
+        found = dict.fromkeys(self.class_names, 0)
+        for _, item in chain.from_iterable(self.objects.values()):
+            found[self.categories[item["category_id"]]] += 1
+        return found
 
     def items(self) -> Iterator[Item]:
         """Yield the images with their objects, in the order of the file.

@@ -19,7 +19,7 @@ from diffugen.labels import shapes
 from diffugen.records import Instances
 
 SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 
 Item = tuple[str, NDArray[np.uint8], Instances]
 """Name of an image (file name without suffix), its pixels, uint8 (H, W, 3) RGB, and the objects in it."""

@@ -7,20 +7,28 @@ Knows which classes of a set correspond to which classes of the run; does not kn
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from diffugen.dataset.coco import CocoSet
-from diffugen.dataset.files import Item
-from diffugen.dataset.yolo import read_yolo
-from diffugen.dataset.yolo_layout import read_layout
+from diffugen.dataset.files import SPLITS, Item
+from diffugen.dataset.yolo import count_objects, read_yolo
+from diffugen.dataset.yolo_layout import Layout, read_layout
 from diffugen.errors import DiffugenError
 
-_MEASURED = ("test", "val", "train")
-"""Splits to measure with, in order of preference."""
+Purpose = Literal["train", "decide", "measure"]
+
+_SPLITS_FOR: Mapping[Purpose, Sequence[str]] = {
+    "train": ("train", "val"),
+    "decide": ("val", "test", "train"),
+    "measure": ("test", "val", "train"),
+}
+"""Splits of a YOLO-seg set for each purpose, in order of preference. Nothing trains on ``test`` unasked."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,9 @@ class Truth:
         images: Number of images.
         source: Called for each pass over the items.
         crowds: Number of skipped crowd annotations (COCO).
+        objects: Objects of each class of the run; empty where counting them is not worth the time.
+        notes: What a user has to know about the set: what is left out, or which split stands in for another.
+        files: The image files; empty for images that are drawn.
     """
 
     name: str
@@ -43,6 +54,18 @@ class Truth:
     images: int
     source: Callable[[], Iterator[Item]] = field(repr=False, compare=False)
     crowds: int = 0
+    objects: Mapping[str, int] = field(default_factory=dict, compare=False)
+    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def census(self) -> str:
+        """What is in the set, in one line."""
+        counts = ", ".join(f"{count:,} {name}" for name, count in self.objects.items() if count)
+        parts = [f"{self.images:,} image{'s' * (self.images != 1)}{f' with {counts}' if counts else ''}"]
+        if self.unlabelled:
+            parts.append(f"without labels for {', '.join(self.unlabelled)}")
+        return f"{self.name}: {'; '.join([*parts, *self.notes])}"
 
     def items(self) -> Iterator[Item]:
         """Yield the images and their objects of the run's classes, named as in the run, one image at a time.
@@ -53,35 +76,114 @@ class Truth:
         return self.source()
 
 
-def read_truth(source: str | Path, classes: Sequence[str], *, split: str | None = None) -> Truth:
+def read_truth(
+    source: str | Path, classes: Sequence[str], *, split: str | None = None, purpose: Purpose = "measure"
+) -> Truth:
     """Open a labelled set.
 
     Args:
-        source: A folder in the YOLO-seg layout or its ``data.yaml``, or a COCO instances ``.json``.
+        source: A folder in the YOLO-seg layout or its ``data.yaml``, or a COCO instances ``.json``; with
+            ``:train``, ``:val`` or ``:test`` behind it, that split of a YOLO-seg set.
         classes: Classes of the run.
-        split: Split of a YOLO-seg set; None for the first of ``test``, ``val`` and ``train`` that exists.
+        split: Split of a YOLO-seg set; None for the one that ``source`` names or, if it names none, the one
+            that is there and fits the purpose best.
+        purpose: What the set is for.
 
     Raises:
-        DiffugenError: There is no such set, it is damaged, or it labels none of the classes.
+        DiffugenError: There is no such set, it is damaged, has no split for this purpose or no object of the
+            classes, or a class that would be left out looks like a misspelt one of the run.
 
     Example:
         >>> truth = read_truth("truth/data.yaml", ["piano"])  # doctest: +SKIP
         >>> for name, rgb, instances in truth.items():  # doctest: +SKIP
         ...     print(name, len(instances))
     """
-    path = Path(source)
+    path, named = split_of(str(source))
+    split = split or named
+    notes: tuple[str, ...] = ()
     if not path.exists():
         raise DiffugenError(
             f"no labelled set at {path}: expected a YOLO-seg folder, its data.yaml, or a COCO .json"
         )
     if path.suffix.lower() == ".json":
+        if split is not None:
+            raise DiffugenError(
+                f"{path} is one split; give the .json of the split {split!r} instead of naming it"
+            )
         coco = CocoSet.open(path)
-        return _truth(path.stem, coco.class_names, classes, len(coco.images), coco.crowds, coco.items)
+        if coco.crowds:
+            notes = (f"{coco.crowds:,} crowds (iscrowd) left out",)
+        return _truth(
+            path.stem, coco.class_names, classes, coco.files, coco.items, coco.counts, notes, coco.crowds
+        )
     layout = read_layout(path)
-    split = split or next(name for name in _MEASURED if name in layout.parts)
-    name = f"{layout.file.absolute().parent.name}/{split}"
-    names = tuple(layout.class_names.values())
-    return _truth(name, names, classes, len(layout.images(split)), 0, partial(read_yolo, path, split))
+    if split is None:
+        split, notes = _chosen_split(layout, purpose)
+    images = layout.images(split)
+    counts, without = count_objects(images, layout.class_names)
+    if without:
+        notes = (*notes, f"{without:,} images without a label file count as background")
+    return _truth(
+        f"{layout.file.absolute().parent.name}/{split}",
+        tuple(layout.class_names.values()),
+        classes,
+        tuple(image for _, image in images),
+        partial(read_yolo, layout.file, split),
+        counts,
+        notes,
+    )
+
+
+def split_of(source: str) -> tuple[Path, str | None]:
+    """Return the path of a set and the split that is named behind it, as in ``sets/cars:val``, or None."""
+    path, colon, split = source.rpartition(":")
+    if colon and split in SPLITS and not Path(source).exists():
+        return Path(path), split
+    return Path(source), None
+
+
+def common_images(first: Truth, second: Truth) -> list[tuple[Path, Path]]:
+    """Return pairs of image files, one of each set, that are the same file or have the same content."""
+    theirs = {path.resolve(): path for path in second.files}
+    by_size: dict[int, list[Path]] = {}
+    for path in filter(Path.is_file, second.files):
+        by_size.setdefault(path.stat().st_size, []).append(path)
+    digests: dict[Path, bytes] = {}
+
+    def digest(path: Path) -> bytes:
+        if path not in digests:
+            with path.open("rb") as file:
+                digests[path] = hashlib.file_digest(file, "sha256").digest()
+        return digests[path]
+
+    found = []
+    for path in filter(Path.is_file, first.files):
+        same = theirs.get(path.resolve())
+        if same is None:
+            alike = by_size.get(path.stat().st_size, [])
+            same = next((other for other in alike if digest(other) == digest(path)), None)
+        if same is not None:
+            found.append((path, same))
+    return found
+
+
+def _chosen_split(layout: Layout, purpose: Purpose) -> tuple[str, tuple[str, ...]]:
+    """Return the split for a purpose, and what to say about it if it is not the usual one."""
+    wanted = _SPLITS_FOR[purpose]
+    found = next((name for name in wanted if layout.exists(name)), None)
+    if found is None:
+        named = next((name for name in wanted if name in layout.parts), None)
+        if named is not None:
+            layout.images(named)  # says what is missing
+        raise DiffugenError(
+            f"{layout.file} has no split to {purpose} with, only {', '.join(layout.parts)}; to use that all "
+            f"the same, name it: {layout.file.parent}:{next(iter(layout.parts))}"
+        )
+    missed = [name for name in wanted[: wanted.index(found)] if name in layout.parts]
+    if found == wanted[0]:
+        return found, ()
+    why = f"its images do not exist ({', '.join(missed)})" if missed else f"there is no split {wanted[0]}"
+    return found, (f"{found} is used, because {why}",)
 
 
 def matching_classes(theirs: Sequence[str], ours: Sequence[str], where: str) -> dict[str, str]:
@@ -118,19 +220,43 @@ def _truth(
     name: str,
     theirs: Sequence[str],
     ours: Sequence[str],
-    images: int,
-    crowds: int,
+    files: tuple[Path, ...],
     open_items: Callable[[], Iterator[Item]],
+    counts: Mapping[str, int],
+    notes: tuple[str, ...],
+    crowds: int = 0,
 ) -> Truth:
     classes = matching_classes(theirs, ours, name)
     labelled = set(classes.values())
+    unlabelled = tuple(name for name in ours if name not in labelled)
+    dropped = {one: counts.get(one, 0) for one in theirs if one not in classes}
+    for wanted in unlabelled:
+        alike = next((one for one in dropped if dropped[one] and _resembles(one, wanted)), None)
+        if alike is not None:
+            raise DiffugenError(
+                f"{name} has no class {wanted!r}, but {dropped[alike]:,} objects of a class {alike!r}, which "
+                "would be left out; use the same name in both, or a clearly different one"
+            )
+    objects = dict.fromkeys((one for one in ours if one in labelled), 0)
+    for one, count in counts.items():
+        if one in classes:
+            objects[classes[one]] += count
+    if not any(objects.values()):
+        raise DiffugenError(
+            f"{name} has {len(files):,} images, but no object of the run's classes {_listed(ours)}"
+            f"{'; ' + '; '.join(notes) if notes else ''}"
+        )
+    left = ", ".join(f"{count:,} {one}" for one, count in dropped.items() if count)
     return Truth(
         name=name,
-        class_names=tuple(name for name in ours if name in labelled),
-        unlabelled=tuple(name for name in ours if name not in labelled),
-        images=images,
+        class_names=tuple(objects),
+        unlabelled=unlabelled,
+        images=len(files),
         source=partial(_renamed_items, open_items, classes),
         crowds=crowds,
+        objects=objects,
+        notes=(*notes, *([f"left out, of no class of the run: {left}"] if left else [])),
+        files=files,
     )
 
 
@@ -142,6 +268,13 @@ def _renamed_items(open_items: Callable[[], Iterator[Item]], classes: Mapping[st
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def _resembles(first: str, second: str) -> bool:
+    """Return whether two class names differ by a plural's ending or by a slip of the pen."""
+    first, second = sorted((_plain(first), _plain(second)), key=len)
+    slip = difflib.SequenceMatcher(None, first, second).ratio() >= 0.85 and len(first) >= 5
+    return slip or second in (f"{first}s", f"{first}es")
 
 
 def _listed(names: Sequence[str]) -> str:

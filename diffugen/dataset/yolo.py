@@ -115,6 +115,27 @@ def read_yolo(dataset: Path, split: str | None = None) -> Iterator[Item]:
     return _items(layout.images(split), layout.class_names)
 
 
+def count_objects(images: Iterable[tuple[str, Path]], names: Mapping[int, str]) -> tuple[dict[str, int], int]:
+    """Count the objects of each class from the label files alone, and the images without a label file.
+
+    Args:
+        images: From `diffugen.dataset.yolo_layout.Layout.images`.
+        names: Class name of each class number; rows with other numbers are not counted.
+
+    Raises:
+        DiffugenError: A label file cannot be read.
+    """
+    counts, unlabelled = dict.fromkeys(names.values(), 0), 0
+    for _, image in images:
+        label = label_of(image)
+        unlabelled += not label.exists()
+        for row in _read_rows(label).values():
+            number = row.split()[0]
+            if number.isdecimal() and int(number) in names:
+                counts[names[int(number)]] += 1
+    return counts, unlabelled
+
+
 def find_yolo(dataset: Path) -> Path:
     """Return the ``data.yaml`` of a training set in the YOLO-seg layout, after checking the set.
 

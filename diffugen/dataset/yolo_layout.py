@@ -58,6 +58,13 @@ class Layout:
             )
         return [(name, image) for image, name in sorted(names.items())]
 
+    def exists(self, split: str) -> bool:
+        """Return whether the split is named, and its folders or files are there and list images."""
+        try:
+            return bool(self.images(split))
+        except DiffugenError:
+            return False
+
     def _resolve(self, part: str) -> Path:
         tried: list[Path] = [path for root in self.roots for path in candidates(root, part)]
         for path in tried:
@@ -140,9 +147,12 @@ def list_images(entry: Path) -> list[Path]:
 def label_of(image: Path) -> Path:
     """Return the path of an image's label file.
 
-    It lies in ``labels`` where the image lies in ``images``; without such a folder, next to the image.
+    It lies in ``labels`` where the image lies in ``images``, or else next to the image.
     """
-    return (_swapped(image, "labels") or image).with_suffix(".txt")
+    usual, beside = _swapped(image, "labels"), image.with_suffix(".txt")
+    if usual is None or (not usual.parent.is_dir() and beside.is_file()):
+        return beside
+    return usual.with_suffix(".txt")
 
 
 def sidecar_of(image: Path) -> Path | None:

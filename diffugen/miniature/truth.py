@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from diffugen.dataset.files import Item
-from diffugen.dataset.truth import Truth, read_truth
+from diffugen.dataset.truth import Purpose, Truth, read_truth, split_of
 from diffugen.errors import DiffugenError
 from diffugen.miniature.scenes import CLASSES
 from diffugen.miniature.sets import SCENE_SETS, exact_instances, scene_set
 
 FIRST_TRAINING_SCENE = 100_000
-"""Scenes of a set with at least this index are for training; those of the ground truth come before."""
+"""Scenes of a set with at least this index are for training."""
+
+_FIRST_SCENE: Mapping[Purpose, int] = {"measure": 0, "decide": 50_000, "train": FIRST_TRAINING_SCENE}
+"""The scenes for different purposes are different ones."""
 
 
-def find_truth(source: str | None, classes: Sequence[str]) -> Truth | None:
+def find_truth(source: str | None, classes: Sequence[str], purpose: Purpose = "measure") -> Truth | None:
     """Open a set of images with ground truth.
 
     Args:
         source: The name of a set of the miniature's scenes, a folder in the YOLO-seg layout or its
-            ``data.yaml``, or a ``.json`` of COCO instances; None for no ground truth.
+            ``data.yaml``, either of them with ``:<split>`` behind it, or a ``.json`` of COCO instances; None
+            for no ground truth.
         classes: The run's classes.
+        purpose: What the set is for; see `diffugen.dataset.truth.read_truth`.
 
     Returns:
         The set; None if ``source`` is None.
@@ -33,13 +37,13 @@ def find_truth(source: str | None, classes: Sequence[str]) -> Truth | None:
     if source is None:
         return None
     if source not in SCENE_SETS:
-        if not Path(source).exists():
+        if not split_of(source)[0].exists():
             raise DiffugenError(
                 f"no truth {source!r}: give a folder in the YOLO-seg layout, a COCO .json, or one of the "
                 f"miniature's scene sets: {', '.join(SCENE_SETS)}"
             )
-        return read_truth(source, classes)
-    return _scenes(source, classes, SCENE_SETS[source][2], 0)
+        return read_truth(source, classes, purpose=purpose)
+    return _scenes(source, classes, SCENE_SETS[source][2], _FIRST_SCENE[purpose])
 
 
 def exact_labels(source: str | None, classes: Sequence[str], count: int) -> Truth | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diffugen.config.sections import DatasetSettings, LoopSettings
-from diffugen.dataset.truth import Truth
+from diffugen.dataset.truth import Truth, common_images
+from diffugen.errors import DiffugenError
 from diffugen.miniature.truth import exact_labels, find_truth
 from diffugen.run.rounds import Run
 
@@ -37,13 +38,37 @@ def open_sets(run: Run, dataset: DatasetSettings, loop: LoopSettings) -> Labelle
     """Open the labelled sets of a configuration, so that a mistake in one is found before anything is made.
 
     Raises:
-        DiffugenError: A set is missing, damaged, or labels none of the classes.
+        DiffugenError: A set is missing, damaged, or labels none of the classes, or images would be trained on
+            that judge the detector.
     """
     names = run.class_names
-    return LabelledSets(
-        known=find_truth(dataset.known, names),
-        validation=find_truth(loop.validation, names),
-        truth=find_truth(loop.truth, names),
+    sets = LabelledSets(
+        known=find_truth(dataset.known, names, "train"),
+        validation=find_truth(loop.validation, names, "decide"),
+        truth=find_truth(loop.truth, names, "measure"),
         truth_name=loop.truth,
         class_names=names,
     )
+    for key, found in (
+        ("dataset.known", sets.known),
+        ("loop.validation", sets.validation),
+        ("loop.truth", sets.truth),
+    ):
+        if found is not None:
+            run.notify_once(f"{key}: {found.census}")
+    _check_apart("dataset.known", sets.known, "loop.truth", sets.truth)
+    _check_apart("dataset.known", sets.known, "loop.validation", sets.validation)
+    return sets
+
+
+def _check_apart(one: str, known: Truth | None, other: str, judge: Truth | None) -> None:
+    """Refuse to train on images that the detector is then measured with, or chosen by."""
+    same = common_images(known, judge) if known and judge else []
+    if same and known and judge:
+        first, second = same[0]
+        copy = "" if first.resolve() == second.resolve() else f", which has the content of {second}"
+        raise DiffugenError(
+            f"{len(same):,} images are both in {one} ({known.name}) and in {other} ({judge.name}), the first "
+            f"is {first}{copy}: a detector cannot be judged by what it was trained on. Use different sets, "
+            "or name different splits of one: <path>:train and <path>:test"
+        )

@@ -371,7 +371,8 @@ def test_truth_has_the_classes_of_the_run(tmp_path: Path) -> None:
 
 
 def test_truth_prefers_test_to_val_to_train(tmp_path: Path) -> None:
-    splits = {"train": [item("a")], "val": [item("b")], "test": [item("c"), item("d")]}
+    car = ("car", box_mask((2, 2, 9, 9)), 1.0)
+    splits = {"train": [item("a", car)], "val": [item("b", car)], "test": [item("c", car), item("d")]}
     write_yolo(tmp_path / "all", splits, ["car"])
     assert read_truth(tmp_path / "all", ["car"]).name == "all/test"
     assert read_truth(tmp_path / "all", ["car"], split="val").images == 1

@@ -31,7 +31,7 @@ from tests.support.rounds import round_of
 
 
 def policy(val_frac: float = 0.3) -> TrainingPolicy:
-    return TrainingPolicy(DatasetSettings(val_frac=val_frac), DisagreementSettings())
+    return TrainingPolicy(DatasetSettings(val_frac=val_frac, mask="model"), DisagreementSettings())
 
 
 def test_the_dataset_follows_the_policy(store: RunStore) -> None:
@@ -58,7 +58,7 @@ def test_doubtful_objects_are_painted_over_and_good_ones_pasted(store: RunStore)
         plant(store, number, box(20), box(22, score=0.9))
     labels = box(20).joined(box(60, score=0.1))
     disputed = plant(store, 10, labels, box(22, score=0.9), painted=True)
-    dataset = DatasetSettings(val_frac=0.3, trust="evidence", paste=2.0)
+    dataset = DatasetSettings(val_frac=0.3, trust="evidence", paste=2.0, mask="model")
     made = stages.choose(round_of(store), METHOD, TrainingPolicy(dataset, DisagreementSettings()))
     assert (made.by_origin, made.left_out) == ({"agreed": 6, "evidence": 1}, {})
     assert made.pasted == 2 * made.train

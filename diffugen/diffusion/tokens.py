@@ -92,6 +92,30 @@ def index_tokens(pipeline: Any, text: str, phrases: Sequence[str]) -> TokenIndex
     return TokenIndex(tuple(tuple(found) for found in positions), ids)
 
 
+def unread(pipeline: Any, text: str) -> str:
+    """Return the end of a text that no text encoder of the denoiser reads, as it is too long; mostly empty.
+
+    Args:
+        pipeline: A diffusers text-to-image pipeline.
+        text: A prompt or negative prompt.
+
+    Raises:
+        ModelError: The pipeline has no text encoder.
+    """
+    rests = []
+    encoded = _as_encoded(pipeline, text)
+    given = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    for _, tokenizer, _ in _text_sources(pipeline):
+        # The pipeline decides how much T5 reads, CLIP itself.
+        of_pipeline = given is not None and "CLIP" not in type(tokenizer).__name__
+        limit = int(given.default) if given is not None and of_pipeline else tokenizer.model_max_length
+        expanded = _expand_vectors(tokenizer, encoded)
+        spans, kept = _token_spans(tokenizer, expanded, limit)
+        rest = [left for left, right in spans[kept:] if right > left]
+        rests.append(expanded[min(rest) :].strip() if rest else "")
+    return min(rests, key=len)
+
+
 def _as_encoded(pipeline: Any, text: str) -> str:
     """Return the prompt as the tokenizer receives it: PixArt, for one, lowercases and cleans it first."""
     prepare = getattr(pipeline, "_text_preprocessing", None)
@@ -139,10 +163,10 @@ def _encode(tokenizer: Any, text: str, **wanted: bool) -> Any:
     return tokenizer(text, truncation=False, return_special_tokens_mask=True, verbose=False, **wanted)
 
 
-def _token_spans(tokenizer: Any, text: str) -> tuple[list[tuple[int, int]], int]:
+def _token_spans(tokenizer: Any, text: str, limit: int | None = None) -> tuple[list[tuple[int, int]], int]:
     """Return the character span of each token, and the number of tokens left after truncation.
 
-    The number does not include special tokens at the end.
+    The number does not include special tokens at the end. The limit is by default the tokenizer's own.
     """
     if tokenizer.is_fast:
         encoding = _encode(tokenizer, text, return_offsets_mapping=True)
@@ -161,7 +185,7 @@ def _token_spans(tokenizer: Any, text: str) -> tuple[list[tuple[int, int]], int]
             first, last = (len(tokenizer.tokenize(text[:end].rstrip())) for end in word.span())
             spans[lead + first : lead + last] = [word.span()] * (last - first)
     closing = next((i for i, mark in enumerate(reversed(special)) if not mark), len(special))
-    return spans, min(len(special), tokenizer.model_max_length) - closing
+    return spans, min(len(special), limit or tokenizer.model_max_length) - closing
 
 
 def _find(

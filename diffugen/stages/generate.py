@@ -66,6 +66,7 @@ def generate(
         pipeline = models.load(task)
         plan = _plan(work, task, pipeline)
         total += len(plan.jobs)
+        _tell_what_is_unread(round, pipeline, plan.jobs)
         on_progress(done, total)
         for finished in _make(store, pipeline, plan.jobs, generation.diffusion):
             done += finished
@@ -176,6 +177,23 @@ def _plan(work: _Work, task: Task, pipeline: Any) -> Plan:
         sources = list(sources_outside(round.store, source, task.count))
     found = find_regions(round.store, task, sources[: task.count], generation.detector_device)
     return plan_from_sources(common, found, generation.prompts)
+
+
+def _tell_what_is_unread(round: Round, pipeline: Any, jobs: Sequence[ImageRecord]) -> None:
+    """Tell the user which words of the prompts change nothing, because the text encoder stops before them."""
+    from diffugen.diffusion.tokens import unread
+
+    for what, texts in (
+        ("prompts", {job.prompt.text for job in jobs}),
+        ("negative prompts", {job.prompt.negative for job in jobs}),
+    ):
+        cut = {text: rest for text in sorted(texts) if text and (rest := unread(pipeline, text))}
+        if cut:
+            text, rest = next(iter(cut.items()))
+            round.run.notify_once(
+                f"Too long for the model's text encoder: {len(cut)} of {len(texts)} {what}. It never sees "
+                f"their ends, such as {rest!r} of {text!r}; shorten them."
+            )
 
 
 def _pixel_settings(settings: DiffusionSettings) -> Mapping[str, Any]:

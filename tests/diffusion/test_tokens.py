@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer
 
-from diffugen.diffusion.tokens import index_tokens, locate
+from diffugen.diffusion.tokens import index_tokens, locate, unread
 from diffugen.errors import PromptError
 
 
@@ -97,3 +98,28 @@ def test_prompts_that_the_pipeline_rewrites(build: Callable[[str], Any]) -> None
     pixart = build("pixart")
     plain, capital = (index_tokens(pixart, text, ["Car"]) for text in ("a red car", "A  Red Car"))
     assert capital == plain
+
+
+def encoded(pipeline: Any, text: str) -> torch.Tensor:
+    """What the denoiser attends to."""
+    known = inspect.signature(pipeline.encode_prompt).parameters
+    given = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False, "device": "cpu"}
+    limit = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    if limit is not None:
+        given["max_sequence_length"] = limit.default
+    more = {key: value for key, value in given.items() if key in known}
+    others = {key: None for key in ("prompt_2", "prompt_3") if key in known}
+    with torch.no_grad():
+        found = pipeline.encode_prompt(prompt=text, **others, **more)
+    return torch.as_tensor(found[0])
+
+
+def test_the_unread_end_of_a_prompt_changes_nothing(any_pipeline: Any) -> None:
+    assert unread(any_pipeline, "a red car") == ""
+    text = "a car on a road " * 150
+    rest = unread(any_pipeline, text)
+    assert rest and text.rstrip().endswith(rest)
+    read = text.rstrip().removesuffix(rest)
+    assert torch.equal(encoded(any_pipeline, text), encoded(any_pipeline, read + "piano " * 150))
+    last = read.rstrip().rpartition(" ")[0]
+    assert not torch.equal(encoded(any_pipeline, text), encoded(any_pipeline, f"{last} piano " + rest))

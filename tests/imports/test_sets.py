@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from diffugen.dataset.truth import Purpose, common_images, read_truth
 from diffugen.dataset.yolo import write_yolo
 from diffugen.errors import DiffugenError
 from diffugen.miniature.truth import find_truth
-from diffugen.run import Run, RunStore
+from diffugen.run import RunStore
 from diffugen.stages import open_sets
 from tests.support.dataset_samples import box_mask, item
 from tests.support.rounds import round_of
@@ -180,16 +179,11 @@ def test_a_set_without_objects_is_refused(tmp_path: Path) -> None:
 # -------------------------------------------------------------------- no image in two roles
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    with RunStore.create_or_open(tmp_path / "run", config={"seed": 0}) as store:
-        yield round_of(store, ["car"]).run
-
-
-def test_images_that_train_cannot_measure(tmp_path: Path, run: Run) -> None:
+def test_images_that_train_cannot_measure(tmp_path: Path) -> None:
     folder = yolo(tmp_path / "set", "train", "val", "test")
     said: list[str] = []
-    object.__setattr__(run, "notify", said.append)
+    with RunStore.create_or_open(tmp_path / "run", config={"seed": 0}) as store:
+        run = round_of(store, ["car"], notify=said.append).run
     apart = open_sets(run, DatasetSettings(known=str(folder)), LoopSettings(truth=str(folder)))
     assert apart.known is not None and apart.truth is not None
     assert (apart.known.name, apart.truth.name) == ("set/train", "set/test")

@@ -251,15 +251,15 @@ def test_every_stage_runs_on_its_own_and_repeatedly(
 
 @pytest.mark.slow
 def test_improve_starts_from_a_dataset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, truth: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = write_scenes(tmp_path / "known", "piano-on-road", 10, ["piano"])
+    known = write_scenes(tmp_path / "known", "training", 20, ["piano"])
     folder = tmp_path / "run"
-    small = settings(known, **{"prompts.count": 6, "loop.rounds": 1})
+    small = settings(truth, **{"prompts.count": 6, "loop.rounds": 1})
     assert run(monkeypatch, "improve", "--run", str(folder), "--known", str(known), *small) == 0
     with RunStore.open(folder, readonly=True) as store:
         kept = store.results(0)
-        assert kept.train_known and kept.dataset and kept.dataset.known == 10
+        assert kept.train_known and kept.dataset and kept.dataset.known == 20
         assert kept.train and kept.train.start == kept.train_known.checkpoint
         assert store.loop == "improve"
         assert len(list(store.labels("model"))) == 6

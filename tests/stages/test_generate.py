@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,11 @@ def generate(
     batch_size: int = 2,
     only: str | None = None,
     on_progress: OnProgress | None = None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> Generated:
     diffusion = DiffusionSettings(device="cpu", num_inference_steps=3, batch_size=batch_size)
     generation = Generation(prompt_settings(prompts), tuple(map(task_of, tasks)), diffusion, 1, "cpu")
-    round = round_of(store, tuple(prompts["classes"]), seed=3, on_progress=on_progress)
+    round = round_of(store, tuple(prompts["classes"]), seed=3, on_progress=on_progress, notify=notify)
     return stages.generate(round, generation, LABELLING, only)
 
 
@@ -138,6 +140,17 @@ def test_other_label_settings_change_carried_objects_too(store: RunStore) -> Non
         assert second.rles == outside(street, decode(record.region)).rles  # type: ignore[arg-type]
         changed += first.rles != second.rles
     assert changed
+
+
+def test_words_that_the_text_encoder_never_sees_are_told(store: RunStore) -> None:
+    said: list[str] = []
+    long = {"templates": ["a photo of a {car} on a road, {weather}" + ", sunny" * 60], "count": 2}
+    generate(store, prompts={**CARS, **long, "negative": "blurred " * 90}, notify=said.append)
+    assert len(said) == 2
+    assert "2 of 2 prompts" in said[0] and "sunny, sunny' of 'a photo of a car" in said[0]
+    assert "1 of 1 negative prompts" in said[1] and "such as 'blurred blurred" in said[1]
+    generate(store, prompts=CARS, notify=said.append)
+    assert len(said) == 2
 
 
 def test_repeating_a_call_makes_nothing_new(store: RunStore, tmp_path: Path) -> None:

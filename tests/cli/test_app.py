@@ -43,7 +43,7 @@ def test_main_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 def test_labels_of_different_settings_are_kept_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "generate", *FAST) == 0
     assert run(monkeypatch, "label", *FAST) == 0
-    assert run(monkeypatch, "label", *FAST, "--set", "labels.method=compete") == 0
+    assert run(monkeypatch, "label", *FAST, "--set", "labels.method=paper") == 0
     with RunStore.open("runs/miniature", readonly=True) as store:
         assert len({labels.method for labels in store.labels("attention")}) == 2
         assert len(list(store.labels("attention"))) == 6

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Return where commands print."""
+    """Return where commands print. Text is printed as it is: ``[b]`` and ``:car:`` mean nothing."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def say(text: str) -> None:
-    """Print a line as it is: no markup, no wrapping, so that paths and commands can be copied."""
-    console().print(text, markup=False, soft_wrap=True)
+    """Print a line without wrapping, so that paths and commands can be copied."""
+    console().print(text, soft_wrap=True)
 
 
 def table(*columns: str) -> Any:
@@ -50,7 +50,7 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     )
 
     columns = (
-        TextColumn(title, markup=False),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

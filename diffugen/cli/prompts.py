@@ -59,7 +59,7 @@ def prompts(
     out = console()
     for task in tasks:
         if len(tasks) > 1:
-            out.print(f"[bold]{task.step}[/bold]")
+            out.print(task.step, style="bold")
         if task.step in made:
             _show_prompts(out, made[task.step], limit)
             _show_coverage(out, made[task.step], _values(settings, task))
@@ -79,31 +79,27 @@ def _values(settings: Config, *tasks: Task) -> dict[str, Values]:
 
 
 def _show_prompts(out: Console, made: Sequence[Prompt], limit: int) -> None:
-    from rich.markup import escape
+    from rich.text import Text
 
     shown = made[: limit or None]
     for prompt in shown:
         traced = ", ".join(
             f"{phrase.text} -> {phrase.class_name or 'background'}" for phrase in prompt.phrases
         )
-        out.print(f"{escape(prompt.text)}  [dim]\\[{escape(traced)}][/dim]", soft_wrap=True)
+        out.print(Text(prompt.text).append(f"  [{traced}]", style="dim"), soft_wrap=True)
     if len(shown) < len(made):
         out.print(f"... and {len(made) - len(shown)} more; --limit 0 or --json shows all")
 
 
 def _show_coverage(out: Console, made: Sequence[Prompt], values: Mapping[str, Values]) -> None:
-    from rich.markup import escape
-
     from diffugen.prompts.coverage import coverage, pair_coverage
 
     singles = table("attribute", "values and counts")
     for name, counts in coverage(made).items():
-        singles.add_row(
-            escape(name), escape(", ".join(_count(value, counts, values[name]) for value in values[name]))
-        )
+        singles.add_row(name, ", ".join(_count(value, counts, values[name]) for value in values[name]))
     pairs = table("attributes", "pairs used", "min count", "max count")
     for pair in pair_coverage(made, values):
-        names = escape(" x ".join(pair.attributes))
+        names = " x ".join(pair.attributes)
         pairs.add_row(names, f"{pair.used} of {pair.possible}", str(pair.least), str(pair.most))
     for shown in (singles, pairs):
         if shown.row_count:
@@ -119,8 +115,6 @@ def _count(value: str, counts: Mapping[str, int], values: Values) -> str:
 
 
 def _show_dependent(out: Console, task: Task) -> None:
-    from rich.markup import escape
-
     lines = [
         f"{task.task} from the images of {task.source}: the prompts depend on them and are made during "
         "generation"
@@ -130,7 +124,7 @@ def _show_dependent(out: Console, task: Task) -> None:
         weights = values if isinstance(values, Mapping) else {}
         choices = (f"{value} (weight {weights[value]:g})" if value in weights else value for value in values)
         lines.append(f"{name} changes to another of: {', '.join(choices)}")
-    out.print(escape("\n".join(lines)), soft_wrap=True)
+    out.print("\n".join(lines), soft_wrap=True)
 
 
 def _document(

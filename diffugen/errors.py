@@ -6,7 +6,13 @@ The command line prints the message of a `DiffugenError` and exits with code 2.
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
+
+
+def shell_command(*words: object) -> str:
+    """Return a command of DiffuGen, quoted for a shell, for a message that tells what to run next."""
+    return shlex.join(["diffugen", *map(str, words)])
 
 
 class DiffugenError(Exception):

@@ -9,7 +9,7 @@ import typer
 
 from diffugen.cli.output import console, say, table
 from diffugen.cli.shared import copy_shipped, examples, write_new
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, shell_command
 
 configs_app = typer.Typer(
     help="List, show, copy and convert configurations.", no_args_is_help=True, rich_markup_mode=None
@@ -59,8 +59,8 @@ def configs_copy(
 
     source = config_path(name)
     target = to or Path(source.name)
-    copy_shipped(source, target, f"diffugen configs copy {name}")
-    say(f"copied to {target}. Use it: diffugen generate {target}")
+    copy_shipped(source, target, "configs", "copy", name)
+    say(f"copied to {target}. Use it: {shell_command('generate', target)}")
 
 
 def configs_convert(
@@ -76,11 +76,12 @@ def configs_convert(
     settings = read_settings(file, []) or {}
     if not is_paper_format(settings):
         raise DiffugenError(
-            f"{file} is not in the paper's format; it is already a configuration: diffugen generate {file}"
+            f"{file} is not in the paper's format; it is already a configuration: "
+            f"{shell_command('generate', file)}"
         )
     made, notes = from_paper(settings, str(file))
     target = to or Path(f"{file.stem}.yaml")
-    write_new(target, to_yaml(made, notes), f"diffugen configs convert {file} OTHER.yaml")
+    write_new(target, to_yaml(made, notes), shell_command("configs", "convert", file, "OTHER.yaml"))
     for note in notes:
         say(f"- {note}")
-    say(f"converted to {target}. Use it: diffugen generate {target}")
+    say(f"converted to {target}. Use it: {shell_command('generate', target)}")

@@ -9,7 +9,7 @@ import typer
 
 from diffugen.cli.output import progress, say
 from diffugen.cli.shared import RunOption, SetOption, examples, printing, repeat_arguments
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, shell_command
 
 if TYPE_CHECKING:
     from diffugen.config import Config, Task
@@ -72,7 +72,8 @@ def generate(
         sheet = verbs.contact_sheet(opened, name=name, steps=made.tasks)
     say(f"{made.images} images in {folder}{_left_out(made)}, {labelled.objects} labels")
     say(f"contact sheet: {sheet}")
-    say(f"Next: diffugen export {folder}, or diffugen bootstrap {repeat_arguments(config, run)}".rstrip())
+    bootstrap = shell_command("bootstrap", *repeat_arguments(config, run))
+    say(f"Next: {shell_command('export', folder)}, or {bootstrap}")
 
 
 def _split_arguments(what: list[str], task: str | None) -> tuple[str | None, str | None]:

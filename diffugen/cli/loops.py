@@ -22,7 +22,7 @@ from diffugen.cli.shared import (
     repeat_arguments,
 )
 from diffugen.cli.status import rounds_table
-from diffugen.errors import DiffugenError, did_you_mean
+from diffugen.errors import DiffugenError, did_you_mean, shell_command
 
 if TYPE_CHECKING:
     from diffugen.config.files import Option
@@ -119,8 +119,8 @@ def loops_copy(
     """Copy a loop, to edit it. An existing file is never overwritten."""
     source = loop_path(name)
     target = to or Path(source.name)
-    copy_shipped(source, target, f"diffugen loops copy {name}")
-    say(f"copied to {target}. Use it: diffugen loops run {target}")
+    copy_shipped(source, target, "loops", "copy", name)
+    say(f"copied to {target}. Use it: {shell_command('loops', 'run', target)}")
 
 
 def loops_run(
@@ -168,12 +168,12 @@ def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], 
             _show_table(run)
         _say_result(run, done)
     say(f"report: {report}")
-    name = loop if loop in ("bootstrap", "improve") else f"loops run {loop}"
-    command = f"diffugen {name} {repeat_arguments(config, folder)}".rstrip()
+    name = [loop] if loop in ("bootstrap", "improve") else ["loops", "run", loop]
+    command = [*name, *repeat_arguments(config, folder)]
     if done < at_most:
         say(f"Stopped: no better detector in {settings.loop.patience} rounds.")
-        command += f" --set loop.patience={settings.loop.patience + 2}"
-    say(f"more rounds: {command} --rounds {done + 2}")
+        command += ["--set", f"loop.patience={settings.loop.patience + 2}"]
+    say(f"more rounds: {shell_command(*command, '--rounds', done + 2)}")
 
 
 def _show_table(run: Run) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffugen.cli.output import progress, say
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, shell_command
 
 if TYPE_CHECKING:
     from diffugen.config.files import Option
@@ -74,23 +74,23 @@ def printing(run: OpenRun) -> OpenRun:
     return run
 
 
-def repeat_arguments(config: str | None, run: Path | None) -> str:
+def repeat_arguments(config: str | None, run: Path | None) -> list[str]:
     """Return the arguments that name the same configuration and run to the next command."""
-    return " ".join([*([config] if config else []), *(["--run", str(run)] if run else [])])
+    return [*([config] if config else []), *(["--run", str(run)] if run else [])]
 
 
-def copy_shipped(source: Path, target: Path, command: str) -> None:
+def copy_shipped(source: Path, target: Path, *command: str) -> None:
     """Copy a file that comes with DiffuGen, never over an existing one.
 
     Args:
         source: The file.
         target: The new file.
-        command: The command to give with another name, for the error message.
+        command: The words of the command to give with another name, for the error message.
 
     Raises:
         DiffugenError: There is such a file already, or it cannot be written.
     """
-    write_new(target, source.read_text(encoding="utf-8"), f"{command} OTHER{source.suffix}")
+    write_new(target, source.read_text(encoding="utf-8"), shell_command(*command, f"OTHER{source.suffix}"))
 
 
 def write_new(target: Path, text: str, command: str) -> None:

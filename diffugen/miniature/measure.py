@@ -21,7 +21,7 @@ from diffugen.config.load import load_config
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.diffusion.generate import generate, plan_jobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, shell_command
 from diffugen.labels.heatmaps import combine, threshold
 from diffugen.labels.label import label
 from diffugen.labels.objects import finished
@@ -104,9 +104,8 @@ def measure(
     """
     weights = weights or WEIGHTS
     if not (weights / "oracle").is_dir():
-        raise DiffugenError(
-            f"no oracle in {weights}; train it: diffugen miniature train --out {weights} --stage oracle"
-        )
+        command = shell_command("miniature", "train", "--out", weights, "--stage", "oracle")
+        raise DiffugenError(f"no oracle in {weights}; train it: {command}")
     out.mkdir(parents=True, exist_ok=True)
     pipeline, judge = load_pipeline(weights / "diffusion"), oracle.load_oracle(weights / "oracle")
     size_wh = default_size_wh(pipeline)

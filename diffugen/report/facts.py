@@ -6,7 +6,6 @@ what comes next is the business of the loop that makes the run.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 
 from diffugen.config.load import kept_config
 from diffugen.config.sections import Config
-from diffugen.errors import ConfigError, StoreError
+from diffugen.errors import ConfigError, StoreError, shell_command
 from diffugen.report.blocks import Code, Inline
 from diffugen.run.results import RESULT_KINDS, Evaluated, RoundResults
 from diffugen.run.store import RunStore
@@ -145,7 +144,7 @@ class RunFacts:
 
     def command(self, name: str) -> Code:
         """Return a command of DiffuGen for this run, quoted for a shell."""
-        return Code(shlex.join(["diffugen", name, "--run", str(self.folder)]))
+        return Code(shell_command(name, "--run", self.folder))
 
     @property
     def looped(self) -> bool:
@@ -166,7 +165,7 @@ class RunFacts:
     def _with_loop(self, *arguments: str) -> tuple[Inline, ...]:
         loop = self.loop or OWN_COMMANDS[0]
         words = [loop] if loop in OWN_COMMANDS else ["loops", "run", loop]
-        code = Code(shlex.join(["diffugen", *words, *arguments]))
+        code = Code(shell_command(*words, *arguments))
         if self.loop is not None:
             return (code,)
         return ("run the loop that made it again, e.g. " if self.looped else "run a loop, e.g. ", code)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from diffugen.errors import DiffugenError, StoreError, did_you_mean
+from diffugen.errors import DiffugenError, StoreError, did_you_mean, shell_command
 from diffugen.labels.pictures import enlarged, label_overlay
 from diffugen.records import Decision, Disagreement, Instances, LabelSet
 from diffugen.review.queue import AUDIT, Entry, Queue, read_queue, same_outcome
@@ -80,11 +79,10 @@ def write_static(store: RunStore, folder: Path) -> Path:
     chosen = sorted(ranks, key=lambda image_id: image_id in queue.decisions)[:MOST_IMAGES]
     entries = [queue.entry(image_id) for image_id in chosen]
     classes = _classes(queue, entries)
-    importing = ["diffugen", "review", "--run", str(store.folder), "--decisions", "decisions.json"]
     content = {
         "run": _run_name(store),
         "key": f"diffugen-review:{_run_name(store)}:{store.summary().created_at}",
-        "command": shlex.join(importing),
+        "command": shell_command("review", "--run", store.folder, "--decisions", "decisions.json"),
         "queue": len(ranks),
         "cards": [_card(store, entry, ranks[entry.record.id], classes) for entry in entries],
     }

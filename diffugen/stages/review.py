@@ -5,13 +5,13 @@ Knows the review mode and where its files lie in a run; not how pages or Apps wo
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffugen.config.sections import ReviewSettings
+from diffugen.errors import shell_command
 from diffugen.records import Decision
 from diffugen.run.results import Reviewed
 from diffugen.run.rounds import OnProgress, Round, stage
@@ -110,8 +110,8 @@ def _in_app(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
         if settings.wait:
             open_app(dataset, port=settings.port, notify=notify)
         else:
-            folder = shlex.quote(str(store.folder))
-            notify(f"To review: diffugen review --run {folder}; the next round imports the tags.")
+            command = shell_command("review", "--run", store.folder)
+            notify(f"To review: {command}; the next round imports the tags.")
         found = pull(store, dataset, reviewer=settings.reviewer, round=round.number, notify=notify)
         store.add_decisions(found)
         return found

@@ -51,7 +51,8 @@ def write_yolo(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: 
 
     The folder appears complete or not at all, equal items give equal bytes, and one image is in memory at a
     time. Masks without pixels are left out. An image without objects gets an empty label file, so that it is
-    trained on as background. Without a ``val`` split, training validates on the training images.
+    trained on as background. Without a ``val`` split, or with an empty one, training
+    validates on the training images.
 
     YOLO text has no holes, pieces or scores. `diffugen.dataset.masks.yolo_polygon` bridges holes and pieces,
     and a sidecar file, ``instances/<split>/<name>.json``, keeps everything for `read_yolo`: a list with
@@ -82,7 +83,7 @@ def write_yolo(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: 
         }
         if not counts["train"]:
             raise DiffugenError("a training set needs at least one image in its split 'train'; got none")
-        paths = {split: f"images/{split}" for split in splits}
+        paths = {split: f"images/{split}" for split in splits if counts[split]}
         about = {
             "train": paths["train"],
             "val": paths["train"],

@@ -51,7 +51,7 @@ def choose(
     run, store = round.run, round.store
     chosen = dict(chosen_labels(run, method, policy))
     splits = split_images(run, chosen, policy)
-    if not any(len(chosen[image_id].instances or ()) for image_id in splits["train"]):
+    if known is None and not any(len(chosen[image_id].instances or ()) for image_id in splits["train"]):
         raise DiffugenError(_nothing_to_train_on(round, chosen.values()))
     total, done = sum(map(len, splits.values())), 0
 

@@ -114,7 +114,7 @@ def epochs_of_equal_length(round: Round) -> int:
         if one.dataset and one.train
     ]
     last = kept[-1].dataset
-    return max(1, int(sum(seen) / last.train + 0.5)) if last else 1
+    return max(1, int(sum(seen) / last.train + 0.5)) if last and last.train else 1
 
 
 def measure(

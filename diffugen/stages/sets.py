@@ -31,7 +31,7 @@ class LabelledSets:
 
     def exact_labels(self, count: int) -> Truth | None:
         """Return exactly labelled images like those of the truth; None unless the miniature draws them."""
-        return exact_labels(self.truth_name, self.class_names, count)
+        return exact_labels(self.truth_name, self.class_names, count) if count else None
 
 
 def open_sets(run: Run, dataset: DatasetSettings, loop: LoopSettings) -> LabelledSets:

@@ -79,14 +79,21 @@ def write_known(round: Round, on_progress: OnProgress, known: Truth, val_frac: f
     counts: Counter[str] = Counter()
 
     def items(split: str) -> Iterator[Item]:
+        labelled = 0
         for name, rgb, instances in known.items():
-            if in_validation(name, val_frac, run.seed) == (split == "val"):
+            labelled += bool(len(instances))
+            # However few there are, both splits have an object, unless only one image has any.
+            first = len(instances) > 0 and labelled <= 2
+            held_out = labelled == 2 if first else in_validation(name, val_frac, run.seed)
+            if held_out == (split == "val"):
                 counts[split] += 1
                 on_progress(counts.total(), known.images)
                 yield f"known-{name}", rgb, instances
 
     folder = fresh_folder(run.folder / "datasets" / "known")
     write_yolo(folder, {"train": items("train"), "val": items("val")}, run.class_names)
+    if not counts["val"]:
+        run.notify(f"{known.name} is too small to hold images out: they also choose the best epoch.")
     return Chosen(str(folder.relative_to(run.folder)), counts["train"], counts["val"])
 
 

@@ -15,6 +15,11 @@ def shell_command(*words: object) -> str:
     return shlex.join(["diffugen", *map(str, words)])
 
 
+def counted(count: int, noun: str) -> str:
+    """Return ``1 image``, ``2 images``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class DiffugenError(Exception):
     """An error that the user can fix; the message names the condition, the values and a way out."""
 

@@ -19,7 +19,7 @@ from diffugen.dataset.coco import CocoSet
 from diffugen.dataset.files import SPLITS, Item
 from diffugen.dataset.yolo import count_objects, read_yolo
 from diffugen.dataset.yolo_layout import Layout, read_layout
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, counted
 
 Purpose = Literal["train", "decide", "measure"]
 
@@ -61,8 +61,9 @@ class Truth:
     @property
     def census(self) -> str:
         """What is in the set, in one line."""
-        counts = ", ".join(f"{count:,} {name}" for name, count in self.objects.items() if count)
-        parts = [f"{self.images:,} image{'s' * (self.images != 1)}{f' with {counts}' if counts else ''}"]
+        parts = [counted(self.images, "image")]
+        if self.objects:
+            parts.append(f"objects: {_by_class(self.objects)}")
         if self.unlabelled:
             parts.append(f"without labels for {', '.join(self.unlabelled)}")
         return f"{self.name}: {'; '.join([*parts, *self.notes])}"
@@ -112,7 +113,7 @@ def read_truth(
             )
         coco = CocoSet.open(path)
         if coco.crowds:
-            notes = (f"{coco.crowds:,} crowds (iscrowd) left out",)
+            notes = (f"{counted(coco.crowds, 'crowd')} (iscrowd) left out",)
         return _truth(
             path.stem, coco.class_names, classes, coco.files, coco.items, coco.counts, notes, coco.crowds
         )
@@ -122,7 +123,7 @@ def read_truth(
     images = layout.images(split)
     counts, without = count_objects(images, layout.class_names)
     if without:
-        notes = (*notes, f"{without:,} images without a label file count as background")
+        notes = (*notes, f"{counted(without, 'image')} without a label file taken as background")
     return _truth(
         f"{layout.file.absolute().parent.name}/{split}",
         tuple(layout.class_names.values()),
@@ -234,8 +235,8 @@ def _truth(
         alike = next((one for one in dropped if dropped[one] and _resembles(one, wanted)), None)
         if alike is not None:
             raise DiffugenError(
-                f"{name} has no class {wanted!r}, but {dropped[alike]:,} objects of a class {alike!r}, which "
-                "would be left out; use the same name in both, or a clearly different one"
+                f"{name} has no class {wanted!r}, but {counted(dropped[alike], 'object')} of a class "
+                f"{alike!r}, which would be left out; use the same name in both, or a clearly different one"
             )
     objects = dict.fromkeys((one for one in ours if one in labelled), 0)
     for one, count in counts.items():
@@ -243,10 +244,10 @@ def _truth(
             objects[classes[one]] += count
     if not any(objects.values()):
         raise DiffugenError(
-            f"{name} has {len(files):,} images, but no object of the run's classes {_listed(ours)}"
+            f"{name} has {counted(len(files), 'image')}, but no object of the run's classes {_listed(ours)}"
             f"{'; ' + '; '.join(notes) if notes else ''}"
         )
-    left = ", ".join(f"{count:,} {one}" for one, count in dropped.items() if count)
+    left = _by_class(dropped)
     return Truth(
         name=name,
         class_names=tuple(objects),
@@ -268,6 +269,10 @@ def _renamed_items(open_items: Callable[[], Iterator[Item]], classes: Mapping[st
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def _by_class(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
 
 
 def _resembles(first: str, second: str) -> bool:

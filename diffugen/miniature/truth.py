@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from diffugen.dataset.files import Item
@@ -43,7 +44,8 @@ def find_truth(source: str | None, classes: Sequence[str], purpose: Purpose = "m
                 f"miniature's scene sets: {', '.join(SCENE_SETS)}"
             )
         return read_truth(source, classes, purpose=purpose)
-    return _scenes(source, classes, SCENE_SETS[source][2], _FIRST_SCENE[purpose])
+    found = _scenes(source, classes, SCENE_SETS[source][2], _FIRST_SCENE[purpose])
+    return found if purpose == "measure" else replace(found, name=f"{source}, scenes to {purpose} with")
 
 
 def exact_labels(source: str | None, classes: Sequence[str], count: int) -> Truth | None:

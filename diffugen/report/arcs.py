@@ -9,17 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from diffugen.report.blocks import (
-    Block,
-    Cell,
-    Paragraph,
-    Section,
-    Table,
-    as_percent,
-    as_rate,
-    counted,
-    listed,
-)
+from diffugen.errors import counted
+from diffugen.report.blocks import Block, Cell, Paragraph, Section, Table, as_percent, as_rate, listed
 from diffugen.report.facts import RunFacts
 from diffugen.report.survey import Survey
 from diffugen.run.results import RoundResults

@@ -230,8 +230,3 @@ def as_value(value: object) -> str:
 def listed(words: Sequence[str]) -> str:
     """Join words as in a sentence: ``a, b and c``."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return ``1 image``, ``2 images``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from diffugen.errors import counted
 from diffugen.records import KINDS, VERDICTS, Disagreement
 from diffugen.report.blocks import (
     NOTHING,
@@ -16,7 +17,6 @@ from diffugen.report.blocks import (
     Table,
     as_count,
     as_rate,
-    counted,
     listed,
 )
 from diffugen.report.charts import Bars, Line, bar_chart, line_chart

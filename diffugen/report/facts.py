@@ -112,9 +112,13 @@ class RunFacts:
     @property
     def promoted_on_truth(self) -> bool | None:
         """Whether promotions were decided on the truth set; None if that is unknown."""
-        kinds = {one.promote.evidence for one in self.results.values() if one.promote}
-        if "validation" not in kinds:
-            return False
+        deciding = {
+            one.promote.validation
+            for one in self.results.values()
+            if one.promote and one.promote.evidence == "validation"
+        }
+        if "" not in deciding:
+            return bool(deciding & {one.evaluate.truth for one in self.results.values() if one.evaluate})
         if self.config is None:
             return None
         return self.config.loop.validation == self.config.loop.truth

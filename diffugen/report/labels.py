@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffugen.comparison.metrics import ClassQuality
+from diffugen.errors import counted
 from diffugen.records import SOURCES
-from diffugen.report.blocks import (
-    Block,
-    Cell,
-    Chart,
-    Missing,
-    Paragraph,
-    Section,
-    Table,
-    as_count,
-    as_rate,
-    counted,
-)
+from diffugen.report.blocks import Block, Cell, Chart, Missing, Paragraph, Section, Table, as_count, as_rate
 from diffugen.report.charts import Line, line_chart
 from diffugen.report.facts import RunFacts
 from diffugen.report.quality import SAMPLE_SEED, Comparison, Evidence, Quality

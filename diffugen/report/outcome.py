@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diffugen.errors import counted
 from diffugen.report.blocks import (
     NOTHING,
     Block,
@@ -22,7 +23,6 @@ from diffugen.report.blocks import (
     as_count,
     as_percent,
     as_rate,
-    counted,
     finite,
     listed,
 )

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from diffugen.errors import counted
 from diffugen.report import appendix, arcs, disagreements, labels, measured, outcome, rounds
-from diffugen.report.blocks import Block, Missing, Page, Paragraph, Section, counted
+from diffugen.report.blocks import Block, Missing, Page, Paragraph, Section
 from diffugen.report.facts import RunFacts, gather_facts
 from diffugen.report.gallery import make_galleries
 from diffugen.report.html import to_html

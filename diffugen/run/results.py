@@ -255,6 +255,7 @@ class Promoted:
         candidate: Mask AP of the new detector.
         incumbent: Mask AP of the one before.
         tolerance: By how much the new one's AP50-95 may be lower; 0 on exact evidence.
+        validation: Name of the validation set that decided; empty if none did, or in older runs.
     """
 
     promoted: bool
@@ -264,6 +265,7 @@ class Promoted:
     candidate: Precision = field(default_factory=Precision)
     incumbent: Precision = field(default_factory=Precision)
     tolerance: float = 0.0
+    validation: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,6 +88,7 @@ def promote(
         Precision(new.ap50, new.ap50_95),
         Precision(old.ap50, old.ap50_95),
         tolerance,
+        validation.name if validation else "",
     )
 
 

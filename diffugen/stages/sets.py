@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from diffugen.config.sections import DatasetSettings, LoopSettings
 from diffugen.dataset.truth import Truth, common_images
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, counted
 from diffugen.miniature.truth import exact_labels, find_truth
 from diffugen.run.rounds import Run
 
@@ -68,7 +68,7 @@ def _check_apart(one: str, known: Truth | None, other: str, judge: Truth | None)
         first, second = same[0]
         copy = "" if first.resolve() == second.resolve() else f", which has the content of {second}"
         raise DiffugenError(
-            f"{len(same):,} images are both in {one} ({known.name}) and in {other} ({judge.name}), the first "
-            f"is {first}{copy}: a detector cannot be judged by what it was trained on. Use different sets, "
-            "or name different splits of one: <path>:train and <path>:test"
+            f"{one} ({known.name}) and {other} ({judge.name}) share {counted(len(same), 'image')}, the first "
+            f"being {first}{copy}: a detector cannot be judged by what it was trained on. Use different "
+            "sets, or name different splits of one: <path>:train and <path>:test"
         )

@@ -113,8 +113,8 @@ def test_the_census_says_what_is_there_and_what_is_left_out(tmp_path: Path) -> N
     found = read_truth(f"{tmp_path / 'set'}:train", ["car", "van"])
     assert found.objects == {"car": 1}
     assert found.census == (
-        "set/train: 3 images with 1 car; without labels for van; 1 images without a label file count as "
-        "background; left out, of no class of the run: 2 tree"
+        "set/train: 3 images; objects: car 1; without labels for van; 1 image without a label file taken as "
+        "background; left out, of no class of the run: tree 2"
     )
 
 
@@ -126,7 +126,7 @@ def test_crowds_are_told_and_a_set_of_nothing_else_is_refused(tmp_path: Path) ->
     file.write_text(json.dumps(about))
     found = read_truth(file, ["car"])
     assert (found.objects, found.crowds) == ({"car": 2}, 1)
-    assert "1 crowds (iscrowd) left out" in found.census
+    assert "1 crowd (iscrowd) left out" in found.census
     for one in about["annotations"]:
         one["iscrowd"] = 1
     file.write_text(json.dumps(about))
@@ -137,9 +137,9 @@ def test_crowds_are_told_and_a_set_of_nothing_else_is_refused(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("theirs", "ours", "refused"),
     [
-        (["truck", "cars"], ["truck", "car"], "no class 'car', but 1 objects of a class 'cars'"),
-        (["truck", "Buses"], ["truck", "bus"], "no class 'bus', but 1 objects of a class 'Buses'"),
-        (["truck", "trafic cone"], ["truck", "traffic cone"], "but 1 objects of a class 'trafic cone'"),
+        (["truck", "cars"], ["truck", "car"], "no class 'car', but 1 object of a class 'cars'"),
+        (["truck", "Buses"], ["truck", "bus"], "no class 'bus', but 1 object of a class 'Buses'"),
+        (["truck", "trafic cone"], ["truck", "traffic cone"], "but 1 object of a class 'trafic cone'"),
         (["truck", "traffic light"], ["truck", "traffic cone"], None),
         (["truck", "cart"], ["truck", "car"], None),
         (["Car", "cars"], ["car"], None),
@@ -151,7 +151,7 @@ def test_a_class_that_looks_like_a_missing_one_is_not_dropped(
     one = item("a", *((name, BOX, 1.0) for name in theirs))
     write_yolo(tmp_path / "set", {"train": [one]}, theirs)
     if refused is None:
-        assert f"left out, of no class of the run: 1 {theirs[1]}" in read_truth(tmp_path / "set", ours).census
+        assert f"left out, of no class of the run: {theirs[1]} 1" in read_truth(tmp_path / "set", ours).census
         return
     with pytest.raises(DiffugenError, match=refused):
         read_truth(tmp_path / "set", ours)
@@ -188,12 +188,12 @@ def test_images_that_train_cannot_measure(tmp_path: Path) -> None:
     assert apart.known is not None and apart.truth is not None
     assert (apart.known.name, apart.truth.name) == ("set/train", "set/test")
     assert said == [
-        "dataset.known: set/train: 4 images with 4 car",
-        "loop.truth: set/test: 1 image with 1 car",
+        "dataset.known: set/train: 4 images; objects: car 4",
+        "loop.truth: set/test: 1 image; objects: car 1",
     ]
     same = f"{folder}:train"
     for key, settings in (("truth", LoopSettings(truth=same)), ("validation", LoopSettings(validation=same))):
-        with pytest.raises(DiffugenError, match=rf"4 images are both in dataset\.known .*loop\.{key}"):
+        with pytest.raises(DiffugenError, match=rf"dataset\.known .* and loop\.{key} .* share 4 images"):
             open_sets(run, DatasetSettings(known=str(folder)), settings)
 
 

@@ -138,6 +138,22 @@ def test_promotion_on_the_truth_set_is_admitted(
     )
 
 
+@pytest.mark.parametrize(
+    ("configured", "decided_by", "optimistic"),
+    [
+        ("sets/cars", "cars/val", False),
+        ("sets/cars:test", "cars/test", True),
+        ("sets/cars", "cars/test", True),
+    ],
+)
+def test_what_counts_is_the_split_that_decided(configured: str, decided_by: str, optimistic: bool) -> None:
+    measured = replace(half(0.5), truth="cars/test")
+    decision = Promoted(True, "c", "validation", validation=decided_by)
+    config = {**CONFIG, "loop": {"truth": "sets/cars", "validation": configured}}
+    facts = facts_of({0: RoundResults(promote=decision, evaluate=measured)}, config=config)
+    assert facts.promoted_on_truth is optimistic
+
+
 @pytest.mark.parametrize(("evidence", "known"), [("validation", False), ("agreed", True)])
 def test_promotion_is_not_defended_without_a_configuration(evidence: str, known: bool) -> None:
     results = RoundResults(promote=Promoted(True, "c", evidence), evaluate=half(0.5))

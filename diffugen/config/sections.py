@@ -185,11 +185,14 @@ class TuneSettings(Section):
         trials: How many settings are tried in a round; 0 for no search.
         images: Maximum number of images that are labelled in a trial.
         folds: Number of parts of the evidence that are held out in turn.
+        min_decisions: Decided images below which nothing is tuned: model labels alone favour settings that
+            repeat what the model was taught. With 0, they are enough.
     """
 
     trials: Annotated[int, Field(ge=0)] = 60
     images: Annotated[int, Field(ge=1)] = 300
     folds: Annotated[int, Field(ge=2)] = 4
+    min_decisions: Annotated[int, Field(ge=0)] = 12
 
 
 class LoopSettings(Section):

@@ -87,7 +87,7 @@ def _reviewed(survey: Survey) -> str:
 
 
 def _tuned(facts: RunFacts) -> str:
-    found = _of(facts, lambda kept: kept.tune)
+    found = _of(facts, lambda kept: kept.tune if kept.tune and kept.tune.trials else None)
     if not found:
         return ""
     adopted = {number: one for number, one in found.items() if one.adopted}

@@ -25,6 +25,9 @@ def tuning_blocks(facts: RunFacts) -> list[Block]:
     tuned = {round: one.tune for round, one in facts.results.items() if one.tune}
     if not tuned:
         return [Missing("Label settings and score weights have not been tuned yet", facts.continuing)]
+    if not any(one.trials for one in tuned.values()):
+        reason = list(tuned.values())[-1].reason
+        return [Paragraph((f"No other label settings or score weights were tried: {reason}.",))]
     rows = tuple(
         (
             str(round),

@@ -26,7 +26,8 @@ def tune(
     """Search for label settings and score weights that agree better with the evidence.
 
     The evidence is human labels, of images in dispute and of others, and with a lower weight out-of-sample
-    model labels of the other images. The study is kept in the run's folder as ``tune.sqlite``.
+    model labels of the other images. The study is kept in the run's folder as ``tune.sqlite``. Nothing is
+    searched as long as fewer than ``settings.min_decisions`` images are decided.
 
     Args:
         round: The round; later ones label with what it adopts.
@@ -37,6 +38,10 @@ def tune(
     """
     store = round.store
     kind, evidence = _evidence(store, method, round.run.class_names)
+    decided = sum(one.weight == 1.0 for one in evidence)
+    if settings.trials and decided < settings.min_decisions:
+        now = TunedSide(labelling.settings, labelling.weights)
+        return Tuned(False, _too_few(decided, settings.min_decisions), kind, now, now)
     seen: dict[str, Witness] = {}
     if labelling.witness is not None:
         ids, least = [one.image_id for one in evidence], labelling.settings.witness_confidence
@@ -64,6 +69,13 @@ def tune(
         held_out=HeldOut(found.held_out_before, found.held_out_after),
         images=found.images,
         trials=found.trials,
+    )
+
+
+def _too_few(decided: int, least: int) -> str:
+    return (
+        f"only {decided} images are decided and tune.min_decisions is {least}; model labels alone favour "
+        "settings that repeat what the model was taught"
     )
 
 

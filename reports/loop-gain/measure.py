@@ -10,10 +10,10 @@ steps (`detector.steps`); those that label round 0 alike share it. Each adds one
 - witness: heat of rivals subtracted, and the starting detector labels what it knows;
 - relabelling: later images train with what attention and detector agree on, with a mask from both, and
   doubtful objects painted over;
-- tuning: label settings and score weights tuned;
-- verdicts: 25 or 50 images decided by a simulated person, in our order or in random order.
+- verdicts: 25 or 50 images decided by a simulated person, in our order or in random order;
+- tuning: label settings and score weights tuned against these verdicts.
 
-Further variants change one setting of the last of these; they are measured on the first three seeds.
+Further variants change one setting of these; they are measured on the first three seeds.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ from diffugen.run.results import to_values
 HERE = Path(__file__).parent
 ROUNDS = 3
 TRUTH = "piano-among"
+MANY = 100
 RARE = "piano"
-WITNESS = ["dataset.trust=attention", "dataset.mask=attention", "tune.trials=0"]
+UNTUNED = ["tune.trials=0"]
+WITNESS = [*UNTUNED, "dataset.trust=attention", "dataset.mask=attention"]
 # Without a witness, the middle layers separate neighbours better; with one, they blur the rare class.
 ATTENTION = [
     *WITNESS,
@@ -52,7 +54,6 @@ ATTENTION = [
     "labels.witness=none",
     "labels.groups={up@1/2: 2, mid@1/2: 1, down@1/2: 1}",
 ]
-RELABELLING = ["tune.trials=0"]
 
 
 @dataclass(frozen=True)
@@ -73,31 +74,32 @@ class Variant:
     budget: int = 0
     order: str = ""
     of: str = ""
-    most_seeds: int = 100
+    most_seeds: int = MANY
 
     def measured(self, seeds: Sequence[int]) -> Sequence[int]:
         """Return the seeds that it is measured on."""
         return seeds[: self.most_seeds]
 
 
-FULL = "tuning"
+FULL = "relabelling"
 VARIANTS = (
     Variant("attention", ATTENTION),
     Variant("witness", WITNESS, of="attention"),
-    Variant("relabelling", RELABELLING, of="witness"),
-    Variant(FULL, [], of="relabelling"),
+    Variant(FULL, UNTUNED, of="witness"),
     *(
-        Variant(f"{budget} verdicts, {name}", [f"review.order={order}"], budget, order, of)
+        Variant(f"{budget} verdicts, {name}", [*UNTUNED, f"review.order={order}"], budget, order, of)
         for budget in (25, 50)
         for name, order, of in (
             ("random order", "random", FULL),
             ("our order", "severity", f"{budget} verdicts, random order"),
         )
     ),
+    Variant("50 verdicts, our order, tuning", [], 50, "severity", "50 verdicts, our order"),
+    Variant("tuning without verdicts", ["tune.min_decisions=0"], of=FULL, most_seeds=3),
     *(
         Variant(
             f"25 verdicts, order {order}",
-            [f"review.order={order}"],
+            [*UNTUNED, f"review.order={order}"],
             25,
             order,
             "25 verdicts, random order",
@@ -105,9 +107,14 @@ VARIANTS = (
         )
         for order in ("change", "diverse", "mixed")
     ),
-    Variant("pasted objects", ["dataset.paste=0.5"], of=FULL, most_seeds=3),
-    Variant("disputed images left out", ["dataset.trust=none"], of=FULL, most_seeds=3),
-    Variant("disputed images with attention labels", ["dataset.trust=attention"], of=FULL, most_seeds=3),
+    *(
+        Variant(name, [*UNTUNED, setting], of=FULL, most_seeds=3)
+        for name, setting in (
+            ("pasted objects", "dataset.paste=0.5"),
+            ("disputed images left out", "dataset.trust=none"),
+            ("disputed images with attention labels", "dataset.trust=attention"),
+        )
+    ),
 )
 
 
@@ -184,11 +191,13 @@ def measure(seeds: list[int], work: Path) -> dict[str, Any]:
     """Run all variants of all seeds; return the results by variant, seed and round."""
     results: dict[str, Any] = {}
     reviewer = Reviewer(load_oracle(WEIGHTS / "oracle"), list(load_config("miniature").prompts.classes))
-    for seed in seeds:
-        begun, full = work / f"seed-{seed}-begun", work / f"seed-{seed}-{FULL}"
-        for variant in sorted(VARIANTS, key=lambda one: one.name != FULL):
+    full_first = sorted(VARIANTS, key=lambda one: one.name != FULL)  # it makes the images
+    for few in (False, True):
+        todo = [(seed, one) for seed in seeds for one in full_first if (one.most_seeds < MANY) == few]
+        for seed, variant in todo:
             if seed not in variant.measured(seeds):
                 continue
+            begun, full = work / f"seed-{seed}-begun", work / f"seed-{seed}-{FULL}"
             reference = str(variant.name == FULL).lower()  # shared by all variants of a seed
             # Audits buy calibration, not labels, so they would blur the comparison of orders.
             common = [f"seed={seed}", f"loop.truth={TRUTH}", f"loop.reference={reference}", "review.audits=0"]
@@ -349,7 +358,7 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
                     sums[name] = sums.get(name, 0) + count
             told = ", ".join(f"{name} {count}" for name, count in sorted(sums.items())) or "none"
             lines.append(f"| {variant.name} | {told} |")
-    lines += ["", "## The loop by round (tuning)", ""]
+    lines += ["", f"## The loop by round ({FULL})", ""]
     head = ["round", *(one.name for one in MEASURES), "disputed images left out", "objects painted over"]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for number in range(ROUNDS):
@@ -371,15 +380,16 @@ def draw(results: dict[str, Any], seeds: list[int], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), sharex=True)
     colours = ("#999999", "#e69f00", "#0072b2", "#cc79a7")
     for axis, measure in zip(axes, (MEASURES[0], MEASURES[3]), strict=True):
-        for variant, colour in zip(VARIANTS[:4], colours, strict=True):
+        for name, colour in zip(
+            ("attention", "witness", FULL, "50 verdicts, our order"), colours, strict=True
+        ):
             curves = [
-                [measure.of(one["evaluate"]) for one in results[variant.name][str(seed)]["rounds"]]
-                for seed in seeds
+                [measure.of(one["evaluate"]) for one in results[name][str(seed)]["rounds"]] for seed in seeds
             ]
             for curve in curves:
                 axis.plot(range(ROUNDS), curve, color=colour, linewidth=0.7, alpha=0.4)
             means = [statistics.mean(values) for values in zip(*curves, strict=True)]
-            axis.plot(range(ROUNDS), means, color=colour, linewidth=2.5, marker="o", label=variant.name)
+            axis.plot(range(ROUNDS), means, color=colour, linewidth=2.5, marker="o", label=name)
         exact = [measure.of(last(results[FULL][str(seed)], "evaluate-reference")) for seed in seeds]
         axis.axhline(statistics.mean(exact), color="#009e73", linestyle="--", label="exact labels")
         axis.set(title=f"{measure.name} on {TRUTH}", xlabel="after round", xticks=range(ROUNDS))

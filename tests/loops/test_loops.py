@@ -51,6 +51,7 @@ def settings(truth: Path, **changes: object) -> list[str]:
         "detector.confidence": 0.01,
         "dataset.trust": "attention",
         "tune.trials": 6,
+        "tune.min_decisions": 0,
         "loop.rounds": 2,
         "loop.truth": str(truth),
         **changes,

@@ -130,6 +130,23 @@ def test_tuning_sees_verdicts_and_agreement(store: RunStore) -> None:
     assert (made.before.settings, made.before.weights) == (labelling.settings, labelling.weights)
 
 
+@pytest.mark.parametrize(("decisions", "least", "trials"), [(0, 12, 0), (11, 12, 0), (12, 12, 2), (0, 0, 2)])
+def test_nothing_is_tuned_on_few_decisions(store: RunStore, decisions: int, least: int, trials: int) -> None:
+    for number in range(16):
+        image_id = plant(store, number, box(20), box(22))
+        if number < decisions:
+            store.add_decisions([Decision(image_id, "model", box(22), "ann")])
+    labelling = Labelling(LabelSettings(groups={"up-*": 1.0}), ScoreWeights())
+    settings = TuneSettings(trials=2, images=50, folds=2, min_decisions=least)
+    made = stages.tune(round_of(store), METHOD, labelling, settings)
+    assert made.trials == trials
+    if not trials:
+        assert f"only {decisions} images are decided" in made.reason and not made.adopted
+        assert made.before == made.after and made.before.settings == labelling.settings
+    none = settings.changed(trials=0)
+    assert "tune.trials is 0" in stages.tune(round_of(store), METHOD, labelling, none).reason
+
+
 def test_ground_truth_of_the_miniature() -> None:
     truth, exact = find_truth("piano-on-road", ["piano"]), exact_labels("piano-on-road", ["piano"], 3)
     assert truth is not None and exact is not None

@@ -104,7 +104,8 @@ def open_run(
         StoreError: The run was made with another configuration, or another process is writing it.
 
     Example:
-        >>> config = dg.load_config("miniature", ["prompts.count=8", "diffusion.num_inference_steps=4"])
+        >>> quick = ["prompts.count=8", "diffusion.num_inference_steps=4", "detector.steps=20"]
+        >>> config = dg.load_config("miniature", quick)
         >>> run = dg.open_run("runs/example", config)
     """
     settings = config if isinstance(config, Config) else resolve_config(config, (), folder)[0]
@@ -268,7 +269,7 @@ def tune_labels(run: OpenRun, round: int | None = None) -> Tuned:
 
     Example:
         >>> dg.tune_labels(run).reason
-        'too little evidence: ...'
+        'only ... images are decided and tune.min_decisions is 12; ...'
     """
     chosen = run.run.newest_round(redo=True) if round is None else run.run.round(round, redo=True)
     labelling = chosen.tuned_labelling(default=run.config.labelling)

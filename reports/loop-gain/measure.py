@@ -378,11 +378,10 @@ def draw(results: dict[str, Any], seeds: list[int], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), sharex=True)
+    shown = ("attention", "witness", FULL, "50 verdicts, our order")
     colours = ("#999999", "#e69f00", "#0072b2", "#cc79a7")
     for axis, measure in zip(axes, (MEASURES[0], MEASURES[3]), strict=True):
-        for name, colour in zip(
-            ("attention", "witness", FULL, "50 verdicts, our order"), colours, strict=True
-        ):
+        for name, colour in zip(shown, colours, strict=True):
             curves = [
                 [measure.of(one["evaluate"]) for one in results[name][str(seed)]["rounds"]] for seed in seeds
             ]

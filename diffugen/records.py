@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,11 @@ RLE = dict[str, Any]
 
 
 def one_line(text: str) -> str:
-    """Return the text with each run of whitespace, including line breaks, replaced by one space."""
-    return " ".join(text.split())
+    """Return the text with each run of whitespace, including line breaks, replaced by one space.
+
+    Characters that can be written in two ways, such as accented letters, are composed (Unicode NFC).
+    """
+    return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def content_id(*parts: Any) -> str:
@@ -209,6 +213,8 @@ class Instances:
         terms: N mappings from score term to its value in [0, 1]; empty mappings if the source has no terms.
         rivals: N mappings from another class that the detector gave to the same object to its confidence in
             it, in [0, 1]; empty mappings where there is none.
+        crowds: Regions of ground truth in which objects of a class are not told apart (COCO's ``iscrowd``),
+            as class name and mask. They are no instances: what is found there is neither right nor wrong.
     """
 
     size_wh: tuple[int, int]
@@ -217,6 +223,7 @@ class Instances:
     scores: NDArray[np.float64]
     terms: tuple[Mapping[str, float], ...] = ()
     rivals: tuple[Mapping[str, float], ...] = ()
+    crowds: tuple[tuple[str, RLE], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64).reshape(-1))
@@ -230,7 +237,7 @@ class Instances:
                 + ", ".join(map(str, counts))
             )
         size_hw = [self.size_wh[1], self.size_wh[0]]
-        for rle in self.rles:
+        for rle in (*self.rles, *(rle for _, rle in self.crowds)):
             if list(rle["size"]) != size_hw:
                 raise ValueError(f"a mask of size (h, w) = {list(rle['size'])} in an image of size {size_hw}")
         if len(self.scores) and not (self.scores.min() >= 0 and self.scores.max() <= 1):
@@ -238,6 +245,15 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.class_names)
+
+    def renamed(self, names: Mapping[str, str]) -> Instances:
+        """Return the same instances with other class names; those that are not in ``names`` stay."""
+        return replace(
+            self,
+            class_names=tuple(names.get(name, name) for name in self.class_names),
+            rivals=tuple({names.get(name, name): one for name, one in each.items()} for each in self.rivals),
+            crowds=tuple((names.get(name, name), rle) for name, rle in self.crowds),
+        )
 
     def take(self, indices: Sequence[int]) -> Instances:
         """Return the instances with these indices, in this order."""
@@ -248,6 +264,7 @@ class Instances:
             self.scores[list(indices)],
             tuple(self.terms[index] for index in indices),
             tuple(self.rivals[index] for index in indices),
+            self.crowds,
         )
 
     def joined(self, others: Instances) -> Instances:
@@ -259,11 +276,14 @@ class Instances:
             np.concatenate([self.scores, others.scores]),
             self.terms + others.terms,
             self.rivals + others.rivals,
+            self.crowds + others.crowds,
         )
 
     def of_classes(self, class_names: Collection[str]) -> Instances:
-        """Return the instances of these classes."""
-        return self.take([index for index, name in enumerate(self.class_names) if name in class_names])
+        """Return the instances and crowds of these classes."""
+        kept = self.take([index for index, name in enumerate(self.class_names) if name in class_names])
+        crowds = tuple((name, rle) for name, rle in self.crowds if name in class_names)
+        return kept if crowds == self.crowds else replace(kept, crowds=crowds)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def average_precision(pairs: Sequence[Pair], *, of: Literal["mask", "box"] = "ma
     """Return COCO average precision over objects of all sizes (Lin et al. 2014, computed by pycocotools).
 
     As in COCO, classes absent from the ground truth are left out of the means, so their false positives do
-    not lower them.
+    not lower them, and what is found in a crowd of the ground truth is neither right nor wrong.
 
     Args:
         pairs: Ground truth and predictions of each image. Images without objects matter: predictions there
@@ -132,7 +132,7 @@ def average_precision(pairs: Sequence[Pair], *, of: Literal["mask", "box"] = "ma
     Raises:
         DiffugenError: The two sides of a pair differ in image size.
     """
-    names = sorted({name for pair in pairs for side in pair for name in side.class_names})
+    names = sorted({name for pair in pairs for side in pair for name in _classes_in(side)})
     if not any(len(truth) for truth, _ in pairs):
         return AveragePrecision(None, None, dict.fromkeys(names), dict.fromkeys(names))
     # Axes: 10 IoU thresholds, 101 recalls, classes, 1 area range, 1 detection limit. -1: no ground truth.
@@ -196,7 +196,7 @@ def false_finds(
     """
     counts = {}
     for name in class_names:
-        free = [found for truth, found in pairs if name not in truth.class_names]
+        free = [found for truth, found in pairs if name not in _classes_in(truth)]
         hits = [
             any(
                 other == name and score >= confidence
@@ -231,9 +231,23 @@ def by_size(pairs: Iterable[Pair], confidence: float) -> tuple[SizeBin, ...]:
 
 
 def image_error(truth: Instances, found: Instances) -> float:
-    """Return how wrong predictions are: missed and false objects, plus what pairs lack of an IoU of 1."""
+    """Return how wrong predictions are: missed and false objects, plus what pairs lack of an IoU of 1.
+
+    Predictions of which at least half lies in a crowd of their class are not false.
+    """
     objects, predictions = _paired_ious(truth, found)
-    return float((1 - objects).sum() + (predictions == 0).sum())
+    false = [
+        not any(
+            name == found.class_names[index] and coco.iou([found.rles[index]], [rle], [True])[0, 0] >= 0.5
+            for name, rle in truth.crowds
+        )
+        for index in np.flatnonzero(predictions == 0)
+    ]
+    return float((1 - objects).sum() + sum(false))
+
+
+def _classes_in(truth: Instances) -> set[str]:
+    return {*truth.class_names, *(name for name, _ in truth.crowds)}
 
 
 def label_quality(pairs: Iterable[Pair]) -> LabelQuality:
@@ -381,20 +395,23 @@ def _coco_dataset(images: Sequence[Instances], names: Sequence[str]) -> dict[str
     numbers = {name: number for number, name in enumerate(names)}
     annotations: list[dict[str, Any]] = []
     for image_number, instances in enumerate(images):
-        xyxy = shapes.boxes(instances.rles)
+        names_here = [*instances.class_names, *(name for name, _ in instances.crowds)]
+        rles = [*instances.rles, *(rle for _, rle in instances.crowds)]
+        xyxy = shapes.boxes(rles)
         xywh = np.hstack([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]]).tolist()
-        areas = shapes.areas(instances.rles).tolist()
-        for index, name in enumerate(instances.class_names):
+        areas = shapes.areas(rles).tolist()
+        scores = [*instances.scores.tolist(), *(1.0 for _ in instances.crowds)]
+        for index, name in enumerate(names_here):
             annotations.append(
                 {
                     "id": 1 + len(annotations),  # COCOeval reads id 0 as "no match"
                     "image_id": image_number,
                     "category_id": numbers[name],
-                    "segmentation": dict(instances.rles[index]),
+                    "segmentation": dict(rles[index]),
                     "bbox": xywh[index],
                     "area": areas[index],
-                    "iscrowd": 0,
-                    "score": float(instances.scores[index]),
+                    "iscrowd": int(index >= len(instances)),
+                    "score": scores[index],
                 }
             )
     return {

@@ -145,16 +145,19 @@ class DatasetSettings(Section):
         val_frac: Fraction of the prompts whose images are held out for validation.
         known: Further labelled images to train on (a YOLO-seg folder, a COCO file, or one of the miniature's
             scene sets); None for none.
+        crowds: What becomes of crowds in the known images (COCO's ``iscrowd``): ``hide`` paints over them,
+            ``object`` trains with each as one object.
         paste: Images composed of pasted objects, as a fraction of the run's own training images.
     """
 
-    RESUMABLE = ("mask", "trust", "min_score", "known", "paste")
+    RESUMABLE = ("mask", "trust", "min_score", "known", "crowds", "paste")
 
     mask: MaskChoice = "consensus"
     trust: Trust = "none"
     min_score: Share = 0.0
     val_frac: Annotated[float, Field(gt=0, lt=1)] = 0.2
     known: Text | None = None
+    crowds: Literal["hide", "object"] = "hide"
     paste: Annotated[float, Field(ge=0)] = 0.0
 
 

@@ -84,18 +84,18 @@ class CocoSet:
         file: The JSON file.
         folder: Folder of the images.
         class_names: Names of the categories, in the order of the file.
-        crowds: Number of annotations skipped because they outline a crowd (``iscrowd``), not an object.
         images: The image entries of the file.
         objects: Annotations of each image id, with their positions in the file.
+        groups: The same of those that outline a crowd (``iscrowd``), not an object.
         categories: Name of each category id.
     """
 
     file: Path
     folder: Path
     class_names: tuple[str, ...]
-    crowds: int
     images: tuple[Mapping[str, Any], ...]
     objects: Mapping[Any, Sequence[Numbered]]
+    groups: Mapping[Any, Sequence[Numbered]]
     categories: Mapping[Any, str]
 
     @classmethod
@@ -122,25 +122,30 @@ class CocoSet:
                 f"{file} has {len(entries)} images and {len(categories)} categories; nothing to read"
             )
         objects: dict[Any, list[Numbered]] = {entry["id"]: [] for entry in entries}
+        groups: dict[Any, list[Numbered]] = {}
         if len(objects) < len(entries):
             raise DiffugenError(f"{file}: {len(entries)} images share {len(objects)} ids; give each its own")
-        crowds = 0
         for number, item in enumerate(_entries(file, about, "annotations", "image_id", "category_id"), 1):
             where = _where(file, number, item)
             _check_known(where, "image_id", item["image_id"], objects, "images")
             _check_known(where, "category_id", item["category_id"], categories, "categories")
             if item.get("iscrowd"):
-                crowds += 1
+                groups.setdefault(item["image_id"], []).append((number, item))
             else:
                 objects[item["image_id"]].append((number, item))
         folder = _images_folder(file, str(entries[0]["file_name"]), images)
         names = tuple(dict.fromkeys(categories.values()))
-        return cls(file, folder, names, crowds, tuple(entries), objects, categories)
+        return cls(file, folder, names, tuple(entries), objects, groups, categories)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The image files, in the order of the JSON."""
         return tuple(self.folder / str(entry["file_name"]) for entry in self.images)
+
+    @property
+    def crowds(self) -> int:
+        """Number of annotations that outline a crowd."""
+        return sum(map(len, self.groups.values()))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -177,13 +182,17 @@ class CocoSet:
             yield name, rgb, self._instances(entry["id"], size_wh)
 
     def _instances(self, image_id: Any, size_wh: tuple[int, int]) -> Instances:
-        items = self.objects[image_id]
+        items, groups = self.objects[image_id], self.groups.get(image_id, ())
         return Instances(
             size_wh,
             tuple(self.categories[item["category_id"]] for _, item in items),
             tuple(self._mask(number, item, size_wh) for number, item in items),
             np.array([self._score(number, item) for number, item in items]),
             tuple(_terms(item) for _, item in items),
+            crowds=tuple(
+                (self.categories[item["category_id"]], self._mask(number, item, size_wh))
+                for number, item in groups
+            ),
         )
 
     def _mask(self, number: int, item: Mapping[str, Any], size_wh: tuple[int, int]) -> RLE:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from diffugen.dataset.files import SPLITS, Item
 from diffugen.dataset.yolo import count_objects, read_yolo
 from diffugen.dataset.yolo_layout import Layout, read_layout
 from diffugen.errors import DiffugenError, counted
+from diffugen.prompts.names import matching_names, plain
 
 Purpose = Literal["train", "decide", "measure"]
 
@@ -42,7 +42,7 @@ class Truth:
         unlabelled: Classes of the run that the set does not label.
         images: Number of images.
         source: Called for each pass over the items.
-        crowds: Number of skipped crowd annotations (COCO).
+        crowds: Number of crowds (COCO's ``iscrowd``), of any class, which are no objects.
         objects: Objects of each class of the run; empty where counting them is not worth the time.
         notes: What a user has to know about the set: what is left out, or which split stands in for another.
         files: The image files; empty for images that are drawn.
@@ -63,7 +63,7 @@ class Truth:
         """What is in the set, in one line."""
         parts = [counted(self.images, "image")]
         if self.objects:
-            parts.append(f"objects: {_by_class(self.objects)}")
+            parts.append(f"objects: {by_class(self.objects)}")
         if self.unlabelled:
             parts.append(f"without labels for {', '.join(self.unlabelled)}")
         return f"{self.name}: {'; '.join([*parts, *self.notes])}"
@@ -113,7 +113,7 @@ def read_truth(
             )
         coco = CocoSet.open(path)
         if coco.crowds:
-            notes = (f"{counted(coco.crowds, 'crowd')} (iscrowd) left out",)
+            notes = (f"{counted(coco.crowds, 'crowd')} (iscrowd), no objects but ignored regions",)
         return _truth(
             path.stem, coco.class_names, classes, coco.files, coco.items, coco.counts, notes, coco.crowds
         )
@@ -188,7 +188,7 @@ def _chosen_split(layout: Layout, purpose: Purpose) -> tuple[str, tuple[str, ...
 
 
 def matching_classes(theirs: Sequence[str], ours: Sequence[str], where: str) -> dict[str, str]:
-    """Map the classes of a set to equal classes of a run, ignoring case, white space, ``_`` and ``-``.
+    """Map the classes of a set to the same classes of a run; see `diffugen.prompts.names.matching_names`.
 
     Args:
         theirs: Classes of the set.
@@ -201,20 +201,39 @@ def matching_classes(theirs: Sequence[str], ours: Sequence[str], where: str) -> 
     Raises:
         DiffugenError: No class matches; the message lists both sides and the nearest names.
     """
-    plain = {_plain(name): name for name in reversed(ours)}
-    found = {name: name if name in ours else plain[_plain(name)] for name in theirs if _plain(name) in plain}
+    found = matching_names(theirs, ours)
     if found:
         return found
-    spelt = {_plain(name): name for name in theirs}
+    spelt = {plain(name): name for name in theirs}
     near = [
         f"{name!r} looks like {spelt[other]!r}"
         for name in ours
-        for other in difflib.get_close_matches(_plain(name), spelt, n=1)
+        for other in difflib.get_close_matches(plain(name), spelt, n=1)
     ]
     raise DiffugenError(
         f"{where} labels none of the run's classes: it has {_listed(theirs)}, the run has {_listed(ours)}"
         f"{'; ' + ', '.join(near) if near else ''}; use the same class names in both"
     )
+
+
+def refuse_misspelt(where: str, dropped: Mapping[str, int], lacking: Sequence[str]) -> None:
+    """Refuse labels that would be left out because of the spelling of their class.
+
+    Args:
+        where: Name of the set in the error message.
+        dropped: Number of objects of each class that the run does not have.
+        lacking: Classes of the run that the set has no labels of.
+
+    Raises:
+        DiffugenError: A class of ``dropped`` with an object looks like one of ``lacking``.
+    """
+    for wanted in lacking:
+        alike = next((one for one in dropped if dropped[one] and _resembles(one, wanted)), None)
+        if alike is not None:
+            raise DiffugenError(
+                f"{where} has no class {wanted!r}, but {counted(dropped[alike], 'object')} of a class "
+                f"{alike!r}, which would be left out; use the same name in both, or a clearly different one"
+            )
 
 
 def _truth(
@@ -231,13 +250,7 @@ def _truth(
     labelled = set(classes.values())
     unlabelled = tuple(name for name in ours if name not in labelled)
     dropped = {one: counts.get(one, 0) for one in theirs if one not in classes}
-    for wanted in unlabelled:
-        alike = next((one for one in dropped if dropped[one] and _resembles(one, wanted)), None)
-        if alike is not None:
-            raise DiffugenError(
-                f"{name} has no class {wanted!r}, but {counted(dropped[alike], 'object')} of a class "
-                f"{alike!r}, which would be left out; use the same name in both, or a clearly different one"
-            )
+    refuse_misspelt(name, dropped, unlabelled)
     objects = dict.fromkeys((one for one in ours if one in labelled), 0)
     for one, count in counts.items():
         if one in classes:
@@ -247,7 +260,8 @@ def _truth(
             f"{name} has {counted(len(files), 'image')}, but no object of the run's classes {_listed(ours)}"
             f"{'; ' + '; '.join(notes) if notes else ''}"
         )
-    left = _by_class(dropped)
+    left = by_class(dropped)
+    other = ", ".join(f"{one} as {run}" for one, run in classes.items() if one != run)
     return Truth(
         name=name,
         class_names=tuple(objects),
@@ -256,28 +270,28 @@ def _truth(
         source=partial(_renamed_items, open_items, classes),
         crowds=crowds,
         objects=objects,
-        notes=(*notes, *([f"left out, of no class of the run: {left}"] if left else [])),
+        notes=(
+            *notes,
+            *([f"read {other}"] if other else []),
+            *([f"left out, of no class of the run: {left}"] if left else []),
+        ),
         files=files,
     )
 
 
 def _renamed_items(open_items: Callable[[], Iterator[Item]], classes: Mapping[str, str]) -> Iterator[Item]:
     for name, rgb, instances in open_items():
-        ours = instances.of_classes(classes)
-        yield name, rgb, replace(ours, class_names=tuple(classes[theirs] for theirs in ours.class_names))
+        yield name, rgb, instances.of_classes(classes).renamed(classes)
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name).casefold()
-
-
-def _by_class(counts: Mapping[str, int]) -> str:
+def by_class(counts: Mapping[str, int]) -> str:
+    """Return numbers of objects by class as text; classes without one are left out."""
     return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
 
 
 def _resembles(first: str, second: str) -> bool:
     """Return whether two class names differ by a plural's ending or by a slip of the pen."""
-    first, second = sorted((_plain(first), _plain(second)), key=len)
+    first, second = sorted((plain(first), plain(second)), key=len)
     slip = difflib.SequenceMatcher(None, first, second).ratio() >= 0.85 and len(first) >= 5
     return slip or second in (f"{first}s", f"{first}es")
 

@@ -54,10 +54,16 @@ class Detector(Protocol):
     Attributes:
         class_names: The classes in the order of their ids; empty for a detector that has not been trained.
         image_size: Longer side in pixels that the checkpoint was trained at; None if unknown or untrained.
+        renamed: From the checkpoint's own names for classes to those that are used; see `rename`.
     """
 
     class_names: tuple[str, ...]
     image_size: int | None
+    renamed: dict[str, str]
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Call classes by other names from now on; those that are not in ``names`` keep theirs."""
+        ...
 
     def fit(
         self,

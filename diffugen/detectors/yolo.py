@@ -49,6 +49,7 @@ class YoloDetector:
     Attributes:
         checkpoint: Path of the checkpoint, or the name of the architecture.
         class_names: The classes in the order of their ids; empty for an architecture without weights.
+        renamed: From the checkpoint's own names for classes to those that are used; see `rename`.
         image_size: Longer side in pixels that the checkpoint was trained at; None if unknown or untrained.
     """
 
@@ -68,8 +69,14 @@ class YoloDetector:
         self._loaded = load_checkpoint(self.checkpoint)
         names = self._loaded.model.names if self._loaded.model is not None else {}
         self.class_names = tuple(str(names[number]) for number in sorted(names))
+        self.renamed: dict[str, str] = {}
         self.image_size = self._loaded.image_size
         self._predictor: SegmentationPredictor | None = None
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Call classes by other names from now on; those that are not in ``names`` keep theirs."""
+        self.renamed.update(names)
+        self.class_names = tuple(names.get(name, name) for name in self.class_names)
 
     def fit(
         self,
@@ -183,7 +190,7 @@ class YoloDetector:
                     batch = _halving(predict, BATCH_SIZE, "predicting")
                     found.update(zip(numbers, batch, strict=False))
                     numbers = numbers[len(batch) :]
-        return [found[number] for number in range(len(images))]
+        return [found[number].renamed(self.renamed) for number in range(len(images))]
 
     def _ready_predictor(self, *, image_size: int, confidence: float) -> SegmentationPredictor:
         import torch

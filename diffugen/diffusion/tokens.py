@@ -14,6 +14,7 @@ from typing import Any
 from diffugen.diffusion.families import ADVICE, TEXT_ENCODERS, denoiser_of
 from diffugen.diffusion.messages import quiet
 from diffugen.errors import ModelError, PromptError
+from diffugen.prompts.names import occurrences
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class TokenIndex:
 def locate(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[list[int]]:
     """Find the tokens of each phrase in a prompt.
 
-    Matches whole words, case-insensitively. The result covers all occurrences of a phrase, all tokens of a
-    word that is split, and all vectors of a textual-inversion token.
+    Matches as `diffugen.prompts.names.occurrences`: whole words, whatever the case, and not inside a longer
+    phrase of the list. The result covers all occurrences of a phrase, all tokens of a word that is split, and
+    all vectors of a textual-inversion token.
 
     Args:
         tokenizer: A transformers tokenizer.
@@ -54,9 +56,8 @@ def locate(tokenizer: Any, text: str, phrases: Sequence[str]) -> list[list[int]]
     """
     expanded = _expand_vectors(tokenizer, text)
     spans, kept = _token_spans(tokenizer, expanded)
-    return [
-        _find(phrase, _expand_vectors(tokenizer, phrase), text, expanded, spans, kept) for phrase in phrases
-    ]
+    found = occurrences(expanded, [_expand_vectors(tokenizer, phrase) for phrase in phrases])
+    return [_find(phrase, text, places, spans, kept) for phrase, places in zip(phrases, found, strict=True)]
 
 
 def index_tokens(pipeline: Any, text: str, phrases: Sequence[str]) -> TokenIndex:
@@ -189,18 +190,15 @@ def _token_spans(tokenizer: Any, text: str, limit: int | None = None) -> tuple[l
 
 
 def _find(
-    phrase: str, expanded_phrase: str, text: str, expanded: str, spans: list[tuple[int, int]], kept: int
+    phrase: str, text: str, places: Sequence[tuple[int, int]], spans: list[tuple[int, int]], kept: int
 ) -> list[int]:
-    words = r"\s+".join(re.escape(word) for word in expanded_phrase.split())
-    occurrences = list(re.finditer(rf"(?<!\w){words}(?!\w)", expanded, re.IGNORECASE)) if words else []
-    if not occurrences:
+    if not places:
         raise PromptError(
             f"the phrase {phrase!r} is not in the prompt {text!r}. Write it as in the prompt: whole words, "
             "in the same order; case does not matter."
         )
     found: set[int] = set()
-    for occurrence in occurrences:
-        start, end = occurrence.span()
+    for start, end in places:
         tokens = [i for i, (left, right) in enumerate(spans) if left < end and right > start]
         if tokens and tokens[-1] < kept:
             found.update(tokens)

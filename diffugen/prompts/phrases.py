@@ -5,9 +5,9 @@ Does not know templates or tokenizers.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
+from diffugen.prompts.names import occurrences
 from diffugen.records import Phrase, one_line
 
 
@@ -31,17 +31,13 @@ def find_phrases(
     """
     names = [*classes, *(None for _ in background)]
     lists = [*classes.values(), *([word] for word in background)]
-    listed = [(one_line(phrase), place) for place, phrases in enumerate(lists) for phrase in phrases]
-    # Alternatives are tried from left to right, so the longest one that fits wins.
-    listed.sort(key=lambda item: -len(item[0]))
-    words = "|".join(f"({re.escape(phrase)})" for phrase, _ in listed)
-    pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE)
+    places, phrases = zip(*((i, one_line(each)) for i, one in enumerate(lists) for each in one), strict=True)
     traced = []
     for text in texts:
         found: dict[int, str] = {}
-        for match in pattern.finditer(text):
-            place = listed[(match.lastindex or 0) - 1][1]
-            if len(match[0]) > len(found.get(place, "")):
-                found[place] = match[0]
+        for place, spans in zip(places, occurrences(text, phrases), strict=True):
+            for start, end in spans:
+                if end - start > len(found.get(place, "")):
+                    found[place] = text[start:end]
         traced.append(tuple(Phrase(found[place], names[place]) for place in sorted(found)))
     return traced

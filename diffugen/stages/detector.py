@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item
 from diffugen.errors import DiffugenError
 from diffugen.labels.objects import finished
+from diffugen.prompts.names import matching_names
 from diffugen.records import Instances, content_id
 from diffugen.run.rounds import Run
 from diffugen.run.store import RunStore
@@ -44,12 +46,14 @@ class OpenDetector:
         image_size: Longer side in pixels that images are scaled to for prediction.
         settings: Its section of the configuration.
         wanted: Its names for the run's classes.
+        means: From a name of its own to the only class of the run that it stands for, by the class map.
     """
 
     detector: YoloDetector
     image_size: int
     settings: DetectorSettings
     wanted: frozenset[str]
+    means: Mapping[str, str] = field(default_factory=dict)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], confidence: float, *, raw: bool = False
@@ -101,7 +105,8 @@ class OpenDetector:
             raise DiffugenError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
         meant = list(class_map.items())
         parts = digest.hexdigest(), meant, self.image_size, confidence, self.settings.postprocess
-        return f"model-{content_id(*parts)}"
+        renamed = [self.detector.renamed] if self.detector.renamed else []
+        return f"model-{content_id(*parts, *renamed)}"
 
 
 def open_detector(
@@ -125,7 +130,14 @@ def open_detector(
     size = settings.prediction_size or detector.image_size
     meanings = mapped_classes(detector.class_names, run.class_names, settings.class_map)
     wanted = frozenset({*run.class_names, *meanings.values()})
-    return OpenDetector(detector, size or training_size(run, detector, settings, items), settings, wanted)
+    stands_for = Counter(meanings.values())
+    means = {
+        theirs: name
+        for name, theirs in meanings.items()
+        if stands_for[theirs] == 1 and theirs not in run.class_names
+    }
+    size = size or training_size(run, detector, settings, items)
+    return OpenDetector(detector, size, settings, wanted, means)
 
 
 def open_for_training(
@@ -159,7 +171,17 @@ def training_size(
 def _load(run: Run, checkpoint: str, settings: DetectorSettings) -> YoloDetector:
     from diffugen.detectors.yolo import YoloDetector
 
-    return YoloDetector(resolve_checkpoint(run.store, checkpoint), device=settings.device)
+    detector = YoloDetector(resolve_checkpoint(run.store, checkpoint), device=settings.device)
+    ours = {
+        theirs: name
+        for theirs, name in matching_names(detector.class_names, run.class_names).items()
+        if theirs != name
+    }
+    if ours:
+        detector.rename(ours)
+        told = ", ".join(f"{theirs!r} is {name!r}" for theirs, name in ours.items())
+        run.notify_once(f"classes of the detector {checkpoint} that are spelt differently here: {told}")
+    return detector
 
 
 def _longest_side(store: RunStore, items: Iterable[Item]) -> int:
@@ -179,10 +201,11 @@ def mapped_classes(
         class_names: The run's classes.
         class_map: From a class of the run to the detector's name for it.
     """
+    same = matching_names(class_map.values(), tuple(known))
     return {
-        name: theirs
+        name: same[theirs]
         for name, theirs in class_map.items()
-        if name in class_names and name not in known and theirs in known
+        if name in class_names and name not in known and theirs in same
     }
 
 

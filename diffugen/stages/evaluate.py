@@ -190,7 +190,10 @@ def _seen(
         for (name, rgb, truth), raw in zip(batch, predicted, strict=True):
             found = detector.postprocess(raw, rgb) if detector.settings.postprocess else raw
             # The classes come last: what counts may be the second guess about an object that does not.
-            seen = [one.of_classes(class_names) for one in (raw, found, with_rivals(found))]
+            seen = [
+                one.renamed(detector.means).of_classes(class_names)
+                for one in (raw, found, with_rivals(found))
+            ]
             yield name, rgb, truth.of_classes(class_names), _Seen(*seen)
 
 

@@ -24,7 +24,7 @@ from diffugen.run.store import RunStore
 from diffugen.stages.label import label_images
 from diffugen.stages.plan import Common, Plan, find_regions, plan_from_prompts, plan_from_sources
 from diffugen.stages.regions import check_mask
-from diffugen.stages.sources import check_source, images_of_task, sources_outside
+from diffugen.stages.sources import check_source, images_of_task, sources_outside, with_classes
 
 if TYPE_CHECKING:
     from diffugen.diffusion.tasks import Source
@@ -169,13 +169,16 @@ def _plan(work: _Work, task: Task, pipeline: Any) -> Plan:
     if task.task == "txt2img":
         prompts = task_prompts(task, work.tasks, generation.prompts, round.seed)
         return plan_from_prompts(common, prompts, generation.images_per_prompt)
-    source = str(task.source)
+    source, classes = str(task.source), tuple(generation.prompts.classes)
     if source in {one.step for one in work.tasks}:
         label_images(round, work.labelling)
         sources = list(images_of_task(round.store, source, round.number, work.labelling.method))
     else:
         sources = list(sources_outside(round.store, source, task.count))
-    found = find_regions(round.store, task, sources[: task.count], generation.detector_device)
+        label = task.region.label if task.region else None
+        sources, told = with_classes(source, sources, classes, label)
+        round.run.notify_once(f"source of task {task.step}: {told}")
+    found = find_regions(round.store, task, sources[: task.count], classes, generation.detector_device)
     return plan_from_sources(common, found, generation.prompts)
 
 

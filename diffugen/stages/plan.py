@@ -15,6 +15,7 @@ from diffugen.config.generation import PromptSettings, Region, Task
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import decode, encode
 from diffugen.prompts.children import child_prompts
+from diffugen.prompts.names import matching_names
 from diffugen.records import RLE, ImageRecord, Instances, Prompt
 from diffugen.stages.regions import outside, region_mask, window_around
 from diffugen.stages.sources import SourceImage
@@ -81,7 +82,7 @@ def plan_from_prompts(common: Common, prompts: Sequence[Prompt], each: int) -> P
 
 
 def find_regions(
-    store: RunStore, task: Task, sources: Sequence[SourceImage], detector_device: str
+    store: RunStore, task: Task, sources: Sequence[SourceImage], classes: Sequence[str], detector_device: str
 ) -> list[tuple[SourceImage, RLE | None]]:
     """Return each source with the region to paint over; None for ``img2img`` and where there is none.
 
@@ -89,6 +90,7 @@ def find_regions(
         store: The run, which contains the pixels of the sources.
         task: The task.
         sources: The images to start from. If the task names a detector, its detections replace their labels.
+        classes: Classes of the run; the detector's names for them may be spelt differently.
         detector_device: Device of that detector.
 
     Raises:
@@ -108,6 +110,7 @@ def find_regions(
     from diffugen.detectors.yolo import YoloDetector
 
     detector = YoloDetector(region.detector, device=detector_device)
+    detector.rename(matching_names(detector.class_names, [str(region.find), *classes]))
     if region.find not in detector.class_names:
         raise DiffugenError(
             f"task {task.step!r}: the detector {region.detector} has no class {region.find!r}; its classes "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -110,4 +109,4 @@ def as_prompted(
         # is.
         if meant and not (theirs in class_names and (len(meant) > 1 or theirs in named)):
             means[theirs] = meant[0]
-    return replace(instances, class_names=tuple(means.get(name, name) for name in instances.class_names))
+    return instances.renamed(means)

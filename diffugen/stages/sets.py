@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from diffugen.config.sections import DatasetSettings, LoopSettings
+from diffugen.dataset.files import Item
 from diffugen.dataset.truth import Truth, common_images
 from diffugen.errors import DiffugenError, counted
+from diffugen.labels.paint import painted_over
 from diffugen.miniature.truth import exact_labels, find_truth
+from diffugen.records import Instances
 from diffugen.run.rounds import Run
 
 
@@ -43,7 +49,7 @@ def open_sets(run: Run, dataset: DatasetSettings, loop: LoopSettings) -> Labelle
     """
     names = run.class_names
     sets = LabelledSets(
-        known=find_truth(dataset.known, names, "train"),
+        known=_to_train_on(find_truth(dataset.known, names, "train"), dataset),
         validation=find_truth(loop.validation, names, "decide"),
         truth=find_truth(loop.truth, names, "measure"),
         truth_name=loop.truth,
@@ -59,6 +65,23 @@ def open_sets(run: Run, dataset: DatasetSettings, loop: LoopSettings) -> Labelle
     _check_apart("dataset.known", sets.known, "loop.truth", sets.truth)
     _check_apart("dataset.known", sets.known, "loop.validation", sets.validation)
     return sets
+
+
+def _to_train_on(known: Truth | None, settings: DatasetSettings) -> Truth | None:
+    """Return a set with its crowds painted over, or as objects: a detector cannot ignore a region."""
+    if known is None or not known.crowds:
+        return known
+
+    def items() -> Iterator[Item]:
+        for name, rgb, found in known.items():
+            names, rles = tuple(name for name, _ in found.crowds), tuple(rle for _, rle in found.crowds)
+            objects = replace(found, crowds=())
+            if settings.crowds == "object":
+                yield name, rgb, objects.joined(Instances(found.size_wh, names, rles, np.ones(len(rles))))
+            else:
+                yield name, painted_over(rgb, rles, found.rles), objects
+
+    return replace(known, source=items)
 
 
 def _check_apart(one: str, known: Truth | None, other: str, judge: Truth | None) -> None:

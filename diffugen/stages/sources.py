@@ -7,8 +7,9 @@ from outside the run are copied into it, so that it stays complete when they are
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 
 from diffugen.dataset.coco import read_coco
 from diffugen.dataset.files import IMAGE_SUFFIXES, Item, read_image
+from diffugen.dataset.truth import by_class, refuse_misspelt
 from diffugen.dataset.yolo import read_yolo
 from diffugen.dataset.yolo_layout import list_images
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, counted
+from diffugen.prompts.names import matching_names
 from diffugen.records import Instances, Prompt
 from diffugen.run.ledger import LEDGER_NAME
 from diffugen.run.store import RunStore
@@ -117,6 +120,44 @@ def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator
         raise DiffugenError(
             f"the source {path} contains no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
         )
+
+
+def with_classes(
+    source: str, images: Sequence[SourceImage], classes: Sequence[str], region: str | None
+) -> tuple[list[SourceImage], str]:
+    """Return images with the labels that a run has a use for, named as in the run, and a census of all.
+
+    Args:
+        source: What the images come from, for messages.
+        images: The images.
+        classes: Classes of the run; objects of these keep their labels.
+        region: Class of the objects to paint over, which need not be one of the run; None for none.
+
+    Raises:
+        DiffugenError: Labels would be left out because of the spelling of their class.
+    """
+    labelled = [one for one in images if one.instances is not None]
+    counts = Counter(name for one in images if one.instances for name in one.instances.class_names)
+    wanted = list(dict.fromkeys([*classes, *([region] if region else [])]))
+    ours = matching_names(counts, wanted)
+    dropped = {name: count for name, count in counts.items() if name not in ours}
+    refuse_misspelt(source, dropped, [name for name in wanted if name not in ours.values()])
+    told = [counted(len(images), "image")]
+    if labelled:
+        kept = Counter[str]()
+        for name, count in counts.items():
+            if name in ours:
+                kept[ours[name]] += count
+        told.append(f"objects: {by_class(kept) or 'none of the run'}")
+        crowds = sum(len(one.instances.crowds) for one in images if one.instances)
+        if crowds:
+            told.append(f"{counted(crowds, 'crowd')} (iscrowd) left out")
+        if dropped:
+            told.append(f"left out, of no class of the run: {by_class(dropped)}")
+        if len(labelled) < len(images):
+            told.append(f"{counted(len(images) - len(labelled), 'image')} without labels")
+    named = [replace(one, instances=one.instances and one.instances.renamed(ours)) for one in images]
+    return named, f"{source}: {'; '.join(told)}"
 
 
 def _read(path: Path) -> Iterator[tuple[SourceImage, RGB]]:

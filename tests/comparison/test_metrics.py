@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from diffugen.comparison.metrics import (
     ClassQuality,
     average_precision,
     false_finds,
+    image_error,
     label_quality,
     lead_error,
     reliability,
@@ -267,3 +268,20 @@ def test_rank_correlation_with_weights() -> None:
     light, heavy = (spearman(values, turned, np.array([1.0, 1.0, one, one])) for one in (0.1, 10.0))
     assert light is not None and heavy is not None and heavy < 0.8 < light
     assert spearman(values, np.ones(4), np.ones(4)) is None is spearman(values[:1], values[:1])
+
+
+def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong() -> None:
+    [crowd] = instances(("car", (10, 0, 30, 12), 1)).rles
+    truth = replace(instances(("car", EIGHT, 1)), crowds=(("car", crowd),))
+    found = instances(("car", AWAY, 0.9), ("car", EIGHT, 0.8))
+    assert AWAY < (30, 12) and average_precision([(instances(("car", EIGHT, 1)), found)]).ap50 == approx(0.5)
+    for of in ("mask", "box"):
+        assert average_precision([(truth, found)], of=of).ap50_95 == approx(1)
+    assert image_error(truth, found) == 0 and image_error(replace(truth, crowds=()), found) == 1
+    # Of another class, or outside of the crowd, it is wrong all the same.
+    wrong = instances(("car", SMALL, 0.9), ("piano", AWAY, 0.9), ("car", EIGHT, 0.8))
+    assert average_precision([(truth, wrong)]).ap50 == approx(0.5) and image_error(truth, wrong) == 2
+    empty = replace(instances(), crowds=truth.crowds)
+    counts = false_finds([(empty, found), (instances(), instances())], ["car", "piano"], 0.5)
+    assert (counts["car"].images, counts["car"].found, counts["piano"].images) == (1, 0, 2)
+    assert average_precision([(empty, found)]).ap50 is None

@@ -185,13 +185,16 @@ def test_polygons_are_filled_as_by_pycocotools(tmp_path: Path) -> None:
         assert (shapes.decode(rle) == expected).all()
 
 
-def test_crowds_are_skipped_and_counted(tmp_path: Path) -> None:
+def test_crowds_are_no_objects(tmp_path: Path) -> None:
     crowd = {"segmentation": uncompressed(RING), "iscrowd": 1}
     file = theirs(tmp_path, crowd, {"segmentation": [SQUARE], "score": 0.5}, crowd)
     found = CocoSet.open(file)
     assert (found.crowds, found.class_names) == (2, ("car", "truck"))
     [(_, _, instances), _] = found.items()
     assert instances.scores.tolist() == [0.5]
+    assert [(name, shapes.areas([rle])[0] > 0) for name, rle in instances.crowds] == [("car", True)] * 2
+    assert [name for name, _ in instances.renamed({"car": "van"}).take([]).crowds] == ["van"] * 2
+    assert instances.of_classes(["truck"]).crowds == ()
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_the_census_says_what_is_there_and_what_is_left_out(tmp_path: Path) -> N
     assert found.objects == {"car": 1}
     assert found.census == (
         "set/train: 3 images; objects: car 1; without labels for van; 1 image without a label file taken as "
-        "background; left out, of no class of the run: tree 2"
+        "background; read Car as car; left out, of no class of the run: tree 2"
     )
 
 
@@ -126,7 +126,7 @@ def test_crowds_are_told_and_a_set_of_nothing_else_is_refused(tmp_path: Path) ->
     file.write_text(json.dumps(about))
     found = read_truth(file, ["car"])
     assert (found.objects, found.crowds) == ({"car": 2}, 1)
-    assert "1 crowd (iscrowd) left out" in found.census
+    assert "1 crowd (iscrowd), no objects but ignored regions" in found.census
     for one in about["annotations"]:
         one["iscrowd"] = 1
     file.write_text(json.dumps(about))
@@ -204,3 +204,22 @@ def test_a_copy_under_another_name_is_the_same_image(tmp_path: Path) -> None:
     source, target = sorted((tmp_path / "one/images/train").iterdir())[2], second / "images/val/new.png"
     shutil.copy(source, target)
     assert common_images(first, read_truth(second, ["car"])) == [(source, target)]
+
+
+@pytest.mark.parametrize("crowds", ["hide", "object"])
+def test_crowds_of_known_images_are_painted_over_or_trained_on(tmp_path: Path, crowds: str) -> None:
+    far = box_mask((20, 8, 30, 16))
+    write_coco(tmp_path / "set", {"train": [item("a", ("car", BOX, 1.0), ("car", far, 1.0))]}, ["car"])
+    file = tmp_path / "set/annotations/instances_train.json"
+    about = json.loads(file.read_text())
+    about["annotations"][1]["iscrowd"] = 1
+    file.write_text(json.dumps(about))
+    settings = DatasetSettings(known=str(file), crowds=crowds)  # type: ignore[arg-type]
+    with RunStore.create_or_open(tmp_path / "run", config=None) as store:
+        known = open_sets(round_of(store, ["car"]).run, settings, LoopSettings()).known
+    assert known is not None
+    [(_, before, as_read)], [(_, after, found)] = read_truth(file, ["car"]).items(), known.items()
+    assert (len(as_read), len(as_read.crowds)) == (1, 1) and not found.crowds
+    changed = (before != after).any(axis=2)
+    assert len(found) == (2 if crowds == "object" else 1)
+    assert changed[far].any() == (crowds == "hide") and not changed[BOX].any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 
 from diffugen.config import DetectorSettings
 from diffugen.detectors.yolo import YoloDetector
+from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.records import Instances
-from diffugen.stages.detector import OpenDetector
+from diffugen.run.store import RunStore
+from diffugen.stages.detector import OpenDetector, open_detector
 from diffugen.stages.evaluate import measure
 from tests.support.planted import box
+from tests.support.rounds import round_of
 
 WIDTH, HEIGHT = box(20).size_wh
 BLACK = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
@@ -42,3 +46,18 @@ def test_the_second_guess_about_an_object_counts_in_average_precision_only() -> 
         )
         finds = measure(detector, [("image", BLACK, box(20, name="car"))], names).false_finds["piano"]
         assert (finds.images, finds.found) == (1, 0), "surer of a car, it finds no piano"
+
+
+def test_a_class_that_the_detector_knows_by_another_name_is_measured(tmp_path: Path) -> None:
+    """By the class map, where only one class of the run has that name, or spelt differently."""
+    scenes = scene_set("piano-among", 12, (96, 64), start=500)
+    items = [(str(n), one.rgb, exact_instances(one).of_classes(["car"])) for n, one in enumerate(scenes)]
+    measured = {}
+    for name, class_map in (("car", {}), ("sedan", {"sedan": "car"}), ("CAR", {}), ("van", {})):
+        settings = DetectorSettings(device="cpu", class_map=class_map)
+        with RunStore.create_or_open(tmp_path / name, config=None) as store:
+            detector = open_detector(round_of(store, [name]).run, "miniature", settings)
+        renamed = [(n, rgb, truth.renamed({"car": name})) for n, rgb, truth in items]
+        measured[name] = measure(detector, renamed, [name]).mask.ap50
+    assert measured["car"] and measured["car"] == measured["sedan"] == measured["CAR"]
+    assert not measured["van"]

@@ -105,6 +105,8 @@ CASES: dict[str, tuple[list[str], dict[str, str], list[str], tuple[str, str]]] =
         ("car", "truck"),
     ),
     "target is not a class of the detector": (["sedan"], {"sedan": "limousine"}, ["sedan"], ("car", "truck")),
+    "names that differ in spelling only": (["Car", "TRUCK"], {}, ["piano"], ("Car", "TRUCK")),
+    "a target that differs in spelling only": (["sedan"], {"sedan": "CAR"}, ["sedan"], ("sedan", "truck")),
     "mapped class is not a class of the run": (
         ["piano"],
         {"sedan": "car"},
@@ -123,7 +125,7 @@ def test_the_class_that_a_detection_gets(
     expected: tuple[str, str],
 ) -> None:
     add_scenes(store, named)
-    plain = found(store, relabel(store, class_names, {}).method)
+    plain = found(store, relabel(store, ["piano"], {}).method)
     made = relabel(store, class_names, class_map)
     renamed = found(store, made.method)
     assert made.images == len(SCENES) and sum(renamed.values()) == sum(plain.values()) == made.objects

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import encode
 from diffugen.records import HeatMaps, ImageRecord, Instances, LabelSet, Phrase, Prompt
 from diffugen.run.store import RunStore
-from diffugen.stages.sources import images_of_task, sources_outside
+from diffugen.stages.sources import SourceImage, images_of_task, sources_outside, with_classes
 
 SIZE_WH = (24, 16)
 
@@ -137,3 +138,31 @@ def test_bad_sources(tmp_path: Path, store: RunStore, prepare: Any, message: str
     folder.mkdir()
     with pytest.raises(DiffugenError, match=message):
         list(sources_outside(store, str(prepare(folder)), None))
+
+
+def labelled(*names: str) -> SourceImage:
+    objects = car().take([0] * len(names))
+    instances = Instances(SIZE_WH, names, objects.rles, objects.scores)
+    return SourceImage("a", "a", "a.png", SIZE_WH, "a", None, instances)
+
+
+def test_labels_are_named_as_in_the_run_and_counted() -> None:
+    images = [labelled("Car", "dog"), replace(labelled(), instances=None), labelled("car")]
+    named, told = with_classes("photos", images, ["piano", "car"], None)
+    assert [one.instances and one.instances.class_names for one in named] == [("car", "dog"), None, ("car",)]
+    assert told == (
+        "photos: 3 images; objects: car 2; left out, of no class of the run: dog 1; 1 image without labels"
+    )
+    assert with_classes("photos", images[1:2], ["piano"], None)[1] == "photos: 1 image"
+    assert "objects: none of the run" in with_classes("photos", [labelled("dog")], ["piano"], None)[1]
+
+
+def test_the_class_to_paint_over_need_not_be_one_of_the_run() -> None:
+    [named], told = with_classes("photos", [labelled("Van")], ["piano"], "van")
+    assert named.instances and named.instances.class_names == ("van",) and "left out" not in told
+
+
+@pytest.mark.parametrize(("classes", "region"), [(["piano", "car"], None), (["piano"], "car")])
+def test_labels_with_a_misspelt_class_are_refused(classes: list[str], region: str | None) -> None:
+    with pytest.raises(DiffugenError, match=r"photos has no class 'car', but 1 object of a class 'cars'"):
+        with_classes("photos", [labelled("cars")], classes, region)

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_v
 
 from diffugen.config.generation import PromptSettings, Task, check_chain
 from diffugen.config.labelling import Labelling, LabelSettings, ScoreWeights
+from diffugen.config.training import TrainingArguments
 from diffugen.config.values import Device, Name, Section, Share, SideWH, Text
 from diffugen.errors import did_you_mean
 
@@ -94,7 +95,7 @@ class DetectorSettings(Section):
             colours change; see `diffugen.labels.objects`.
         class_map: From a class of the run to the detector's name for it, for detectors that do not know the
             run's own, e.g. ``{sedan: car}``.
-        extra: Further training arguments of the detector's library, under their own names.
+        extra: Further training arguments of Ultralytics, under its own names.
     """
 
     DECIDES_PREDICTIONS: ClassVar = ("checkpoint", "prediction_size", "postprocess", "class_map")
@@ -111,7 +112,7 @@ class DetectorSettings(Section):
     confidence: Share = 0.25
     postprocess: bool = True
     class_map: dict[str, Text] = Field(default_factory=dict)
-    extra: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    extra: TrainingArguments = Field(default_factory=TrainingArguments)
 
 
 class DisagreementSettings(Section):

@@ -11,15 +11,16 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.training import TrainingArguments
 from diffugen.dataset.yolo import find_yolo
 from diffugen.detectors import SMALLEST_IMAGE, OnEpoch
 from diffugen.detectors.yolo_checkpoint import contained, find_checkpoint, import_ultralytics, load_checkpoint
-from diffugen.detectors.yolo_fit import checked_extra, fit_once, hardware_arguments, label_caches
+from diffugen.detectors.yolo_fit import fit_once, hardware_arguments, label_caches
 from diffugen.diffusion.devices import free_memory, resolve_device
 from diffugen.errors import DiffugenError, ModelError, is_out_of_memory
 from diffugen.labels import shapes
@@ -90,7 +91,7 @@ class YoloDetector:
         on_epoch: OnEpoch | None = None,
         lr0: float | None = None,
         freeze: int | None = None,
-        extra: Mapping[str, Any] | None = None,
+        extra: TrainingArguments | None = None,
     ) -> Path:
         """Train from this checkpoint and return the path of the best new one, a ``.pt`` file.
 
@@ -110,11 +111,10 @@ class YoloDetector:
                 metrics.
             lr0: Initial learning rate of AdamW; None lets Ultralytics choose optimiser and rate.
             freeze: Number of layers, counted from the input, that are not trained.
-            extra: Further Ultralytics training arguments, by their own names.
+            extra: Further training arguments of Ultralytics.
 
         Raises:
             DiffugenError: The dataset is missing or empty, or an argument is out of range.
-            ConfigError: ``extra`` holds a key that Ultralytics does not know, or one of those above.
             ModelError: Training fails, or memory runs out even with one image per step.
         """
         if epochs < 1 or image_size < SMALLEST_IMAGE:
@@ -140,7 +140,7 @@ class YoloDetector:
             **hardware_arguments(self._device),
         }
         caches = label_caches(Path(arguments["data"]).parent)
-        arguments |= checked_extra(extra or {}, {*arguments, "batch", "save_dir"})
+        arguments |= extra.model_dump() if extra else {}
         try:
             fit = partial(fit_once, arguments, self._loaded, on_epoch)
             return _halving(fit, batch_size or BATCH_SIZE, "training")

@@ -10,17 +10,11 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffugen.detectors import OnEpoch
 from diffugen.detectors.yolo_checkpoint import Checkpoint, contained
-from diffugen.errors import ConfigError, ModelError, did_you_mean, first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Set
-
-OVERRIDABLE = frozenset({"optimizer", "amp", "workers"})
-"""Arguments that DiffuGen chooses but that ``extra`` may replace."""
+from diffugen.errors import ModelError, first_line
 
 
 def fit_once(
@@ -65,30 +59,6 @@ def fit_once(
 def label_caches(dataset: Path) -> set[Path]:
     """Return the cache files that Ultralytics leaves in a dataset's folder; they hold absolute paths."""
     return set(dataset.rglob("*.cache"))
-
-
-def checked_extra(extra: Mapping[str, Any], taken: Set[str]) -> Mapping[str, Any]:
-    """Return further training arguments after checking their names.
-
-    Args:
-        extra: Ultralytics training arguments, by their own names.
-        taken: Names of arguments that are already set; all but `OVERRIDABLE` are refused.
-
-    Raises:
-        ConfigError: A name is unknown to Ultralytics, or already set.
-    """
-    from ultralytics.cfg import DEFAULT_CFG_DICT
-
-    mistakes = []
-    for key in extra:
-        if key in taken - OVERRIDABLE:
-            mistakes.append(f"detector.extra: {key!r} has its own setting; use that instead")
-        elif key not in DEFAULT_CFG_DICT:
-            hint = did_you_mean(key, DEFAULT_CFG_DICT)
-            mistakes.append(f"detector.extra: {key!r} is not a training argument of Ultralytics{hint}")
-    if mistakes:
-        raise ConfigError(mistakes)
-    return extra
 
 
 def hardware_arguments(device: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.training import TrainingArguments
 from diffugen.dataset.files import Item
 from diffugen.errors import DiffugenError
 from diffugen.miniature.scenes import KNOWN_CLASSES
@@ -319,7 +320,7 @@ def _train_detector(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
         seed=0,
         batch_size=16,
         on_epoch=report,
-        extra={"mosaic": 0.0, "mask_ratio": 2},
+        extra=TrainingArguments(mosaic=0.0, mask_ratio=2),
     )
     save_safetensors(best, folder)
 

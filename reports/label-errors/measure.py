@@ -29,6 +29,7 @@ from rankers import mistakenness, object_lab, ours
 from diffugen import stages
 from diffugen.comparison.matching import match
 from diffugen.config import load_config
+from diffugen.config.training import TrainingArguments
 from diffugen.dataset.yolo import write_yolo
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.labels.objects import finished
@@ -53,7 +54,7 @@ FIRST = (0.1, 0.2, 0.3)
 IMAGE_SIZE = 128
 TRAINING = {"strong": (900, 16), "weak": (60, 6)}
 """Exactly labelled scenes and epochs of each detector."""
-EXTRA = {"mosaic": 0.0, "mask_ratio": 2, "scale": 0.25, "warmup_epochs": 0.0}
+EXTRA = TrainingArguments(mosaic=0.0, mask_ratio=2, scale=0.25, warmup_epochs=0.0)
 
 
 @dataclass

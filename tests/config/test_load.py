@@ -15,6 +15,7 @@ from diffugen.config.files import Option, config_path, list_configs
 from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
 from diffugen.config.load import kept_config, load_config
 from diffugen.config.sections import resumable_keys
+from diffugen.config.training import TrainingArguments
 from diffugen.config.values import Section
 from diffugen.errors import ConfigError
 from diffugen.prompts.tasks import plan_tasks, task_prompts
@@ -477,3 +478,43 @@ def test_resumable_keys_exist_and_affect_no_image() -> None:
             value = value[part]
     assert {"detector", "review", "diffusion.batch_size"} <= set(resumable_keys())
     assert not {"seed", "prompts", "diffusion.model", "dataset.val_frac"} & set(resumable_keys())
+
+
+def test_training_arguments_are_ultralytics_own() -> None:
+    from ultralytics.cfg import CFG_FRACTION_KEYS, DEFAULT_CFG_DICT, check_cfg
+
+    config = load_config("miniature", ["detector.extra={mosaic: 0.25, val: false, optimizer: SGD}"])
+    given = {"mosaic": 0.25, "val": False, "optimizer": "SGD"}
+    kept = config.detector.extra.model_dump()
+    assert {key: kept[key] for key in given} == given and None not in kept.values()
+    assert set(TrainingArguments.model_fields) <= set(DEFAULT_CFG_DICT)
+    for key in set(TrainingArguments.model_fields) & set(CFG_FRACTION_KEYS):
+        check_cfg({key: 1.0})
+        assert mistakes("miniature", f"detector.extra.{key}=1.5")
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    {
+        "resume": ("resume: true", r"detector\.extra\.resume = true: unknown key"),
+        "another configuration": (
+            "cfg: https://example.com/x.yaml",
+            r"detector\.extra\.cfg = .*: unknown key",
+        ),
+        "another dataset": ("data: other.yaml", r"detector\.extra\.data"),
+        "another folder": ("project: /tmp", r"detector\.extra\.project"),
+        "one class": ("single_cls: true", r"detector\.extra\.single_cls"),
+        "negative workers": (
+            "workers: -1",
+            r"detector\.extra\.workers = -1: expected a number of at least 0",
+        ),
+        "text": ("mosaic: often", r'detector\.extra\.mosaic = "often": expected a number'),
+        "too large": ("mosaic: 7", r"detector\.extra\.mosaic = 7: expected a number of at most 1"),
+        "a slip of the pen": ("mozaic: 0.5", r"did you mean 'mosaic'"),
+        "a setting of its own": ("lr0: 0.1", r"did you mean 'detector\.lr0'"),
+        "an unknown optimiser": ("optimizer: adam", r"detector\.extra\.optimizer.*'Adam'"),
+    }.values(),
+)
+def test_other_training_arguments_are_refused(extra: str, expected: str) -> None:
+    [mistake] = mistakes("miniature", f"detector.extra={{{extra}}}")
+    assert re.search(expected, mistake), mistake

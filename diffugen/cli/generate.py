@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffugen.cli.output import progress, say
-from diffugen.cli.shared import RunOption, SetOption, examples, printing, repeat_arguments
+from diffugen.cli.shared import RunOption, SetOption, examples, printing
 from diffugen.errors import DiffugenError, shell_command
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ def generate(
         sheet = verbs.contact_sheet(opened, name=name, steps=made.tasks)
     say(f"{made.images} images in {folder}{_left_out(made)}, {labelled.objects} labels")
     say(f"contact sheet: {sheet}")
-    bootstrap = shell_command("bootstrap", *repeat_arguments(config, run))
-    say(f"Next: {shell_command('export', folder)}, or {bootstrap}")
+    say(f"Next: {shell_command('export', folder)}, or {shell_command('bootstrap', '--run', folder)}")
 
 
 def _split_arguments(what: list[str], task: str | None) -> tuple[str | None, str | None]:

@@ -19,7 +19,6 @@ from diffugen.cli.shared import (
     copy_shipped,
     examples,
     open_or_create_run,
-    repeat_arguments,
 )
 from diffugen.cli.status import rounds_table
 from diffugen.errors import DiffugenError, did_you_mean, shell_command
@@ -169,7 +168,8 @@ def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], 
         _say_result(run, done)
     say(f"report: {report}")
     name = [loop] if loop in ("bootstrap", "improve") else ["loops", "run", loop]
-    command = [*name, *repeat_arguments(config, folder)]
+    # The run keeps its configuration, with all that was overridden.
+    command = [*name, "--run", str(run.folder)]
     if done < at_most:
         say(f"Stopped: no better detector in {settings.loop.patience} rounds.")
         command += ["--set", f"loop.patience={settings.loop.patience + 2}"]
@@ -182,10 +182,12 @@ def _show_table(run: Run) -> None:
 
 def _say_result(run: Run, done: int) -> None:
     """Print the detector, and what the truth says of it."""
+    from diffugen.stages.detector import resolve_checkpoint
+
     results = [run.store.results(number) for number in reversed(range(done))]
     promoted = next((one.promote for one in results if one.promote), None)
     if promoted:
-        say(f"detector: {run.folder / promoted.checkpoint}")
+        say(f"detector: {resolve_checkpoint(run.store, promoted.checkpoint)}")
     measured = (
         ("before the loop", [one.evaluate_base for one in results]),
         ("now", [one.evaluate for one in results]),

@@ -74,11 +74,6 @@ def printing(run: OpenRun) -> OpenRun:
     return run
 
 
-def repeat_arguments(config: str | None, run: Path | None) -> list[str]:
-    """Return the arguments that name the same configuration and run to the next command."""
-    return [*([config] if config else []), *(["--run", str(run)] if run else [])]
-
-
 def copy_shipped(source: Path, target: Path, *command: str) -> None:
     """Copy a file that comes with DiffuGen, never over an existing one.
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.main import get_command
 
 import diffugen
+from diffugen.cli.app import app
 from diffugen.errors import shell_command
 from tests.support.command_line import run
 
@@ -56,3 +62,53 @@ def test_no_message_puts_a_value_into_a_command_unquoted() -> None:
                 elif isinstance(part, ast.Constant):
                     before = str(part.value)
     assert not found, found
+
+
+def leaves(command: Any, name: str = "diffugen") -> Iterator[tuple[str, Any]]:
+    """Yield every command below a group, with all its words."""
+    if hasattr(command, "commands"):
+        for part, inner in command.commands.items():
+            if not inner.hidden:
+                yield from leaves(inner, f"{name} {part}")
+    else:
+        yield name, command
+
+
+def parsed(line: str) -> None:
+    """Parse a command line without running it: every option must exist and take the value."""
+    words, redirection = shlex.split(line.partition(" > ")[0]), line.partition(" > ")[2]
+    assert words[0] == "diffugen" and " " not in redirection
+    parse(get_command(app), words[1:])
+
+
+def parse(command: Any, words: list[str]) -> None:
+    if hasattr(command, "commands"):
+        parse(command.commands[words[0]], words[1:])
+    else:
+        with suppress(typer.Exit):  # --help
+            command.make_context("", list(words))
+
+
+def test_every_example_of_every_help_is_a_command_line_that_parses() -> None:
+    shown = 0
+    for name, command in leaves(get_command(app)):
+        for line in (command.epilog or "").splitlines():
+            if line.strip().startswith("diffugen "):
+                assert line.strip().startswith(name), f"{name} shows {line.strip()!r}"
+                parsed(line.strip())
+                shown += 1
+    assert shown >= 30
+    with pytest.raises(Exception, match="No such option"):
+        parsed("diffugen bootstrap --round 3")
+
+
+DOCUMENTED = re.compile(r"(?:^|`)(?:\.venv/bin/)?(diffugen [^#\n`]+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/generation.md", "docs/miniature.md"])
+def test_every_documented_command_line_parses(page: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    lines = DOCUMENTED.findall(text.replace("\\\n", ""))
+    assert len(lines) >= 3
+    for line in lines:
+        parsed(line)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from diffugen import stages
 from diffugen.config import ReviewSettings
 from diffugen.dataset.yolo import read_yolo, write_yolo
+from diffugen.detectors.yolo_checkpoint import find_checkpoint
 from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.run.results import Promoted, Reviewed
 from diffugen.run.store import RunStore
@@ -170,7 +172,7 @@ def test_a_finished_run_says_so_and_suggests_more_rounds(
 
 @pytest.mark.slow
 def test_a_stopped_run_says_how_to_continue(
-    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with RunStore.open(copied) as store:
@@ -181,7 +183,17 @@ def test_a_stopped_run_says_how_to_continue(
         run(monkeypatch, "bootstrap", "--run", str(copied), "--rounds", "3", "--set", "loop.patience=1") == 0
     )
     said = capsys.readouterr().out
-    assert "Stopped: no better detector in 1 rounds" in said and "--set loop.patience=3 --rounds 4" in said
+    assert "Stopped: no better detector in 1 rounds" in said
+    detector = re.search(r"^detector: (.*)$", said, re.MULTILINE)
+    assert detector and find_checkpoint(detector[1]).exists()
+    more = re.search(r"^more rounds: diffugen (.*)$", said, re.MULTILINE)
+    assert more and more[1].endswith("--set loop.patience=3 --rounds 4")
+    # The command works from anywhere, with the settings of the run, although it repeats none of them.
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *shlex.split(more[1])) == 0
+    with RunStore.open(copied, readonly=True) as store:
+        counts = {number: one.images for number, one in store.summary().rounds.items()}
+    assert counts == dict.fromkeys(range(len(counts)), 12) and len(counts) >= 3
 
 
 def review(store: RunStore) -> Reviewed:

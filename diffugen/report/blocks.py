@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+FEW = 30
+"""Means and ratios over fewer images or objects are withheld, for they would be noise."""
+
 NOTHING = "-"
 """Shown for a value that was not measured or is undefined."""
 

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from diffugen.comparison.metrics import ClassQuality
 from diffugen.errors import counted
 from diffugen.records import SOURCES
-from diffugen.report.blocks import Block, Cell, Chart, Missing, Paragraph, Section, Table, as_count, as_rate
+from diffugen.report.blocks import (
+    FEW,
+    Block,
+    Cell,
+    Chart,
+    Missing,
+    Paragraph,
+    Section,
+    Table,
+    as_count,
+    as_rate,
+)
 from diffugen.report.charts import Line, line_chart
 from diffugen.report.facts import RunFacts
 from diffugen.report.quality import SAMPLE_SEED, Comparison, Evidence, Quality
@@ -107,8 +118,12 @@ def _quality_sentence(quality: Quality) -> str:
         now, first = quality.of(evidence, "now"), quality.of(evidence, "first")
         if now is not None:
             change = f" (first settings: {as_rate(first.quality.object_iou)})" if first else ""
-            images = counted(now.images, "image")
-            said.append(f"{sentence} {as_rate(now.quality.object_iou)}{change} on {images}.")
+            objects = sum(each.objects for each in now.quality.by_class.values())
+            count = f"{counted(objects, 'object')} of {counted(now.images, 'image')}"
+            if objects < FEW:
+                said.append(f"Only {count} can be compared with {_EVIDENCE[evidence]}: too few for a mean.")
+            else:
+                said.append(f"{sentence} {as_rate(now.quality.object_iou)}{change} on {count}.")
     return " ".join(said)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from diffugen.errors import counted
 from diffugen.report.blocks import (
+    FEW,
     NOTHING,
     Block,
     Cell,
@@ -139,7 +140,19 @@ def _overall_change(facts: RunFacts, current: Evaluated) -> str:
         verb = "rose" if now > before else "fell"
         text = f"On {_scenes(current)}, mask AP50 {verb} from {as_rate(before)} to {as_rate(now)}"
         text += f" ({now - before:+.3f})"
-    return f"{text}, {as_percent(now, exact)} of the AP50 with exact labels." if exact else f"{text}."
+    share = _relative(now, exact, current, facts.reference)
+    return f"{text}." if share == NOTHING else f"{text}, {share} of the AP50 with exact labels."
+
+
+def _relative(
+    value: float | None, exact: float | None, measured: Evaluated, reference: Evaluated | None
+) -> str:
+    """Return a value as a share of that with exact labels, unless either rests on few images."""
+    if value is None or not exact or reference is None:
+        return NOTHING
+    if measured.images < FEW or (reference.labels is not None and reference.labels < FEW):
+        return NOTHING
+    return as_percent(value, exact) if value < exact else "100% or more"
 
 
 def _scenes(current: Evaluated) -> str:
@@ -218,8 +231,12 @@ def _tiles(current: Evaluated, initial: Evaluated | None, reference: Evaluated |
         if now is not None and before is not None:
             gain = f"{now - before:+.3f} from {before:.3f} initially"
         tiles.append(Tile(f"mask {name}", as_rate(now), gain))
-        detail = "not measured" if exact is None else f"exact labels: {exact:.3f}"
-        tiles.append(Tile(f"{name} relative to exact labels", as_percent(now, exact), detail))
+        detail = "not measured"
+        if exact is not None and reference is not None:
+            amount = "" if reference.labels is None else f", {counted(reference.labels, 'image')}"
+            detail = f"exact labels: {exact:.3f}{amount}"
+        share = _relative(now, exact, current, reference)
+        tiles.append(Tile(f"{name} relative to exact labels", share, detail))
     return tuple(tiles)
 
 
@@ -230,7 +247,7 @@ def _detectors_table(current: Evaluated, initial: Evaluated | None, reference: E
         if one is None:
             rows.append((name, *[NOTHING] * 6))
             continue
-        shares = [as_percent(value(one.mask), value(exact)) for _, value in MEASURES]
+        shares = [_relative(value(one.mask), value(exact), one, reference) for _, value in MEASURES]
         rows.append((name, *measured_aps(one), *shares, as_count(one.images)))
     head = (
         "detector",

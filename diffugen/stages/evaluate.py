@@ -219,7 +219,8 @@ def _evaluated(
 
     found = measure(detector, truth.items(), truth.class_names, on_progress, truth.images, keep)
     ranked = [scene for _, _, scene in sorted(worst, key=lambda entry: (-entry[0], -entry[1]))]
-    keep_scenes(round.run.folder, stage, round.number, {"first": first, "worst": ranked})
+    if round.keep:  # else the report would show scenes of another detector
+        keep_scenes(round.run.folder, stage, round.number, {"first": first, "worst": ranked})
     return Evaluated(truth=truth.name, checkpoint=checkpoint, images=truth.images, **vars(found))
 
 

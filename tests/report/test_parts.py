@@ -39,6 +39,29 @@ def half(ap50: float) -> Any:
 
 
 @pytest.mark.parametrize(
+    ("ap50", "exact", "images", "labels", "expected"),
+    [
+        (0.25, 0.5, 50, 200, "50% of the AP50 with exact labels"),
+        (0.25, 0.5, 50, None, "50% of the AP50 with exact labels"),
+        (0.86, 0.5, 50, 200, "100% or more of the AP50 with exact labels"),
+        (0.86, 0.5, 50, 11, None),
+        (0.25, 0.5, 29, 200, None),
+    ],
+    ids=["a share", "unknown number", "better than exact", "few exact labels", "few images"],
+)
+def test_a_share_of_exact_labels_is_withheld_where_it_rests_on_few_images(
+    ap50: float, exact: float, images: int, labels: int | None, expected: str | None
+) -> None:
+    now, reference = replace(half(ap50), images=images), replace(half(exact), labels=labels)
+    results = {0: RoundResults(evaluate=now, evaluate_reference=reference, promote=WON)}
+    lead = headline(facts_of(results), Survey()).blocks[0]
+    assert isinstance(lead, Paragraph)
+    text = str(lead.parts[0])
+    assert expected in text if expected else "exact labels" not in text
+    assert "172%" not in text
+
+
+@pytest.mark.parametrize(
     ("results", "loop", "expected"),
     [
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from diffugen import stages
 from diffugen.config import DetectorSettings
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.miniature.sets import exact_instances, scene_set
+from diffugen.miniature.truth import find_truth
 from diffugen.records import Instances
 from diffugen.run.store import RunStore
 from diffugen.stages.detector import OpenDetector, open_detector
@@ -61,3 +64,18 @@ def test_a_class_that_the_detector_knows_by_another_name_is_measured(tmp_path: P
         measured[name] = measure(detector, renamed, [name]).mask.ap50
     assert measured["car"] and measured["car"] == measured["sedan"] == measured["CAR"]
     assert not measured["van"]
+
+
+def test_measuring_another_detector_does_not_change_what_the_report_shows(tmp_path: Path) -> None:
+    """Nor is its result kept as that of the round."""
+    with RunStore.create_or_open(tmp_path / "run", config=None) as store:
+        run = round_of(store, ["car"]).run
+        truth = find_truth("piano-among", ["car"])
+        assert truth is not None
+        few = replace(truth, images=4, source=lambda: itertools.islice(truth.items(), 4))
+        stages.evaluate(run.round(0), "miniature", few, DetectorSettings(device="cpu"))
+        kept = {path: path.read_bytes() for path in (tmp_path / "run" / "measured").rglob("*.*")}
+        assert kept and store.results(0).evaluate
+        other = DetectorSettings(device="cpu", confidence=0.9, prediction_size=64)
+        stages.evaluate(run.newest_round(redo=True, keep=False), "miniature", few, other)
+        assert {path: path.read_bytes() for path in (tmp_path / "run" / "measured").rglob("*.*")} == kept

@@ -151,6 +151,8 @@ def _options(rounds: int | None, review: str | None, wait: bool) -> list[Option]
 
 
 def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], folder: Path | None) -> None:
+    from diffugen.stages import preflight
+
     module = load_loop(loop)
     with open_or_create_run(config, overrides, folder) as opened:
         run, settings = opened.run, opened.config
@@ -161,6 +163,7 @@ def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], 
             say(f"run {run.folder}: all {before} rounds are already done")
         elif before:
             say(f"run {run.folder}: continuing after round {before - 1}")
+        preflight(run, settings)
         report = module.main(settings, run)
         done = run.finished_rounds()
         if done == before:

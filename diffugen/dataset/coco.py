@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,7 +19,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from diffugen.dataset.files import Item, check_plan, checked, read_image, whole_folder, write_image, writing
+from diffugen.dataset.files import (
+    Item,
+    OnMistake,
+    check_plan,
+    checked,
+    read_image,
+    whole_folder,
+    without_mistakes,
+    write_image,
+    writing,
+)
 from diffugen.dataset.masks import rings_from_lists, rle_from_box, rle_from_coco, rle_from_rings
 from diffugen.errors import DiffugenError
 from diffugen.labels import shapes
@@ -155,31 +166,36 @@ class CocoSet:
             found[self.categories[item["category_id"]]] += 1
         return found
 
-    def items(self) -> Iterator[Item]:
+    def items(self, on_mistake: OnMistake | None = None) -> Iterator[Item]:
         """Yield the images with their objects, in the order of the file.
 
         An object without ``segmentation`` is the filled rectangle of its ``bbox``; without ``score``, its
         score is 1. The name of an image in a sub-folder is prefixed by the folders.
 
+        Args:
+            on_mistake: Takes the mistakes that are found; None raises them.
+
         Raises:
             DiffugenError: An image is missing, unreadable or not of the size that the file gives, or an
                 annotation has no valid mask.
         """
-        for entry in self.images:
-            relative = Path(str(entry["file_name"]))
-            path = self.folder / relative
-            if not path.is_file():
-                raise DiffugenError(f"{self.file} names the image {relative}, which is not in {self.folder}")
-            rgb = read_image(path)
-            size_wh = (rgb.shape[1], rgb.shape[0])
-            width, height = entry.get("width", size_wh[0]), entry.get("height", size_wh[1])
-            if (width, height) != size_wh:
-                raise DiffugenError(
-                    f"{path} is {size_wh[0]} x {size_wh[1]} px, but {self.file} says {width} x {height}; "
-                    "use the images that were annotated"
-                )
-            name = "-".join(part for part in relative.with_suffix("").parts if part not in ("/", ".."))
-            yield name, rgb, self._instances(entry["id"], size_wh)
+        return without_mistakes((partial(self._item, entry) for entry in self.images), on_mistake)
+
+    def _item(self, entry: Mapping[str, Any]) -> Item:
+        relative = Path(str(entry["file_name"]))
+        path = self.folder / relative
+        if not path.is_file():
+            raise DiffugenError(f"{self.file} names the image {relative}, which is not in {self.folder}")
+        rgb = read_image(path)
+        size_wh = (rgb.shape[1], rgb.shape[0])
+        width, height = entry.get("width", size_wh[0]), entry.get("height", size_wh[1])
+        if (width, height) != size_wh:
+            raise DiffugenError(
+                f"{path} is {size_wh[0]} x {size_wh[1]} px, but {self.file} says {width} x {height}; "
+                "use the images that were annotated"
+            )
+        name = "-".join(part for part in relative.with_suffix("").parts if part not in ("/", ".."))
+        return name, rgb, self._instances(entry["id"], size_wh)
 
     def _instances(self, image_id: Any, size_wh: tuple[int, int]) -> Instances:
         items, groups = self.objects[image_id], self.groups.get(image_id, ())

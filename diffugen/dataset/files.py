@@ -7,7 +7,7 @@ Knows images, names and splits; does not know label formats (`diffugen.dataset.y
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from diffugen.records import Instances
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+
+OnMistake = Callable[[DiffugenError], None]
+"""Called with what is wrong with an image or its labels; the image is then left out."""
 
 Item = tuple[str, NDArray[np.uint8], Instances]
 """Name of an image (file name without suffix), its pixels, uint8 (H, W, 3) RGB, and the objects in it."""
@@ -87,6 +90,24 @@ def checked(items: Iterable[Item], numbers: Mapping[str, int], names: set[str]) 
 
 SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 """Formats whose grey pixels have at most 16 bits, although some Pillow versions hold them in 32."""
+
+
+def without_mistakes(readers: Iterable[Callable[[], Item]], on_mistake: OnMistake | None) -> Iterator[Item]:
+    """Yield the items that can be read.
+
+    Args:
+        readers: Each reads an item, or raises a DiffugenError that says what is wrong with it.
+        on_mistake: Takes these errors; None raises the first.
+    """
+    for read in readers:
+        try:
+            item = read()
+        except DiffugenError as error:
+            if on_mistake is None:
+                raise
+            on_mistake(error)
+        else:
+            yield item
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

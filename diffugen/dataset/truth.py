@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffugen.dataset.coco import CocoSet
-from diffugen.dataset.files import SPLITS, Item
+from diffugen.dataset.files import SPLITS, Item, OnMistake
 from diffugen.dataset.yolo import count_objects, read_yolo
 from diffugen.dataset.yolo_layout import Layout, read_layout
 from diffugen.errors import DiffugenError, counted
@@ -41,7 +41,7 @@ class Truth:
             classes cannot be judged with it.
         unlabelled: Classes of the run that the set does not label.
         images: Number of images.
-        source: Called for each pass over the items.
+        source: Called for each pass over the items, with what takes the mistakes or None.
         crowds: Number of crowds (COCO's ``iscrowd``), of any class, which are no objects.
         objects: Objects of each class of the run; empty where counting them is not worth the time.
         notes: What a user has to know about the set: what is left out, or which split stands in for another.
@@ -52,7 +52,7 @@ class Truth:
     class_names: tuple[str, ...]
     unlabelled: tuple[str, ...]
     images: int
-    source: Callable[[], Iterator[Item]] = field(repr=False, compare=False)
+    source: Callable[[OnMistake | None], Iterator[Item]] = field(repr=False, compare=False)
     crowds: int = 0
     objects: Mapping[str, int] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
@@ -68,13 +68,16 @@ class Truth:
             parts.append(f"without labels for {', '.join(self.unlabelled)}")
         return f"{self.name}: {'; '.join([*parts, *self.notes])}"
 
-    def items(self) -> Iterator[Item]:
+    def items(self, on_mistake: OnMistake | None = None) -> Iterator[Item]:
         """Yield the images and their objects of the run's classes, named as in the run, one image at a time.
+
+        Args:
+            on_mistake: Takes the mistakes that are found; None raises them.
 
         Raises:
             DiffugenError: While iterating, for an unreadable image or an invalid label.
         """
-        return self.source()
+        return self.source(on_mistake)
 
 
 def read_truth(
@@ -241,7 +244,7 @@ def _truth(
     theirs: Sequence[str],
     ours: Sequence[str],
     files: tuple[Path, ...],
-    open_items: Callable[[], Iterator[Item]],
+    open_items: Callable[[OnMistake | None], Iterator[Item]],
     counts: Mapping[str, int],
     notes: tuple[str, ...],
     crowds: int = 0,
@@ -279,8 +282,12 @@ def _truth(
     )
 
 
-def _renamed_items(open_items: Callable[[], Iterator[Item]], classes: Mapping[str, str]) -> Iterator[Item]:
-    for name, rgb, instances in open_items():
+def _renamed_items(
+    open_items: Callable[[OnMistake | None], Iterator[Item]],
+    classes: Mapping[str, str],
+    on_mistake: OnMistake | None,
+) -> Iterator[Item]:
+    for name, rgb, instances in open_items(on_mistake):
         yield name, rgb, instances.of_classes(classes).renamed(classes)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 
 from diffugen.dataset.files import (
     Item,
+    OnMistake,
     check_plan,
     checked,
     read_image,
     whole_folder,
+    without_mistakes,
     write_image,
     write_text,
 )
@@ -94,7 +97,7 @@ def write_yolo(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: 
     return folder / "data.yaml"
 
 
-def read_yolo(dataset: Path, split: str | None = None) -> Iterator[Item]:
+def read_yolo(dataset: Path, split: str | None = None, on_mistake: OnMistake | None = None) -> Iterator[Item]:
     """Yield the images of a set in the YOLO-seg layout with their objects, sorted by path, one at a time.
 
     Each row of a label file is an object: a class number and a polygon, relative to the image's width and
@@ -107,13 +110,15 @@ def read_yolo(dataset: Path, split: str | None = None) -> Iterator[Item]:
     Args:
         dataset: Folder of the set, or its ``data.yaml``.
         split: ``train``, ``val`` or ``test``; None for the images of all splits, each once.
+        on_mistake: Takes the mistakes that are found while iterating; None raises them.
 
     Raises:
         DiffugenError: On the call, if the set or the split is missing; while iterating, for an unreadable
             image or an invalid label row, with file and line.
     """
     layout = read_layout(Path(dataset))
-    return _items(layout.images(split), layout.class_names)
+    images, names = layout.images(split), layout.class_names
+    return without_mistakes((partial(_item, name, path, names) for name, path in images), on_mistake)
 
 
 def count_objects(images: Iterable[tuple[str, Path]], names: Mapping[int, str]) -> tuple[dict[str, int], int]:
@@ -213,10 +218,9 @@ def _has_objects(image: Path) -> bool:
     return label.is_file() and bool(label.read_bytes().strip())
 
 
-def _items(images: list[tuple[str, Path]], names: Mapping[int, str]) -> Iterator[Item]:
-    for name, path in images:
-        rgb = read_image(path)
-        yield name, rgb, _read_instances(path, names, (rgb.shape[1], rgb.shape[0]))
+def _item(name: str, path: Path, names: Mapping[int, str]) -> Item:
+    rgb = read_image(path)
+    return name, rgb, _read_instances(path, names, (rgb.shape[1], rgb.shape[0]))
 
 
 def _read_instances(image: Path, names: Mapping[int, str], size_wh: tuple[int, int]) -> Instances:

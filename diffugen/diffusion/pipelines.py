@@ -70,7 +70,7 @@ def load_pipeline(
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("offload", offload, OFFLOADS)
     device = resolve_device(device)
-    source = _resolve_source(model)
+    source = find_model(model)
     pipeline = _read(source, _resolve_dtype(dtype, device), trust_remote_pickle)
     check_traceable(pipeline)
     with quiet():
@@ -135,8 +135,12 @@ def _resolve_dtype(dtype: str, device: str) -> Any:
     return getattr(torch, dtype)
 
 
-def _resolve_source(model: str | Path) -> Path | str:
-    """Return an existing folder or file, or a name on the Hub."""
+def find_model(model: str | Path) -> Path | str:
+    """Return the existing folder or file of a model, or its name on the Hub.
+
+    Raises:
+        ModelError: It is none of these.
+    """
     if str(model) == MINIATURE:
         path = Path(__file__).parents[1] / "miniature" / "weights" / "diffusion"
         if not path.is_dir():

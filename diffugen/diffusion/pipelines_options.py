@@ -133,16 +133,25 @@ def place(pipeline: Any, device: str, offload: str) -> None:
         ) from error
 
 
-def _lora_file(lora: str, trust_remote_pickle: bool) -> Path:
+def check_lora(lora: str) -> re.Match[str] | None:
+    """Return the parts of a LoRA's name on the Hub; None for one that is a file or folder.
+
+    Raises:
+        ModelError: It is neither.
+    """
     path = Path(lora).expanduser()
-    hub = re.fullmatch(rf"({HUB_NAME})(?:/(.+\.safetensors))?", lora)
-    if not path.exists() and hub:
-        path = _lora_from_hub(*hub.groups())
-    if not path.exists():
+    hub = None if path.exists() else re.fullmatch(rf"({HUB_NAME})(?:/(.+\.safetensors))?", lora)
+    if hub is None and not path.exists():
         raise ModelError(
             f"LoRA {lora!r} is neither a file or folder here (looked in {path.parent.absolute()}) nor a Hub "
             "name like 'owner/name' or 'owner/name/file.safetensors'."
         )
+    return hub
+
+
+def _lora_file(lora: str, trust_remote_pickle: bool) -> Path:
+    hub = check_lora(lora)
+    path = Path(lora).expanduser() if hub is None else _lora_from_hub(*hub.groups())
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         chosen = [file for file in files if file.name == LORA_FILE] or files

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from diffugen.dataset.files import Item
+from diffugen.dataset.files import Item, OnMistake
 from diffugen.dataset.truth import Purpose, Truth, read_truth, split_of
 from diffugen.errors import DiffugenError
 from diffugen.miniature.scenes import CLASSES
@@ -73,6 +73,9 @@ def _scenes(name: str, classes: Sequence[str], count: int, start: int) -> Truth:
     return Truth(name, known, unlabelled, count, partial(_items, name, known, count, start))
 
 
-def _items(name: str, classes: Sequence[str], count: int, start: int) -> Iterator[Item]:
+def _items(
+    name: str, classes: Sequence[str], count: int, start: int, on_mistake: OnMistake | None
+) -> Iterator[Item]:
+    """Yield drawn scenes; there are no mistakes in them."""
     for number, drawn in enumerate(scene_set(name, count, start=start)):
         yield f"{name}-{start + number}", drawn.rgb, exact_instances(drawn).of_classes(classes)

@@ -10,6 +10,7 @@ from diffugen.stages.dataset import choose
 from diffugen.stages.evaluate import evaluate, evaluate_base, evaluate_reference
 from diffugen.stages.generate import generate
 from diffugen.stages.label import label, newest_method
+from diffugen.stages.preflight import preflight
 from diffugen.stages.promote import promote
 from diffugen.stages.relabel import relabel
 from diffugen.stages.review import import_decisions, review
@@ -30,6 +31,7 @@ __all__ = [
     "label",
     "newest_method",
     "open_sets",
+    "preflight",
     "promote",
     "relabel",
     "review",

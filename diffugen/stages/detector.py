@@ -126,7 +126,7 @@ def open_detector(
     Raises:
         DiffugenError: The checkpoint cannot be loaded.
     """
-    detector = _load(run, checkpoint, settings)
+    detector = load_detector(run, checkpoint, settings)
     size = settings.prediction_size or detector.image_size
     meanings = mapped_classes(detector.class_names, run.class_names, settings.class_map)
     wanted = frozenset({*run.class_names, *meanings.values()})
@@ -147,7 +147,7 @@ def open_for_training(
 
     The arguments are those of `open_detector`.
     """
-    detector = _load(run, checkpoint, settings)
+    detector = load_detector(run, checkpoint, settings)
     return detector, training_size(run, detector, settings, items)
 
 
@@ -168,7 +168,8 @@ def training_size(
     return chosen
 
 
-def _load(run: Run, checkpoint: str, settings: DetectorSettings) -> YoloDetector:
+def load_detector(run: Run, checkpoint: str, settings: DetectorSettings) -> YoloDetector:
+    """Load a detector; classes that only its spelling keeps apart from the run's get the run's names."""
     from diffugen.detectors.yolo import YoloDetector
 
     detector = YoloDetector(resolve_checkpoint(run.store, checkpoint), device=settings.device)
@@ -211,7 +212,7 @@ def mapped_classes(
 
 def unknown_classes(run: Run, checkpoint: str, settings: DetectorSettings) -> list[str]:
     """Return the run's classes that a detector has not learned, under any name of the class map."""
-    known = _load(run, checkpoint, settings).class_names
+    known = load_detector(run, checkpoint, settings).class_names
     mapped = mapped_classes(known, run.class_names, settings.class_map)
     return [name for name in run.class_names if name not in known and name not in mapped]
 

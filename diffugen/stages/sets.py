@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffugen.config.sections import DatasetSettings, LoopSettings
-from diffugen.dataset.files import Item
+from diffugen.dataset.files import Item, OnMistake
 from diffugen.dataset.truth import Truth, common_images
 from diffugen.errors import DiffugenError, counted
 from diffugen.labels.paint import painted_over
@@ -72,8 +72,8 @@ def _to_train_on(known: Truth | None, settings: DatasetSettings) -> Truth | None
     if known is None or not known.crowds:
         return known
 
-    def items() -> Iterator[Item]:
-        for name, rgb, found in known.items():
+    def items(on_mistake: OnMistake | None) -> Iterator[Item]:
+        for name, rgb, found in known.items(on_mistake):
             names, rles = tuple(name for name, _ in found.crowds), tuple(rle for _, rle in found.crowds)
             objects = replace(found, crowds=())
             if settings.crowds == "object":

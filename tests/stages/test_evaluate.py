@@ -72,7 +72,7 @@ def test_measuring_another_detector_does_not_change_what_the_report_shows(tmp_pa
         run = round_of(store, ["car"]).run
         truth = find_truth("piano-among", ["car"])
         assert truth is not None
-        few = replace(truth, images=4, source=lambda: itertools.islice(truth.items(), 4))
+        few = replace(truth, images=4, source=lambda on_mistake: itertools.islice(truth.items(), 4))
         stages.evaluate(run.round(0), "miniature", few, DetectorSettings(device="cpu"))
         kept = {path: path.read_bytes() for path in (tmp_path / "run" / "measured").rglob("*.*")}
         assert kept and store.results(0).evaluate

@@ -122,7 +122,7 @@ def read_truth(
         )
     layout = read_layout(path)
     if split is None:
-        split, notes = _chosen_split(layout, purpose)
+        split, notes = chosen_split(layout, purpose)
     images = layout.images(split)
     counts, without = count_objects(images, layout.class_names)
     if without:
@@ -146,11 +146,11 @@ def split_of(source: str) -> tuple[Path, str | None]:
     return Path(source), None
 
 
-def common_images(first: Truth, second: Truth) -> list[tuple[Path, Path]]:
-    """Return pairs of image files, one of each set, that are the same file or have the same content."""
-    theirs = {path.resolve(): path for path in second.files}
+def common_images(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Return pairs of image files, one of each list, that are the same file or have the same content."""
+    theirs = {path.resolve(): path for path in second}
     by_size: dict[int, list[Path]] = {}
-    for path in filter(Path.is_file, second.files):
+    for path in filter(Path.is_file, second):
         by_size.setdefault(path.stat().st_size, []).append(path)
     digests: dict[Path, bytes] = {}
 
@@ -161,7 +161,7 @@ def common_images(first: Truth, second: Truth) -> list[tuple[Path, Path]]:
         return digests[path]
 
     found = []
-    for path in filter(Path.is_file, first.files):
+    for path in filter(Path.is_file, first):
         same = theirs.get(path.resolve())
         if same is None:
             alike = by_size.get(path.stat().st_size, [])
@@ -171,8 +171,12 @@ def common_images(first: Truth, second: Truth) -> list[tuple[Path, Path]]:
     return found
 
 
-def _chosen_split(layout: Layout, purpose: Purpose) -> tuple[str, tuple[str, ...]]:
-    """Return the split for a purpose, and what to say about it if it is not the usual one."""
+def chosen_split(layout: Layout, purpose: Purpose) -> tuple[str, tuple[str, ...]]:
+    """Return the split for a purpose, and what to say about it if it is not the usual one.
+
+    Raises:
+        DiffugenError: The set has no split that fits the purpose, or its images are missing.
+    """
     wanted = _SPLITS_FOR[purpose]
     found = next((name for name in wanted if layout.exists(name)), None)
     if found is None:

@@ -23,6 +23,7 @@ from diffugen.run.rounds import Run
 from diffugen.stages.detector import load_detector, mapped_classes
 from diffugen.stages.generate import check_places
 from diffugen.stages.sets import open_sets
+from diffugen.stages.sources import source_files
 
 SHOWN_MISTAKES = 20
 """Mistakes of a labelled set that are listed; the others are counted."""
@@ -127,6 +128,10 @@ def _check_detector(run: Run, config: Config) -> None:
 
 def _check_images(run: Run, config: Config) -> None:
     sets = open_sets(run, config.dataset, config.loop)
+    tasks = plan_tasks(config.tasks)
+    for task in tasks:
+        if task.source is not None and task.source not in {one.step for one in tasks}:
+            sets.check_apart(f"the source of task {task.step} ({task.source})", source_files(task.source))
     chosen = [one for one in (sets.known, sets.validation, sets.truth) if one is not None and one.files]
     sources = filter(None, (config.dataset.known, config.loop.validation, config.loop.truth))
     images = [path for one in chosen for path in one.files]

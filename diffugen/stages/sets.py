@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -35,6 +36,27 @@ class LabelledSets:
     truth_name: str | None
     class_names: tuple[str, ...]
 
+    def check_apart(self, what: str, files: Sequence[Path]) -> None:
+        """Refuse to train on images that the detector is then measured with, or chosen by.
+
+        Args:
+            what: What the images are, for the message.
+            files: Images to train on.
+
+        Raises:
+            DiffugenError: One of them is also in the truth or the validation set.
+        """
+        for key, judge in (("loop.truth", self.truth), ("loop.validation", self.validation)):
+            same = common_images(files, judge.files) if judge else []
+            if same and judge:
+                first, second = same[0]
+                copy = "" if first.resolve() == second.resolve() else f", which has the content of {second}"
+                raise DiffugenError(
+                    f"{what} and {key} ({judge.name}) share {counted(len(same), 'image')}, the first being "
+                    f"{first}{copy}: a detector cannot be judged by what it was trained on. Use different "
+                    "sets, or name different splits of one: <path>:train and <path>:test"
+                )
+
     def exact_labels(self, count: int) -> Truth | None:
         """Return exactly labelled images like those of the truth; None unless the miniature draws them."""
         return exact_labels(self.truth_name, self.class_names, count) if count else None
@@ -62,8 +84,8 @@ def open_sets(run: Run, dataset: DatasetSettings, loop: LoopSettings) -> Labelle
     ):
         if found is not None:
             run.notify_once(f"{key}: {found.census}")
-    _check_apart("dataset.known", sets.known, "loop.truth", sets.truth)
-    _check_apart("dataset.known", sets.known, "loop.validation", sets.validation)
+    if sets.known is not None:
+        sets.check_apart(f"dataset.known ({sets.known.name})", sets.known.files)
     return sets
 
 
@@ -82,16 +104,3 @@ def _to_train_on(known: Truth | None, settings: DatasetSettings) -> Truth | None
                 yield name, painted_over(rgb, rles, found.rles), objects
 
     return replace(known, source=items)
-
-
-def _check_apart(one: str, known: Truth | None, other: str, judge: Truth | None) -> None:
-    """Refuse to train on images that the detector is then measured with, or chosen by."""
-    same = common_images(known, judge) if known and judge else []
-    if same and known and judge:
-        first, second = same[0]
-        copy = "" if first.resolve() == second.resolve() else f", which has the content of {second}"
-        raise DiffugenError(
-            f"{one} ({known.name}) and {other} ({judge.name}) share {counted(len(same), 'image')}, the first "
-            f"being {first}{copy}: a detector cannot be judged by what it was trained on. Use different "
-            "sets, or name different splits of one: <path>:train and <path>:test"
-        )

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.dataset.coco import read_coco
+from diffugen.dataset.coco import CocoSet, read_coco
 from diffugen.dataset.files import IMAGE_SUFFIXES, Item, read_image
-from diffugen.dataset.truth import by_class, refuse_misspelt
+from diffugen.dataset.truth import by_class, chosen_split, refuse_misspelt, split_of
 from diffugen.dataset.yolo import read_yolo
-from diffugen.dataset.yolo_layout import list_images
+from diffugen.dataset.yolo_layout import list_images, read_layout
 from diffugen.errors import DiffugenError, counted
 from diffugen.prompts.names import matching_names
 from diffugen.records import Instances, Prompt
@@ -80,7 +80,7 @@ def check_source(source: str, tasks: Collection[str] = ()) -> Path:
     Raises:
         DiffugenError: The path does not exist.
     """
-    path = Path(source).expanduser()
+    path = split_of(source)[0].expanduser()
     if not path.exists():
         names = f" ({', '.join(tasks)})" if tasks else ""
         raise DiffugenError(
@@ -99,8 +99,9 @@ def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator
 
     Args:
         store: The run, open for writing.
-        source: The folder of another run, a YOLO-seg folder or its ``data.yaml``, a COCO ``.json`` file, an
-            image file, or a folder of photos.
+        source: The folder of another run, a YOLO-seg folder or its ``data.yaml`` (of which the training
+            split is used, unless another one is named: ``folder:val``), a COCO ``.json`` file, an image file,
+            or a folder of photos.
         count: Maximum number of images; None for all.
 
     Raises:
@@ -108,7 +109,7 @@ def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator
     """
     path = check_source(source)
     found: set[str] = set()
-    for one, rgb in _read(path):
+    for one, rgb in _read(path, split_of(source)[1]):
         if one.id in found:  # the same photo twice
             continue
         if len(found) == count:
@@ -160,13 +161,35 @@ def with_classes(
     return named, f"{source}: {'; '.join(told)}"
 
 
-def _read(path: Path) -> Iterator[tuple[SourceImage, RGB]]:
+def source_files(source: str) -> Sequence[Path]:
+    """Return the photos of a source; none for another run, whose images are generated.
+
+    Raises:
+        DiffugenError: As in `sources_outside`.
+    """
+    path, split = check_source(source), split_of(source)[1]
+    if (path / LEDGER_NAME).is_file():
+        return ()
+    if path.suffix.lower() == ".json":
+        return CocoSet.open(path).files
+    if _is_yolo(path):
+        layout = read_layout(path)
+        return [image for _, image in layout.images(split or chosen_split(layout, "train")[0])]
+    return list_images(path) if path.is_dir() else [path]
+
+
+def _is_yolo(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml") or (path / "data.yaml").is_file()
+
+
+def _read(path: Path, split: str | None) -> Iterator[tuple[SourceImage, RGB]]:
     if (path / LEDGER_NAME).is_file():
         yield from _from_run(path)
     elif path.suffix.lower() == ".json":
         yield from (_labelled(path, item) for item in read_coco(path))
-    elif path.suffix.lower() in (".yaml", ".yml") or (path / "data.yaml").is_file():
-        yield from (_labelled(path, item) for item in read_yolo(path))
+    elif _is_yolo(path):
+        chosen = split or chosen_split(read_layout(path), "train")[0]
+        yield from (_labelled(path, item) for item in read_yolo(path, chosen))
     elif path.is_dir():
         for file in list_images(path):
             rgb = read_image(file)

@@ -200,10 +200,10 @@ def test_images_that_train_cannot_measure(tmp_path: Path) -> None:
 def test_a_copy_under_another_name_is_the_same_image(tmp_path: Path) -> None:
     first = read_truth(yolo(tmp_path / "one", "train"), ["car"])
     second = yolo(tmp_path / "two", "val")
-    assert common_images(first, read_truth(second, ["car"])) == []
+    assert common_images(first.files, read_truth(second, ["car"]).files) == []
     source, target = sorted((tmp_path / "one/images/train").iterdir())[2], second / "images/val/new.png"
     shutil.copy(source, target)
-    assert common_images(first, read_truth(second, ["car"])) == [(source, target)]
+    assert common_images(first.files, read_truth(second, ["car"]).files) == [(source, target)]
 
 
 @pytest.mark.parametrize("crowds", ["hide", "object"])

@@ -149,3 +149,18 @@ def test_the_command_line_checks_before_it_generates(
     assert command_line(monkeypatch, "bootstrap", *given) == 2
     assert "no checkpoint at lost.pt" in capsys.readouterr().err
     assert not list((tmp_path / "run" / "images").glob("*"))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_photos_that_measure_the_detector_are_not_painted_over(tmp_path: Path, copied: bool) -> None:
+    """They would be trained on. A labelled set gives its training images, unless another split is named."""
+    items = {"train": [item("a", ("car", BOX, 1.0))], "test": [item("bb", ("car", BOX, 1.0))]}
+    truth = write_yolo(tmp_path / "truth", items, ["car"]).parent
+    photos = tmp_path / "photos"
+    shutil.copytree(truth / "images" / "test", photos) if copied else photos.symlink_to(truth / "images/test")
+    given = tmp_path / "run", f"loop.truth={truth}"
+    [mistake] = mistakes(*given, f"tasks=[{{task: img2img, source: {photos}}}]")
+    assert "the source of task img2img" in mistake and "share 1 image" in mistake
+    [mistake] = mistakes(*given, f"tasks=[{{task: img2img, source: '{truth}:test'}}]")
+    assert "share 1 image" in mistake
+    check(*given, f"tasks=[{{task: img2img, source: {truth}}}]")

@@ -14,7 +14,7 @@ from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import encode
 from diffugen.records import HeatMaps, ImageRecord, Instances, LabelSet, Phrase, Prompt
 from diffugen.run.store import RunStore
-from diffugen.stages.sources import SourceImage, images_of_task, sources_outside, with_classes
+from diffugen.stages.sources import SourceImage, images_of_task, source_files, sources_outside, with_classes
 
 SIZE_WH = (24, 16)
 
@@ -79,7 +79,7 @@ def test_a_labelled_dataset_keeps_its_objects(tmp_path: Path, store: RunStore, f
     (write_yolo if form == "yolo" else write_coco)(folder, splits, ["car"])
     source = folder if form == "yolo" else folder / "annotations" / "instances_train.json"
     found = list(sources_outside(store, str(source), None))
-    assert sorted(one.name for one in found) == (["one", "two"] if form == "yolo" else ["one"])
+    assert [one.name for one in found] == ["one"], "of a YOLO-seg set, what is meant for training"
     assert all(one.instances is not None and one.instances.rles == car().rles for one in found)
 
 
@@ -166,3 +166,11 @@ def test_the_class_to_paint_over_need_not_be_one_of_the_run() -> None:
 def test_labels_with_a_misspelt_class_are_refused(classes: list[str], region: str | None) -> None:
     with pytest.raises(DiffugenError, match=r"photos has no class 'car', but 1 object of a class 'cars'"):
         with_classes("photos", [labelled("cars")], classes, region)
+
+
+def test_a_labelled_set_gives_the_images_of_its_training_split(tmp_path: Path, store: RunStore) -> None:
+    splits = {name: [(name, pixels(number), car())] for number, name in enumerate(("train", "val", "test"))}
+    folder = write_yolo(tmp_path / "set", splits, ["car"])
+    for source, names in ((str(folder), ["train"]), (f"{folder}:test", ["test"])):
+        assert [one.name for one in sources_outside(store, source, None)] == names
+        assert [path.stem for path in source_files(source)] == names

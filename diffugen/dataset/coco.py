@@ -24,6 +24,7 @@ from diffugen.dataset.files import (
     OnMistake,
     check_plan,
     checked,
+    is_turned,
     read_image,
     whole_folder,
     without_mistakes,
@@ -190,9 +191,15 @@ class CocoSet:
         size_wh = (rgb.shape[1], rgb.shape[0])
         width, height = entry.get("width", size_wh[0]), entry.get("height", size_wh[1])
         if (width, height) != size_wh:
+            turned = (width, height) == size_wh[::-1] and is_turned(path)
+            why = (
+                "its EXIF data turns it, which was ignored when it was annotated: remove that data, or turn "
+                "the annotations"
+                if turned
+                else "use the images that were annotated"
+            )
             raise DiffugenError(
-                f"{path} is {size_wh[0]} x {size_wh[1]} px, but {self.file} says {width} x {height}; "
-                "use the images that were annotated"
+                f"{path} is {size_wh[0]} x {size_wh[1]} px, but {self.file} says {width} x {height}; {why}"
             )
         name = "-".join(part for part in relative.with_suffix("").parts if part not in ("/", ".."))
         return name, rgb, self._instances(entry["id"], size_wh)

@@ -131,9 +131,18 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 raise ValueError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits")
             return np.array(turned.convert("RGB"), dtype=np.uint8)
     except Exception as error:  # Pillow raises many unrelated exceptions for damaged files
+        why = "it is no image, or of an unknown format" if "identify" in str(error) else error
         raise DiffugenError(
-            f"cannot read the image {path} ({error}); replace it, or remove it and its labels"
+            f"cannot read the image {path} ({why}); replace it, or remove it and its labels"
         ) from error
+
+
+def is_turned(path: Path) -> bool:
+    """Return whether an image's EXIF data swaps its width and height."""
+    from PIL import ExifTags, Image
+
+    with Image.open(path) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:

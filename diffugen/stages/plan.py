@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffugen.config.generation import PromptSettings, Region, Task
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, counted
 from diffugen.labels.shapes import decode, encode
 from diffugen.prompts.children import child_prompts
 from diffugen.prompts.names import matching_names
 from diffugen.records import RLE, ImageRecord, Instances, Prompt
-from diffugen.stages.regions import outside, region_mask, window_around
+from diffugen.stages.regions import LEAST_AREA_FRAC, outside, region_mask, window_around
 from diffugen.stages.sources import SourceImage
 
 if TYPE_CHECKING:
@@ -127,6 +127,18 @@ def find_regions(
     return found
 
 
+def _why_nothing(task: Task) -> str:
+    """Return why no source has a region to paint over."""
+    region = task.region
+    wanted = region and (region.label or region.find)
+    if wanted:
+        return f"none shows a {wanted} that covers at least {LEAST_AREA_FRAC:.1%} of the image"
+    least = f"less than {LEAST_AREA_FRAC:.1%} of the image"
+    if region and region.spare:
+        return f"the region covers {least}, or hardly any of it is free of labelled objects (region.spare)"
+    return f"the region covers {least}"
+
+
 def plan_from_sources(
     common: Common, found: Sequence[tuple[SourceImage, RLE | None]], prompts: PromptSettings
 ) -> Plan:
@@ -147,8 +159,8 @@ def plan_from_sources(
     usable = [(source, region) for source, region in found if region is not None or task.region is None]
     if not usable:
         raise DiffugenError(
-            f"task {task.step!r}: none of the {len(found)} images of {task.source!r} has a region to paint "
-            "over: no object of the class, or too little room beside the labelled objects (region.spare)"
+            f"task {task.step!r}: nothing to paint over in the {counted(len(found), 'image')} of "
+            f"{task.source!r}: {_why_nothing(task)}"
             if found
             else f"task {task.step!r}: the task {task.source!r} has not made any images yet; run it first, "
             "without --task"

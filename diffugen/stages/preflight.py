@@ -6,6 +6,7 @@ Knows what stages read: detectors, models, files of the generation, labelled set
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -53,9 +54,10 @@ def preflight(run: Run, config: Config) -> None:
     checks: list[Check] = [("disk", partial(_check_disk, run.folder)), *_generation(config.generation)]
     if config.labels.witness == "base" or not run.finished_rounds():
         checks.append(("detector", partial(_check_detector, run, config)))
-    mistakes = _mistakes([*checks, *_labelled_sets(run, config)]) or _mistakes(
-        [("labelled images", partial(_check_images, run, config))]
-    )
+    about_sets = _mistakes(_labelled_sets(run, config))
+    if not about_sets:
+        about_sets = _mistakes([("labelled images", partial(_check_images, run, config))])
+    mistakes = [*_mistakes(checks), *about_sets]
     if mistakes:
         raise ConfigError(mistakes)
 
@@ -129,9 +131,11 @@ def _check_detector(run: Run, config: Config) -> None:
 def _check_images(run: Run, config: Config) -> None:
     sets = open_sets(run, config.dataset, config.loop)
     tasks = plan_tasks(config.tasks)
-    for task in tasks:
-        if task.source is not None and task.source not in {one.step for one in tasks}:
-            sets.check_apart(f"the source of task {task.step} ({task.source})", source_files(task.source))
+    steps = {None, *(task.step for task in tasks)}
+    given = {task.step: task.source for task in tasks if task.source not in steps}
+    for step, source in given.items():
+        if split_of(str(source))[0].expanduser().exists():  # else that is a mistake already
+            sets.check_apart(f"the source of task {step} ({source})", source_files(str(source)))
     chosen = [one for one in (sets.known, sets.validation, sets.truth) if one is not None and one.files]
     sources = filter(None, (config.dataset.known, config.loop.validation, config.loop.truth))
     images = [path for one in chosen for path in one.files]
@@ -142,12 +146,24 @@ def _check_images(run: Run, config: Config) -> None:
     if not chosen or (kept.is_file() and kept.read_text(encoding="utf-8") == mark):
         return
     mistakes: list[str] = []
+
+    def note(error: DiffugenError) -> None:
+        mistakes.append(str(error))
+
     with run.progress("check the labelled images", "image") as on_progress:
         total, done = sum(one.images for one in chosen), 0
         for one in chosen:
-            for _ in one.items(lambda error: mistakes.append(str(error))):
+            names = Counter[str]()
+            for name, _, _ in one.items(note):
+                names[name] += 1
                 done += 1
                 on_progress(done, total)
+            mistakes += [
+                f"{one.name}: {count} images are called {name}, and share the labels of one; rename them, or "
+                "remove all but the one that was annotated"
+                for name, count in names.items()
+                if count > 1
+            ]
     if mistakes:
         rest = len(mistakes) - SHOWN_MISTAKES
         raise ConfigError([*mistakes[:SHOWN_MISTAKES], *([f"and {rest} more"] if rest > 0 else [])])

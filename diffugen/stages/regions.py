@@ -20,6 +20,9 @@ from diffugen.records import Instances
 
 Mask = NDArray[np.bool_]
 
+BRIGHT = 128
+"""Pixels of a mask image from this value on, of 255, are painted over."""
+
 LEAST_AREA_FRAC = 0.005
 """Smallest usable region, relative to the image area; a smaller one has no room for an object."""
 
@@ -161,7 +164,15 @@ def _mask_file(path: Path, name: str) -> Path:
 
 
 def _read_mask(path: Path, size_wh: tuple[int, int]) -> Mask:
-    mask = read_image(path).max(axis=2) >= 128
+    grey = read_image(path).max(axis=2)
+    if grey.max() == 1:  # 0 and 1, as many tools write masks
+        grey = grey * np.uint8(255)
+    mask = grey >= BRIGHT
+    if not mask.any():
+        raise DiffugenError(
+            f"the mask {path} has no bright pixel to paint over: its brightest is {grey.max()} of 255, and "
+            f"{BRIGHT} is needed"
+        )
     if mask.shape != (size_wh[1], size_wh[0]):
         raise DiffugenError(
             f"the mask {path} has {mask.shape[1]}x{mask.shape[0]} pixels, the image "

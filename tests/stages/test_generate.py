@@ -342,6 +342,18 @@ def test_a_mistake_gives_one_clear_error(store: RunStore, task: dict[str, Any], 
         ),
         (photos, {"region": {"label": "car"}}, "have no labels"),
         (
+            photos,
+            {
+                "region": {
+                    "polygon": [[0.5, 0.5], [0.52, 0.5], [0.52, 0.52]],
+                    "grow_frac": 0.0,
+                    "spare": False,
+                }
+            },
+            r"nothing to paint over in the \d images of 'photos': the region covers less than 0.5%",
+        ),
+        (photos, {"region": {"detector": "miniature", "find": "piano"}}, r"has no class 'piano'"),
+        (
             lambda folder: Image.new("L", (5, 5), 255).save(photos(folder).parent / "mask.png"),
             {"region": {"mask": "mask.png"}},
             "has 5x5 pixels, the image 101x67",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from diffugen.config.load import load_config
 from diffugen.dataset.coco import write_coco
@@ -164,3 +165,27 @@ def test_photos_that_measure_the_detector_are_not_painted_over(tmp_path: Path, c
     [mistake] = mistakes(*given, f"tasks=[{{task: img2img, source: '{truth}:test'}}]")
     assert "share 1 image" in mistake
     check(*given, f"tasks=[{{task: img2img, source: {truth}}}]")
+
+
+def test_two_images_with_the_labels_of_one_are_told(tmp_path: Path) -> None:
+    known = dataset(tmp_path / "known")
+    image = sorted((known / "images/train").iterdir())[0]
+    shutil.copy(image, image.with_suffix(".jpg"))
+    [mistake] = mistakes(tmp_path / "run", f"dataset.known={known}")
+    assert f"2 images are called {image.stem}" in mistake
+
+
+def test_the_cause_of_a_size_that_does_not_fit(tmp_path: Path) -> None:
+    write_coco(tmp_path / "truth", {"val": [item("a", ("car", BOX, 1.0))]}, ["car"])
+    file = tmp_path / "truth/annotations/instances_val.json"
+    [image] = (tmp_path / "truth/images/val").iterdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(image) as opened:
+        before = opened.copy()
+    before.save(image, exif=exif)
+    [mistake] = mistakes(tmp_path / "run", f"loop.truth={file}")
+    assert "its EXIF data turns it" in mistake
+    before.resize((20, 10)).save(image)
+    [mistake] = mistakes(tmp_path / "run", f"loop.truth={file}")
+    assert "use the images that were annotated" in mistake and "EXIF" not in mistake

@@ -139,3 +139,20 @@ def test_the_window_around_a_region(
 ) -> None:
     found = window_around(box(*region), context_frac, proportions_wh)
     assert found == expected
+
+
+@pytest.mark.parametrize("value", [1, 128, 255])
+def test_a_mask_may_be_of_zeros_and_ones(tmp_path: Path, value: int) -> None:
+    grey = box(5, 5, 30, 30).astype(np.uint8) * np.uint8(value)
+    Image.fromarray(grey).save(tmp_path / "street.png")
+    found = mask_of(Region(mask=str(tmp_path / "street.png"), grow_frac=0))
+    assert np.array_equal(found, box(5, 5, 30, 30))
+
+
+@pytest.mark.parametrize("value", [0, 2, 127])
+def test_a_dark_mask_is_told(tmp_path: Path, value: int) -> None:
+    Image.fromarray(box(5, 5, 30, 30).astype(np.uint8) * np.uint8(value)).save(tmp_path / "street.png")
+    with pytest.raises(
+        DiffugenError, match=f"no bright pixel to paint over: its brightest is {value} of 255"
+    ):
+        mask_of(Region(mask=str(tmp_path / "street.png")))

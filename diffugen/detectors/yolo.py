@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.dataset.yolo import find_yolo
-from diffugen.detectors import SMALLEST_IMAGE, OnEpoch
+from diffugen.detectors import SMALLEST_IMAGE, OnEpoch, OnStep
 from diffugen.detectors.yolo_checkpoint import contained, find_checkpoint, import_ultralytics, load_checkpoint
 from diffugen.detectors.yolo_fit import checked_extra, fit_once, hardware_arguments, label_caches
 from diffugen.diffusion.devices import free_memory, resolve_device
@@ -81,6 +81,7 @@ class YoloDetector:
         seed: int,
         batch_size: int | None = None,
         on_epoch: OnEpoch | None = None,
+        on_step: OnStep | None = None,
         lr0: float | None = None,
         freeze: int | None = None,
         extra: Mapping[str, Any] | None = None,
@@ -101,6 +102,7 @@ class YoloDetector:
             batch_size: Images per step; None means 16. Halved when memory runs out.
             on_epoch: Called after each epoch with its number, counted from 1, and losses and validation
                 metrics.
+            on_step: Called after each step with the epochs done, as a fraction.
             lr0: Initial learning rate of AdamW; None lets Ultralytics choose optimiser and rate.
             freeze: Number of layers, counted from the input, that are not trained.
             extra: Further Ultralytics training arguments, by their own names.
@@ -135,7 +137,7 @@ class YoloDetector:
         caches = label_caches(Path(arguments["data"]).parent)
         arguments |= checked_extra(extra or {}, {*arguments, "batch", "save_dir"})
         try:
-            fit = partial(fit_once, arguments, self._loaded, on_epoch)
+            fit = partial(fit_once, arguments, self._loaded, on_epoch, on_step)
             return _halving(fit, batch_size or BATCH_SIZE, "training")
         finally:
             for cache in label_caches(Path(arguments["data"]).parent) - caches:

@@ -6,14 +6,16 @@ earlier rounds found, and returns the stage's result. The order of a whole loop 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from diffugen import stages
 from diffugen.config import Config, kept_config, load_config
-from diffugen.errors import DiffugenError, StoreError
+from diffugen.errors import DiffugenError, ModelError, StoreError
 from diffugen.run import Progress, Run, RunStore, silent
 from diffugen.run.changes import changed_keys
 from diffugen.run.ledger import LEDGER_NAME
@@ -110,6 +112,32 @@ def open_run(
     """
     settings = config if isinstance(config, Config) else resolve_config(config, (), folder)[0]
     return OpenRun(Run.open(folder, settings, progress=progress), settings)
+
+
+@contextmanager
+def run_to_measure(
+    checkpoint: str, config: Config, *, of_config: bool, progress: Progress = silent
+) -> Iterator[OpenRun]:
+    """Open an empty run that is deleted afterwards, to measure a detector where there is no run.
+
+    Args:
+        checkpoint: The detector.
+        config: The configuration.
+        of_config: Whether the classes of the configuration count, instead of those of the detector.
+        progress: Shows the progress of stages.
+
+    Raises:
+        ModelError: The checkpoint cannot be loaded.
+    """
+    from diffugen.detectors.yolo import YoloDetector
+
+    names = tuple(config.prompts.classes) if of_config else YoloDetector(checkpoint).class_names
+    if not names:
+        raise ModelError(f"{checkpoint} is an architecture without weights; give a trained detector")
+    with TemporaryDirectory(prefix="diffugen-") as folder:
+        store = RunStore.create_or_open(Path(folder) / "run", config=config.dump())
+        with OpenRun(Run(store, names, config.seed, progress), config) as opened:
+            yield opened
 
 
 def generate(run: OpenRun, only: str | None = None) -> Generated:

@@ -72,9 +72,9 @@ def is_disk_full(error: BaseException) -> bool:
     """Return whether an error of the system or of a library means that nothing more can be written."""
     text = str(error).lower()
     signs = ("no space left", "disk is full", "quota exceeded", "file too large")
-    signs += ("file write failed", "unexpected pos")  # torch.save
+    torch_signs = ("file write failed", "unexpected pos")
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return getattr(error, "errno", None) in full or any(sign in text for sign in signs)
+    return getattr(error, "errno", None) in full or any(sign in text for sign in signs + torch_signs)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

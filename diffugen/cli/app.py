@@ -32,7 +32,7 @@ from diffugen.errors import DiffugenError
 class Commands(TyperGroup):
     """The commands; Ctrl-C in one of them is explained, of which Typer would say nothing."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)

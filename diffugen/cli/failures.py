@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffugen.errors import first_line, is_disk_full, is_out_of_memory, shell_command
+from diffugen.errors import Interrupted, first_line, is_disk_full, is_out_of_memory, shell_command
 
 TRACEBACK = "DIFFUGEN_TRACEBACK"
 """Environment variable; where it is set, an unexpected error also shows its traceback."""
@@ -15,8 +15,8 @@ TRACEBACK = "DIFFUGEN_TRACEBACK"
 
 def interruption(stop: KeyboardInterrupt) -> str:
     """Return what is kept after Ctrl-C, and how to continue."""
-    kept = str(stop) or "Interrupted. What was saved is kept."
-    return f"{kept}\nTo continue, run the same command again: {_same_command()}"
+    said = str(stop) if isinstance(stop, Interrupted) else "Interrupted. What was saved is kept."
+    return f"{said}\nTo continue, run the same command again: {_same_command()}"
 
 
 def failure(error: Exception) -> str:

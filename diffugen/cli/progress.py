@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffugen.cli.output import console, duration, say, shared_console
@@ -34,9 +34,9 @@ def progress(title: str, unit: str) -> Iterator[OnProgress]:
         with shared_console() as shared, _bar(work, shared) as on_progress:
             yield on_progress
     else:
-        with _repeated(lambda: say(work.line(time.monotonic()))):
+        with _repeated(lambda: say(work.line())):
             yield work.report
-        say(work.line(time.monotonic(), ended=True))
+        say(work.line(ended=True))
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Work:
     Attributes:
         title: What is done.
         unit: What is counted, in the singular.
-        started: When it began, in seconds of `time.monotonic`.
+        clock: Returns the time in seconds.
         done: How much is done; a part of the next one counts.
         total: How much there is to do; None until it is reported.
         note: What else was reported.
@@ -54,39 +54,44 @@ class Work:
 
     title: str
     unit: str
-    started: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
     done: float = 0.0
     total: int | None = None
     note: str = ""
     _first: tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        self._started = self.clock()
+
     def report(self, done: float, total: int, note: str = "") -> None:
         """Take in how far it is; what is done at the first call was done before."""
         self.done, self.total, self.note = done, total, note
         if self._first is None:
-            self._first = time.monotonic(), done
+            self._first = self.clock(), done
 
-    def speed(self, now: float) -> float:
-        """Return how much is done in a second; 0 as long as nothing is."""
+    @property
+    def speed(self) -> float:
+        """How much is done in a second; 0 as long as nothing is."""
+        now = self.clock()
         since, done_before = self._first or (now, self.done)
         return max(0.0, self.done - done_before) / (now - since) if now > since else 0.0
 
-    def rate(self, now: float) -> str:
-        """Return the speed in the unit that suits it, such as ``2.5 images/s`` or ``4.0 s/image``."""
-        speed = self.speed(now)
+    @property
+    def rate(self) -> str:
+        """The speed in the unit that suits it, such as ``2.5 images/s`` or ``4.0 s/image``."""
+        speed = self.speed
         if speed == 0:
             return ""
         return f"{speed:.1f} {self.unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{self.unit}"
 
-    def line(self, now: float, *, ended: bool = False) -> str:
+    def line(self, *, ended: bool = False) -> str:
         """Return all of it on one line: with the time left, or, once it has ended, with the time it took."""
-        parts = [] if not self.total else [f"{int(self.done)} of {self.total} {self.unit}s", self.rate(now)]
+        parts = [f"{int(self.done)} of {self.total} {self.unit}s", self.rate] if self.total else []
+        spent, speed, left = duration(self.clock() - self._started), self.speed, (self.total or 0) - self.done
         if ended:
-            parts.append(f"done in {duration(now - self.started)}")
+            parts.append(f"done in {spent}")
         else:
-            speed, left = self.speed(now), (self.total or 0) - self.done
-            parts.append(f"{duration(now - self.started)} so far")
-            parts.append(f"about {duration(left / speed)} left" if speed and left > 0 else "")
+            parts += [f"{spent} so far", f"about {duration(left / speed)} left" if speed and left > 0 else ""]
         return f"{self.title}: {', '.join(part for part in (*parts, self.note) if part)}"
 
 
@@ -115,7 +120,7 @@ def _bar(work: Work, shown: Console) -> Iterator[OnProgress]:
 
         def on_progress(done: float, total: int, note: str = "") -> None:
             work.report(done, total, note)
-            beside = note or work.rate(time.monotonic())
+            beside = note or work.rate
             bar.update(task, completed=done, total=total, beside=beside)
 
         yield on_progress

@@ -263,15 +263,16 @@ def stage(
     def decorated(work: Work[Arguments, Result]) -> Stage[Arguments, Result]:
         @wraps(work)
         def once(round: Round, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-            kept = None if round.redo else round.store.result(round.number, name, kind)
-            if kept is not None and not (unless and unless(round)):
-                return kept
+            found = None if round.redo else round.store.result(round.number, name, kind)
+            if found is not None and not (unless and unless(round)):
+                return found
             start, title = time.perf_counter(), f"{round.title}: {name}"
             try:
                 with round.run.progress(title, unit) as on_progress:
                     result = work(round, on_progress, *args, **kwargs)
             except KeyboardInterrupt as stop:
-                raise Interrupted(f"Interrupted in {title}. {str(stop) or kept}") from stop
+                said = str(stop) if isinstance(stop, Interrupted) else kept
+                raise Interrupted(f"Interrupted in {title}. {said}") from stop
             if round.keep:
                 round.store.finish_stage(round.number, name, result, time.perf_counter() - start)
             return result

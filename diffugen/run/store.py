@@ -134,12 +134,17 @@ class RunStore(LabelStore):
         row = self._ledger.one("SELECT value FROM meta WHERE key = 'config'")
         return None if row is None else json.loads(row[0])
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was made with its configuration yet, which may therefore be corrected."""
+        return not self.summary().rounds
+
     def _keep_config(self, config: Mapping[str, Any] | None, ignore_keys: Collection[str]) -> None:
         if config is None:
             return
         text = codec.config_to_json(config)
         kept = self.config
-        if kept is None or not self.summary().rounds:  # nothing was made with it: it may be corrected
+        if kept is None or self.is_empty:
             with self._ledger.transaction():
                 self._ledger.write(
                     "INSERT OR REPLACE INTO meta VALUES (:key, :value)", pairs({"config": text})

@@ -69,7 +69,8 @@ def resolve_config(
     """Return the configuration and the run directory that a user means.
 
     Label settings and score weights that the user sets now, by an override or by a configuration that differs
-    from the run's, are pinned: they win over what tuning found.
+    from the run's, are pinned: they win over what tuning found. The configuration of an empty run counts only
+    where the user names the run and no other configuration: it may be a mistake that is now corrected.
 
     Args:
         config: Name or file of a configuration; None for the run's own, or the default for a new run.
@@ -82,7 +83,8 @@ def resolve_config(
     """
     settings = load_config(config, overrides)
     path = Path(folder) if folder else Path("runs") / settings.name
-    kept = _kept_config(path) if (path / LEDGER_NAME).is_file() else None
+    named = config is None and folder is not None
+    kept = _kept_config(path, of_empty=named) if (path / LEDGER_NAME).is_file() else None
     if kept is None:
         return settings, path
     if config is None:
@@ -363,11 +365,14 @@ def write_report(run: OpenRun) -> Path:
     return write(run.store)
 
 
-def _kept_config(folder: Path) -> dict[str, object] | None:
+def _kept_config(folder: Path, *, of_empty: bool) -> dict[str, object] | None:
+    def config_of(store: RunStore) -> dict[str, object] | None:
+        return store.config if of_empty or not store.is_empty else None
+
     try:
         with RunStore.open(folder, readonly=True) as store:
-            return store.config
+            return config_of(store)
     except StoreError:
         # An older ledger, or one whose making was cut short: opened for writing it is upgraded, if it can be.
         with RunStore.open(folder) as store:
-            return store.config
+            return config_of(store)

@@ -30,6 +30,7 @@ def rates(text: str, count: str) -> list[str]:
     return list(dict.fromkeys(re.findall(rf" {count} (\d+\.\d (?:s/image|images/s))", text)))
 
 
+@pytest.mark.slow
 def test_generation_moves_within_a_batch_and_is_continued_after_ctrl_c(tmp_path: Path) -> None:
     code, text = on_terminal(IMAGES, tmp_path, press_when=lambda so_far: len(rates(so_far, "1/2")) > 2)
     assert len(rates(text, "0/2")) > 3, "the bar stood still within the first batch"

@@ -34,6 +34,7 @@ from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
 from diffugen.records import Instances
 from diffugen.run import OnProgress, RunStore
 from diffugen.run.results import Generated, TaskImages
+from diffugen.run.rounds import unseen
 from diffugen.stages.dataset import held_out_families
 from diffugen.stages.generate import file_digest
 from diffugen.stages.regions import outside
@@ -70,7 +71,7 @@ def generate(
     prompts: dict[str, Any] = PROMPTS,
     batch_size: int = 2,
     only: str | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = unseen,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Generated:
     diffusion = DiffusionSettings(device="cpu", num_inference_steps=3, batch_size=batch_size)

@@ -64,23 +64,29 @@ def generate(
     work = _Work(round, generation, labelling, tasks)
     store, models = round.store, _Models(generation.diffusion)
     done = total = in_work = 0
+    reached = 0.0
     counts: dict[str, TaskImages] = {}
+
+    def report(now: float) -> None:
+        nonlocal reached
+        reached = max(reached, now)  # images of a batch are saved one by one, after all of its steps
+        on_progress(reached, total)
 
     def on_step(share: float, images: int) -> None:
         nonlocal in_work
         in_work = images
-        on_progress(done + share * images, total)
+        report(done + share * images)
 
     for task in chosen:
         pipeline = models.load(task)
         plan = _plan(work, task, pipeline)
         total += len(plan.jobs)
         _tell_what_is_unread(round, pipeline, plan.jobs)
-        on_progress(done, total)
+        report(done)
         try:
             for finished in _make(store, pipeline, plan.jobs, generation.diffusion, on_step):
                 done, in_work = done + finished, max(0, in_work - finished)
-                on_progress(done, total)
+                report(done)
         except KeyboardInterrupt as stop:
             again = f"; the {counted(in_work, 'image')} in work will be generated again" if in_work else ""
             raise Interrupted(f"{done} of {counted(total, 'image')} are kept{again}.") from stop

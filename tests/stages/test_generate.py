@@ -156,7 +156,7 @@ def test_words_that_the_text_encoder_never_sees_are_told(store: RunStore) -> Non
 
 def test_repeating_a_call_makes_nothing_new(store: RunStore, tmp_path: Path) -> None:
     tasks = (STREETS, {**PIANOS, "region": LOWER})
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[float, int]] = []
     generate(store, *tasks)
     first = pixels_of(store)
     for image_id in list(first)[1::3]:
@@ -167,7 +167,7 @@ def test_repeating_a_call_makes_nothing_new(store: RunStore, tmp_path: Path) -> 
         image_id: pixels.tobytes() for image_id, pixels in first.items()
     }
     with RunStore.create_or_open(tmp_path / "other", config=None) as other:
-        generate(other, *tasks, on_progress=lambda done, total: seen.append((done, total)))
+        generate(other, *tasks, on_progress=lambda done, total, note="": seen.append((done, total)))
         assert list(other.image_ids()) == list(first)
         assert {image_id: pixels.tobytes() for image_id, pixels in pixels_of(other).items()} == {
             image_id: pixels.tobytes() for image_id, pixels in first.items()
@@ -299,8 +299,8 @@ def test_a_blackened_image_is_dropped_counted_and_not_generated_again(
     made = generate(store, STREETS, prompts=CARS)
     assert (made.images, made.dropped) == (3, 3)
     assert list(store.image_ids()) == [] and store.summary().rounds[0].dropped == 3
-    steps: list[int] = []
-    generate(store, STREETS, prompts=CARS, on_progress=lambda done, total: steps.append(done))
+    steps: list[float] = []
+    generate(store, STREETS, prompts=CARS, on_progress=lambda done, total, note="": steps.append(done))
     assert steps[:2] == [0, 3], "nothing was left to do"
 
 

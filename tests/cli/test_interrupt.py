@@ -19,7 +19,7 @@ for _setting in (
     "dataset.trust=attention",
     "detector.steps=null",
     "detector.epochs=3",
-    "detector.image_size=64",
+    "detector.image_size=null",
     "loop.truth=null",
 ):
     LOOP += ["--set", _setting]
@@ -55,6 +55,7 @@ def test_a_training_begins_again_and_an_impatient_user_sees_no_traceback(tmp_pat
     assert (
         "Interrupted in round 0 (1 of 1): train. Earlier stages are kept; the training begins again." in text
     )
+    assert re.search(r"^detector\.image_size: 128 px, chosen for ", text, re.M), "notices go above the bar"
     assert re.search(r"\d/3 loss \d+\.\d\d, AP50 \d\.\d{3}", text), text
     code, text = on_terminal(LOOP, tmp_path, press_when=lambda so_far: ": train" in so_far, presses=3)
     assert code in (130, -2) and "Traceback" not in text, text

@@ -19,6 +19,7 @@ from diffugen.cli.shared import (
     SetOption,
     examples,
     open_existing_run,
+    printing,
 )
 from diffugen.cli.status import rounds_table
 
@@ -181,7 +182,7 @@ def evaluate(
     if run is None and checkpoint is not None and truth is not None:
         alone = _without_run(config, overrides, checkpoint)
     with alone or open_existing_run(config, overrides, run, readonly=True) as opened:
-        made = verbs.evaluate(opened, checkpoint)
+        made = verbs.evaluate(printing(opened), checkpoint)
     sides = "; ".join(
         f"{name} AP50 {as_value(one.ap50)}, AP50-95 {as_value(one.ap50_95)}"
         for name, one in (("mask", made.mask), ("box", made.box))

@@ -262,7 +262,10 @@ def test_a_detector_is_measured_without_a_run(
     given = ("--checkpoint", "miniature", "--truth", "photos")
     measured = re.compile(r"^miniature on 6 images of photos/val: mask AP50 1\.000, ", re.M)
     assert run(monkeypatch, "evaluate", *given) == 0
-    assert measured.search(capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert measured.search(said) and re.search(
+        r"^loop\.truth: photos/val: 6 images; objects: car ", said, re.M
+    )
     assert list(Path().iterdir()) == [Path("photos")], "it left a run behind"
 
     classes = ("prompts.classes={harp: [harp]}", "prompts.templates=['a {harp}']", "prompts.attributes={}")

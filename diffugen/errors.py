@@ -6,6 +6,7 @@ The command line prints the message of a `DiffugenError` and exits with code 2.
 from __future__ import annotations
 
 import difflib
+import errno
 import shlex
 from collections.abc import Iterable, Sequence
 
@@ -50,6 +51,10 @@ class StoreError(DiffugenError):
     """A run directory cannot be read or written: corrupt, locked, of another version, or on a full disk."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a piece of work; the message says what of it is kept."""
+
+
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"`` for the valid name nearest to the given one, or an empty string."""
     near = difflib.get_close_matches(given, list(valid), n=1)
@@ -61,6 +66,15 @@ def first_line(error: BaseException) -> str:
     text = str(error).strip()
     line = "".join(letter for letter in text.splitlines()[0] if letter.isprintable()) if text else ""
     return f"{type(error).__name__}: {line.rstrip('.')}." if line else f"{type(error).__name__}."
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error of the system or of a library means that nothing more can be written."""
+    text = str(error).lower()
+    signs = ("no space left", "disk is full", "quota exceeded", "file too large")
+    torch_signs = ("file write failed", "unexpected pos")
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "errno", None) in full or any(sign in text for sign in signs + torch_signs)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,11 +1,15 @@
-"""The command line: the commands in one application, and errors turned into one clear message."""
+"""The command line: the commands in one application, and errors and Ctrl-C turned into one clear message."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from typing import Annotated
+import traceback
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from diffugen import __version__
 from diffugen.cli import (
@@ -21,9 +25,25 @@ from diffugen.cli import (
     stages,
     status,
 )
+from diffugen.cli.failures import TRACEBACK, failure, interruption
 from diffugen.errors import DiffugenError
 
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C in one of them is explained, of which Typer would say nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever presses it again wants no further word
+            typer.echo(interruption(stop), err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Labelled images of rare classes from text-to-image models: generate, label, train, review, "
     "improve.",
     no_args_is_help=True,
@@ -51,12 +71,14 @@ def _main(
 
 
 def main() -> None:
-    """Run the command line; errors that a user can mend end with exit code 2 and no traceback."""
+    """Run the command line; any error ends with one message, exit code 2 and no traceback."""
     try:
         app()
     except DiffugenError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. Progress is saved; run the same command to continue.", err=True)
-        sys.exit(130)
+        message = str(error)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        message = failure(error)
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(2)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffugen.cli.output import progress, say
+from diffugen.cli.output import say
+from diffugen.cli.progress import progress
 from diffugen.cli.shared import RunOption, SetOption, examples, printing
 from diffugen.errors import DiffugenError, shell_command
 

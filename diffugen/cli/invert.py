@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffugen.cli.output import progress, say
+from diffugen.cli.output import say
+from diffugen.cli.progress import progress
 from diffugen.cli.shared import examples
 from diffugen.errors import DiffugenError
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffugen.cli.output import as_value, console, say, table
+from diffugen.cli.output import as_value, console, duration, say, table
 from diffugen.cli.shared import (
     ConfigArgument,
     RunOption,
@@ -21,11 +21,11 @@ from diffugen.cli.shared import (
     open_or_create_run,
 )
 from diffugen.cli.status import rounds_table
-from diffugen.errors import DiffugenError, did_you_mean, shell_command
+from diffugen.errors import DiffugenError, counted, did_you_mean, shell_command
 
 if TYPE_CHECKING:
     from diffugen.config.files import Option
-    from diffugen.run import Run
+    from diffugen.run import Round, Run
 
 loops_app = typer.Typer(help="List, copy and run loops.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -158,7 +158,7 @@ def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], 
         run, settings = opened.run, opened.config
         run.loop = loop
         before, at_most = run.finished_rounds(), settings.loop.rounds
-        run.on_round = lambda round: _show_table(run) if round.number >= before else None
+        run.on_round = lambda round: _show_round(round, at_most) if round.number >= before else None
         if before >= at_most:
             say(f"run {run.folder}: all {before} rounds are already done")
         elif before:
@@ -177,6 +177,17 @@ def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], 
         say(f"Stopped: no better detector in {settings.loop.patience} rounds.")
         command += ["--set", f"loop.patience={settings.loop.patience + 2}"]
     say(f"more rounds: {shell_command(*command, '--rounds', done + 2)}")
+
+
+def _show_round(round: Round, at_most: int) -> None:
+    """Show the rounds so far, and how long those that may follow will take, at the speed of these."""
+    _show_table(round.run)
+    left = at_most - round.number - 1
+    if left:
+        rounds = round.store.summary().rounds
+        done = [sum(one.stages.values()) for number, one in rounds.items() if number <= round.number]
+        seconds = sum(done) / len(done) * left
+        say(f"{round.title} is done; at most {counted(left, 'more round')}, about {duration(seconds)} left")
 
 
 def _show_table(run: Run) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from diffugen.cli.output import progress, say
+from diffugen.cli.output import say
+from diffugen.cli.progress import progress
 from diffugen.cli.shared import examples
 
 miniature_app = typer.Typer(

@@ -1,8 +1,8 @@
-"""What commands print with: the console, tables, numbers and progress bars."""
+"""What commands print with: the console, tables and numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_SHARED: list[Console] = []
+
+
 def console() -> Console:
     """Return where commands print. Text is printed as it is: ``[b]`` and ``:car:`` mean nothing."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False)
+    return _SHARED[-1] if _SHARED else Console(highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def shared_console() -> Iterator[Console]:
+    """Print everything to one console until the context closes: it prints lines above a bar that it shows."""
+    _SHARED.append(console())
+    try:
+        yield _SHARED[-1]
+    finally:
+        _SHARED.pop()
 
 
 def say(text: str) -> None:
@@ -37,39 +50,9 @@ def as_value(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-@contextmanager
-def progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with rate and time left; a line at the end where the output is not a terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console()) as bar:
-        task = bar.add_task(title, total=None, rate="")
-        start: int | None = None
-
-        def on_progress(done: int, total: int) -> None:
-            nonlocal start
-            start = done if start is None else start
-            elapsed = bar.tasks[0].elapsed or 0.0
-            speed = (done - start) / elapsed if elapsed > 0 else 0.0
-            rate = (
-                f"{speed:.1f} {unit}s/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}" if speed > 0 else ""
-            )
-            bar.update(task, completed=done, total=total, rate=rate)
-
-        yield on_progress
+def duration(seconds: float) -> str:
+    """Write a time such as ``40 s``, ``12 min`` or ``2 h 5 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

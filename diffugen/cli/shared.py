@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffugen.cli.output import progress, say
+from diffugen.cli.output import say
+from diffugen.cli.progress import progress
 from diffugen.errors import DiffugenError, shell_command
 
 if TYPE_CHECKING:

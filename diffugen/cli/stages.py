@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diffugen.cli.output import as_value, console, say
+from diffugen.cli.progress import progress
 from diffugen.cli.shared import (
     CheckpointOption,
     ConfigArgument,
@@ -16,8 +19,13 @@ from diffugen.cli.shared import (
     SetOption,
     examples,
     open_existing_run,
+    printing,
 )
 from diffugen.cli.status import rounds_table
+
+if TYPE_CHECKING:
+    from diffugen.config.files import Option
+    from diffugen.stages.verbs import OpenRun
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +60,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "diffugen evaluate --run runs/pianos --truth datasets/pianos",
+            "diffugen evaluate --checkpoint best.pt --truth datasets/pianos",
             "diffugen evaluate --run runs/pianos --checkpoint best.pt --truth instances_val.json",
         )
     )(evaluate)
@@ -161,18 +170,40 @@ def evaluate(
         str | None, typer.Option("--truth", help="Labelled images. Default: loop.truth of the configuration.")
     ] = None,
 ) -> None:
-    """Measure a detector on labelled images: AP of masks and boxes."""
+    """Measure a detector on labelled images: AP of masks and boxes.
+
+    With --checkpoint and --truth, no run is needed; the detector's classes count then, or CONFIG's.
+    """
     from diffugen.config.files import Option
     from diffugen.stages import verbs
 
-    given = [] if truth is None else [Option("--truth", "loop.truth", truth)]
-    with open_existing_run(config, [*(set_ or ()), *given], run, readonly=True) as opened:
-        made = verbs.evaluate(opened, checkpoint)
+    overrides = [*(set_ or ()), *([] if truth is None else [Option("--truth", "loop.truth", truth)])]
+    alone = None
+    if run is None and checkpoint is not None and truth is not None:
+        alone = _without_run(config, overrides, checkpoint)
+    with alone or open_existing_run(config, overrides, run, readonly=True) as opened:
+        made = verbs.evaluate(printing(opened), checkpoint)
     sides = "; ".join(
         f"{name} AP50 {as_value(one.ap50)}, AP50-95 {as_value(one.ap50_95)}"
         for name, one in (("mask", made.mask), ("box", made.box))
     )
     say(f"{made.checkpoint} on {made.images} images of {made.truth}: {sides}")
+
+
+def _without_run(
+    config: str | None, overrides: Sequence[str | Option], checkpoint: str
+) -> AbstractContextManager[OpenRun] | None:
+    """Return what stands in for a run to measure in; None if the configuration is named and has a run."""
+    from diffugen.config import load_config
+    from diffugen.run.ledger import LEDGER_NAME
+    from diffugen.stages.verbs import resolve_config, run_to_measure
+
+    if config is None:
+        return run_to_measure(checkpoint, load_config(None, overrides), of_config=False, progress=progress)
+    settings, folder = resolve_config(config, overrides)
+    if (folder / LEDGER_NAME).is_file():
+        return None
+    return run_to_measure(checkpoint, settings, of_config=True, progress=progress)
 
 
 def report(config: ConfigArgument = None, run: RunOption = None) -> None:

@@ -17,6 +17,9 @@ from diffugen.records import Instances
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 """Called after each epoch with its number, counted from 1, and the current losses and validation metrics."""
 
+OnStep = Callable[[float], None]
+"""Called after each step with the epochs done, as a fraction."""
+
 SMALLEST_IMAGE = 64
 """Below 64 px, YOLO's coarsest feature map is a single cell and batch norm fails on a batch of one."""
 
@@ -75,6 +78,7 @@ class Detector(Protocol):
         seed: int,
         batch_size: int | None = None,
         on_epoch: OnEpoch | None = None,
+        on_step: OnStep | None = None,
     ) -> Path:
         """Train from this detector's checkpoint and return the path of the best new checkpoint.
 
@@ -86,6 +90,7 @@ class Detector(Protocol):
             seed: Determines initial weights, sample order and augmentation.
             batch_size: Images per step; None leaves the choice to the detector.
             on_epoch: Called after each epoch.
+            on_step: Called after each step.
 
         Raises:
             DiffugenError: The dataset is missing or empty, or the checkpoint does not fit.

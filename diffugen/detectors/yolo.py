@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from diffugen.config.training import TrainingArguments
 from diffugen.dataset.yolo import find_yolo
-from diffugen.detectors import SMALLEST_IMAGE, OnEpoch
+from diffugen.detectors import SMALLEST_IMAGE, OnEpoch, OnStep
 from diffugen.detectors.yolo_checkpoint import contained, find_checkpoint, import_ultralytics, load_checkpoint
 from diffugen.detectors.yolo_fit import fit_once, hardware_arguments, label_caches
 from diffugen.diffusion.devices import free_memory, resolve_device
@@ -89,6 +89,7 @@ class YoloDetector:
         seed: int,
         batch_size: int | None = None,
         on_epoch: OnEpoch | None = None,
+        on_step: OnStep | None = None,
         lr0: float | None = None,
         freeze: int | None = None,
         extra: TrainingArguments | None = None,
@@ -109,6 +110,7 @@ class YoloDetector:
             batch_size: Images per step; None means 16. Halved when memory runs out.
             on_epoch: Called after each epoch with its number, counted from 1, and losses and validation
                 metrics.
+            on_step: Called after each step with the epochs done, as a fraction.
             lr0: Initial learning rate of AdamW; None lets Ultralytics choose optimiser and rate.
             freeze: Number of layers, counted from the input, that are not trained.
             extra: Further training arguments of Ultralytics.
@@ -142,7 +144,7 @@ class YoloDetector:
         caches = label_caches(Path(arguments["data"]).parent)
         arguments |= extra.model_dump() if extra else {}
         try:
-            fit = partial(fit_once, arguments, self._loaded, on_epoch)
+            fit = partial(fit_once, arguments, self._loaded, on_epoch, on_step)
             return _halving(fit, batch_size or BATCH_SIZE, "training")
         finally:
             for cache in label_caches(Path(arguments["data"]).parent) - caches:

@@ -6,19 +6,24 @@ Knows Ultralytics' trainer and its arguments. Does not know the forms of a check
 from __future__ import annotations
 
 import copy
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffugen.detectors import OnEpoch
+from diffugen.detectors import OnEpoch, OnStep
 from diffugen.detectors.yolo_checkpoint import Checkpoint, contained
 from diffugen.errors import ModelError, first_line
 
 
 def fit_once(
-    arguments: Mapping[str, Any], checkpoint: Checkpoint, on_epoch: OnEpoch | None, batch_size: int
+    arguments: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    on_epoch: OnEpoch | None,
+    on_step: OnStep | None,
+    batch_size: int,
 ) -> Path:
     """Train with a fixed batch size and return the path of the best checkpoint, or the last if none is best.
 
@@ -26,6 +31,7 @@ def fit_once(
         arguments: Ultralytics' training arguments, without ``batch``.
         checkpoint: Architecture and weights to start from.
         on_epoch: Called after each epoch.
+        on_step: Called after each step with the epochs done, as a fraction.
         batch_size: Images per step.
 
     Raises:
@@ -49,11 +55,20 @@ def fit_once(
         )
         if on_epoch is not None:
             fitting.add_callback("on_fit_epoch_end", partial(_report_epoch, on_epoch=on_epoch))
+        if on_step is not None:
+            report = partial(_report_step, numbers=itertools.count(1), on_step=on_step)
+            fitting.add_callback("on_train_batch_end", report)
         fitting.train()
     made = [path for path in (fitting.best, fitting.last) if path.exists()]
     if not made:
         raise ModelError(f"training {model} left no checkpoint in {fitting.wdir}; see {fitting.csv}")
     return Path(made[0])
+
+
+def epoch_note(values: Mapping[str, float]) -> str:
+    """Return the losses, summed, and the mask AP50 of an epoch as a short text; see `OnEpoch`."""
+    loss = sum(value for name, value in values.items() if name.startswith("train/"))
+    return f"loss {loss:.2f}, AP50 {values.get('metrics/mAP50(M)', 0.0):.3f}"
 
 
 def label_caches(dataset: Path) -> set[Path]:
@@ -76,6 +91,12 @@ def hardware_arguments(device: str) -> dict[str, Any]:
 def _report_epoch(fitting: Any, on_epoch: OnEpoch) -> None:
     values = {**fitting.label_loss_items(fitting.tloss), **fitting.metrics}
     on_epoch(fitting.epoch + 1, {name: float(value) for name, value in values.items()})
+
+
+def _report_step(fitting: Any, numbers: Iterator[int], on_step: OnStep) -> None:
+    steps = len(fitting.train_loader)
+    # An epoch ends with a validation, which counts as one more step, so no epoch is done before that.
+    on_step(fitting.epoch + ((next(numbers) - 1) % steps + 1) / (steps + 1))
 
 
 def _strip_checkpoints(fitting: Any) -> None:

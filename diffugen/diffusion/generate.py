@@ -24,6 +24,7 @@ from diffugen.config.sections import ATTENTION_BACKENDS
 from diffugen.diffusion.daam_backend import trace_with_daam
 from diffugen.diffusion.devices import free_memory
 from diffugen.diffusion.messages import quiet
+from diffugen.diffusion.steps import followed
 from diffugen.diffusion.tasks import (
     WINDOW,
     WORKING_SIZE,
@@ -130,6 +131,7 @@ def generate(
     *,
     source: Callable[[ImageRecord], Source] | None = None,
     on_drop: Callable[[ImageRecord, str], None] = lambda record, reason: None,
+    on_step: Callable[[float, int], None] = lambda share, images: None,
     batch_size: int | None = None,
     attention_backend: str = "native",
 ) -> Iterator[GeneratedImage]:
@@ -145,6 +147,8 @@ def generate(
         jobs: The images to generate.
         source: Returns the source of an ``img2img`` or ``inpaint`` job; called once per job, batch by batch.
         on_drop: Called instead of yielding an image that the safety checker blackened, with the reason.
+        on_step: Called after each denoising step with the fraction of the batch that is done, below 1, and
+            the number of its images.
         batch_size: Images per call, >= 1; None means 32 on a CUDA GPU and 8 elsewhere. Free memory is not
             measured: when memory runs out, this and all later batches are halved.
         attention_backend: ``"native"``, or ``"daam"``: square images with guidance, one per call.
@@ -190,6 +194,7 @@ def generate(
                     sources,
                     [tokens[job.prompt.id] for job in batch],
                     attention_backend,
+                    on_step,
                 )
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -249,13 +254,19 @@ def _generate_batch(
     sources: Sequence[Source],
     tokens: Sequence[TokenIndex],
     backend: str,
+    on_step: Callable[[float, int], None],
 ) -> list[GeneratedImage | None]:
     """Generate the images of a batch; None in place of a blackened one."""
     started = time.perf_counter()
     tracer: AbstractContextManager[Any] = (trace if backend == "native" else trace_with_daam)(
         pipeline, tokens
     )
-    with quiet(), many_channels(pipeline, batch[0].task), tracer as traced:
+    with (
+        quiet(),
+        many_channels(pipeline, batch[0].task),
+        followed(pipeline, lambda share: on_step(share, len(batch))),
+        tracer as traced,
+    ):
         images, blackened = _call(pipeline, batch, sources)
     maps = traced.maps()
     made = [finished(job, image, one) for job, image, one in itertools.zip_longest(batch, images, sources)]

@@ -202,7 +202,11 @@ def _train_autoencoder(out: Path, recipe: Recipe, device: str, log: _Log) -> Non
 
 
 def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
-    """Train text encoder and UNet on the encoder's latents, then save the whole pipeline in float16."""
+    """Train text encoder and UNet on the encoder's latents, then save the pipeline, in float16 where large.
+
+    The text encoder is small and stays in float32: transformers loads a model in the precision of its file,
+    diffusers in float32, and a pipeline that is loaded without a dtype cannot mix both.
+    """
     import torch
     from diffusers import AutoencoderTiny
 
@@ -252,7 +256,8 @@ def _train_diffusion(out: Path, recipe: Recipe, device: str, log: _Log) -> None:
         on_step=report,
     )
     with training.averaged():
-        pipeline.to("cpu", torch.float16).save_pretrained(folder.with_suffix(".partial"))
+        pipeline.to("cpu", torch.float16).text_encoder.float()
+        pipeline.save_pretrained(folder.with_suffix(".partial"))
     os.replace(folder.with_suffix(".partial"), folder)
 
 

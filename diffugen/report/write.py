@@ -22,7 +22,7 @@ from diffugen.report.quality import Quality, measure_quality
 from diffugen.report.survey import Survey, survey_run
 from diffugen.run.files import write_file
 from diffugen.run.ledger import explained
-from diffugen.run.rounds import OnProgress
+from diffugen.run.rounds import OnProgress, unseen
 from diffugen.run.store import RunStore
 
 FOLDER_NAME = "report"
@@ -30,7 +30,7 @@ PAGE_NAME = "index.html"
 MARKDOWN_NAME = "report.md"
 
 
-def write_report(store: RunStore, *, on_progress: OnProgress = lambda done, total: None) -> Path:
+def write_report(store: RunStore, *, on_progress: OnProgress = unseen) -> Path:
     """Write the report of a run in its current state; for missing parts it names the command that adds them.
 
     Args:

@@ -11,7 +11,6 @@ directories off network disks.
 
 from __future__ import annotations
 
-import errno
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffugen.errors import StoreError
+from diffugen.errors import StoreError, is_disk_full
 from diffugen.run.rows import pairs
 
 LEDGER_NAME = "ledger.sqlite"
 _PAGE_ROWS = 500
 _BUSY_SECONDS = 30.0
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LITTLE_SPACE_BYTES = 1 << 20
 
 _MIGRATIONS: tuple[str, ...] = (
@@ -301,4 +299,4 @@ def _is_full(folder: Path, error: Exception) -> bool:
     # SQLite also says "disk I/O error" when its helper files cannot grow.
     if "disk I/O error" in str(error) and folder.exists():
         return shutil.disk_usage(folder).free < _LITTLE_SPACE_BYTES
-    return "disk is full" in str(error) or getattr(error, "errno", None) in _NO_SPACE
+    return is_disk_full(error)

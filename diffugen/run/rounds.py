@@ -21,14 +21,18 @@ from typing import Concatenate, ParamSpec, Protocol
 
 from diffugen.config.labelling import Labelling
 from diffugen.config.sections import Config, resumable_keys
+from diffugen.errors import Interrupted
 from diffugen.records import content_id
 from diffugen.run.results import Promoted, Result, RoundResults, Tuned
 from diffugen.run.store import RunStore
 
 Arguments = ParamSpec("Arguments")
 
-OnProgress = Callable[[int, int], None]
-"""Called with what is done and what there is to do in all."""
+
+class OnProgress(Protocol):
+    """Called with what is done, parts included, what there is to do in all, and a note to show with it."""
+
+    def __call__(self, done: float, total: int, note: str = "") -> None: ...  # noqa: D102
 
 
 class Progress(Protocol):
@@ -37,10 +41,14 @@ class Progress(Protocol):
     def __call__(self, title: str, unit: str) -> AbstractContextManager[OnProgress]: ...  # noqa: D102
 
 
+def unseen(done: float, total: int, note: str = "") -> None:
+    """Show no progress."""
+
+
 @contextmanager
 def silent(title: str, unit: str) -> Iterator[OnProgress]:
-    """Show no progress."""
-    yield lambda done, total: None
+    """Show no progress of any stage."""
+    yield unseen
 
 
 @dataclass
@@ -55,6 +63,7 @@ class Run:
         notify: Called with what the user should know.
         on_round: Called with each round that is finished.
         loop: Name or file of the loop that is running; the run keeps it once the loop makes rounds.
+        planned: Maximum number of rounds of the loop that is running; None outside of a loop.
     """
 
     store: RunStore
@@ -64,6 +73,7 @@ class Run:
     notify: Callable[[str], None] = lambda text: None
     on_round: Callable[[Round], None] = lambda round: None
     loop: str | None = None
+    planned: int | None = None
     _said: set[str] = field(default_factory=set, init=False, repr=False)
 
     @classmethod
@@ -120,6 +130,7 @@ class Run:
         """
         if self.loop is not None:
             self.store.keep_loop(self.loop)
+        self.planned = at_most
         for number in range(at_most):
             round = Round(self, number)
             yield round
@@ -181,6 +192,12 @@ class Round:
         return int(content_id("round", self.run.seed, self.number), 16) % 2**31
 
     @property
+    def title(self) -> str:
+        """What a user calls it, such as ``round 1``; in a loop also how far that is: ``round 1 (2 of 3)``."""
+        planned = self.run.planned
+        return f"round {self.number}" + ("" if planned is None else f" ({self.number + 1} of {planned})")
+
+    @property
     def results(self) -> RoundResults:
         """What its stages kept so far."""
         return self.store.results(self.number)
@@ -215,7 +232,12 @@ Stage = Callable[Concatenate[Round, Arguments], Result]
 
 
 def stage(
-    name: str, kind: type[Result], *, unit: str = "image", unless: Callable[[Round], bool] | None = None
+    name: str,
+    kind: type[Result],
+    *,
+    unit: str = "image",
+    unless: Callable[[Round], bool] | None = None,
+    kept: str = "Earlier stages are kept; this one begins again.",
 ) -> Callable[[Work[Arguments, Result]], Stage[Arguments, Result]]:
     """Make a stage of a function: where its result is kept, return that; otherwise run, time and keep it.
 
@@ -225,6 +247,8 @@ def stage(
         unit: What its progress counts.
         unless: Asked about a round whose result is kept; true runs the stage again because something of it is
             missing.
+        kept: What a user is told to be kept when Ctrl-C interrupts it, unless the function itself raises
+            `Interrupted` and says so.
 
     Returns:
         A decorator for a function of a round, what to report progress to, and the stage's own inputs. The
@@ -239,12 +263,16 @@ def stage(
     def decorated(work: Work[Arguments, Result]) -> Stage[Arguments, Result]:
         @wraps(work)
         def once(round: Round, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-            kept = None if round.redo else round.store.result(round.number, name, kind)
-            if kept is not None and not (unless and unless(round)):
-                return kept
-            start = time.perf_counter()
-            with round.run.progress(f"round {round.number}: {name}", unit) as on_progress:
-                result = work(round, on_progress, *args, **kwargs)
+            found = None if round.redo else round.store.result(round.number, name, kind)
+            if found is not None and not (unless and unless(round)):
+                return found
+            start, title = time.perf_counter(), f"{round.title}: {name}"
+            try:
+                with round.run.progress(title, unit) as on_progress:
+                    result = work(round, on_progress, *args, **kwargs)
+            except KeyboardInterrupt as stop:
+                said = str(stop) if isinstance(stop, Interrupted) else kept
+                raise Interrupted(f"Interrupted in {title}. {said}") from stop
             if round.keep:
                 round.store.finish_stage(round.number, name, result, time.perf_counter() - start)
             return result

@@ -31,7 +31,7 @@ from diffugen.run.files import acquire_lock, release_lock, sweep
 from diffugen.run.labels import LabelStore
 from diffugen.run.ledger import LEDGER_NAME, Ledger, explained
 from diffugen.run.results import RESULT_KINDS, Result, RoundResults, from_text, to_values
-from diffugen.run.rows import now, pairs
+from diffugen.run.rows import now, now_after, pairs
 from diffugen.run.summary import RunSummary, summarise
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class RunStore(LabelStore):
 
         Args:
             folder: The run directory.
-            config: The configuration as JSON values. A new run stores it; an existing run must have been
+            config: The configuration as JSON values. A new or empty run stores it; any other must have been
                 created with the same one. None skips the check.
             ignore_keys: Dotted keys that may differ (``"generate.batch_size"``; ``"device"`` covers all keys
                 below it).
@@ -134,14 +134,21 @@ class RunStore(LabelStore):
         row = self._ledger.one("SELECT value FROM meta WHERE key = 'config'")
         return None if row is None else json.loads(row[0])
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was made with its configuration yet, which may therefore be corrected."""
+        return not self.summary().rounds
+
     def _keep_config(self, config: Mapping[str, Any] | None, ignore_keys: Collection[str]) -> None:
         if config is None:
             return
         text = codec.config_to_json(config)
         kept = self.config
-        if kept is None:
+        if kept is None or self.is_empty:
             with self._ledger.transaction():
-                self._ledger.write("INSERT INTO meta VALUES (:key, :value)", pairs({"config": text}))
+                self._ledger.write(
+                    "INSERT OR REPLACE INTO meta VALUES (:key, :value)", pairs({"config": text})
+                )
             return
         differing = differing_keys(kept, json.loads(text), ignore_keys)
         if differing:
@@ -197,12 +204,12 @@ class RunStore(LabelStore):
             result: A dataclass of JSON values, such as those of `diffugen.run.results`.
             seconds: Time that the stage took.
         """
-        text = codec.to_json(to_values(result))
-        # With microseconds, so that stages are listed in the order in which they finished.
-        row = {"round": round, "name": stage, "result": text, "seconds": seconds, "now": now("microseconds")}
+        row = {"round": round, "name": stage, "result": codec.to_json(to_values(result)), "seconds": seconds}
         with self._ledger.transaction():
+            (newest,) = self._ledger.one("SELECT max(created_at) FROM stages") or (None,)
             self._ledger.write(
-                "INSERT OR REPLACE INTO stages VALUES (:round, :name, :result, :seconds, :now)", [row]
+                "INSERT OR REPLACE INTO stages VALUES (:round, :name, :result, :seconds, :now)",
+                [row | {"now": now_after(newest)}],
             )
 
     @property

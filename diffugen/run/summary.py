@@ -21,7 +21,8 @@ class RoundSummary:
         objects: From a label source to the number of labelled objects in them.
         disagreements: From a kind to the number of disagreements on the round's images.
         decisions: From a verdict to the number of decisions made in the round, including superseded ones.
-        stages: From each finished stage to its time in seconds, in the order in which they finished.
+        stages: From each finished stage to its time in seconds, in the order in which they finished,
+            whatever the clock said.
     """
 
     images: int = 0

@@ -25,11 +25,11 @@ from diffugen.dataset.yolo import write_yolo
 from diffugen.labels.objects import with_rivals
 from diffugen.records import Instances
 from diffugen.run.results import Evaluated, Measured, Precision
-from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.rounds import OnProgress, Round, stage, unseen
 from diffugen.run.scenes import MeasuredScene, keep_scenes
 from diffugen.stages.dataset import fresh_folder
 from diffugen.stages.detector import OpenDetector, open_detector
-from diffugen.stages.train import fit
+from diffugen.stages.train import TRAINED_AGAIN, fit
 
 MEASURED_CONFIDENCE = 0.001
 """Average precision is the area under the whole curve, so nearly every detection counts."""
@@ -67,7 +67,7 @@ def evaluate_base(
     return _evaluated(round, "evaluate-base", on_progress, checkpoint, truth, settings)
 
 
-@stage("evaluate-reference", Evaluated, unit="epoch")
+@stage("evaluate-reference", Evaluated, unit="epoch", kept=TRAINED_AGAIN)
 def evaluate_reference(
     round: Round, on_progress: OnProgress, exact: Truth, truth: Truth, settings: DetectorSettings
 ) -> Evaluated:
@@ -96,9 +96,7 @@ def evaluate_reference(
         name=f"reference-{round.number}",
         seed=run.seed,
     )
-    found = _evaluated(
-        round, "evaluate-reference", lambda done, total: None, trained.checkpoint, truth, settings
-    )
+    found = _evaluated(round, "evaluate-reference", unseen, trained.checkpoint, truth, settings)
     return replace(found, labels=exact.images)
 
 
@@ -121,7 +119,7 @@ def measure(
     detector: OpenDetector,
     items: Iterable[Item],
     class_names: Sequence[str],
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = unseen,
     total: int = 0,
     on_scene: Callable[[MeasuredScene], None] = lambda scene: None,
 ) -> Measured:

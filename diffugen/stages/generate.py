@@ -7,7 +7,7 @@ how an image is made (`diffugen.diffusion`), nor the order of the stages.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from diffugen.config.generation import Task
 from diffugen.config.labelling import Labelling
 from diffugen.config.sections import DiffusionSettings, Generation
+from diffugen.errors import Interrupted, counted
 from diffugen.labels.shapes import decode
 from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
 from diffugen.records import ImageRecord, LabelSet
@@ -33,7 +34,7 @@ CARRIED = "carried"
 """Provenance of the objects that an in-painted image keeps from its source."""
 
 
-@stage("generate", Generated, unless=Round.files_missing)
+@stage("generate", Generated, unless=Round.files_missing, kept="The images saved so far are kept.")
 def generate(
     round: Round,
     on_progress: OnProgress,
@@ -45,7 +46,8 @@ def generate(
 
     Args:
         round: The round.
-        on_progress: Called after each batch with images done and all images planned so far.
+        on_progress: Called after each denoising step with images done, those of the batch in work in part,
+            and all images planned so far.
         generation: What is generated, and how. Sources keep their proportions whatever ``size_wh`` says.
         labelling: How the images of one task are labelled before they are the sources of another.
         only: Do only the task of this name or kind; the images of the tasks before it must exist.
@@ -53,6 +55,7 @@ def generate(
     Raises:
         DiffugenError: The model cannot be used, a phrase cannot be traced, a source or region cannot be read,
             or the run cannot be written.
+        Interrupted: Ctrl-C while a batch is in work; its images cannot be kept.
     """
     tasks = plan_tasks(generation.tasks)
     chosen = choose_tasks(tasks, only)
@@ -60,17 +63,33 @@ def generate(
         check_places(task, {one.step for one in tasks})
     work = _Work(round, generation, labelling, tasks)
     store, models = round.store, _Models(generation.diffusion)
-    done = total = 0
+    done = total = in_work = 0
+    reached = 0.0
     counts: dict[str, TaskImages] = {}
+
+    def report(now: float) -> None:
+        nonlocal reached
+        reached = max(reached, now)  # images of a batch are saved one by one, after all of its steps
+        on_progress(reached, total)
+
+    def on_step(share: float, images: int) -> None:
+        nonlocal in_work
+        in_work = images
+        report(done + share * images)
+
     for task in chosen:
         pipeline = models.load(task)
         plan = _plan(work, task, pipeline)
         total += len(plan.jobs)
         _tell_what_is_unread(round, pipeline, plan.jobs)
-        on_progress(done, total)
-        for finished in _make(store, pipeline, plan.jobs, generation.diffusion):
-            done += finished
-            on_progress(done, total)
+        report(done)
+        try:
+            for finished in _make(store, pipeline, plan.jobs, generation.diffusion, on_step):
+                done, in_work = done + finished, max(0, in_work - finished)
+                report(done)
+        except KeyboardInterrupt as stop:
+            again = f"; the {counted(in_work, 'image')} in work will be generated again" if in_work else ""
+            raise Interrupted(f"{done} of {counted(total, 'image')} are kept{again}.") from stop
         _keep_carried(store, plan, round.number)
         dropped = sum(store.is_dropped(job.id) for job in plan.jobs)
         counts[task.step] = TaskImages(len(plan.jobs), dropped, plan.skipped)
@@ -219,7 +238,11 @@ def _pixel_settings(settings: DiffusionSettings) -> Mapping[str, Any]:
 
 
 def _make(
-    store: RunStore, pipeline: Any, jobs: Sequence[ImageRecord], settings: DiffusionSettings
+    store: RunStore,
+    pipeline: Any,
+    jobs: Sequence[ImageRecord],
+    settings: DiffusionSettings,
+    on_step: Callable[[float, int], None],
 ) -> Iterator[int]:
     """Make the images that are missing, and yield after each step how many more exist."""
     from diffugen.diffusion.generate import default_batch_size, generate as generate_images, grouped
@@ -245,6 +268,7 @@ def _make(
         unfinished,
         source=lambda job: _source(store, job),
         on_drop=drop,
+        on_step=on_step,
         batch_size=size,
         attention_backend=settings.attention_backend,
     )

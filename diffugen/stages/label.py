@@ -10,7 +10,7 @@ from diffugen.labels.shapes import decode
 from diffugen.labels.witness import Witness
 from diffugen.records import ImageRecord, Instances, LabelSet
 from diffugen.run.results import Labelled
-from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.rounds import OnProgress, Round, stage, unseen
 from diffugen.run.store import RunStore
 from diffugen.stages.regions import outside
 from diffugen.stages.witness import witnesses
@@ -18,7 +18,7 @@ from diffugen.stages.witness import witnesses
 LABELS_PER_TRANSACTION = 200
 
 
-@stage("label", Labelled)
+@stage("label", Labelled, kept="The labels saved so far are kept.")
 def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labelled:
     """Label all images of the run, those of earlier rounds too, that this labelling has not labelled yet.
 
@@ -38,9 +38,7 @@ def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labell
     return Labelled(labelling.method, len(counts), sum(counts), labelling.settings, labelling.weights)
 
 
-def label_images(
-    round: Round, labelling: Labelling, on_progress: OnProgress = lambda done, total: None
-) -> None:
+def label_images(round: Round, labelling: Labelling, on_progress: OnProgress = unseen) -> None:
     """Keep attention labels of all images of a run that this labelling has not labelled yet.
 
     Args:

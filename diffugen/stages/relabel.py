@@ -19,7 +19,7 @@ CANDIDATE_CONFIDENCE = 0.05
 """From this confidence on, an object that is no label still counts for or against attention labels."""
 
 
-@stage("relabel", Relabelled)
+@stage("relabel", Relabelled, kept="The labels saved so far are kept.")
 def relabel(round: Round, on_progress: OnProgress, checkpoint: str, settings: DetectorSettings) -> Relabelled:
     """Label the images that no detector of the run was trained on and that this one has not labelled.
 

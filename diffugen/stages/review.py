@@ -26,7 +26,7 @@ def review_folder(store: RunStore) -> Path:
     return store.folder / "review"
 
 
-@stage("review", Reviewed)
+@stage("review", Reviewed, kept="The queue and what was decided in it are kept.")
 def review(round: Round, on_progress: OnProgress, settings: ReviewSettings) -> Reviewed:
     """Show the review queue to a person and keep the decisions.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from diffugen.config.sections import DetectorSettings
@@ -12,14 +12,18 @@ from diffugen.dataset.policy import in_validation
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import read_yolo, write_yolo
 from diffugen.detectors.yolo import BATCH_SIZE
+from diffugen.detectors.yolo_fit import epoch_note
 from diffugen.errors import DiffugenError
 from diffugen.run.results import Chosen, Trained
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.stages.dataset import fresh_folder
 from diffugen.stages.detector import open_for_training, unknown_classes
 
+TRAINED_AGAIN = "Earlier stages are kept; the training begins again."
+"""What a user is told when Ctrl-C interrupts a training."""
 
-@stage("train", Trained, unit="epoch")
+
+@stage("train", Trained, unit="epoch", kept=TRAINED_AGAIN)
 def train(
     round: Round, on_progress: OnProgress, dataset: Chosen, start: str, settings: DetectorSettings
 ) -> Trained:
@@ -27,7 +31,7 @@ def train(
 
     Args:
         round: The round; checkpoints go to ``training/round-<round>`` in the run's folder.
-        on_progress: Called with epochs done and all epochs.
+        on_progress: Called after each step with epochs done, all epochs, and the last epoch's losses and AP.
         dataset: The training set.
         start: The checkpoint to start from.
         settings: How to train.
@@ -97,7 +101,7 @@ def write_known(round: Round, on_progress: OnProgress, known: Truth, val_frac: f
     return Chosen(str(folder.relative_to(run.folder)), counts["train"], counts["val"])
 
 
-@stage("train-known", Trained, unit="epoch")
+@stage("train-known", Trained, unit="epoch", kept=TRAINED_AGAIN)
 def train_known(
     round: Round, on_progress: OnProgress, dataset: Chosen, settings: DetectorSettings
 ) -> Trained:
@@ -119,7 +123,7 @@ def fit(
 
     Args:
         round: The round.
-        on_progress: Called with epochs done and all epochs.
+        on_progress: Called after each step with epochs done, all epochs, and the last epoch's losses and AP.
         dataset: The folder, relative to the run's.
         start: The checkpoint to start from.
         settings: How to train.
@@ -129,6 +133,16 @@ def fit(
     folder = round.run.folder
     epochs = epochs_of(folder / dataset, settings)
     on_progress(0, epochs)
+    note = ""
+
+    def on_step(done: float) -> None:
+        on_progress(done, epochs, note)
+
+    def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+        nonlocal note
+        note = epoch_note(metrics)
+        on_step(epoch)
+
     for cache in (folder / dataset).rglob("*.cache"):  # of a training that was killed
         cache.unlink()
     detector, image_size = open_for_training(round.run, start, settings, read_yolo(folder / dataset, "train"))
@@ -139,7 +153,8 @@ def fit(
         image_size=image_size,
         seed=round.seed if seed is None else seed,
         batch_size=settings.batch_size,
-        on_epoch=lambda epoch, metrics: on_progress(epoch, epochs),
+        on_epoch=on_epoch,
+        on_step=on_step,
         lr0=settings.lr0,
         freeze=settings.freeze,
         extra=settings.extra,

@@ -19,7 +19,7 @@ AGREEMENT_WEIGHT = 0.25
 """How much a detector's labels count beside a person's, which count 1: it repeats what it was taught."""
 
 
-@stage("tune", Tuned, unit="trial")
+@stage("tune", Tuned, unit="trial", kept="The trials so far are kept.")
 def tune(
     round: Round, on_progress: OnProgress, method: str, labelling: Labelling, settings: TuneSettings
 ) -> Tuned:

@@ -6,14 +6,16 @@ earlier rounds found, and returns the stage's result. The order of a whole loop 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from diffugen import stages
 from diffugen.config import Config, kept_config, load_config
-from diffugen.errors import DiffugenError, StoreError
+from diffugen.errors import DiffugenError, ModelError, StoreError
 from diffugen.run import Progress, Run, RunStore, silent
 from diffugen.run.changes import changed_keys
 from diffugen.run.ledger import LEDGER_NAME
@@ -67,7 +69,8 @@ def resolve_config(
     """Return the configuration and the run directory that a user means.
 
     Label settings and score weights that the user sets now, by an override or by a configuration that differs
-    from the run's, are pinned: they win over what tuning found.
+    from the run's, are pinned: they win over what tuning found. The configuration of an empty run counts only
+    where the user names the run and no other configuration: it may be a mistake that is now corrected.
 
     Args:
         config: Name or file of a configuration; None for the run's own, or the default for a new run.
@@ -80,7 +83,8 @@ def resolve_config(
     """
     settings = load_config(config, overrides)
     path = Path(folder) if folder else Path("runs") / settings.name
-    kept = _kept_config(path) if (path / LEDGER_NAME).is_file() else None
+    named = config is None and folder is not None
+    kept = _kept_config(path, of_empty=named) if (path / LEDGER_NAME).is_file() else None
     if kept is None:
         return settings, path
     if config is None:
@@ -110,6 +114,32 @@ def open_run(
     """
     settings = config if isinstance(config, Config) else resolve_config(config, (), folder)[0]
     return OpenRun(Run.open(folder, settings, progress=progress), settings)
+
+
+@contextmanager
+def run_to_measure(
+    checkpoint: str, config: Config, *, of_config: bool, progress: Progress = silent
+) -> Iterator[OpenRun]:
+    """Open an empty run that is deleted afterwards, to measure a detector where there is no run.
+
+    Args:
+        checkpoint: The detector.
+        config: The configuration.
+        of_config: Whether the classes of the configuration count, instead of those of the detector.
+        progress: Shows the progress of stages.
+
+    Raises:
+        ModelError: The checkpoint cannot be loaded.
+    """
+    from diffugen.detectors.yolo import YoloDetector
+
+    names = tuple(config.prompts.classes) if of_config else YoloDetector(checkpoint).class_names
+    if not names:
+        raise ModelError(f"{checkpoint} is an architecture without weights; give a trained detector")
+    with TemporaryDirectory(prefix="diffugen-") as folder:
+        store = RunStore.create_or_open(Path(folder) / "run", config=config.dump())
+        with OpenRun(Run(store, names, config.seed, progress), config) as opened:
+            yield opened
 
 
 def generate(run: OpenRun, only: str | None = None) -> Generated:
@@ -335,11 +365,14 @@ def write_report(run: OpenRun) -> Path:
     return write(run.store)
 
 
-def _kept_config(folder: Path) -> dict[str, object] | None:
+def _kept_config(folder: Path, *, of_empty: bool) -> dict[str, object] | None:
+    def config_of(store: RunStore) -> dict[str, object] | None:
+        return store.config if of_empty or not store.is_empty else None
+
     try:
         with RunStore.open(folder, readonly=True) as store:
-            return store.config
+            return config_of(store)
     except StoreError:
         # An older ledger, or one whose making was cut short: opened for writing it is upgraded, if it can be.
         with RunStore.open(folder) as store:
-            return store.config
+            return config_of(store)

@@ -8,7 +8,7 @@ from diffugen.config.sections import DetectorSettings
 from diffugen.errors import DiffugenError
 from diffugen.labels.witness import Witness
 from diffugen.records import LabelSet
-from diffugen.run.rounds import OnProgress, Round
+from diffugen.run.rounds import OnProgress, Round, unseen
 from diffugen.stages.detector import mapped_classes, open_detector, unknown_classes
 from diffugen.stages.relabel import as_prompted, predicted
 
@@ -18,7 +18,7 @@ def witnesses(
     settings: DetectorSettings,
     confidence: float,
     image_ids: Iterable[str],
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = unseen,
 ) -> Iterator[tuple[str, Witness]]:
     """Yield images with what the configured detector finds in them; what it found once is kept in the run.
 

@@ -29,7 +29,7 @@ from diffugen.config.labelling import LabelSettings, ScoreWeights
 from diffugen.errors import DiffugenError, StoreError, first_line
 from diffugen.labels.witness import Witness
 from diffugen.records import HeatMaps, content_id
-from diffugen.run.rounds import OnProgress
+from diffugen.run.rounds import OnProgress, unseen
 from diffugen.tune.folds import choose
 from diffugen.tune.judge import Evidence, Judge, spread
 from diffugen.tune.space import DECIMALS, fixed_params, from_params, search_space, to_params
@@ -89,7 +89,7 @@ def tune(
     images: int = 300,
     folds: int = 4,
     seed: int = 0,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = unseen,
 ) -> Outcome:
     """Search for label settings and score weights whose labels fit the evidence better.
 

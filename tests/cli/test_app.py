@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffugen.dataset.yolo import write_yolo
 from diffugen.miniature.measure import WEIGHTS
+from diffugen.miniature.scenes import CLASSES as SCENE_CLASSES
+from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.run.store import RunStore
 from tests.support.command_line import run
 
@@ -220,6 +223,63 @@ def test_a_run_continues_with_its_own_configuration(
     assert "3 images" in capsys.readouterr().out
     assert run(monkeypatch, "bootstrap", "--set", "dataset.val_frac=0.4") == 2
     assert "dataset.val_frac" in capsys.readouterr().err, "prompts would move between training and validation"
+
+
+def test_an_empty_run_takes_a_corrected_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "generate", *FAST, "--set", "diffusion.scheduler=DDIMM", "--set", "seed=5") == 2
+    capsys.readouterr()
+    assert run(monkeypatch, "generate", *FAST) == 0, capsys.readouterr().err
+    with RunStore.open("runs/miniature", readonly=True) as store:
+        assert store.config is not None
+        assert (store.config["seed"], store.config["diffusion"]["scheduler"]) == (0, None)
+        ids = list(store.image_ids())
+    assert run(monkeypatch, "generate", *FAST, "--set", "seed=5") == 2, "it is no longer empty"
+    assert run(monkeypatch, "generate") == 0
+    with RunStore.open("runs/miniature", readonly=True) as store:
+        assert list(store.image_ids()) == ids
+
+    wrong = ("--set", "diffusion.model=./nothing", "--run", "named")
+    assert run(monkeypatch, "generate", *FAST, *wrong) == 2
+    capsys.readouterr()
+    assert run(monkeypatch, "generate", "--run", "named") == 2, "a run that is named keeps its configuration"
+    assert "./nothing" in capsys.readouterr().err
+    assert run(monkeypatch, "generate", "--run", "named", "--set", "diffusion.model=miniature") == 0
+    with RunStore.open("named", readonly=True) as store:
+        assert len(list(store.image_ids())) == 3
+
+
+def test_a_detector_is_measured_without_a_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The classes are the detector's, or those of a named configuration, but never those of another run."""
+    items = [
+        (f"scene-{number}", drawn.rgb, exact_instances(drawn))
+        for number, drawn in enumerate(scene_set("streets", 6, (96, 64), start=500))
+    ]
+    write_yolo(Path("photos"), {"train": items}, SCENE_CLASSES)
+    given = ("--checkpoint", "miniature", "--truth", "photos")
+    measured = re.compile(r"^miniature on 6 images of photos/val: mask AP50 1\.000, ", re.M)
+    assert run(monkeypatch, "evaluate", *given) == 0
+    said = capsys.readouterr().out
+    assert measured.search(said) and re.search(
+        r"^loop\.truth: photos/val: 6 images; objects: car ", said, re.M
+    )
+    assert list(Path().iterdir()) == [Path("photos")], "it left a run behind"
+
+    classes = ("prompts.classes={harp: [harp]}", "prompts.templates=['a {harp}']", "prompts.attributes={}")
+    harps = [part for one in (*classes, "labels.witness=none") for part in ("--set", one)]
+    assert run(monkeypatch, "evaluate", "miniature", *harps, *given) == 2
+    assert re.search(r"photos/val labels none of.*'harp'", capsys.readouterr().err)
+    RunStore.create_or_open("runs/miniature", config={"prompts": {"classes": {"harp": ["harp"]}}}).close()
+    assert run(monkeypatch, "evaluate", *given) == 0
+    assert measured.search(capsys.readouterr().out)
+
+    assert run(monkeypatch, "evaluate", "--checkpoint", "yolov8n-seg.yaml", "--truth", "photos") == 2
+    assert "architecture without weights" in capsys.readouterr().err
+    assert run(monkeypatch, "evaluate", "--checkpoint", "none.pt", "--truth", "photos") == 2
+    assert "no checkpoint at none.pt" in capsys.readouterr().err
 
 
 def test_older_and_incomplete_ledgers_are_upgraded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diffugen.cli.output import console, progress, say, table
+from diffugen.cli.output import console, say, table
+from diffugen.cli.progress import progress
 from tests.support.command_line import run
 
 HOSTILE = ("exp[/b]", "[red]car", ":car: 50%", "{task.fields[rate]} {", "a\\[b]", "%s %d", "$HOME `ls`")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
 
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
@@ -23,6 +25,7 @@ def test_all_weights_from_scratch(tmp_path: Path) -> None:
     assert (tmp_path / "work" / f"samples-{RECIPES['smoke'].steps:06}.png").stat().st_size > 10_000
     assert (tmp_path / "work" / "log.jsonl").read_text().count("\n") == len(told)
 
+    assert StableDiffusionPipeline.from_pretrained(tmp_path / "diffusion").text_encoder.dtype == torch.float32
     pipeline = load_pipeline(tmp_path / "diffusion")
     assert default_size_wh(pipeline) == RECIPES["smoke"].size_wh
     detector = YoloDetector(tmp_path / "detector")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from diffugen.config import Labelling, LabelSettings, ScoreWeights, load_config
-from diffugen.errors import StoreError
+from diffugen.errors import Interrupted, StoreError
 from diffugen.run import OnProgress, Round, Run, RunStore, stage
+from diffugen.run.ledger import LEDGER_NAME
 from diffugen.run.results import Chosen, Precision, Promoted, Trained, Tuned, TunedSide
 from diffugen.stages.evaluate import epochs_of_equal_length
 
@@ -40,6 +43,36 @@ def test_a_stage_is_run_once(run: Run) -> None:
     assert count(run.round(1), 10) == Counted(12, ("a", "b"))
     assert list(run.store.summary().rounds[0].stages) == ["count"]
     assert calls == [10, 10]
+
+
+def test_stages_are_in_the_order_in_which_they_finished_even_if_the_clock_was_set_back(run: Run) -> None:
+    names = ["generate", "label", "dataset"]
+    for name in names:
+        run.store.finish_stage(0, name, Counted(1), 1.0)
+        with contextlib.closing(sqlite3.connect(run.folder / LEDGER_NAME)) as ledger, ledger:
+            ledger.execute(
+                "UPDATE stages SET created_at = '2099-01-01T00:00:00+00:00' WHERE name = 'generate'"
+            )
+    assert list(run.store.summary().rounds[0].stages) == names
+    run.store.finish_stage(0, "generate", Counted(1), 1.0)
+    assert list(run.store.summary().rounds[0].stages) == ["label", "dataset", "generate"]
+
+
+def test_ctrl_c_in_a_stage_tells_what_is_kept(run: Run) -> None:
+    @stage("count", Counted, kept="The counts are kept.")
+    def count(round: Round, on_progress: OnProgress, stop: KeyboardInterrupt) -> Counted:
+        raise stop
+
+    run.planned = 3
+    for stop, said in (
+        (KeyboardInterrupt(), "Interrupted in round 1 (2 of 3): count. The counts are kept."),
+        (KeyboardInterrupt(2), "Interrupted in round 1 (2 of 3): count. The counts are kept."),
+        (Interrupted("Half of it is kept."), "Interrupted in round 1 (2 of 3): count. Half of it is kept."),
+    ):
+        with pytest.raises(Interrupted) as caught:
+            count(run.round(1), stop)
+        assert str(caught.value) == said
+    assert run.store.result(1, "count", Counted) is None
 
 
 def test_a_command_repeats_a_stage_and_stores_its_result_or_not(run: Run) -> None:

@@ -402,6 +402,7 @@ def test_query_cost_grows_linearly_with_rows(tmp_path: Path) -> None:
 
 def test_config_is_stored_and_checked(store: RunStore) -> None:
     folder = store.folder
+    store.finish_stage(0, "generate", TaskImages(1), 1.0)
     store.close()
     with RunStore.create_or_open(
         folder, config={"generate": {"steps": 20, "batch_size": 4}, "prompts": {"seed": 3}}
@@ -435,13 +436,17 @@ def test_the_order_of_the_kept_configuration_is_that_of_the_given_one(tmp_path: 
         assert list((store.config or {})["prompts"]["classes"]) == ["piano", "car", "bus"]
 
 
-def test_config_may_be_given_later(tmp_path: Path) -> None:
+def test_config_may_be_given_later_and_changed_until_something_is_made(tmp_path: Path) -> None:
     with RunStore.create_or_open(tmp_path, config=None) as store:
         assert store.config is None
     with RunStore.create_or_open(tmp_path, config={"a": (1, 2)}) as store:
-        assert store.config == {"a": [1, 2]}
-    with pytest.raises(StoreError, match=r"a: \[1,2\] in the run, \[1,3\] now"):
-        RunStore.create_or_open(tmp_path, config={"a": [1, 3]})
+        assert store.config == {"a": [1, 2]} and store.is_empty
+    with RunStore.create_or_open(tmp_path, config={"a": [1, 3]}) as store:
+        assert store.config == {"a": [1, 3]}
+        store.finish_stage(0, "generate", TaskImages(1), 1.0)
+        assert not store.is_empty
+    with pytest.raises(StoreError, match=r"a: \[1,3\] in the run, \[1,2\] now"):
+        RunStore.create_or_open(tmp_path, config={"a": [1, 2]})
 
 
 def test_a_second_writer_is_refused_but_readers_are_not(store: RunStore) -> None:

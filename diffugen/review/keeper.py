@@ -21,16 +21,22 @@ PATIENCE_SECONDS = 30.0
 
 def keep(command: Sequence[str]) -> int:
     """Run the command until it ends or is no longer wanted, and return its exit code."""
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    unwanted = threading.Event()
 
-    def stop_when_unwanted() -> None:
+    def listen() -> None:
         sys.stdin.buffer.read()
+        unwanted.set()
+
+    def stop() -> None:
+        unwanted.wait()
         server.terminate()
         time.sleep(PATIENCE_SECONDS)
         server.kill()
 
-    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    threading.Thread(target=stop_when_unwanted, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: unwanted.set())
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    for work in (listen, stop):
+        threading.Thread(target=work, daemon=True).start()
     return server.wait()
 
 

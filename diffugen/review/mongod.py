@@ -66,6 +66,7 @@ class Server:
         """Stop the server, by force if it takes too long; its journal survives that."""
         if self.process.stdin is not None:
             self.process.stdin.close()
+        self.process.terminate()  # a forked worker of this process may still hold the pipe open
         try:
             self.process.wait(2 * keeper.PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:

@@ -20,7 +20,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from diffugen.errors import DiffugenError
-from diffugen.review.database import database
+from diffugen.review.database import database, is_open
 from diffugen.review.mongod import URI_VARIABLE, find_mongod, launch, start
 from diffugen.run.temporary import temporary_folder
 from tests.support.children import WAIT_SECONDS, restore_signals
@@ -104,7 +104,7 @@ def test_a_server_ends_with_its_session_and_loses_nothing(tmp_path: Path, name: 
     home.mkdir()
     with child(folder, HOME=str(home)) as first:
         uri, count = said(first)
-        assert count == 1
+        assert (is_open(uri), count) == (False, 1)
         assert len(servers(folder)) == 2, "a server and its keeper"
         with pytest.raises(
             DiffugenError, match=rf"session of {tmp_path / 'run'} is already open, in process {first.pid}\b"
@@ -177,6 +177,16 @@ def test_a_server_left_behind_is_stopped(tmp_path: Path, sockets: Path, orphaned
     assert servers(tmp_path) == []
 
 
+def test_a_server_is_stopped_while_a_worker_holds_its_pipe(tmp_path: Path, sockets: Path) -> None:
+    """A forked process has copies of everything that is open."""
+    server = start(find_mongod(), tmp_path, sockets)
+    assert server.process.stdin is not None
+    copy = os.dup(server.process.stdin.fileno())
+    server.stop()
+    os.close(copy)
+    assert servers(tmp_path) == []
+
+
 def test_a_note_of_another_process_is_no_server(tmp_path: Path, stopped: Path, sockets: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(stopped, folder)
@@ -229,6 +239,21 @@ def test_the_users_database_is_used_and_not_stopped(
     assert os.environ[URI_VARIABLE] == connected
     assert not (tmp_path / "database").exists()
     assert fo.dataset_exists("of the user")
+
+
+@pytest.mark.parametrize(
+    ("uri", "answer"),
+    [
+        ("mongodb://127.0.0.1:27017", True),
+        ("mongodb://db.example/?retryWrites=true", True),
+        ("mongodb+srv://db.example", True),
+        ("mongodb://anna:secret@127.0.0.1:27017", False),
+        ("mongodb://db.example/?authMechanism=MONGODB-X509&tls=true", False),
+        ("mongodb://%2ftmp%2Fa%2Fmongod.sock", False),
+    ],
+)
+def test_an_open_database_is_noticed(uri: str, answer: bool) -> None:
+    assert is_open(uri) == answer
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,13 @@ def ask(
 
     guard = Guard(app, token=token, folders=[run / "images", run / "review" / "masks"])
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-    scope = {"type": kind, "method": "GET", "path": path, "query_string": query.encode(), "headers": raw}
+    scope: dict[str, Any] = {
+        "type": kind,
+        "method": "GET",
+        "path": path,
+        "query_string": query.encode(),
+        "headers": raw,
+    }
     scope["extensions"] = {"websocket.http.response": {}}
     asyncio.run(guard(scope, receive, send))
     got = {name.decode(): value.decode() for name, value in sent[0]["headers"]}

@@ -85,6 +85,6 @@ def _clean_up_when_stopped() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # a second one may not disturb the cleaning up
-    with suppress(OSError):  # the terminal may be gone
-        typer.echo(INTERRUPTED, err=True)
+    with suppress(OSError):  # the terminal may be gone, and the stream that writes to it may be busy
+        os.write(2, f"{INTERRUPTED}\n".encode())
     sys.exit(128 + number)

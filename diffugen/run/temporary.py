@@ -31,16 +31,18 @@ def temporary_folder(kind: str) -> Iterator[Path]:
     """
     _sweep()
     try:
-        made = Path(tempfile.mkdtemp(prefix=f"new-{PREFIX}{kind}-"))
-        owner = os.open(made, os.O_RDONLY)
-        _lock(owner)
-        # It gets the name that is swept only when it is locked; otherwise it would look abandoned until then.
-        folder = made.rename(made.with_name(made.name.removeprefix("new-")))
+        folder = Path(tempfile.mkdtemp(prefix=f"new-{PREFIX}{kind}-"))
+        owner = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise DiffugenError(
             f"cannot make a temporary folder: {error}. Free some space, or set TMPDIR to a folder that "
             "can be written"
         ) from error
+    # It gets the name that is swept only when it is locked, or it would look abandoned. Some network file
+    # systems cannot lock a folder: there, nothing is swept.
+    with suppress(OSError):
+        _lock(owner)
+        folder = folder.rename(folder.with_name(folder.name.removeprefix("new-")))
     try:
         yield folder
     finally:
@@ -52,7 +54,7 @@ def _lock(descriptor: int) -> None:
     """Take the lock of a folder, which the kernel releases when its process ends, however it ends.
 
     Raises:
-        OSError: Another process has it.
+        OSError: Another process has it, or the file system has no such locks.
     """
     import fcntl
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -103,3 +104,15 @@ def test_a_place_that_cannot_be_written_is_reported(place: Path, monkeypatch: py
     monkeypatch.setattr(tempfile, "tempdir", str(place / "missing"))
     with pytest.raises(DiffugenError, match=r"cannot make a temporary folder: .*missing.*TMPDIR"):
         temporary_folder("test").__enter__()
+
+
+def test_where_folders_cannot_be_locked_none_is_swept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with temporary_folder("test") as first, temporary_folder("test") as second:
+        assert set(place.iterdir()) == {first, second}
+    assert list(place.iterdir()) == []

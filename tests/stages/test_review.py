@@ -27,7 +27,7 @@ def test_an_open_database_of_the_user_is_pointed_out(tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     uri = f"mongodb://127.0.0.1:{port}"
-    command = [find_mongod(), "--dbpath", data, "--port", str(port), "--nounixsocket", "--quiet"]
+    command = [str(find_mongod()), "--dbpath", str(data), "--port", str(port), "--nounixsocket", "--quiet"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert silence(uri, WAIT_SECONDS) is None

@@ -10,6 +10,7 @@ import pytest
 
 import diffugen
 from docs.package_graph import PACKAGE, ROOT, imported, package_of
+from tests.support.children import WAIT_SECONDS
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -92,6 +93,7 @@ def modules_after(*arguments: str) -> set[str]:
         capture_output=True,
         text=True,
         check=False,
+        timeout=WAIT_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]

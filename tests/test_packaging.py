@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.children import WAIT_SECONDS
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +30,9 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with a source distribution, and a wheel built from that; without a network."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -56,7 +60,15 @@ def run(unpacked: Path, *arguments: str) -> str:
     """The output of a fresh interpreter that sees the wheel before the source."""
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=unpacked, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=unpacked,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_SECONDS,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 import diffugen
+from tests.support.children import WAIT_SECONDS
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -82,7 +85,12 @@ def test_ci_checks_before_it_tests() -> None:
 
 def test_make_lists_every_target() -> None:
     listed = subprocess.run(
-        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=WAIT_SECONDS,
     )
     names = re.findall(r"^make (\w+) +\S", listed.stdout, flags=re.MULTILINE)
     assert set(names) == TARGETS
@@ -120,3 +128,30 @@ def test_one_address_of_the_repository() -> None:
     ]
     addresses = {found for text in texts for found in re.findall(r"https://github\.com/[\w-]+/[\w-]+", text)}
     assert addresses == {home}
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.relative_to(ROOT / "tests").as_posix())
+def test_waits_for_children_have_a_timeout(path: Path) -> None:
+    """A test that waits for ever hides which one it is."""
+    for line, call, keywords in waits(path.read_text(encoding="utf-8")):
+        assert "timeout" in keywords, f"{path}:{line}: {call}() without timeout=WAIT_SECONDS"
+
+
+def waits(source: str) -> Iterator[tuple[int, str, set[str | None]]]:
+    """The calls that wait for a process or a thread, each with its line and keywords."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name, owner = node.func.attr, ast.unparse(node.func.value)
+            runs = owner == "subprocess" and name in ("run", "call", "check_call", "check_output")
+            if runs or name in ("communicate", "wait") or (name == "join" and not node.args):
+                yield node.lineno, f"{owner}.{name}", {keyword.arg for keyword in node.keywords}
+
+
+def test_waits_are_found() -> None:
+    source = "subprocess.run(a)\np.communicate()\np.wait(5)\nt.join()\n', '.join(a)\nstage.run(b)\n"
+    found = list(waits(source + "subprocess.run(a, timeout=3)"))
+    assert [line for line, _, keywords in found if "timeout" not in keywords] == [1, 2, 3, 4]
+    assert len(found) == 5

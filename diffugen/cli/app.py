@@ -6,6 +6,9 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
+from functools import partial
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +30,8 @@ from diffugen.cli import (
 )
 from diffugen.cli.failures import TRACEBACK, failure, interruption
 from diffugen.errors import DiffugenError
+
+INTERRUPTED = "Interrupted. Progress is saved; run the same command to continue."
 
 
 class Commands(TyperGroup):
@@ -72,6 +77,7 @@ def _main(
 
 def main() -> None:
     """Run the command line; any error ends with one message, exit code 2 and no traceback."""
+    _clean_up_when_stopped()
     try:
         app()
     except DiffugenError as error:
@@ -82,3 +88,23 @@ def main() -> None:
         message = failure(error)
     typer.echo(f"error: {message}", err=True)
     sys.exit(2)
+
+
+def _clean_up_when_stopped() -> None:
+    """Let SIGTERM and SIGHUP, e.g. of a closed terminal, end servers and remove temporary files, like Ctrl-C.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _stop)
+            # Workers are stopped by their parent, at once and without a word.
+            os.register_at_fork(after_in_child=partial(signal.signal, number, signal.SIG_DFL))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one may not disturb the cleaning up
+    with suppress(OSError):  # the terminal may be gone, and the stream that writes to it may be busy
+        os.write(2, f"{INTERRUPTED}\n".encode())
+    sys.exit(128 + number)

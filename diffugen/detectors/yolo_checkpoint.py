@@ -17,11 +17,9 @@ import copy
 import json
 import logging
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from diffugen.errors import ModelError, first_line
+from diffugen.run.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import SegmentationModel
@@ -200,8 +199,9 @@ def import_ultralytics() -> None:
 
     if "ultralytics" in sys.modules:
         return
-    home = Path(tempfile.mkdtemp(prefix="diffugen-yolo-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    folders = ExitStack()
+    home = folders.enter_context(temporary_folder("yolo"))
+    atexit.register(folders.close)
     (home / "Ultralytics").mkdir()
     # Nothing is plotted, so the fonts are never opened, but Ultralytics downloads them if they are absent.
     for font in ("Arial.ttf", "Arial.Unicode.ttf"):

@@ -8,7 +8,6 @@ Cross Attention"; package daam 0.2.0.
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from diffugen.diffusion.layout import thirds_of
 from diffugen.diffusion.tokens import TokenIndex
 from diffugen.errors import ModelError
 from diffugen.records import STEP_THIRDS
+from diffugen.run.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ def trace_with_daam(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[Daa
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        folder = stack.enter_context(temporary_folder("daam"))
         # daam restores methods as instance attributes; removing these leaves the pipeline unchanged.
         for owner, name in (
             (pipeline, "check_inputs"),

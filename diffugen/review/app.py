@@ -1,20 +1,25 @@
 """Open the FiftyOne App on the review queue of a dataset, on 127.0.0.1, and wait for the reviewer.
 
-Knows FiftyOne's App and server; nothing of runs, labels or decisions.
+Knows FiftyOne's App and server; nothing of runs, labels or decisions. Who may use the App is decided in
+`diffugen.review.guard`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from diffugen.errors import DiffugenError
+from diffugen.review import guard
 from diffugen.review.database import environment
 
 ADDRESS = "127.0.0.1"
@@ -26,7 +31,9 @@ INSTRUCTIONS = """The review of {name} is open: {url}
   2. Select images, click the tag icon, and tag them: accept_attention, accept_model, empty (nothing to
      label) or reject. To accept single labels: open an image, select the labels, and tag them: accept.
   3. When you are done, press Ctrl-C here or close the page. Tagged images are imported; the others stay in
-     the queue."""
+     the queue.
+Keep the address to yourself: whoever has it can see and change the review while it is open. Servers of other
+users on this machine would get its cookie from your browser, so open none of their pages meanwhile."""
 
 
 def open_app(dataset: Any, *, port: int, notify: Callable[[str], None]) -> None:
@@ -42,37 +49,52 @@ def open_app(dataset: Any, *, port: int, notify: Callable[[str], None]) -> None:
     Raises:
         DiffugenError: The port is taken, or the App does not start.
     """
-    session = _start_app(dataset, port, notify)
-    try:
-        session.wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        session.close()
-
-
-def _start_app(dataset: Any, port: int, notify: Callable[[str], None]) -> Any:
-    import webbrowser
-
     import fiftyone as fo
 
     _check_free(port)
     view = dataset.load_saved_view("queue")
-    home = Path(dataset.info["run"]["folder"]) / "review" / "home"
-    home.mkdir(parents=True, exist_ok=True)
-    # The server would write a user id into the home folder.
-    with environment({"HOME": str(home)}):
-        _start_server(port)
-    # Not launch_app, which prints an advertisement. Remote: FiftyOne opens no browser by itself.
-    session = fo.Session(dataset=dataset, view=view, address=ADDRESS, port=port, remote=True)
-    url = f"http://{ADDRESS}:{port}"
-    if _has_display():
-        webbrowser.open(url)
-    notify(INSTRUCTIONS.format(name=dataset.name, url=url, images=len(view)))
-    return session
+    folder = Path(dataset.info["run"]["folder"])
+    token = secrets.token_urlsafe(32)
+    url = f"http://{ADDRESS}:{port}/?token={token}"
+    # A proxy of the user's cannot reach this machine, and must not see the token.
+    with environment(dict.fromkeys(("NO_PROXY", "no_proxy"), ADDRESS)):
+        _start_server(port, token, folder)
+        # Not launch_app, which prints an advertisement. Remote: FiftyOne opens no browser by itself. Its
+        # client knows no tokens, but sends the password of an address.
+        address = f"diffugen:{token}@{ADDRESS}"
+        session = fo.Session(dataset=dataset, view=view, address=address, port=port, remote=True)
+        try:
+            with _browser(url, folder / "review" / "open.html"):
+                notify(INSTRUCTIONS.format(name=dataset.name, url=url, images=len(view)))
+                session.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            session.close()
 
 
-def _start_server(port: int) -> None:
+@contextlib.contextmanager
+def _browser(url: str, page: Path) -> Iterator[None]:
+    """Open a browser, if there is a display, by a page that leads to the address.
+
+    Every user can see the arguments that a browser is started with, and the address holds the token.
+    """
+    import webbrowser
+
+    if not _has_display():
+        yield
+        return
+    page.unlink(missing_ok=True)
+    try:
+        with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={escape(url)}">')
+        webbrowser.open(page.as_uri())
+        yield
+    finally:
+        page.unlink(missing_ok=True)
+
+
+def _start_server(port: int, token: str, folder: Path) -> None:
     """Start the App's server in FiftyOne's own care, which stops it with the last session on its port.
 
     FiftyOne itself gives up after a minute, which is too early on a machine that is busy with training, and
@@ -81,7 +103,26 @@ def _start_server(port: int) -> None:
     from fiftyone.core.service import ServerService, ServiceListenTimeout
     from fiftyone.core.session import session as sessions
 
+    home = folder / "review" / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)
+    given = {
+        "address": ADDRESS,
+        "port": port,
+        "token": token,
+        "folders": [str(folder / "images"), str(folder / "review" / "masks")],
+    }
+    # At the end of the search path, for a DiffuGen that is not installed, but lies where this process looks.
+    source = str(Path(guard.__file__).parents[2])
+    serve = f"import sys; sys.path.append({source!r}); from diffugen.review.guard import serve; serve()"
+
     class Server(ServerService):
+        working_dir = str(home)
+
+        @property
+        def command(self) -> list[str]:
+            return [sys.executable, "-c", serve]
+
         def _wait_for_child_port(self, port: int | None = None, timeout: float = APP_SECONDS) -> int:
             deadline = time.monotonic() + timeout
             while self.child.is_running() and time.monotonic() < deadline:
@@ -90,7 +131,9 @@ def _start_server(port: int) -> None:
             raise ServiceListenTimeout("server", port)
 
     try:
-        sessions._server_services[port] = Server(port, address=ADDRESS, do_not_track=True)
+        # The server would write a user id into the home folder.
+        with environment({"HOME": str(home), guard.VARIABLE: json.dumps(given)}):
+            sessions._server_services[port] = Server(port, address=ADDRESS, do_not_track=True)
     except ServiceListenTimeout as error:
         raise DiffugenError(
             f"the App's server does not start on {ADDRESS}:{port}. Try again when the machine is less busy, "

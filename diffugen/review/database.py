@@ -1,11 +1,11 @@
 """The database of a review: one MongoDB server per run, and FiftyOne connected to it.
 
 By default, FiftyOne attaches to any server of its own that already runs on the machine, in the user's home.
-Here, each run has its own server, with its files in the run's folder, on a free port of 127.0.0.1:
+Here, each run has its own server, with its files in the run's folder, on a Unix socket that only its user can
+reach:
 
 1. If the user has set ``FIFTYONE_DATABASE_URI``, that server is used, and never stopped.
-2. Otherwise, a server that a killed session left running on the same files is taken over.
-3. Otherwise, a new one is started, by the ``mongod`` of FiftyOne's own database package, of the wheel that
+2. Otherwise, a new one is started, by the ``mongod`` of FiftyOne's own database package, of the wheel that
    the extra ``review`` installs in the same place, or on PATH.
 
 Knows FiftyOne's settings; nothing of images, labels or decisions. Servers are in `diffugen.review.mongod`.
@@ -22,15 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from diffugen.errors import DiffugenError
-from diffugen.review.mongod import (
-    URI_VARIABLE,
-    find_mongod,
-    impossible,
-    silence,
-    start,
-    take_over,
-    without_password,
-)
+from diffugen.review.mongod import URI_VARIABLE, find_mongod, impossible, silence, start, without_password
+from diffugen.run.temporary import temporary_folder
 
 USER_SECONDS = 5.0
 """How long the user's own server has to answer."""
@@ -40,8 +33,8 @@ USER_SECONDS = 5.0
 def database(folder: Path) -> Iterator[str]:
     """Connect FiftyOne to a database of this folder, or to the user's own, while the context lasts.
 
-    A server that was started or taken over is stopped at the end, after Ctrl-C too. Nothing is written
-    outside the folder. A process that used FiftyOne with another database before is moved to this one.
+    A server that was started is stopped at the end, after Ctrl-C and ``kill -9`` too. Nothing but the socket
+    is outside the folder. A process that used FiftyOne with another database before is moved to this one.
 
     Args:
         folder: Where the files of the server and of FiftyOne go, e.g. ``<run>/review``; made if needed.
@@ -64,13 +57,20 @@ def database(folder: Path) -> Iterator[str]:
         own = not uri
         if own:
             undo.enter_context(_only_session(folder))
-            server = take_over(folder) or start(find_mongod(), folder)
+            mongod = find_mongod()
+            server = start(mongod, folder, undo.enter_context(temporary_folder("mongod")))
             undo.callback(server.stop)
             uri = server.uri
         undo.enter_context(environment(_settings(folder, uri, own)))
         undo.callback(_disconnect)
         _connect(uri)
         yield uri
+
+
+def is_open(uri: str) -> bool:
+    """Return whether everyone who can connect to a server may use it, by what its address lacks."""
+    private = ("@", "authmechanism=", "%2f")  # a password, a certificate, a socket
+    return not any(sign in uri.lower() for sign in private)
 
 
 @contextmanager

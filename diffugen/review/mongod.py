@@ -1,6 +1,9 @@
-"""One MongoDB server on the files of a folder: find the program, start the server, take it over, stop it.
+"""One MongoDB server on the files of a folder: find the program, start the server, stop it.
 
-Knows processes, ports and log files; nothing of FiftyOne's settings, images, labels or decisions.
+A server listens on a Unix socket in a folder that only its user can enter, and on no port: MongoDB would
+answer every user of the machine there. It ends with the process that started it (`diffugen.review.keeper`).
+
+Knows processes, sockets and log files; nothing of FiftyOne's settings, images, labels or decisions.
 """
 
 from __future__ import annotations
@@ -17,63 +20,58 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from diffugen.errors import DiffugenError
+from diffugen.review import keeper
 
 URI_VARIABLE = "FIFTYONE_DATABASE_URI"
 START_SECONDS = 300.0
 """Maximum time to start: it takes minutes on a busy machine. A server that fails ends the wait earlier."""
-STOP_SECONDS = 30.0
+
+SOCKET_BYTES = 103
+"""Longest path of a Unix socket on every system: 107 on Linux, 103 on macOS."""
 
 WAYS_OUT = (
     "pip install 'diffugen[review]', which brings FiftyOne and, on Linux x86_64, a MongoDB server",
     f"set {URI_VARIABLE} to the address of your own MongoDB server, 6.0 or newer, e.g. "
-    "mongodb://127.0.0.1:27017",
+    "mongodb://user:password@127.0.0.1:27017",
     "review on a page without FiftyOne: --review static",
 )
 
 
 @dataclass(frozen=True)
 class Server:
-    """A MongoDB server on 127.0.0.1.
+    """A MongoDB server that this process started.
 
     Attributes:
-        process: A ``psutil.Process``, or a ``psutil.Popen`` if this process started it.
-        port: Its port.
+        process: The keeper that runs it.
+        socket: The Unix socket on which it listens.
     """
 
-    process: Any
-    port: int
+    process: subprocess.Popen[bytes]
+    socket: Path
 
     @property
     def uri(self) -> str:
         """Its address."""
-        return f"mongodb://127.0.0.1:{self.port}"
+        return f"mongodb://{quote(str(self.socket), safe='')}"
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs."""
-        import psutil  # type: ignore[import-untyped]
-
-        try:
-            # Polling a child also reaps it; a zombie of another parent stays, but holds no files.
-            ended = isinstance(self.process, psutil.Popen) and self.process.poll() is not None
-            return not ended and self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
+        """Whether it still runs."""
+        return self.process.poll() is None
 
     def stop(self) -> None:
         """Stop the server, by force if it takes too long; its journal survives that."""
-        import psutil
-
-        for signal in (self.process.terminate, self.process.kill):
-            with suppress(psutil.Error):
-                signal()
-            deadline = time.monotonic() + STOP_SECONDS
-            while self.alive and time.monotonic() < deadline:
-                time.sleep(0.05)
-            if not self.alive:
-                return
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.terminate()  # a forked worker of this process may still hold the pipe open
+        try:
+            self.process.wait(2 * keeper.PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def impossible(conditions: list[str]) -> DiffugenError:
@@ -91,10 +89,11 @@ def find_mongod() -> Path:
     Raises:
         DiffugenError: There is none; the message names each candidate with its problem, and the ways out.
     """
-    name = "mongod.exe" if os.name == "nt" else "mongod"
-    places = [Path(entry or ".") / "fiftyone" / "db" / "bin" / name for entry in sys.path]
+    if not hasattr(socket, "AF_UNIX"):
+        raise impossible(["this system has no Unix sockets, the only private place for its database"])
+    places = [Path(entry or ".") / "fiftyone" / "db" / "bin" / "mongod" for entry in sys.path]
     candidates = [place.resolve() for place in places if place.exists()]
-    on_path = shutil.which(name)
+    on_path = shutil.which("mongod")
     candidates += [Path(on_path)] if on_path else []
     conditions = []
     for candidate in dict.fromkeys(candidates):
@@ -102,7 +101,7 @@ def find_mongod() -> Path:
         if condition is None:
             return candidate
         conditions.append(f"{candidate}: {condition}")
-    raise impossible(conditions or [f"{name} is not installed, neither beside FiftyOne nor on PATH"])
+    raise impossible(conditions or ["mongod is not installed, neither beside FiftyOne nor on PATH"])
 
 
 def _unusable(mongod: Path) -> str | None:
@@ -139,91 +138,95 @@ def without_password(text: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//...@", text)
 
 
-# -------------------------------------------------------------------- start and take over
+# -------------------------------------------------------------------- start and stop
 
 
-def start(mongod: Path, folder: Path) -> Server:
-    """Start a server on ``<folder>/database``, or take over one that is already running on it.
+def start(mongod: Path, folder: Path, socket_folder: Path) -> Server:
+    """Start a server on ``<folder>/database``, after stopping any other one that runs on these files.
+
+    Args:
+        mongod: The program.
+        folder: Where its files and its log are.
+        socket_folder: Where its socket goes; only this user may have access. Its path must be short.
 
     Raises:
         DiffugenError: The server does not start; the message has the last error of its log and a remedy.
     """
     data, log = folder / "database", folder / "database.log"
-    for _ in range(5):
-        server = launch(mongod, data, log)
-        problem = _wait(server, log)
-        if problem is None:
-            return server
-        # Another process may have taken the port, or a server that a killed session was still starting may
-        # hold the files by now.
-        running = take_over(folder)
-        if running is not None:
-            return running
-        if "ddress already in use" not in problem:
-            raise DiffugenError(_explained(problem, data, log))
-    raise DiffugenError(
-        f"no port of 127.0.0.1 stayed free long enough for the database: {problem}. Try again"
-    )
+    stop_leftovers(data)
+    server = launch(mongod, data, log, socket_folder)
+    problem = _wait(server, log)
+    if problem is not None:
+        raise DiffugenError(_explained(problem, data, log))
+    return server
 
 
-def launch(mongod: Path, data: Path, log: Path) -> Server:
+def launch(mongod: Path, data: Path, log: Path, socket_folder: Path) -> Server:
     """Start the process of a server without waiting for it.
 
     Raises:
-        DiffugenError: The process cannot be started, or a file cannot be written.
+        DiffugenError: The process cannot be started, a file cannot be written, or the socket has a long path.
     """
-    import psutil
-
-    port = _free_port()
-    command = [str(mongod), "--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--quiet"]
+    path = socket_folder / "mongod.sock"
+    if len(os.fsencode(path)) > SOCKET_BYTES:
+        raise DiffugenError(
+            f"the review database cannot listen on {path}: the path of a socket has at most {SOCKET_BYTES} "
+            "bytes. Set TMPDIR to a folder with a shorter path, or review on a page: --review static"
+        )
+    command = [str(mongod), "--dbpath", str(data), "--bind_ip", str(path), "--nounixsocket", "--quiet"]
     command += ["--wiredTigerCacheSizeGB", "0.25"]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
     # By default, the journal alone takes 300 MB of disk in every run.
     command += ["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=8MB)"]
-    command += [] if os.name == "nt" else ["--nounixsocket"]
     try:
+        # Tags and prompts are in the files and the log, and whoever could write them could plant decisions.
         data.mkdir(exist_ok=True)
+        data.chmod(0o700)
+        log.touch()
+        log.chmod(0o600)
         with log.open("wb") as output:
             # In a session of its own, so that Ctrl-C ends the review and not the server under it.
-            process = psutil.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", keeper.__file__, *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
     except OSError as error:
         problem = f"{error.filename or mongod}: {error.strerror or error}"
         raise DiffugenError(_explained(problem, data, log)) from error
-    return Server(process, port)
+    return Server(process, path)
 
 
-def take_over(folder: Path) -> Server | None:
-    """Return the server that a killed session left running on the folder's files; None if there is none.
+def stop_leftovers(data: Path) -> None:
+    """Stop servers that other sessions left on these files, e.g. if a session and its keeper were killed.
 
-    MongoDB notes its process id in ``mongod.lock``; the command line confirms that it is still that process,
-    and has the port. A server that does not answer is stopped.
+    The caller holds the lock of the session, so that no server is in use.
     """
+    import psutil  # type: ignore[import-untyped]
+
+    found = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if {"--dbpath", str(data)} <= {*(process.info["cmdline"] or ())}
+    ]
+    for signal in ("terminate", "kill"):
+        for process in found:
+            with suppress(psutil.Error):
+                getattr(process, signal)()
+        deadline = time.monotonic() + keeper.PATIENCE_SECONDS
+        while any(map(_runs, found)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _runs(process: Any) -> bool:
+    """Return whether a process runs; a zombie, which its parent has not noticed yet, holds no files."""
     import psutil
 
-    data = folder / "database"
-    try:
-        process = psutil.Process(int((data / "mongod.lock").read_text()))
-        command = process.cmdline()
-        options = {name: command[command.index(name) + 1] for name in ("--dbpath", "--port")}
-        server = Server(process, int(options["--port"]))
-    except (OSError, ValueError, IndexError, psutil.Error):
-        return None
-    if Path(options["--dbpath"]) != data or not server.alive:
-        return None
-    deadline = time.monotonic() + START_SECONDS
-    while server.alive and time.monotonic() < deadline:
-        if silence(server.uri, 1.0) is None:
-            return server
-    server.stop()
-    return None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def _wait(server: Server, log: Path) -> str | None:

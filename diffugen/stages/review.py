@@ -101,11 +101,15 @@ def _unused(path: Path) -> Path:
 
 
 def _in_app(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
-    from diffugen.review.database import database
+    from diffugen.review.database import database, is_open
     from diffugen.review.session import open_app, pull, push
 
     store, notify = round.store, round.run.notify
-    with database(review_folder(store)):
+    with database(review_folder(store)) as uri:
+        if is_open(uri):
+            notify(
+                f"The database {uri} asks for no password: whoever can connect to it can change the review."
+            )
         dataset = push(store)
         if settings.wait:
             open_app(dataset, port=settings.port, notify=notify)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from diffugen.cli import main
+from tests.support.children import WAIT_SECONDS
 
 TASKS = (
     "tasks=[{task: txt2img, count: 12}, "
@@ -114,6 +115,7 @@ def test_loads_no_model(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
+        timeout=WAIT_SECONDS,
     )
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "pydantic" in loaded

@@ -24,6 +24,7 @@ from diffugen.detectors.yolo import YoloDetector
 from diffugen.detectors.yolo_checkpoint import import_ultralytics, load_checkpoint, save_safetensors
 from diffugen.errors import DiffugenError, ModelError
 from diffugen.labels import shapes
+from tests.support.children import WAIT_SECONDS
 from tests.support.detector_contract import (
     ANYTHING,
     FIT_SIZE,
@@ -345,7 +346,13 @@ if torch.get_num_threads() != threads or os.environ.get("OMP_NUM_THREADS") != "2
     environment |= {"HOME": str(home), "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
     environment["MPLCONFIGDIR"] = matplotlib.get_configdir()  # holds the list of fonts already
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=work, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_SECONDS,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(home.rglob("*")) == []

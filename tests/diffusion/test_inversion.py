@@ -25,6 +25,7 @@ from diffugen.diffusion.pipelines import set_scheduler
 from diffugen.diffusion.tokens import index_tokens
 from diffugen.diffusion.tracing import trace
 from diffugen.errors import DiffugenError, ModelError
+from tests.support.children import WAIT_SECONDS
 
 TOKEN = "<cone>"
 WIDTH = 32
@@ -175,7 +176,9 @@ learn(build_sd(), Path(sys.argv[2]), on_progress=lambda done, total:
 def test_resuming_after_a_kill_gives_the_same_bits(sd: Any, tmp_path: Path) -> None:
     out = tmp_path / "killed.safetensors"
     killed = subprocess.run(
-        [sys.executable, "-c", CHILD, str(Path(__file__).parents[2]), str(out)], check=False
+        [sys.executable, "-c", CHILD, str(Path(__file__).parents[2]), str(out)],
+        check=False,
+        timeout=WAIT_SECONDS,
     )
     assert killed.returncode == -signal.SIGKILL
     left = tmp_path / "killed.safetensors.checkpoint"

@@ -24,6 +24,7 @@ from diffugen.detectors.yolo_checkpoint import find_checkpoint
 from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.run.results import Promoted, Reviewed
 from diffugen.run.store import RunStore
+from tests.support.children import WAIT_SECONDS
 from tests.support.command_line import run
 from tests.support.rounds import round_of
 
@@ -300,7 +301,9 @@ def test_bootstrap_continues_after_kill(tmp_path: Path, truth: Path) -> None:
     # With one thread, results are bit-identical in every process.
     environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     whole, broken = tmp_path / "whole" / "run", tmp_path / "broken" / "run"
-    subprocess.run([*command, str(whole)], check=True, capture_output=True, env=environment)
+    subprocess.run(
+        [*command, str(whole)], check=True, capture_output=True, env=environment, timeout=WAIT_SECONDS
+    )
 
     moments = random.Random(3)
     for round, stage in MOMENTS:
@@ -311,9 +314,11 @@ def test_bootstrap_continues_after_kill(tmp_path: Path, truth: Path) -> None:
             time.sleep(0.05)
         time.sleep(moments.uniform(0, 1.5))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(timeout=WAIT_SECONDS)
         assert stage_is_done(broken, round, stage)
-    subprocess.run([*command, str(broken)], check=True, capture_output=True, env=environment)
+    subprocess.run(
+        [*command, str(broken)], check=True, capture_output=True, env=environment, timeout=WAIT_SECONDS
+    )
 
     with RunStore.open(whole, readonly=True) as expected, RunStore.open(broken, readonly=True) as found:
         assert list(found.image_ids()) == list(expected.image_ids())

@@ -15,6 +15,7 @@ from diffugen.prompts.children import child_prompts
 from diffugen.prompts.coverage import coverage
 from diffugen.prompts.make import make_prompts
 from diffugen.records import Phrase, Prompt
+from tests.support.children import WAIT_SECONDS
 
 PIANO = {"piano": ["grand piano", "piano"]}
 LISTS = {"colour": ["red", "black"], "weather": ["sunny", "rainy", "snowy"]}
@@ -155,6 +156,7 @@ def test_the_choice_depends_on_the_seed_but_not_on_the_process() -> None:
             text=True,
             check=True,
             env={"PYTHONHASHSEED": hashes, "PYTHONPATH": root},
+            timeout=WAIT_SECONDS,
         ).stdout
         for seed, hashes in (("1", "1"), ("1", "2"), ("2", "1"))
     ]

@@ -14,6 +14,7 @@ from diffugen.errors import PromptError
 from diffugen.prompts.coverage import PairCoverage, coverage, pair_coverage
 from diffugen.prompts.make import make_prompts
 from diffugen.records import Phrase, Prompt
+from tests.support.children import WAIT_SECONDS
 
 PIANO = {"piano": ["grand piano", "piano"]}
 VEHICLES = {"car": ["car", "sports car"], "truck": ["truck"], "fire engine": ["fire truck"]}
@@ -180,7 +181,12 @@ def test_prompts_are_the_same_in_every_process() -> None:
     root = str(Path(__file__).parents[2])
     runs = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=env,
+            timeout=WAIT_SECONDS,
         ).stdout
         for env in ({"PYTHONHASHSEED": "1", "PYTHONPATH": root}, {"PYTHONHASHSEED": "2", "PYTHONPATH": root})
     }

@@ -14,6 +14,7 @@ from diffugen.report.write import write_report
 from diffugen.run.results import Labelled
 from diffugen.run.store import RunStore
 from tests.report.samples import add_labels, evaluated, written
+from tests.support.children import WAIT_SECONDS
 
 
 def test_same_run_same_bytes_and_no_leftovers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +65,7 @@ def test_a_reader_never_sees_half_a_page(run: Path, monkeypatch: pytest.MonkeyPa
             written(run)
     finally:
         done.set()
-        reader.join()
+        reader.join(timeout=WAIT_SECONDS)
     assert not broken and sizes
 
 

@@ -21,6 +21,7 @@ from diffugen.records import Instances
 from diffugen.review import detections
 from diffugen.review.export import read_fiftyone, write_fiftyone
 from diffugen.run.store import RunStore
+from tests.support.children import WAIT_SECONDS
 from tests.support.dataset_samples import (
     HEIGHT,
     WIDTH,
@@ -264,6 +265,7 @@ def test_export_of_a_run(tmp_path: Path, connected: str) -> None:
             text=True,
             check=False,
             env={**os.environ, "COLUMNS": "200", **environment},
+            timeout=WAIT_SECONDS,
         )
         return done.returncode, done.stdout + done.stderr
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import decode
 from diffugen.records import KINDS, Decision, LabelSet
 from diffugen.review import detections
+from diffugen.review.app import _browser
+from diffugen.review.guard import POLICY
 from diffugen.review.queue import read_queue
 from diffugen.review.schema import dataset_name
 from diffugen.review.session import open_app, pull, push
@@ -400,28 +405,85 @@ def test_an_impossible_port_is_named(run: RunStore, port: int) -> None:
         open_app(push(run), port=port, notify=print)
 
 
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.mark.slow
-def test_the_app_answers_until_it_is_closed(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_app_answers_the_reviewer_until_it_is_closed(
+    run: RunStore, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guarded, with a proxy that must not be asked."""
     import fiftyone as fo
     import requests
 
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    origin = f"http://127.0.0.1:{port}"
+    dataset = push(run)
     told: list[str] = []
-    seen: list[Any] = []
+    seen: dict[str, Any] = {}
 
     def look_and_interrupt(session: Any) -> None:
         """In place of waiting for the reviewer, who ends with Ctrl-C."""
-        answer = requests.get(f"http://127.0.0.1:{port}/fiftyone", timeout=30)
-        seen.append((answer.json()["version"], session.view.values("rank")))
+        [url] = re.findall(r"http://\S+", told[0])
+        assert url.startswith(f"{origin}/?token=")
+        browser = requests.Session()
+        seen["stranger"] = requests.get(f"{origin}/fiftyone", timeout=30).status_code
+        seen["rebound"] = requests.get(url, headers={"Host": "evil.example"}, timeout=30).status_code
+        seen["entry"] = browser.get(url, timeout=30).status_code
+        seen["version"] = browser.get(f"{origin}/fiftyone", timeout=30).json()["version"]
+        seen["page"] = browser.get(f"{origin}/datasets/piano", timeout=30).headers["Content-Security-Policy"]
+        for name, path in (("image", dataset.first().filepath), ("ledger", run.folder / "ledger.sqlite")):
+            answer = browser.get(f"{origin}/media", params={"filepath": str(path)}, timeout=30)
+            seen[name] = answer.status_code, answer.content[1:4]
+        seen["home"] = stat.S_IMODE((run.folder / "review" / "home").stat().st_mode)
+        seen["connected"], seen["view"] = session._client._connected, session.view.values("rank")
+        session.sample_id = None  # FiftyOne's client may send events: it raises if it may not
+        secret = url.partition("=")[2]
+        seen["in arguments"] = [one for one in psutil.process_iter() if secret in " ".join(arguments(one))]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fo.Session, "wait", look_and_interrupt)
-    open_app(push(run), port=port, notify=told.append)
-    assert seen == [(fo.__version__, [1, 2, 3, 4, 5])]
-    assert f"http://127.0.0.1:{port}" in told[0] and "5 images" in told[0]
+    open_app(dataset, port=port, notify=told.append)
+    assert seen == {
+        "stranger": 403,
+        "rebound": 403,
+        "entry": 200,
+        "version": fo.__version__,
+        "page": POLICY,
+        "image": (200, b"PNG"),
+        "ledger": (403, b"his"),
+        "home": 0o700,
+        "connected": True,
+        "view": [1, 2, 3, 4, 5],
+        "in arguments": [],
+    }
+    assert "5 images" in told[0]
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"http://127.0.0.1:{port}/fiftyone", timeout=5)
+        requests.get(f"{origin}/fiftyone", timeout=5)
+
+
+def arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_a_browser_is_not_started_with_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every user of the machine can see the arguments of a process."""
+    opened: list[str] = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    page = tmp_path / "open.html"
+    page.write_text("left by a killed session, and readable for all")
+    with _browser("http://127.0.0.1:5151/?token=secret", page):
+        assert opened == [page.as_uri()]
+        assert stat.S_IMODE(page.stat().st_mode) == 0o600
+        assert 'url=http://127.0.0.1:5151/?token=secret"' in page.read_text()
+    assert not page.exists()

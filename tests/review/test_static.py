@@ -25,6 +25,7 @@ from diffugen.review.queue import read_queue
 from diffugen.review.static import read_decisions, write_static
 from diffugen.run.store import RunStore
 from tests.support import run_for_review as made, store_child as child
+from tests.support.children import WAIT_SECONDS
 
 OLD_RUN = Path(__file__).parents[1] / "fixtures" / "run-schema-3"
 
@@ -176,7 +177,7 @@ def test_page_does_not_load_fiftyone(store: RunStore, tmp_path: Path) -> None:
     )
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", code, str(store.folder), str(tmp_path)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=WAIT_SECONDS)
     assert done.stdout.strip() == ""
 
 

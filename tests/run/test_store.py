@@ -26,6 +26,7 @@ from diffugen.run import codec, ledger
 from diffugen.run.results import TaskImages
 from diffugen.run.store import RunStore
 from diffugen.run.summary import RoundSummary
+from tests.support.children import WAIT_SECONDS
 
 CHILD = Path(__file__).parents[1] / "support" / "store_child.py"
 child = SimpleNamespace(**runpy.run_path(str(CHILD)))
@@ -94,10 +95,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = tmp_path / "disk"
     mount.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(command, capture_output=True, timeout=WAIT_SECONDS).returncode
+    ):
         pytest.skip("no permission to mount a disk")
     yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
+    subprocess.run(["umount", "-l", str(mount)], check=True, timeout=WAIT_SECONDS)
 
 
 # -------------------------------------------------------------------- round trips
@@ -471,7 +475,7 @@ def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
             RunStore.create_or_open(tmp_path / "run", config=None)
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=WAIT_SECONDS)
     RunStore.create_or_open(tmp_path / "run", config=child.CONFIG).close()
 
 
@@ -576,7 +580,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
             process.stdout.readline()
         time.sleep(moments.uniform(0.0, 0.02))
         process.kill()
-        process.communicate()
+        process.communicate(timeout=WAIT_SECONDS)
         # 0: on a busy machine it may finish before it is killed.
         assert process.returncode in (-signal.SIGKILL, 0)
         assert_whole(tmp_path / "run")
@@ -603,7 +607,7 @@ def test_a_writer_removes_temporary_files_and_nothing_else(store: RunStore) -> N
 def test_killed_before_each_line(tmp_path: Path) -> None:
     child.write_run(tmp_path / "reference", 2)
     process = start("lines", tmp_path / "killed", 7)
-    process.communicate()
+    process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 0
     killed = sorted((tmp_path / "killed").iterdir())
     assert len(killed) > 30
@@ -635,7 +639,7 @@ def test_a_reader_works_while_another_process_writes(tmp_path: Path) -> None:
                 assert reader.heat_maps(image_id).image_id == image_id
             looks += len(ids) > len(seen)
             seen = ids
-    process.communicate()
+    process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 0
     assert looks >= 2
     child.write_run(tmp_path / "reference", 30)
@@ -671,7 +675,7 @@ def test_full_disk(small_disk: Path) -> None:
         assert list(store.labels()) == []
         for record in store.records():
             np.testing.assert_array_equal(store.image(record.id), make_rgb(record))
-        subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True, timeout=WAIT_SECONDS)
         add(store, count, size_wh=(120, 88))
         assert len(list(store.records())) == count + 1
 
@@ -699,7 +703,7 @@ def test_open_on_a_full_disk(small_disk: Path) -> None:
 def test_file_size_limits(tmp_path: Path, limit_bytes: int) -> None:
     """The limit first hits an image, the ledger during its creation, or the ledger later."""
     process = start("limit", tmp_path / "run", limit_bytes)
-    output, _ = process.communicate()
+    output, _ = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 0
     assert "no space left" in output or "cannot read or write" in output
     assert str(tmp_path / "run") in output
@@ -714,7 +718,7 @@ def test_a_read_only_disk_can_be_read(small_disk: Path) -> None:
     folder = small_disk / "run"
     with RunStore.create_or_open(folder, config=None) as store:
         add(store, 0)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=WAIT_SECONDS)
     for attempt in (
         lambda: RunStore.open(folder),
         lambda: RunStore.create_or_open(small_disk / "new", config=None),
@@ -730,8 +734,8 @@ def test_a_killed_run_can_be_read_after_its_disk_turned_read_only(small_disk: Pa
     assert process.stdout is not None
     assert process.stdout.readline() == "image\n"
     process.kill()
-    process.communicate()
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    process.communicate(timeout=WAIT_SECONDS)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=WAIT_SECONDS)
     with RunStore.open(small_disk / "run", readonly=True) as reader:
         assert next(reader.records()) == make_record(0)
 
@@ -823,13 +827,19 @@ def test_the_recovery_of_a_corrupt_ledger_works(store: RunStore, command: str) -
     with RunStore.open(folder) as store, pytest.raises(StoreError, match=r"\.recover"):
         list(store.image_ids(round=1))
     rescue = subprocess.run(
-        ["sqlite3", "ledger.sqlite", command], cwd=folder, capture_output=True, text=True
+        ["sqlite3", "ledger.sqlite", command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
     ).stdout
     if "CREATE TABLE" not in rescue:
         pytest.skip(f"this sqlite3 has no working {command}")
     for path in folder.glob("ledger.sqlite*"):
         path.unlink()
-    subprocess.run(["sqlite3", "ledger.sqlite"], cwd=folder, input=rescue, text=True, check=True)
+    subprocess.run(
+        ["sqlite3", "ledger.sqlite"], cwd=folder, input=rescue, text=True, check=True, timeout=WAIT_SECONDS
+    )
     with RunStore.open(folder) as store:
         assert len(list(store.image_ids(round=1))) == 13
         assert all(store.has_image(image_id) for image_id in store.image_ids())

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from diffugen.run.store import RunStore
+from tests.support.children import WAIT_SECONDS
 
 FAST = ("--set", "diffusion.batch_size=2", "--set", "diffusion.num_inference_steps=3")
 CALLS = {
@@ -52,7 +53,9 @@ def test_generate_continues_after_kill(tmp_path: Path, call: str) -> None:
     count, arguments = CALLS[call]
     command = [sys.executable, "-m", "diffugen.cli", *arguments]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run([*command, "--run", str(whole)], check=True, capture_output=True, cwd=tmp_path)
+    subprocess.run(
+        [*command, "--run", str(whole)], check=True, capture_output=True, cwd=tmp_path, timeout=WAIT_SECONDS
+    )
     expected = images_of(whole)
     assert len(expected) == count
 
@@ -69,11 +72,13 @@ def test_generate_continues_after_kill(tmp_path: Path, call: str) -> None:
             time.sleep(0.02)
         time.sleep(moments.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(timeout=WAIT_SECONDS)
         found = set(images_of(broken))
         assert kept <= found <= set(expected)
         kept = found
-    subprocess.run([*command, "--run", str(broken)], check=True, capture_output=True, cwd=tmp_path)
+    subprocess.run(
+        [*command, "--run", str(broken)], check=True, capture_output=True, cwd=tmp_path, timeout=WAIT_SECONDS
+    )
     resumed = images_of(broken)
     assert set(resumed) == set(expected)
     for image_id, pixels in expected.items():

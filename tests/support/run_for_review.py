@@ -67,7 +67,7 @@ LABELS = (
 
 
 def make_run(
-    folder: Path, numbers: Sequence[int] = range(6), round: int = 0, config: dict[str, Any] = CONFIG
+    folder: Path, numbers: Sequence[int] = range(6), round: int = 0, config: dict[str, Any] | None = CONFIG
 ) -> RunStore:
     """Make a run, or add a round to it: image n has the labels ``LABELS[n % 6]``."""
     store = RunStore.create_or_open(folder, config=config)

@@ -24,7 +24,7 @@ from diffugen.prompts.mistakes import (
     unused_mistakes,
 )
 from diffugen.prompts.phrases import find_phrases
-from diffugen.prompts.sampling import Space, Values, choose
+from diffugen.prompts.sampling import Options, Space, Values, choose
 from diffugen.records import Prompt
 
 MAX_PROMPTS = 1_000_000
@@ -103,7 +103,8 @@ def make_prompts(
             *phrase_mistakes(classes, background),
         ]
     )
-    spaces = [Space.of(template, lists) for template in templates]
+    options = {name: Options.of(values) for name, values in lists.items()}
+    spaces = [Space.of(template, options) for template in templates]
     total = sum(space.size for space in spaces)
     wanted = total if count is None else count
     if wanted > MAX_PROMPTS or total > sys.maxsize:

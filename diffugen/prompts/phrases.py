@@ -6,7 +6,8 @@ Does not know templates or tokenizers.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 from diffugen.records import Phrase, one_line
 
@@ -31,17 +32,50 @@ def find_phrases(
     """
     names = [*classes, *(None for _ in background)]
     lists = [*classes.values(), *([word] for word in background)]
-    listed = [(one_line(phrase), place) for place, phrases in enumerate(lists) for phrase in phrases]
-    # Alternatives are tried from left to right, so the longest one that fits wins.
-    listed.sort(key=lambda item: -len(item[0]))
-    words = "|".join(f"({re.escape(phrase)})" for phrase, _ in listed)
-    pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE)
+    places: dict[str, int] = {}
+    lengths: defaultdict[str, set[int]] = defaultdict(set)  # of the phrases that begin with a word
+    for place, phrases in enumerate(lists):
+        for phrase in map(_folded, map(one_line, phrases)):
+            places.setdefault(phrase, place)
+            lengths[_BEGIN.findall(phrase)[0]].add(len(phrase))
+    longest_first = {word: sorted(found, reverse=True) for word, found in lengths.items()}
     traced = []
     for text in texts:
         found: dict[int, str] = {}
-        for match in pattern.finditer(text):
-            place = listed[(match.lastindex or 0) - 1][1]
-            if len(match[0]) > len(found.get(place, "")):
-                found[place] = match[0]
+        for place, words in _occurrences(text, places, longest_first):
+            if len(words) > len(found.get(place, "")):
+                found[place] = words
         traced.append(tuple(Phrase(found[place], names[place]) for place in sorted(found)))
     return traced
+
+
+_BEGIN = re.compile(r"(?<![\w-])(?:\w+|\W)")
+"""Matches a word, or another character, where a phrase can begin."""
+
+_GOES_ON = re.compile(r"[\w-]")
+
+
+def _occurrences(
+    text: str, places: Mapping[str, int], lengths: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[int, str]]:
+    """Yield the phrases in a text from left to right, without overlaps, each the longest that fits there."""
+    folded, position = _folded(text), 0
+    while begin := _BEGIN.search(folded, position):
+        start, position = begin.span()
+        for length in lengths.get(begin[0], ()):
+            end = start + length
+            place = places.get(folded[start:end])
+            if place is not None and not _GOES_ON.match(folded, end):
+                yield place, text[start:end]
+                position = end
+                break
+
+
+def _folded(text: str) -> str:
+    """Return the text without differences of case, each character in its place."""
+    return text.lower() if text.isascii() else "".join(map(_folded_character, text))
+
+
+def _folded_character(one: str) -> str:
+    folded = one.casefold()
+    return folded if len(folded) == 1 else one.lower()[0]

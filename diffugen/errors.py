@@ -68,6 +68,12 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
+def brief(value: object) -> str:
+    """Return a value that others wrote as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def first_line(error: BaseException) -> str:
     """Return the type and the first line of a library's error as one printable sentence."""
     text = str(error).strip()

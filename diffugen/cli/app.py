@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -52,11 +53,23 @@ def _main(
 
 def main() -> None:
     """Run the command line; errors that a user can mend end with exit code 2 and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may not be UTF-8
     try:
         app()
     except DiffugenError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        place = "" if error.filename is None else f"cannot use {str(error.filename)[:200]}: "
+        _fail(f"{place}{error.strerror}. Check the path and its permissions, or give another one")
     except KeyboardInterrupt:
         typer.echo("Interrupted. Progress is saved; run the same command to continue.", err=True)
         sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(2)

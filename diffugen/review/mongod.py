@@ -183,7 +183,8 @@ def launch(mongod: Path, data: Path, log: Path) -> Server:
     command += [] if os.name == "nt" else ["--nounixsocket"]
     try:
         data.mkdir(exist_ok=True)
-        with log.open("wb") as output:
+        log.unlink(missing_ok=True)  # it may be a link
+        with log.open("xb") as output:
             # In a session of its own, so that Ctrl-C ends the review and not the server under it.
             process = psutil.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

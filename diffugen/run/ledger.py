@@ -28,6 +28,19 @@ _BUSY_SECONDS = 30.0
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LITTLE_SPACE_BYTES = 1 << 20
 
+_MOST_ROUNDS = 1_000_000
+
+_COLUMNS = (
+    ("images", "id", ("seconds", "bytes"), ("id",)),
+    ("labels", "image_id", ("objects",), ("image_id", "source")),
+    ("stages", "name", ("seconds",), ("name",)),
+    ("dropped", "id", (), ("id",)),
+    ("decisions", "image_id", (), ("image_id", "verdict")),
+)
+"""Of each table with rounds and times: what names a row, its columns of numbers, and its columns of text."""
+
+_OF_IMAGES = ("labels", "disagreements", "decisions")
+
 _MIGRATIONS: tuple[str, ...] = (
     # Version 1. `seq` is the order of writing: it never repeats, so paging by it is cheap and stable.
     """
@@ -102,12 +115,23 @@ class Ledger:
                     self._upgrade(version, about or {})
                 elif version < len(_MIGRATIONS):
                     raise StoreError(self._outdated(version))
+                self._check_rows()
             except BaseException:
                 self._connection.close()
                 raise
 
     def _version(self) -> int:
         """Return the schema version; 0 for a file without tables, whose creation was interrupted."""
+        # Reading a view or a virtual table runs what its author wrote, and so may writing with a trigger.
+        strange = self.one(
+            "SELECT type, name FROM sqlite_master "
+            "WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
+        )
+        if strange is not None:
+            raise StoreError(
+                f"{self.folder / LEDGER_NAME} has a {strange[0]} {strange[1]!r}, as no DiffuGen ledger has. "
+                "Choose another run folder"
+            )
         tables = {name for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
             return 0
@@ -117,6 +141,8 @@ class Ledger:
                 f"{self.folder / LEDGER_NAME} is an SQLite database of another program, not a DiffuGen "
                 "ledger. Choose another run folder"
             )
+        if not str(row[0]).isdecimal() or len(str(row[0])) > 9:
+            raise StoreError(self.damaged("meta", "schema", f"the version {row[0]!r} is not a number"))
         version = int(row[0])
         if version > len(_MIGRATIONS):
             raise StoreError(
@@ -125,6 +151,44 @@ class Ledger:
                 "another run folder"
             )
         return version
+
+    def _check_rows(self) -> None:
+        """Check the columns, which SQLite lets have any type; what a text holds is checked when it is read."""
+        for table, key, numbers, texts in _COLUMNS:
+            wrong = [f"typeof({name}) NOT IN ('integer', 'real')" for name in numbers]
+            wrong += [f"typeof({name}) <> 'text'" for name in (*texts, "created_at")]
+            wrong.append(f"typeof(round) <> 'integer' OR round NOT BETWEEN 0 AND {_MOST_ROUNDS}")
+            row = self.one(f"SELECT {key} FROM {table} WHERE {' OR '.join(wrong)} LIMIT 1")
+            if row is not None:
+                raise StoreError(self.damaged(table, row[0], "a number, a text or a time is something else"))
+        for table, name in (("images", "id"), *((table, "image_id") for table in _OF_IMAGES)):
+            # Ids name files, so nothing else may stand there.
+            row = self.one(
+                f"SELECT {name} FROM {table} WHERE length({name}) <> 16 OR {name} GLOB '*[^0-9a-f]*' LIMIT 1"
+            )
+            if row is not None:
+                raise StoreError(self.damaged(table, row[0], "it is not the id of an image"))
+        about = dict(self.all("SELECT key, value FROM meta"))
+        for key in ("created_at", "diffugen_version"):
+            if not isinstance(about.get(key), str):
+                raise StoreError(
+                    self.damaged("meta", key, "it is missing" if key not in about else "no text")
+                )
+
+    def damaged(self, table: str, row: object, cause: object) -> str:
+        """Return the error message for a row that cannot be read."""
+        return (
+            f"{self.folder / LEDGER_NAME}: row {row!r} of the table {table} cannot be read ({cause}). It was "
+            "written by another version of DiffuGen, or the ledger was edited: restore a backup of the ledger"
+        )
+
+    @contextmanager
+    def reading(self, table: str, row: object) -> Iterator[None]:
+        """Turn a ValueError or TypeError over the content of a row into a StoreError that names the row."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise StoreError(self.damaged(table, row, error)) from error
 
     def _outdated(self, version: int) -> str:
         state = (

@@ -174,7 +174,7 @@ def _plan(work: _Work, task: Task, pipeline: Any) -> Plan:
         label_images(round, work.labelling)
         sources = list(images_of_task(round.store, source, round.number, work.labelling.method))
     else:
-        sources = list(sources_outside(round.store, source, task.count))
+        sources = list(sources_outside(round.store, source, task.count, round.run.notify_once))
     found = find_regions(round.store, task, sources[: task.count], generation.detector_device)
     return plan_from_sources(common, found, generation.prompts)
 

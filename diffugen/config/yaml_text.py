@@ -58,6 +58,11 @@ class _Dumper(yaml.SafeDumper):
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
+    def represent_str(self, data: str) -> Any:
+        # Line breaks in YAML 1.1 alone, which only this style writes as escapes.
+        style = '"' if re.search("[\x85\u2028\u2029\ufeff]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
         return super().represent_sequence(tag, sequence, flow_style=_is_short(sequence))
 
@@ -66,6 +71,7 @@ def _is_short(sequence: Sequence[Any]) -> bool:
     return len(str(sequence)) <= 90 and not any(isinstance(item, (dict, list)) for item in sequence)
 
 
+_Dumper.add_representer(str, _Dumper.represent_str)
 # Quoted, because YAML 1.2, which is read here, takes these texts for numbers.
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from diffugen.errors import PromptError
 from diffugen.prompts.mistakes import (
@@ -89,19 +90,19 @@ def make_prompts(
         ('a red grand piano', (Phrase(text='grand piano', class_name='piano'),))
     """
     raise_all(
-        [
-            *list_mistakes("templates", templates),
-            *name_mistakes(attributes, classes, background),
-            *sampling_mistakes(sampling, count, attributes),
-        ]
+        chain(
+            list_mistakes("templates", templates),
+            name_mistakes(attributes, classes, background),
+            sampling_mistakes(sampling, count, attributes),
+        )
     )
     lists = {**attributes, **classes}
     raise_all(
-        [
-            *field_mistakes(templates, lists),
-            *unused_mistakes(templates, attributes),
-            *phrase_mistakes(classes, background),
-        ]
+        chain(
+            field_mistakes(templates, lists),
+            unused_mistakes(templates, attributes),
+            phrase_mistakes(classes, background),
+        )
     )
     options = {name: Options.of(values) for name, values in lists.items()}
     spaces = [Space.of(template, options) for template in templates]

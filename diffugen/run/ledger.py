@@ -39,7 +39,13 @@ _COLUMNS = (
 )
 """Of each table with rounds and times: what names a row, its columns of numbers, and its columns of text."""
 
-_OF_IMAGES = ("labels", "disagreements", "decisions")
+_IMAGE_IDS = (
+    ("images", "id"),
+    ("labels", "image_id"),
+    ("disagreements", "image_id"),
+    ("decisions", "image_id"),
+)
+"""The columns with ids of images."""
 
 _MIGRATIONS: tuple[str, ...] = (
     # Version 1. `seq` is the order of writing: it never repeats, so paging by it is cheap and stable.
@@ -132,7 +138,7 @@ class Ledger:
                 f"{self.folder / LEDGER_NAME} has a {strange[0]} {strange[1]!r}, as no DiffuGen ledger has. "
                 "Choose another run folder"
             )
-        tables = {name for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = self._tables()
         if not tables:
             return 0
         row = self.one("SELECT value FROM meta WHERE key = 'schema'") if "meta" in tables else None
@@ -152,17 +158,23 @@ class Ledger:
             )
         return version
 
+    def _tables(self) -> set[str]:
+        return {name for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
     def _check_rows(self) -> None:
-        """Check the columns, which SQLite lets have any type; what a text holds is checked when it is read."""
-        for table, key, numbers, texts in _COLUMNS:
+        """Check the columns, which may have any type in SQLite; what texts hold is checked when read."""
+        there = self._tables()
+        for table, key, numbers, texts in (one for one in _COLUMNS if one[0] in there):
             wrong = [f"typeof({name}) NOT IN ('integer', 'real')" for name in numbers]
-            wrong += [f"typeof({name}) <> 'text'" for name in (*texts, "created_at")]
+            wrong += [f"typeof({name}) <> 'text'" for name in texts]
+            wrong.append("created_at NOT GLOB '????-??-??T??:??:??*+00:00'")
+            wrong.append("date(julianday(created_at)) IS NOT substr(created_at, 1, 10)")
             wrong.append(f"typeof(round) <> 'integer' OR round NOT BETWEEN 0 AND {_MOST_ROUNDS}")
             row = self.one(f"SELECT {key} FROM {table} WHERE {' OR '.join(wrong)} LIMIT 1")
             if row is not None:
                 raise StoreError(self.damaged(table, row[0], "a number, a text or a time is something else"))
-        for table, name in (("images", "id"), *((table, "image_id") for table in _OF_IMAGES)):
-            # Ids name files, so nothing else may stand there.
+        # Ids name files, so nothing else may stand there.
+        for table, name in (one for one in _IMAGE_IDS if one[0] in there):
             row = self.one(
                 f"SELECT {name} FROM {table} WHERE length({name}) <> 16 OR {name} GLOB '*[^0-9a-f]*' LIMIT 1"
             )

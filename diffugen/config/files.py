@@ -125,7 +125,10 @@ def apply_overrides(
     """
     origins: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        read = (_read_option if isinstance(override, Option) else _read_text)(override, mistakes)
+        if isinstance(override, Option):
+            read = _read_option(override, mistakes)
+        else:
+            read = _read_text(override, mistakes)
         if read is None:
             continue
         path, value, origin = read

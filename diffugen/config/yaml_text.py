@@ -84,7 +84,7 @@ _Dumper.add_implicit_resolver(
 _Events: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(Composer, _Events):  # type: ignore[misc]
+class _Loader(Composer, _Events):
     """YAML loader with the plain values of YAML 1.2 and a limit on depth and on repeated aliases."""
 
     def __init__(self, text: str) -> None:

@@ -98,7 +98,8 @@ def child_prompts(
     chosen, counts = [], []
     for parent in parents:
         kept, others = _kept(parent, changes), _other_values(parent, changes)
-        own_options = {name: Options.of(given) for name, given in {**others, **kept}.items()}
+        own_values: dict[str, Values] = {**others, **kept}
+        own_options = {name: Options.of(values) for name, values in own_values.items()}
         spaces = [
             Space.of(template, {**known, **own_options})
             for template in _templates_of(parent, templates)

@@ -255,6 +255,8 @@ def _decision(queue: Queue, item: Any, reviewer: str, round: int) -> Decision:
     try:
         size_wh = queue.store.record(image_id).size_wh
     except StoreError as error:
+        if queue.store.knows_image(image_id):
+            raise  # the ledger is damaged, not the file
         raise _Mistake(f"the run has no image {brief(image_id)}") from error
     instances: Instances | None = None
     if verdict in ("attention", "model"):

@@ -80,12 +80,15 @@ class ImageStore:
 
     def has_image(self, image_id: str) -> bool:
         """Return whether the run has the image's row and both files, so that it need not be generated."""
-        row = self._ledger.one("SELECT 1 FROM images WHERE id = :id", id=image_id)
         return (
-            row is not None
+            self.knows_image(image_id)
             and self.image_path(image_id).is_file()
             and self.heat_maps_path(image_id).is_file()
         )
+
+    def knows_image(self, image_id: str) -> bool:
+        """Return whether the run has the image's row, with or without its files."""
+        return self._ledger.one("SELECT 1 FROM images WHERE id = :id", id=image_id) is not None
 
     def image_ids(self, round: int | None = None) -> Iterator[str]:
         """Yield the ids of all images, or of the images of one round, oldest first."""

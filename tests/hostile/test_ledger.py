@@ -162,3 +162,13 @@ def test_very_many_mistakes_in_a_decisions_file_are_cut(whole: Path, tmp_path: P
         read_decisions(store, tmp_path / "d.json", reviewer="anna", round=0)
     assert "... and 9,949 more" in str(caught.value)
     assert len(str(caught.value)) < 30_000
+
+
+def test_a_damaged_row_is_not_blamed_on_the_decisions_file(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text(DECISIONS)
+    folder = edited(whole, tmp_path, "UPDATE images SET record = '{'")
+    with (
+        RunStore.open(folder, readonly=True) as store,
+        pytest.raises(DiffugenError, match="of the table images"),
+    ):
+        read_decisions(store, tmp_path / "d.json", reviewer="anna", round=0)

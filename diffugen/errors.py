@@ -9,6 +9,7 @@ import difflib
 import errno
 import shlex
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 
 def shell_command(*words: object) -> str:
@@ -19,6 +20,16 @@ def shell_command(*words: object) -> str:
 def counted(count: int, noun: str) -> str:
     """Return ``1 image``, ``2 images``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+MOST_LINES = 50
+"""The most mistakes that a message lists."""
+
+
+def some_lines(lines: Sequence[str]) -> list[str]:
+    """Return the lines, or the first `MOST_LINES` of them and how many more there are."""
+    more = len(lines) - MOST_LINES
+    return [*lines[:MOST_LINES], *([f"... and {more:,} more"] if more > 0 else [])]
 
 
 class DiffugenError(Exception):
@@ -36,7 +47,7 @@ class ConfigError(DiffugenError):
         self.mistakes = tuple(mistakes)
         count = len(self.mistakes)
         head = "1 mistake in the configuration:" if count == 1 else f"{count} mistakes in the configuration:"
-        super().__init__("\n".join([head, *(f"  - {line}" for line in self.mistakes)]))
+        super().__init__("\n  - ".join([head, *some_lines(self.mistakes)]))
 
 
 class PromptError(DiffugenError):
@@ -57,8 +68,15 @@ class Interrupted(KeyboardInterrupt):
 
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"`` for the valid name nearest to the given one, or an empty string."""
-    near = difflib.get_close_matches(given, list(valid), n=1)
+    # Long names are no slips of the pen, and comparing takes time.
+    near = difflib.get_close_matches(given, list(islice(valid, 1000)), n=1) if len(given) <= 100 else []
     return f", did you mean {near[0]!r}?" if near else ""
+
+
+def brief(value: object) -> str:
+    """Return a value that others wrote as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def first_line(error: BaseException) -> str:

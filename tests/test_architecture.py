@@ -41,6 +41,8 @@ HOMES = {
     "fiftyone": ("review/",),
     "pydantic": ("config/", "run/results.py"),
     "sqlite3": ("run/",),
+    "yaml": ("config/", "detectors/yolo_checkpoint.py"),
+    "tomllib": ("config/",),
     "cv2": ("labels/", "miniature/"),
     "scipy": ("comparison/",),
     "jinja2": ("report/", "review/"),

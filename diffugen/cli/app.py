@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -77,6 +78,9 @@ def _main(
 
 def main() -> None:
     """Run the command line; any error ends with one message, exit code 2 and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may not be UTF-8
     _clean_up_when_stopped()
     try:
         app()

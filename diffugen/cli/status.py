@@ -44,6 +44,8 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of the run.")] = Pat
         console().print(shown)
         if any("promote" in one.stages for one in summary.rounds.values()):
             console().print(rounds_table(store))
+        for number in summary.rounds:
+            store.results(number)  # the tables leave out what cannot be read; here it is an error
 
 
 def rounds_table(store: RunStore) -> Any:

@@ -1,20 +1,18 @@
 """Configuration files: find them by name or path, read YAML, JSON or TOML, and apply ``--set key=value``.
 
-Knows the file formats and the folder of the shipped configurations. Does not know which keys and values are
-valid: `diffugen.config.sections` does.
+Knows which suffix means which format, and the folder of the shipped configurations. Does not know how formats
+are read (`diffugen.config.foreign`) or which keys and values are valid (`diffugen.config.sections`).
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from diffugen.config.foreign import as_path, is_whole_text, parse_json, parse_toml, parse_yaml, read_text
+from diffugen.config.yaml_text import MOST_DEPTH
 from diffugen.errors import ConfigError, did_you_mean
 
 DEFAULT_CONFIG = "miniature"
@@ -51,10 +49,11 @@ def find_config(source: str | Path | None) -> Path:
 
     Raises:
         ConfigError: No such file or shipped configuration; the message suggests the nearest name.
+        DiffugenError: No file can have this path.
     """
     if source is None:
         return config_path(DEFAULT_CONFIG)
-    path = Path(source)
+    path = as_path(source, "the configuration")
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return path
     if path.suffix.lower() not in SUFFIXES and path.name == str(source):
@@ -81,16 +80,12 @@ def read_settings(path: Path, mistakes: list[str]) -> dict[str, Any] | None:
         file cannot be parsed.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        settings = _parse(text, path.suffix.lower(), str(path), mistakes)
+        settings = _parse(read_text(path), path.suffix.lower(), str(path), mistakes)
     except OSError as error:
         mistakes.append(f"{path}: cannot be read: {error.strerror}")
         return None
-    except UnicodeDecodeError as error:
-        mistakes.append(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8")
-        return None
-    except (yaml.YAMLError, ValueError) as error:
-        mistakes.append(f"{path}: {_syntax(error)}")
+    except ValueError as error:
+        mistakes.append(f"{path}: {error}")
         return None
     if not isinstance(settings, dict):
         given = "nothing" if settings is None else f"a {type(settings).__name__}"
@@ -130,7 +125,10 @@ def apply_overrides(
     """
     origins: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        read = _read_option(override) if isinstance(override, Option) else _read_text(override, mistakes)
+        if isinstance(override, Option):
+            read = _read_option(override, mistakes)
+        else:
+            read = _read_text(override, mistakes)
         if read is None:
             continue
         path, value, origin = read
@@ -149,23 +147,32 @@ def apply_overrides(
 
 _Override = tuple[tuple[str, ...], Any, str]
 
+_SHOWN_CHARACTERS = 200
 
-def _read_option(option: Option) -> _Override:
+
+def _read_option(option: Option, mistakes: list[str]) -> _Override | None:
+    if isinstance(option.value, str) and not is_whole_text(option.value):
+        mistakes.append(f"{option.name} {option.value!a}: expected UTF-8 text")
+        return None
     return tuple(option.key.split(".")), option.value, option.name
 
 
 def _read_text(text: str, mistakes: list[str]) -> _Override | None:
     """Return path, value and origin of a ``key.sub=value`` text; None, and a mistake, if it is malformed."""
-    origin = f"--set {text}"
+    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+    origin = f"--set {shown}"
     key, sign, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
-    if not sign or not all(path):
+    if not is_whole_text(text):
+        mistakes.append(f"--set {shown!a}: expected UTF-8 text")
+        return None
+    if not sign or not all(path) or len(path) > MOST_DEPTH:
         mistakes.append(f"{origin}: expected key.sub=value, e.g. diffusion.num_inference_steps=20")
         return None
     try:
         return path, _parse(value, ".yaml", origin, mistakes), origin
-    except (yaml.YAMLError, ValueError) as error:
-        mistakes.append(f"{origin}: {_syntax(error)}")
+    except ValueError as error:
+        mistakes.append(f"{origin}: {error}")
         return None
 
 
@@ -177,67 +184,8 @@ def _folder() -> Path:
 
 def _parse(text: str, suffix: str, origin: str, mistakes: list[str]) -> Any:
     if suffix == ".toml":
-        try:
-            import tomllib
-        except ImportError:
-            raise ValueError("TOML needs Python 3.11 or newer; use YAML or JSON") from None
-        return tomllib.loads(text)
-    if suffix == ".json":
-        return json.loads(text, object_pairs_hook=lambda pairs: _json_object(pairs, origin, mistakes))
-    loader = _Loader(text)
-    loader.origin, loader.mistakes = origin, mistakes
-    return loader.get_single_data()
-
-
-def _json_object(pairs: list[tuple[str, Any]], origin: str, mistakes: list[str]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twice = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
-    mistakes += [f"{origin}: the key {key!r} is given twice; remove one" for key in twice]
-    return dict(pairs)
-
-
-def _syntax(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"invalid YAML in line {error.problem_mark.line + 1}: {error.problem}"
-    if isinstance(error, json.JSONDecodeError):
-        return f"invalid JSON in line {error.lineno}: {error.msg}"
-    return f"cannot be parsed: {error}"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML loader with the plain values of YAML 1.2 that reports duplicate keys.
-
-    In YAML 1.1, which PyYAML implements, ``no`` is false, ``12:30`` is 750 and ``1e-3`` is a string: traps
-    for attribute values.
-    """
-
-    origin: str
-    mistakes: list[str]
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            place, name = f"{self.origin}: line {key.start_mark.line + 1}", key.value
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if key.tag != "tag:yaml.org,2002:str":
-                self.mistakes.append(f"{place}: the key {name} is not text; put it in quotes")
-            elif name in lines:
-                self.mistakes.append(
-                    f"{place}: the key {name!r} is already given in line {lines[name]}; remove one"
-                )
-            else:
-                lines[name] = key.start_mark.line + 1
-        return node
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-    ("merge", r"<<", ["<"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+        return parse_toml(text)
+    found: list[str] = []
+    value = (parse_json if suffix == ".json" else parse_yaml)(text, found)
+    mistakes += [f"{origin}: {line}" for line in found]
+    return value

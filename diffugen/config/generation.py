@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
-from diffugen.config.values import Name, Point, Radius, Section, Text, Texts, Values, some
+from diffugen.config.values import AnyText, Name, Point, Radius, Section, Text, Texts, Values, some
 from diffugen.errors import did_you_mean
 from diffugen.records import FIELD, TASKS
 
@@ -35,16 +35,15 @@ PARTS = {
 def _own_fields(template: str, info: ValidationInfo) -> str:
     """Check a template's fields, unless attributes or classes are themselves wrong."""
     if {"attributes", "classes"} <= info.data.keys():
-        _check_fields(template, [*info.data["attributes"], *info.data["classes"]])
+        _check_fields(template, info.data["attributes"], info.data["classes"])
     return template
 
 
-def _check_fields(template: str, names: Sequence[str]) -> None:
+def _check_fields(template: str, attributes: Mapping[str, Any], classes: Mapping[str, Any]) -> None:
     for field in FIELD.findall(template):
-        if field not in names:
-            raise ValueError(
-                f"fields that are attributes or classes, not {{{field}}}{did_you_mean(field, names)}"
-            )
+        if field not in attributes and field not in classes:
+            near = did_you_mean(field, [*attributes, *classes])
+            raise ValueError(f"fields that are attributes or classes, not {{{field}}}{near}")
 
 
 def _at_least_three_corners(points: tuple[Point, ...]) -> tuple[Point, ...]:
@@ -66,11 +65,11 @@ class PromptSettings(Section):
         sampling: How combinations are chosen.
     """
 
-    attributes: dict[str, Values] = Field(default_factory=dict)
-    classes: Annotated[dict[str, Texts], AfterValidator(some)]
+    attributes: dict[Text, Values] = Field(default_factory=dict)
+    classes: Annotated[dict[Text, Texts], AfterValidator(some)]
     templates: Annotated[tuple[Annotated[Text, AfterValidator(_own_fields)], ...], AfterValidator(some)]
     background: tuple[Text, ...] = ()
-    negative: str = ""
+    negative: AnyText = ""
     count: Annotated[int, Field(ge=1)] | None = None
     sampling: Sampling = "balanced"
 
@@ -139,7 +138,7 @@ class Task(Section):
     name: Name | None = None
     source: Text | None = None
     templates: tuple[Text, ...] = ()
-    attributes: dict[str, Values] = Field(default_factory=dict)
+    attributes: dict[Text, Values] = Field(default_factory=dict)
     count: Annotated[int, Field(ge=1)] | None = None
     images_per_source: Annotated[int, Field(ge=1)] = 1
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -176,8 +175,9 @@ def check_chain(tasks: tuple[Task, ...], info: ValidationInfo) -> tuple[Task, ..
                 f"a source for the first task, {task.task}: a folder of photos, a labelled set or a run"
             )
         if prompts is not None:
+            attributes = {**prompts.attributes, **task.attributes}
             for template in task.templates:
-                _check_fields(template, [*prompts.attributes, *prompts.classes, *task.attributes])
+                _check_fields(template, attributes, prompts.classes)
             _check_used(task.attributes, names[place], _templates_of(place, tasks, prompts))
     return tasks
 

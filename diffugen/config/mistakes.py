@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, get_args
 
-from diffugen.errors import did_you_mean
+from diffugen.errors import MOST_LINES, did_you_mean
 
 _SHOWN_CHARACTERS = 60
 
@@ -51,12 +52,12 @@ def describe(
         origins: From the path of a key with another origin to that origin.
 
     Yields:
-        E.g. ``"a.yaml: diffusion.size = 64: unknown key, did you mean 'size_wh'?"``.
+        E.g. ``"a.yaml: diffusion.size = 64: unknown key, did you mean 'size_wh'?"``; of very many, the first.
     """
     by_path: dict[tuple[str | int, ...], list[Mapping[str, Any]]] = {}
     for details in errors:
         by_path.setdefault(_path_in(settings, details["loc"]), []).append(details)
-    for path, alternatives in by_path.items():
+    for path, alternatives in islice(by_path.items(), MOST_LINES):
         # The key that was set, a section around it, or a part of its value.
         setters = [origin for key, origin in origins.items() if path[: len(key)] == key[: len(path)]]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
@@ -74,13 +75,15 @@ def describe(
             if "did you mean" not in what:
                 what += did_you_mean(str(first["input"]), re.findall(r"'([^']*)'", what))
         yield f"{setters[-1] if setters else file}: {key}{value}: {what}"
+    if len(by_path) > MOST_LINES:
+        yield f"{file}: {len(by_path) - MOST_LINES:,} further mistakes of this kind"
 
 
 def _path_in(settings: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Return pydantic's location without the parts that name an alternative of a union, not a key."""
+    """Return pydantic's location without the parts that name an alternative of a union, or a key as such."""
     path: list[str | int] = []
     for part in loc:
-        if str(part).startswith("<"):
+        if str(part).startswith("<") or part == "[key]":
             continue
         if not isinstance(settings, (dict, list)):
             break

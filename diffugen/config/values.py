@@ -29,8 +29,10 @@ def some_weight(weights: Any) -> Any:
     return weights
 
 
-def _matching(pattern: str, expected: str) -> AfterValidator:
+def _matching(pattern: str, expected: str, most_bytes: int = 10_000) -> AfterValidator:
     def check(text: str) -> str:
+        if len(text.encode()) > most_bytes:
+            raise ValueError(f"at most {most_bytes:,} bytes")
         if not re.search(pattern, text):
             raise ValueError(expected)
         return text
@@ -38,12 +40,13 @@ def _matching(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Text = Annotated[str, _matching(r"\S", "some text")]
+AnyText = Annotated[str, _matching(r"\A[^\0-\x08\x0e-\x1f\x7f]*\Z", "text without control characters")]
+Text = Annotated[AnyText, _matching(r"\S", "some text")]
 Name = Annotated[
-    str, _matching(r"^\w[\w.-]*$", "letters, digits, '.', '_' and '-' only, because it names files")
+    str, _matching(r"\A\w[\w.-]*\Z", "letters, digits, '.', '_' and '-' only, because it names files", 200)
 ]
 Device = Annotated[
-    str, _matching(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu'")
+    str, _matching(r"\A(auto|cpu|mps|(cuda|xpu)(:\d+)?)\Z", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu'")
 ]
 Texts = Annotated[tuple[Text, ...], AfterValidator(some)]
 Weight = Annotated[float, Field(ge=0)]
@@ -53,7 +56,7 @@ SideWH = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Radius = Annotated[float, Field(ge=0, lt=0.2)]
 Values = Annotated[
     Annotated[Texts, Tag("<values>")]
-    | Annotated[dict[str, Weight], AfterValidator(some_weight), Tag("<weights>")],
+    | Annotated[dict[Text, Weight], AfterValidator(some_weight), Tag("<weights>")],
     Discriminator(lambda given: "<weights>" if isinstance(given, dict) else "<values>"),
 ]
 

@@ -6,7 +6,7 @@ they are used for.
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from diffugen.config.foreign import as_path, parse_json, read_text
 from diffugen.dataset.files import (
     Item,
     OnMistake,
@@ -32,10 +33,13 @@ from diffugen.dataset.files import (
     writing,
 )
 from diffugen.dataset.masks import rings_from_lists, rle_from_box, rle_from_coco, rle_from_rings
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, brief
 from diffugen.labels import shapes
 from diffugen.records import RLE, Instances
 from diffugen.run.codec import to_json
+
+_MOST_BYTES = 2 << 30
+"""The largest JSON; that of COCO's own training images has 0.45 GB."""
 
 _LISTS = ("images", "annotations", "categories")
 
@@ -124,10 +128,12 @@ class CocoSet:
             DiffugenError: The file is not such a JSON, an annotation has an unknown image or category, or the
                 images are not found.
         """
-        file = Path(annotations)
+        file = as_path(annotations, "the annotations")
         about = _read_json(file)
         entries = _entries(file, about, "images", "id", "file_name")
         named = _entries(file, about, "categories", "id", "name")
+        for number, entry in enumerate(entries, 1):
+            _check_inside(f"{file}: number {number} of 'images'", str(entry["file_name"]))
         categories = {item["id"]: str(item["name"]) for item in named}
         if not entries or not categories:
             raise DiffugenError(
@@ -201,7 +207,7 @@ class CocoSet:
             raise DiffugenError(
                 f"{path} is {size_wh[0]} x {size_wh[1]} px, but {self.file} says {width} x {height}; {why}"
             )
-        name = "-".join(part for part in relative.with_suffix("").parts if part not in ("/", ".."))
+        name = "-".join(relative.with_suffix("").parts)
         return name, rgb, self._instances(entry["id"], size_wh)
 
     def _instances(self, image_id: Any, size_wh: tuple[int, int]) -> Instances:
@@ -229,14 +235,14 @@ class CocoSet:
                 raise ValueError("neither 'segmentation' nor 'bbox'")
             x, y, width, height = map(float, item["bbox"])
             return rle_from_box([x, y, x + width, y + height], size_wh)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DiffugenError(f"{_where(self.file, number, item)} has no valid mask: {error}") from error
 
     def _score(self, number: int, item: Mapping[str, Any]) -> float:
         score = item.get("score", 1.0)
         if not isinstance(score, (int, float)) or not 0 <= score <= 1:
             where = _where(self.file, number, item)
-            raise DiffugenError(f"{where} has the score {score!r}; expected a number in [0, 1]")
+            raise DiffugenError(f"{where} has the score {brief(score)}; expected a number in [0, 1]")
         return float(score)
 
 
@@ -296,14 +302,16 @@ def _annotations(instances: Instances, image_id: int, numbers: Mapping[str, int]
 def _terms(item: Mapping[str, Any]) -> Mapping[str, float]:
     """Return the score terms; a key of this name that another tool wrote means something else."""
     terms = item.get("terms")
-    if isinstance(terms, dict) and all(isinstance(value, float) for value in terms.values()):
+    if isinstance(terms, dict) and all(
+        isinstance(value, float) and math.isfinite(value) for value in terms.values()
+    ):
         return terms
     return {}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        about = json.loads(file.read_text(encoding="utf-8-sig"))
+        about = parse_json(read_text(file, _MOST_BYTES))
     except (OSError, ValueError) as error:
         raise DiffugenError(f"cannot read {file} as a COCO JSON ({error})") from error
     missing = [key for key in _LISTS if not isinstance(about, dict) or not isinstance(about.get(key), list)]
@@ -323,15 +331,26 @@ def _entries(file: Path, about: Mapping[str, Any], key: str, *needed: str) -> li
     return about[key]
 
 
+def _check_inside(where: str, name: str) -> None:
+    path = as_path(name, where)
+    if path.is_absolute() or ".." in path.parts:
+        raise DiffugenError(
+            f"{where} has the file_name {brief(name)}, which leads out of the folder of the images; "
+            "write it relative to that folder, without '..'"
+        )
+
+
 def _check_known(where: str, key: str, value: Any, known: Mapping[Any, Any], place: str) -> None:
     if value not in known:
         raise DiffugenError(
-            f"{where} has the {key} {value!r}, which is not in {place!r}; add it or remove the annotation"
+            f"{where} has the {key} {brief(value)}, which is not in {place!r}; add it, or "
+            "remove the annotation"
         )
 
 
 def _where(file: Path, number: int, item: Mapping[str, Any]) -> str:
-    return f"{file}: annotation {item.get('id', 'without id')} (number {number})"
+    name = brief(item["id"]) if "id" in item else "without id"
+    return f"{file}: annotation {name} (number {number})"
 
 
 def _images_folder(file: Path, first: str, images: Path | None) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.errors import DiffugenError, StoreError
+from diffugen.errors import DiffugenError, StoreError, counted
 from diffugen.labels import shapes
 from diffugen.records import Instances
 
@@ -88,6 +88,19 @@ def checked(items: Iterable[Item], numbers: Mapping[str, int], names: set[str]) 
         yield name, image, instances.take(np.flatnonzero(shapes.areas(instances.rles)).tolist())
 
 
+def strays(folder: Path, files: Iterable[Path]) -> tuple[str, ...]:
+    """Return what a user has to know about images that do not lie in a set's folder: nothing, or one note.
+
+    A set may refer to any file that the user can read, by its path or through a link, and what is read gets
+    into a run and its exports.
+    """
+    home = folder.resolve()
+    away = [file for file in files if not file.resolve().is_relative_to(home)]
+    if not away:
+        return ()
+    return (f"{counted(len(away), 'image')} outside the folder {folder}, such as {away[0].resolve()}",)
+
+
 SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 """Formats whose grey pixels have at most 16 bits, although some Pillow versions hold them in 32."""
 
@@ -121,6 +134,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("not a regular file")
         with Image.open(path) as image:
             turned = ImageOps.exif_transpose(image)
             if turned.mode.startswith("I;16") or (turned.mode == "I" and image.format in SIXTEEN_BIT_FORMATS):

@@ -16,6 +16,10 @@ from pycocotools import mask as coco
 
 from diffugen.labels import shapes
 from diffugen.records import RLE
+from diffugen.run.rle import check_rle
+
+_FARTHEST = 1e12
+"""No coordinate is as far from the image; C code takes larger ones for anything."""
 
 
 def rle_from_rings(rings: Sequence[NDArray[np.float64]], size_wh: tuple[int, int]) -> RLE:
@@ -24,9 +28,11 @@ def rle_from_rings(rings: Sequence[NDArray[np.float64]], size_wh: tuple[int, int
     If the rings are too thin to contain any pixel centre, the mask has the pixels that they cross.
 
     Raises:
-        ValueError: All rings lie outside the image.
+        ValueError: All rings lie outside the image, or a coordinate is not one of any image.
     """
     width, height = size_wh
+    if not all((np.abs(ring) < _FARTHEST).all() for ring in rings):  # false for NaN, too
+        raise ValueError(f"a coordinate is not a number between -{_FARTHEST:g} and {_FARTHEST:g}")
     size = np.array(size_wh, dtype=np.float64)
     inside = [_clipped(ring, size) for ring in rings]
     if not any(map(len, inside)):
@@ -78,22 +84,14 @@ def rle_from_coco(value: Any, size_wh: tuple[int, int]) -> RLE:
     Raises:
         ValueError: It is damaged, or its size is not that of the image.
     """
-    width, height = size_wh
     try:
         size, counts = [int(side) for side in value["size"]], value["counts"]
-        runs = _run_lengths(counts) if isinstance(counts, str) else [int(run) for run in counts]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"not a run-length encoding with 'size' and 'counts' ({error})") from error
-    if size != [height, width]:
-        raise ValueError(f"a mask of size (h, w) = {size} in an image of {[height, width]}")
-    # pycocotools reads past its buffer if the runs do not fit.
-    if any(run < 0 for run in runs):
-        raise ValueError(f"a run length is {min(runs)}; expected 0 or more")
-    if sum(runs) != height * width:
-        raise ValueError(f"run lengths cover {sum(runs)} of {height * width} px")
+    check_rle(size, counts, size_wh)  # pycocotools reads past its buffer if the runs do not fit
     if isinstance(counts, str):
         return {"size": size, "counts": counts}
-    return _text_form(coco.frPyObjects({"size": size, "counts": runs}, height, width))
+    return _text_form(coco.frPyObjects({"size": size, "counts": counts}, *size))
 
 
 def rings_from_lists(lists: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
@@ -134,31 +132,6 @@ def yolo_polygon(rle: RLE) -> NDArray[np.float64]:
         _join([piece.outer, *piece.holes]) for piece in sorted(pieces, key=lambda piece: -len(piece.outer))
     ]
     return _join(rings).astype(np.float64) / fine
-
-
-def _run_lengths(counts: str) -> list[int]:
-    """Decode COCO's text form of run lengths.
-
-    Each character holds 5 bits and a continuation bit; from the fourth run on, a value is the difference to
-    the run two places before.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for letter in counts:
-        bits = ord(letter) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"invalid character {letter!r} in 'counts'")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("'counts' is truncated")
-    return runs
 
 
 def _text_form(rle: dict[str, Any]) -> RLE:

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from diffugen.config.foreign import as_path
 from diffugen.dataset.coco import CocoSet
-from diffugen.dataset.files import SPLITS, Item, OnMistake
+from diffugen.dataset.files import SPLITS, Item, OnMistake, strays
 from diffugen.dataset.yolo import count_objects, read_yolo
 from diffugen.dataset.yolo_layout import Layout, read_layout
 from diffugen.errors import DiffugenError, counted
@@ -102,7 +103,7 @@ def read_truth(
         >>> for name, rgb, instances in truth.items():  # doctest: +SKIP
         ...     print(name, len(instances))
     """
-    path, named = split_of(str(source))
+    path, named = split_of(str(as_path(source, "the labelled set")))
     split = split or named
     notes: tuple[str, ...] = ()
     if not path.exists():
@@ -117,6 +118,7 @@ def read_truth(
         coco = CocoSet.open(path)
         if coco.crowds:
             notes = (f"{counted(coco.crowds, 'crowd')} (iscrowd), no objects but ignored regions",)
+        notes += strays(coco.folder, coco.files)
         return _truth(
             path.stem, coco.class_names, classes, coco.files, coco.items, coco.counts, notes, coco.crowds
         )
@@ -127,6 +129,7 @@ def read_truth(
     counts, without = count_objects(images, layout.class_names)
     if without:
         notes = (*notes, f"{counted(without, 'image')} without a label file taken as background")
+    notes += strays(layout.file.absolute().parent, (image for _, image in images))
     return _truth(
         f"{layout.file.absolute().parent.name}/{split}",
         tuple(layout.class_names.values()),

@@ -7,16 +7,17 @@ from, which of them are fit for training (`diffugen.dataset.policy`), or what pa
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from diffugen.config.foreign import as_path, parse_json, read_text
+from diffugen.config.yaml_text import dump_yaml
 from diffugen.dataset.files import (
     Item,
     OnMistake,
@@ -41,6 +42,9 @@ from diffugen.dataset.yolo_layout import (
 from diffugen.errors import DiffugenError
 from diffugen.records import RLE, Instances, content_id
 from diffugen.run.codec import to_json
+
+_MOST_BYTES = 64 << 20
+"""The largest file with the objects of an image."""
 
 _TOLERANCE = 0.01
 """Coordinates may lie outside [0, 1] by this much, as in YOLO's own reader; they are clipped to the image."""
@@ -93,7 +97,7 @@ def write_yolo(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: 
             **paths,
             "names": dict(enumerate(class_names)),
         }
-        write_text(partial / "data.yaml", yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
+        write_text(partial / "data.yaml", dump_yaml(about))
     return folder / "data.yaml"
 
 
@@ -137,7 +141,7 @@ def count_objects(images: Iterable[tuple[str, Path]], names: Mapping[int, str]) 
         unlabelled += not label.exists()
         for row in _read_rows(label).values():
             number = row.split()[0]
-            if number.isdecimal() and int(number) in names:
+            if number.isdecimal() and len(number) < 10 and int(number) in names:
                 counts[names[int(number)]] += 1
     return counts, unlabelled
 
@@ -156,9 +160,10 @@ def find_yolo(dataset: Path) -> Path:
     if missing_keys:
         raise DiffugenError(f"{file} is not a training set: it lacks {', '.join(map(repr, missing_keys))}")
     # Ultralytics resolves a relative path from the working directory, so this does too.
-    root = Path(about.get("path") or file.parent)
+    root = as_path(about.get("path") or file.parent, str(file))
     entries = {
-        split: [_entry(root, str(part)) for part in as_list(about[split])] for split in ("train", "val")
+        split: [_entry(root, str(as_path(part, str(file)))) for part in as_list(about[split])]
+        for split in ("train", "val")
     }
     missing = [str(path) for paths in entries.values() for path in paths if not path.exists()]
     if missing:
@@ -244,10 +249,10 @@ def _read_instances(image: Path, names: Mapping[int, str], size_wh: tuple[int, i
 def _read_rows(label: Path) -> dict[int, str]:
     """Return the rows of a label file by line number, without blank lines."""
     try:
-        lines = label.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(label, _MOST_BYTES).splitlines()
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DiffugenError(f"cannot read the labels {label} ({error})") from error
     return {number: line for number, line in enumerate(lines, 1) if line.strip()}
 
@@ -289,9 +294,9 @@ def _read_sidecar(file: Path | None, size_wh: tuple[int, int]) -> dict[str, list
         return {}
     exact: dict[str, list[Exact]] = {}
     try:
-        for entry in json.loads(file.read_text(encoding="utf-8")):
+        for entry in parse_json(read_text(file, _MOST_BYTES)):
             exact.setdefault(entry["row"], []).append(_exact(entry, size_wh))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DiffugenError(
             f"{file} does not contain valid exact objects ({error!r}); remove it to read the label text alone"
         ) from error
@@ -304,4 +309,7 @@ def _exact(entry: Mapping[str, Any], size_wh: tuple[int, int]) -> Exact:
     score = float(entry["score"])
     if not 0 <= score <= 1:
         raise ValueError(f"score {score}")
-    return rle_from_coco(rle, size_wh) if same_size else None, score, dict(entry.get("terms", {}))
+    terms = dict(entry.get("terms", {}))
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in terms.values()):
+        raise ValueError(f"terms {terms}")
+    return rle_from_coco(rle, size_wh) if same_size else None, score, terms

@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from diffugen.config.foreign import as_path, is_whole_text, parse_yaml, read_text
 from diffugen.dataset.files import IMAGE_SUFFIXES, SPLITS
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, brief
+
+_NOTHING = ("", "~", "null", "Null", "NULL")
+"""How a key is written that has no value."""
+
+_MOST_BYTES = 64 << 20
+"""The largest list of images."""
 
 _NO_LABELS = ("classes.txt",)
 """Text files that labelling tools leave among the label files."""
@@ -89,23 +94,30 @@ def read_layout(dataset: Path) -> Layout:
     names = _class_names(file, about.get("names"))
     if "val" not in about and "validation" in about:
         about["val"] = about["validation"]
-    parts = {split: tuple(map(str, as_list(about[split]))) for split in SPLITS if about.get(split)}
+    parts = {
+        split: tuple(str(as_path(part, f"{file}: {split}")) for part in as_list(about[split]))
+        for split in SPLITS
+        if about.get(split)
+    }
     if not parts:
         raise DiffugenError(f"{file} names no images; expected one of the keys {', '.join(SPLITS)}")
-    given = Path(str(about.get("path") or "."))
+    given = as_path(str(about.get("path") or "."), f"{file}: path")
     return Layout(file, names, tuple(dict.fromkeys((file.parent / given, given, file.parent))), parts)
 
 
 def read_about(dataset: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the path and the content of the ``data.yaml`` of a set.
+    """Return the path and the content of the ``data.yaml`` of a set, its plain values as the texts they are.
+
+    A class may be called ``no`` or ``0x1F``; keys that are written without a value are left out.
 
     Raises:
         DiffugenError: There is none, or it is not a YAML mapping.
     """
+    dataset = as_path(dataset, "the dataset")
     file = dataset / "data.yaml" if dataset.is_dir() else dataset
     try:
-        about = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        about = parse_yaml(read_text(file), texts_only=True)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DiffugenError(
             f"no dataset at {dataset}: expected a data.yaml with 'train', 'val' and 'names' "
@@ -113,7 +125,7 @@ def read_about(dataset: Path) -> tuple[Path, dict[str, Any]]:
         ) from error
     if not isinstance(about, dict):
         raise DiffugenError(f"{file} is not a dataset: expected a mapping with 'train', 'val' and 'names'")
-    return file, about
+    return file, {key: value for key, value in about.items() if value not in _NOTHING}
 
 
 def candidates(root: Path, part: str) -> Iterator[Path]:
@@ -127,18 +139,23 @@ def list_images(entry: Path) -> list[Path]:
     """Return the image files below a folder, except hidden ones, or those in a list file, sorted.
 
     Raises:
-        DiffugenError: ``entry`` is a file that cannot be read as a list, or the list names a missing file.
+        DiffugenError: ``entry`` is a file that cannot be read as a list, the list names a missing file, or a
+            name is not UTF-8.
     """
     if entry.is_dir():
-        return sorted(path for path in entry.rglob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(path for path in entry.rglob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        odd = next((path for path in found if not is_whole_text(str(path.relative_to(entry)))), None)
+        if odd is not None:
+            raise DiffugenError(f"the name of the image {str(odd)!a} is not UTF-8; rename it")
+        return found
     try:
-        lines = entry.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(entry, _MOST_BYTES).splitlines()
+    except (OSError, ValueError) as error:
         raise DiffugenError(f"cannot read the list of images {entry}: {error}") from error
     images = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            images.append(entry.parent / line.strip())
+            images.append(entry.parent / as_path(line.strip(), f"{entry}, line {number}"))
             if not images[-1].is_file():
                 raise DiffugenError(f"{entry}, line {number}: no image {images[-1]}")
     return sorted(images)
@@ -198,14 +215,15 @@ def _check_labels(folder: Path, images: Sequence[Path]) -> None:
 def _class_names(file: Path, names: Any) -> dict[int, str]:
     try:
         found = {
-            int(number): str(name)
+            int(number): name
             for number, name in (dict(enumerate(names)) if isinstance(names, list) else names).items()
         }
     except (AttributeError, TypeError, ValueError):
         found = {}
-    if not found:
+    if not found or not all(isinstance(name, str) and name.strip() for name in found.values()):
         raise DiffugenError(
-            f"{file} has no class names; expected 'names' as a list or as {{number: name}}, got {names!r}"
+            f"{file} has no class names; expected 'names' as a list or as {{number: name}}, got "
+            f"{brief(names)}"
         )
     return found
 

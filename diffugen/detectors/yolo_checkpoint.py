@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from diffugen.config.foreign import parse_json, read_text
 from diffugen.errors import ModelError, first_line
+from diffugen.run.files import write_file
 from diffugen.run.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def save_safetensors(checkpoint: Path | str, folder: Path) -> Path:
     Raises:
         ModelError: The checkpoint cannot be loaded or has no weights.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     import_ultralytics()
     loaded = load_checkpoint(Path(checkpoint))
@@ -84,8 +86,8 @@ def save_safetensors(checkpoint: Path | str, folder: Path) -> Path:
         "architecture": {key: value for key, value in loaded.architecture.items() if key != "yaml_file"},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "model.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_file(folder / "model.safetensors", save(tensors))
+    write_file(folder / "model.json", json.dumps(about, indent=1, ensure_ascii=False).encode())
     return folder
 
 
@@ -121,7 +123,7 @@ def _load_folder(folder: Path) -> Checkpoint:
     from ultralytics.nn.tasks import SegmentationModel
 
     try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        about = parse_json(read_text(folder / "model.json"))
         _check_task(folder, about["task"])
         names = about["class_names"]
         model = SegmentationModel(copy.deepcopy(about["architecture"]), ch=3, nc=len(names), verbose=False)

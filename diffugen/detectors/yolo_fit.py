@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diffugen.dataset.yolo_layout import read_layout
 from diffugen.detectors import OnEpoch, OnStep
 from diffugen.detectors.yolo_checkpoint import Checkpoint, contained
 from diffugen.errors import ModelError, first_line
@@ -48,6 +49,8 @@ def fit_once(
         except (TypeError, ValueError, SyntaxError, RuntimeError, FileNotFoundError) as error:
             raise ModelError(f"Ultralytics refuses to train {model}: {first_line(error)}") from error
         torch.set_num_threads(threads)
+        # Ultralytics reads YAML 1.1, where a class called no is False.
+        fitting.data["names"] = dict(sorted(read_layout(Path(arguments["data"])).class_names.items()))
         for path in (fitting.best, fitting.last):
             path.unlink(missing_ok=True)
         fitting.model = fitting.get_model(

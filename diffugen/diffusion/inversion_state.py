@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.foreign import parse_json
 from diffugen.diffusion.inversion import write_tensors
 from diffugen.errors import DiffugenError, ModelError, first_line
 
@@ -108,7 +109,7 @@ class TrainingState:
 
         try:
             with safe_open(path, "pt") as file:
-                notes = json.loads(file.metadata()[NOTES])
+                notes = parse_json(file.metadata()[NOTES])
                 kept = {name: file.get_tensor(name).to(self.rows.device) for name in file.keys()}  # noqa: SIM118
             return kept, notes["settings"], int(notes["step"])
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:

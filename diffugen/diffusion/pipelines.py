@@ -6,13 +6,13 @@ pickles are explicitly trusted. Does not know prompts, attention or images.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from diffugen.config.foreign import parse_json, read_text
 from diffugen.config.sections import DTYPES, OFFLOADS
 from diffugen.diffusion.devices import resolve_device
 from diffugen.diffusion.families import check_traceable, denoiser_of
@@ -208,8 +208,14 @@ def _read_folder(folder: Path, dtype: Any, trust_remote_pickle: bool) -> Any:
             f"{folder} is not a pipeline: model_index.json is missing. Give the folder that save_pretrained "
             "wrote."
         )
+    try:
+        described = parse_json(read_text(index))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {index} ({error}); copy or save the pipeline again") from error
+    if not isinstance(described, dict):
+        raise ModelError(f"{index} does not describe a pipeline; copy or save it again")
     components = {
-        name: value for name, value in json.loads(index.read_text()).items() if isinstance(value, list)
+        name: value for name, value in described.items() if isinstance(value, list) and len(value) == 2
     }
     absent = {
         name

@@ -18,6 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from diffugen.errors import StoreError
 from diffugen.labels.shapes import boxes, decode
 from diffugen.records import Instances
+from diffugen.run.codec import rgb_to_png
+from diffugen.run.files import write_file
 
 RGB = NDArray[np.uint8]
 BACKGROUND = (250, 250, 250)
@@ -160,7 +162,7 @@ def contact_sheet(
         draw.text((x, y + height + 3), _shortened(draw, caption, cell - gap), fill=INK, font=_font(13))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
+        write_file(path, rgb_to_png(np.asarray(sheet)))
     except OSError as error:
         raise StoreError(
             f"cannot write the picture {path}: {error.strerror or error}. Free space or choose another folder"

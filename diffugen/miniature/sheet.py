@@ -11,6 +11,7 @@ from diffugen.miniature.scenery import RenderedScene
 from diffugen.miniature.scenes import CLASSES
 from diffugen.miniature.sets import exact_instances
 from diffugen.run.codec import rgb_to_png
+from diffugen.run.files import write_file
 from diffugen.run.ledger import explained
 
 
@@ -35,4 +36,4 @@ def scene_photos(scenes: Iterable[RenderedScene], folder: Path) -> None:
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for number, drawn in enumerate(scenes):
-            (folder / f"{number:03d}.png").write_bytes(rgb_to_png(drawn.rgb))
+            write_file(folder / f"{number:03d}.png", rgb_to_png(drawn.rgb))

@@ -9,6 +9,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 ABSENT = -1
 """Marks, in a row, a field that the template of the row does not have."""
@@ -21,6 +22,9 @@ _PATIENCE = 100
 
 _SWAPS = 400_000
 """Maximum number of attempts in `even_pairs`: 2 to 3 s, near the optimum for 10,000 rows of 6 fields."""
+
+_MOST_COMPARED = 40_000_000
+"""Maximum number of fields that all these attempts look at; it counts where there are 100 fields or more."""
 
 
 def deal(
@@ -78,14 +82,14 @@ class _Table:
         self._templates, self._uses, self._rng = templates, uses, rng
         self._numbers = [number for number, times in enumerate(uses) for _ in range(times)]
         # Values are numbered across all fields, so that the number implies the field.
-        self._first = [sum(len(parts) for parts in shares[:field]) for field in range(len(shares))]
+        self._first = list(accumulate((len(parts) for parts in shares[:-1]), initial=0))
         self._share = [share for parts in shares for share in parts]
         self._rarity = [1 / max(share * len(parts), 1e-12) for parts in shares for share in parts]
         self._rows = [[ABSENT] * len(shares) for _ in self._numbers]
-        self._places = [
-            [place for place, number in enumerate(self._numbers) if field in templates[number]]
-            for field in range(len(shares))
-        ]
+        self._places: list[list[int]] = [[] for _ in shares]
+        for place, number in enumerate(self._numbers):
+            for field in templates[number]:
+                self._places[field].append(place)
         for field, parts in enumerate(shares):
             times = apportion(len(self._places[field]), parts, rng)
             # Each value is spread evenly over the rows, so that every template gets its share of it.
@@ -133,7 +137,7 @@ class _Table:
         pairs = self._count_pairs()
         patience = _PATIENCE * sum(len(self._places[field]) for field in fields)
         gained_at = 0
-        for tries in range(_SWAPS):
+        for tries in range(min(_SWAPS, _MOST_COMPARED // len(self._places))):
             if tries - gained_at > patience:
                 break
             field = fields[int(draw() * len(fields))]

@@ -22,7 +22,7 @@ from diffugen.prompts.mistakes import (
     value_mistakes,
 )
 from diffugen.prompts.phrases import find_phrases
-from diffugen.prompts.sampling import Space, Values, weights_of
+from diffugen.prompts.sampling import Options, Space, Values, weights_of
 from diffugen.records import FIELD, Prompt
 
 
@@ -91,12 +91,17 @@ def child_prompts(
     raise_all(unused_mistakes(templates or list(dict.fromkeys(own)), changes, "changed attribute"))
     sources = {**classes, **attributes}
     raise_all(_filling_mistakes(parents, templates, changes, sources))
-    balance = _Balance(random.Random(seed))
+    balance, known = (
+        _Balance(random.Random(seed)),
+        {name: Options.of(given) for name, given in sources.items()},
+    )
     chosen, counts = [], []
     for parent in parents:
         kept, others = _kept(parent, changes), _other_values(parent, changes)
+        own_values: dict[str, Values] = {**others, **kept}
+        own_options = {name: Options.of(values) for name, values in own_values.items()}
         spaces = [
-            Space.of(template, {**sources, **others, **kept})
+            Space.of(template, {**known, **own_options})
             for template in _templates_of(parent, templates)
             if not _unchangeable(template, others)
         ]
@@ -149,8 +154,10 @@ class _Balance:
     def _ways(self, spaces: Sequence[Space]) -> Iterator[tuple[Space, tuple[str, ...]]]:
         """Yield all combinations, starting with the least used template and values."""
         for space in sorted(spaces, key=lambda one: (self._templates[one.template], self._rng.random())):
-            fields = zip(space.fields, space.values, space.shares, strict=True)
-            orders = [self._least_used_first(name, dict(zip(*pair, strict=True))) for name, *pair in fields]
+            orders = [
+                self._least_used_first(name, dict(zip(one.values, one.shares, strict=True)))
+                for name, one in zip(space.fields, space.options, strict=True)
+            ]
             for values in itertools.product(*orders):
                 yield space, values
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from diffugen.errors import PromptError
 from diffugen.prompts.mistakes import (
@@ -24,7 +25,7 @@ from diffugen.prompts.mistakes import (
     unused_mistakes,
 )
 from diffugen.prompts.phrases import find_phrases
-from diffugen.prompts.sampling import Space, Values, choose
+from diffugen.prompts.sampling import Options, Space, Values, choose
 from diffugen.records import Prompt
 
 MAX_PROMPTS = 1_000_000
@@ -89,21 +90,22 @@ def make_prompts(
         ('a red grand piano', (Phrase(text='grand piano', class_name='piano'),))
     """
     raise_all(
-        [
-            *list_mistakes("templates", templates),
-            *name_mistakes(attributes, classes, background),
-            *sampling_mistakes(sampling, count, attributes),
-        ]
+        chain(
+            list_mistakes("templates", templates),
+            name_mistakes(attributes, classes, background),
+            sampling_mistakes(sampling, count, attributes),
+        )
     )
     lists = {**attributes, **classes}
     raise_all(
-        [
-            *field_mistakes(templates, lists),
-            *unused_mistakes(templates, attributes),
-            *phrase_mistakes(classes, background),
-        ]
+        chain(
+            field_mistakes(templates, lists),
+            unused_mistakes(templates, attributes),
+            phrase_mistakes(classes, background),
+        )
     )
-    spaces = [Space.of(template, lists) for template in templates]
+    options = {name: Options.of(values) for name, values in lists.items()}
+    spaces = [Space.of(template, options) for template in templates]
     total = sum(space.size for space in spaces)
     wanted = total if count is None else count
     if wanted > MAX_PROMPTS or total > sys.maxsize:

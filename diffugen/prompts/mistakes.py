@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 from diffugen.config.generation import SAMPLINGS
-from diffugen.errors import PromptError, did_you_mean
+from diffugen.errors import MOST_LINES, PromptError, did_you_mean
+from diffugen.prompts.phrases import find_phrases
 from diffugen.prompts.sampling import Choice, Values, weights_of
 from diffugen.records import FIELD, Phrase, one_line
 
@@ -19,12 +21,13 @@ _SHOWN = 3
 
 
 def raise_all(mistakes: Iterable[str]) -> None:
-    """Raise one PromptError that lists every distinct message, if there are any."""
-    lines = list(dict.fromkeys(mistakes))
+    """Raise one PromptError that lists the distinct messages, if there are any; of very many, the first."""
+    lines = list(dict.fromkeys(islice(mistakes, MOST_LINES + 1)))
     if len(lines) == 1:
         raise PromptError(lines[0])
     if lines:
-        raise PromptError("\n  - ".join([f"{len(lines)} mistakes in the prompts:", *lines]))
+        count = f"more than {MOST_LINES}" if len(lines) > MOST_LINES else str(len(lines))
+        raise PromptError("\n  - ".join([f"{count} mistakes in the prompts:", *lines[:MOST_LINES]]))
 
 
 def value_mistakes(key: str, values: Mapping[str, Values]) -> Iterator[str]:
@@ -90,7 +93,7 @@ def sampling_mistakes(sampling: str, count: int | None, attributes: Mapping[str,
 
 def field_mistakes(templates: Sequence[str], known: Iterable[str]) -> Iterator[str]:
     """Yield fields without values, and unmatched braces."""
-    names = list(known)
+    names = dict.fromkeys(known)
     for template in templates:
         for name in dict.fromkeys(FIELD.findall(template)):
             if name not in names:
@@ -156,9 +159,9 @@ def class_mistakes(
     classes: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
     """Yield classes that no prompt can name; that a small sample misses a class is allowed."""
-    seen = {phrase.class_name for found in traced for phrase in found}
     sources = [*templates, *(value for values in attributes.values() for value in weights_of(values))]
     everything = one_line(" | ".join(sources)).casefold()
+    seen = {phrase.class_name for found in (*traced, *find_phrases(sources, classes, ())) for phrase in found}
     for name, phrases in classes.items():
         mentions = [f"{{{name}}}", *(one_line(phrase) for phrase in phrases)]
         if name not in seen and not any(mention.casefold() in everything for mention in mentions):

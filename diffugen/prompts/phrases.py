@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from diffugen.prompts.names import occurrences
+from diffugen.prompts.names import Phrases
 from diffugen.records import Phrase, one_line
 
 
@@ -31,13 +31,14 @@ def find_phrases(
     """
     names = [*classes, *(None for _ in background)]
     lists = [*classes.values(), *([word] for word in background)]
-    places, phrases = zip(*((i, one_line(each)) for i, one in enumerate(lists) for each in one), strict=True)
+    listed = [(place, one_line(phrase)) for place, phrases in enumerate(lists) for phrase in phrases]
+    finder = Phrases([phrase for _, phrase in listed])
     traced = []
     for text in texts:
         found: dict[int, str] = {}
-        for place, spans in zip(places, occurrences(text, phrases), strict=True):
-            for start, end in spans:
-                if end - start > len(found.get(place, "")):
-                    found[place] = text[start:end]
+        for number, start, end in finder.find(text):
+            place = listed[number][0]
+            if end - start > len(found.get(place, "")):
+                found[place] = text[start:end]
         traced.append(tuple(Phrase(found[place], names[place]) for place in sorted(found)))
     return traced

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 from diffugen.prompts.balance import deal, due
 from diffugen.records import FIELD, one_line
@@ -30,6 +33,36 @@ def weights_of(values: Values) -> dict[str, float]:
     return {value: float(weight) for value, weight in weights.items() if weight > 0}
 
 
+@dataclass(frozen=True, eq=False)
+class Options:
+    """The possible values of a field, shared by all templates that have it.
+
+    Attributes:
+        values: The values.
+        shares: Share of each value in the uses of the field; they sum to 1.
+    """
+
+    values: tuple[str, ...]
+    shares: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Values) -> Options:
+        """Return the values of a field, without those of weight 0."""
+        weights = weights_of(values)
+        total = sum(weights.values())
+        return cls(tuple(weights), tuple(weight / total for weight in weights.values()))
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all values have the same weight."""
+        return len(set(self.shares)) == 1
+
+    @cached_property
+    def running_shares(self) -> list[float]:
+        """Of each value, the sum of its share and of all before it."""
+        return list(accumulate(self.shares))
+
+
 @dataclass(frozen=True)
 class Space:
     """A template with the possible values of each of its fields.
@@ -37,32 +70,28 @@ class Space:
     Attributes:
         template: Text with fields.
         fields: Names of the fields, in the order of their first use.
-        values: Values of each field.
-        shares: Share of each value in the uses of its field; the shares of a field sum to 1.
+        options: Values of each field.
     """
 
     template: str
     fields: tuple[str, ...]
-    values: tuple[tuple[str, ...], ...]
-    shares: tuple[tuple[float, ...], ...]
+    options: tuple[Options, ...]
 
     @classmethod
-    def of(cls, template: str, lists: Mapping[str, Values]) -> Space:
-        """Look up the fields of a template in lists of values, without values of weight 0."""
+    def of(cls, template: str, options: Mapping[str, Options]) -> Space:
+        """Look up the fields of a template."""
         fields = tuple(dict.fromkeys(FIELD.findall(template)))
-        weights = [weights_of(lists[name]) for name in fields]
-        shares = (tuple(weight / sum(one.values()) for weight in one.values()) for one in weights)
-        return cls(template, fields, tuple(map(tuple, weights)), tuple(shares))
+        return cls(template, fields, tuple(options[name] for name in fields))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of combinations."""
-        return math.prod(len(values) for values in self.values)
+        return math.prod(len(one.values) for one in self.options)
 
     @property
     def even(self) -> bool:
         """Whether all values of each field have the same weight."""
-        return all(len(set(shares)) == 1 for shares in self.shares)
+        return all(one.even for one in self.options)
 
     def named(self, values: tuple[str, ...]) -> dict[str, str]:
         """Return the values by field."""
@@ -76,9 +105,9 @@ class Space:
     def at(self, index: int) -> tuple[str, ...]:
         """Return the combination at an index, the last field changing fastest, without listing the others."""
         found = []
-        for values in reversed(self.values):
-            index, place = divmod(index, len(values))
-            found.append(values[place])
+        for one in reversed(self.options):
+            index, place = divmod(index, len(one.values))
+            found.append(one.values[place])
         return tuple(reversed(found))
 
 
@@ -93,7 +122,7 @@ def choose(spaces: Sequence[Space], count: int, sampling: str, rng: random.Rando
     """
     total = sum(space.size for space in spaces)
     if sampling == "product":
-        return [_locate(spaces, index % total) for index in range(count)]
+        return _located(spaces, (index % total for index in range(count)))
     passes, missing = divmod(count, total)
     if not all(space.even for space in spaces):
         if sampling == "sample":
@@ -106,31 +135,35 @@ def choose(spaces: Sequence[Space], count: int, sampling: str, rng: random.Rando
     indices = [index for _ in range(passes) for index in rng.sample(range(total), total)]
     if sampling == "sample":
         indices += rng.sample(range(total), missing)
-    choices = [_locate(spaces, index) for index in indices]
+    choices = _located(spaces, indices)
     return choices + (_balanced(spaces, missing, rng) if sampling == "balanced" else [])
 
 
-def _locate(spaces: Sequence[Space], index: int) -> Choice:
-    for number, space in enumerate(spaces):
-        if index < space.size:
-            return number, space.at(index)
-        index -= space.size
-    raise IndexError(index)
+def _located(spaces: Sequence[Space], indices: Iterable[int]) -> list[Choice]:
+    """Return the combinations at indices into all combinations of all templates."""
+    ends = list(accumulate(space.size for space in spaces))
+    choices = []
+    for index in indices:
+        number = bisect_right(ends, index)
+        choices.append((number, spaces[number].at(index - ends[number] + spaces[number].size)))
+    return choices
 
 
 def _by_weight(spaces: Sequence[Space], count: int, rng: random.Random) -> list[Choice]:
     """Draw combinations by weight; one that was already used as often as due is drawn again."""
-    sizes = [space.size for space in spaces]
+    ends = list(accumulate(space.size for space in spaces))
     uses: Counter[Choice] = Counter()
     choices = []
     for _ in range(count):
         for _ in range(_DRAWS):
-            [number] = rng.choices(range(len(spaces)), sizes)
+            [number] = rng.choices(range(len(spaces)), cum_weights=ends)
             space = spaces[number]
-            drawn = [rng.choices(range(len(shares)), shares)[0] for shares in space.shares]
-            choice = (number, tuple(values[place] for values, place in zip(space.values, drawn, strict=True)))
-            parts = (shares[place] for shares, place in zip(space.shares, drawn, strict=True))
-            if uses[choice] < due(count * space.size / sum(sizes), parts):
+            drawn = [
+                (one, rng.choices(range(len(one.values)), cum_weights=one.running_shares)[0])
+                for one in space.options
+            ]
+            choice = (number, tuple(one.values[place] for one, place in drawn))
+            if uses[choice] < due(count * space.size / ends[-1], (one.shares[place] for one, place in drawn)):
                 break
         uses[choice] += 1
         choices.append(choice)
@@ -160,22 +193,25 @@ def _all_of(spaces: Sequence[Space], numbers: Iterable[int]) -> list[Choice]:
 
 def _turns(sizes: Sequence[int], count: int, rng: random.Random) -> list[int]:
     """Split ``count`` uses among templates as evenly as their sizes allow."""
-    turns = [0] * len(sizes)
+    turns, left = [0] * len(sizes), count
     for place, number in enumerate(sorted(rng.sample(range(len(sizes)), len(sizes)), key=sizes.__getitem__)):
-        turns[number] = min(sizes[number], (count - sum(turns)) // (len(sizes) - place))
+        turns[number] = min(sizes[number], left // (len(sizes) - place))
+        left -= turns[number]
     return turns
 
 
 def _deal(spaces: Sequence[Space], uses: Sequence[int], rng: random.Random) -> list[Choice]:
     """Fill each template the given number of times, with values and pairs of values in balance."""
-    values = {name: known for space in spaces for name, known in zip(space.fields, space.values, strict=True)}
-    shares = {name: parts for space in spaces for name, parts in zip(space.fields, space.shares, strict=True)}
-    fields = {name: field for field, name in enumerate(values)}
+    options = {name: one for space in spaces for name, one in zip(space.fields, space.options, strict=True)}
+    fields = {name: field for field, name in enumerate(options)}
     rows = deal(
-        [[fields[name] for name in space.fields] for space in spaces], uses, list(shares.values()), rng
+        [[fields[name] for name in space.fields] for space in spaces],
+        uses,
+        [one.shares for one in options.values()],
+        rng,
     )
     numbers = [number for number, times in enumerate(uses) for _ in range(times)]
     return [
-        (number, tuple(values[name][row[fields[name]]] for name in spaces[number].fields))
+        (number, tuple(options[name].values[row[fields[name]]] for name in spaces[number].fields))
         for number, row in zip(numbers, rows, strict=True)
     ]

@@ -8,7 +8,6 @@ the ledger says (`facts`), one pass over every image (`survey`), the labels comp
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from diffugen.errors import counted
@@ -97,17 +96,10 @@ def _write(folder: Path, page: Page) -> Path:
         folder.mkdir(exist_ok=True)
         for name, png in pictures.items():
             if not (folder / name).is_file():  # its name is a hash of its content
-                _replace(folder / name, png)
-        _replace(folder / MARKDOWN_NAME, text.encode())
-        _replace(folder / PAGE_NAME, to_html(page).encode())
+                write_file(folder / name, png)
+        write_file(folder / MARKDOWN_NAME, text.encode())
+        write_file(folder / PAGE_NAME, to_html(page).encode())
         for old in folder.glob("picture-*.png"):
             if old.name not in pictures:
                 old.unlink(missing_ok=True)
     return folder / PAGE_NAME
-
-
-def _replace(path: Path, data: bytes) -> None:
-    # Reports need no lock, so two may be written at once, each under a temporary name of its own.
-    own = path.with_name(f".{path.name}.{os.getpid()}")
-    write_file(own, data)
-    own.replace(path)

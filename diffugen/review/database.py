@@ -19,10 +19,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from diffugen.errors import DiffugenError
 from diffugen.review.mongod import URI_VARIABLE, find_mongod, impossible, silence, start, without_password
+from diffugen.run.files import refuse_link, write_file
 from diffugen.run.temporary import temporary_folder
 
 USER_SECONDS = 5.0
@@ -100,7 +102,7 @@ def _check_answers(uri: str) -> None:
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "session.pid").touch()
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         raise DiffugenError(
             f"cannot write the review folder {folder}: {error.strerror or error}. Make it writable, or "
@@ -114,17 +116,17 @@ def _only_session(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     pid_file = folder / "session.pid"
+    refuse_link(folder / "session.lock")
     lock = FileLock(folder / "session.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        holder = pid_file.read_text().strip() if pid_file.is_file() else "unknown"
         raise DiffugenError(
-            f"a review session of {folder.parent} is already open, in process {holder}. Continue there, or "
-            "end it with Ctrl-C"
+            f"a review session of {folder.parent} is already open, in {holder_of(pid_file)}. Continue "
+            "there, or end it with Ctrl-C"
         ) from error
     try:
-        pid_file.write_text(str(os.getpid()))
+        write_file(pid_file, str(os.getpid()).encode())
         yield
     finally:
         pid_file.unlink(missing_ok=True)

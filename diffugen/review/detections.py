@@ -5,6 +5,7 @@ Reads and makes the values of FiftyOne's detections without importing it; knows 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from diffugen.labels.shapes import boxes, decode, encode, rescale
 from diffugen.records import RLE, Disagreement, Instances, LabelSet, content_id
 from diffugen.review.tags import Unclear
 from diffugen.run.codec import rgb_from_png
+from diffugen.run.files import write_file
 
 IN_DATABASE_BYTES = 6_000_000
 """Larger masks of a label set go to files: a MongoDB document holds 16 MB and has three label sets."""
@@ -157,5 +159,7 @@ def _mask_file(folder: Path, mask: Mask) -> Path:
     path = folder.resolve() / f"{content_id(encode(mask))}.png"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+        buffer = io.BytesIO()
+        Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, format="PNG")
+        write_file(path, buffer.getvalue())
     return path

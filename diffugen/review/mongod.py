@@ -182,9 +182,9 @@ def launch(mongod: Path, data: Path, log: Path, socket_folder: Path) -> Server:
         # Tags and prompts are in the files and the log, and whoever could write them could plant decisions.
         data.mkdir(exist_ok=True)
         data.chmod(0o700)
-        log.touch()
-        log.chmod(0o600)
-        with log.open("wb") as output:
+        log.unlink(missing_ok=True)  # it may be a link
+        with log.open("xb") as output:
+            log.chmod(0o600)
             # In a session of its own, so that Ctrl-C ends the review and not the server under it.
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", keeper.__file__, *command],

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,10 +31,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from diffugen.errors import DiffugenError, StoreError, did_you_mean, shell_command
+from diffugen.config.foreign import as_path, parse_json, read_text
+from diffugen.errors import DiffugenError, StoreError, brief, did_you_mean, shell_command, some_lines
 from diffugen.labels.pictures import enlarged, label_overlay
 from diffugen.records import Decision, Disagreement, Instances, LabelSet
 from diffugen.review.queue import AUDIT, Entry, Queue, read_queue, same_outcome
+from diffugen.run.files import write_file
 from diffugen.run.store import RunStore
 
 PAGE_NAME = "review.html"
@@ -98,7 +99,7 @@ def write_static(store: RunStore, folder: Path) -> Path:
     page = Path(folder) / PAGE_NAME
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(text, encoding="utf-8")
+        write_file(page, text.encode())
     except OSError as error:
         raise DiffugenError(
             f"cannot write the review page {page}: {error.strerror or error}. Free some space, or choose "
@@ -121,7 +122,8 @@ def read_decisions(store: RunStore, file: Path, *, reviewer: str, round: int) ->
     Raises:
         DiffugenError: The file cannot be read or has mistakes; the message lists all of them.
     """
-    content = _content(Path(file))
+    file = as_path(file, "the decisions file")
+    content = _content(file)
     queue = read_queue(store)
     mistakes: list[str] = []
     _check_run(store, content, mistakes)
@@ -136,7 +138,7 @@ def read_decisions(store: RunStore, file: Path, *, reviewer: str, round: int) ->
         f"image {name} is decided {count} times; keep one" for name, count in counts.items() if count > 1
     ]
     if mistakes:
-        raise DiffugenError(_nothing_imported(Path(file), mistakes))
+        raise DiffugenError(_nothing_imported(file, mistakes))
     before = queue.decisions
     return [one for one in found if one.image_id not in before or not same_outcome(before[one.image_id], one)]
 
@@ -201,25 +203,28 @@ def _data_uri(rgb: NDArray[np.uint8]) -> str:
 # -------------------------------------------------------------------- the decisions file
 
 
+_MOST_BYTES, _MOST_CHARACTERS = 64 << 20, 1000
+
+
 class _Mistake(Exception):
     pass
 
 
 def _nothing_imported(file: Path, mistakes: list[str]) -> str:
     count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    return "\n".join([f"{count} in {file}; nothing was imported:", *(f"  - {line}" for line in mistakes)])
+    return "\n  - ".join([f"{count} in {file}; nothing was imported:", *some_lines(mistakes)])
 
 
 def _content(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return parse_json(read_text(file, _MOST_BYTES))
     except OSError as error:
         raise DiffugenError(
             f"cannot read the decisions file {file}: {error.strerror or error}. Give the file that the "
             "review page saved"
         ) from error
     except ValueError as error:
-        raise DiffugenError(_nothing_imported(file, [f"it is not JSON ({error})"])) from error
+        raise DiffugenError(_nothing_imported(file, [str(error)])) from error
 
 
 def _check_run(store: RunStore, content: Any, mistakes: list[str]) -> None:
@@ -227,9 +232,9 @@ def _check_run(store: RunStore, content: Any, mistakes: list[str]) -> None:
         return
     name, own = content.get("run"), _run_name(store)
     if name != own:
-        found = f"it belongs to run {name!r}" if name is not None else 'it does not name its run ("run")'
+        found = f"it belongs to run {brief(name)}" if name is not None else 'it does not name its run ("run")'
         mistakes.append(f'{found}; this run is {own!r}. Give the run it belongs to, or correct its "run"')
-    mistakes += [f"unknown key {key!r}" for key in content if key not in ("run", "decisions")]
+    mistakes += [f"unknown key {brief(key)}" for key in content if key not in ("run", "decisions")]
 
 
 def _list_of(content: Any, mistakes: list[str]) -> list[Any]:
@@ -246,11 +251,13 @@ def _decision(queue: Queue, item: Any, reviewer: str, round: int) -> Decision:
     if verdict not in VERDICTS:
         hint = did_you_mean(verdict, VERDICTS)
         expected = f"expected {', '.join(VERDICTS[:-1])} or {VERDICTS[-1]}"
-        raise _Mistake(f"unknown verdict {verdict!r} on image {image_id}{hint}; {expected}")
+        raise _Mistake(f"unknown verdict {brief(verdict)} on image {brief(image_id)}{hint}; {expected}")
     try:
         size_wh = queue.store.record(image_id).size_wh
     except StoreError as error:
-        raise _Mistake(f"the run has no image {image_id!r}") from error
+        if queue.store.knows_image(image_id):
+            raise  # the ledger is damaged, not the file
+        raise _Mistake(f"the run has no image {brief(image_id)}") from error
     instances: Instances | None = None
     if verdict in ("attention", "model"):
         instances = _labels(queue, image_id, verdict, item.get("method"))
@@ -261,15 +268,17 @@ def _decision(queue: Queue, item: Any, reviewer: str, round: int) -> Decision:
 
 def _check_item(item: Any) -> None:
     if not isinstance(item, dict):
-        raise _Mistake(f"expected an object with image_id and verdict, not {item!r}")
+        raise _Mistake(f"expected an object with image_id and verdict, not {brief(item)}")
     unknown = [key for key in item if key not in ("image_id", "verdict", "reviewer", "method")]
     if unknown:
-        raise _Mistake(f"unknown key {unknown[0]!r}; expected image_id, verdict, reviewer or method")
+        raise _Mistake(f"unknown key {brief(unknown[0])}; expected image_id, verdict, reviewer or method")
     texts = {key: item.get(key) for key in ("image_id", "verdict")}
     texts |= {key: item[key] for key in ("reviewer", "method") if key in item}
     for key, value in texts.items():
-        if not isinstance(value, str) or not value:
-            raise _Mistake(f"{key} is {value!r}; expected a text")
+        if not isinstance(value, str) or not value or len(value) > _MOST_CHARACTERS:
+            raise _Mistake(
+                f"{key} is {brief(value)}; expected a text of at most {_MOST_CHARACTERS} characters"
+            )
 
 
 def _labels(queue: Queue, image_id: str, source: str, method: str | None) -> Instances:

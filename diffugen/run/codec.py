@@ -9,16 +9,25 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.foreign import parse_json
+from diffugen.errors import first_line
 from diffugen.records import HeatMaps, ImageRecord, Instances, Phrase, Prompt
+from diffugen.run.rle import check_counts, check_rle, check_size
 
 _ABOUT = "about"
 """Name of the JSON entry in an npz of heat maps; no layer group has it (``<place>-<h>x<w>``)."""
+
+MOST_NPZ_BYTES = 1 << 29
+"""The most that the heat maps of an image take in memory."""
 
 
 def to_json(value: Any) -> str:
@@ -67,12 +76,23 @@ def record_to_json(record: ImageRecord) -> str:
 
 
 def record_from_json(text: str) -> ImageRecord:
-    """Return the image record that :func:`record_to_json` wrote."""
-    fields = json.loads(text)
-    prompt = fields.pop("prompt")
-    width, height = fields.pop("size_wh")
+    """Return the image record that :func:`record_to_json` wrote.
+
+    Raises:
+        ValueError: The text is not such a record.
+    """
+    fields = _fields(text, prompt=dict, seed=int, size_wh=list, model=str)
+    prompt = _typed(fields.pop("prompt"), text=str, phrases=list)
+    for name, kind in (("task", str), ("settings", dict), ("round", int), ("origin", str), ("source", str)):
+        if not isinstance(fields.get(name, kind()), kind):
+            raise ValueError(f"{name} is {fields[name]!r}")
+    size_wh = check_size(fields.pop("size_wh"))
+    if fields.get("region") is not None:
+        region = _typed(fields["region"], size=list, counts=str)
+        check_rle(region["size"], region["counts"], size_wh)
     phrases = _phrases_from_lists(prompt.pop("phrases"))
-    return ImageRecord(prompt=Prompt(phrases=phrases, **prompt), size_wh=(width, height), **fields)
+    with _as_value_errors():
+        return ImageRecord(prompt=Prompt(phrases=phrases, **prompt), size_wh=size_wh, **fields)
 
 
 def instances_to_json(instances: Instances) -> str:
@@ -90,17 +110,30 @@ def instances_to_json(instances: Instances) -> str:
 
 
 def instances_from_json(text: str) -> Instances:
-    """Return the objects that :func:`instances_to_json` wrote."""
-    fields = json.loads(text)
-    width, height = fields["size_wh"]
-    return Instances(
-        size_wh=(width, height),
-        class_names=tuple(fields["class_names"]),
-        rles=tuple({"size": [height, width], "counts": counts} for counts in fields["counts"]),
-        scores=np.array(fields["scores"], dtype=np.float64),
-        terms=tuple(fields["terms"]),
-        rivals=tuple(fields.get("rivals", ())),
-    )
+    """Return the objects that :func:`instances_to_json` wrote.
+
+    Raises:
+        ValueError: The text does not contain such objects.
+    """
+    fields = _fields(text, size_wh=list, class_names=list, counts=list, scores=list, terms=list)
+    width, height = size_wh = check_size(fields["size_wh"])
+    if not all(isinstance(one, str) for one in (*fields["class_names"], *fields["counts"])):
+        raise ValueError("a class name or a mask is not text")
+    check_counts(fields["counts"], size_wh)
+    tables = (*fields["terms"], *fields.get("rivals", ()))
+    if not all(isinstance(one, dict) for one in tables) or not all(
+        isinstance(value, (int, float)) for one in tables for value in one.values()
+    ):
+        raise ValueError("score terms that are not numbers by name")
+    with _as_value_errors():
+        return Instances(
+            size_wh=size_wh,
+            class_names=tuple(fields["class_names"]),
+            rles=tuple({"size": [height, width], "counts": counts} for counts in fields["counts"]),
+            scores=np.array(fields["scores"], dtype=np.float64),
+            terms=tuple(fields["terms"]),
+            rivals=tuple(fields.get("rivals", ())),
+        )
 
 
 def rgb_to_png(rgb: NDArray[np.uint8]) -> bytes:
@@ -112,15 +145,22 @@ def rgb_to_png(rgb: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def rgb_from_png(data: bytes) -> NDArray[np.uint8]:
+def rgb_from_png(data: bytes, size_wh: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Return the image, uint8 (H, W, 3), in the bytes of a PNG file.
+
+    Args:
+        data: The bytes.
+        size_wh: Width and height that it must have, checked before it is decompressed; None for any.
 
     Raises:
         Exception: One of Pillow's errors, of several unrelated types: the bytes are not a complete PNG.
+        ValueError: The image has another size.
     """
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if size_wh is not None and image.size != size_wh:
+            raise ValueError(f"is {image.width}x{image.height} px, not {size_wh[0]}x{size_wh[1]}")
         return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
@@ -149,15 +189,15 @@ def heat_maps_from_npz(data: bytes) -> HeatMaps:
         Exception: One of numpy's or zipfile's errors, of several unrelated types: the bytes are not such a
             file.
     """
+    _check_npz(data)
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        about = json.loads(str(archive[_ABOUT]))
+        about = _fields(str(archive[_ABOUT]), image_id=str, size_wh=list, phrases=list)
         maps = {group: archive[group] for group in archive.files if group != _ABOUT}
-    width, height = about["size_wh"]
     phrases = _phrases_from_lists(about["phrases"])
     window = about.get("window")
     return HeatMaps(
         about["image_id"],
-        (width, height),
+        check_size(about["size_wh"]),
         phrases,
         maps,
         about.get("region"),
@@ -165,9 +205,60 @@ def heat_maps_from_npz(data: bytes) -> HeatMaps:
     )
 
 
+def _check_npz(data: bytes) -> None:
+    """Check the sizes that an npz declares, before any of it is decompressed.
+
+    Raises:
+        ValueError: It is larger than any heat maps are, or the shape of an array does not fit its size.
+        Exception: As in :func:`heat_maps_from_npz`.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+        if size > MOST_NPZ_BYTES:
+            raise ValueError(f"its arrays take {size / 1e6:,.0f} MB, more than heat maps ever do")
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)
+                if version != (1, 0):
+                    raise ValueError(f"{entry.filename} has the npy version {version}, not (1, 0)")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
+                    raise ValueError(f"{entry.filename} is not as large as its shape {shape} says")
+                if dtype != np.float16 and entry.filename != f"{_ABOUT}.npy":
+                    raise ValueError(f"{entry.filename} has values of type {dtype}, not float16")
+
+
 def _phrases_to_lists(phrases: tuple[Phrase, ...]) -> list[list[str | None]]:
     return [[phrase.text, phrase.class_name] for phrase in phrases]
 
 
 def _phrases_from_lists(lists: list[Any]) -> tuple[Phrase, ...]:
+    for one in lists:
+        if not isinstance(one, list) or len(one) != 2 or not isinstance(one[0], str):
+            raise ValueError(f"{one!r} is not a phrase and its class")
+        if not isinstance(one[1], (str, type(None))):
+            raise ValueError(f"{one[1]!r} is not the name of a class")
     return tuple(Phrase(text, class_name) for text, class_name in lists)
+
+
+def _fields(text: str, **kinds: type) -> dict[str, Any]:
+    """Return the object in a JSON text after checking that it has values of these types."""
+    return _typed(parse_json(text), **kinds)
+
+
+def _typed(fields: Any, **kinds: type) -> dict[str, Any]:
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected an object with {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        if type(fields.get(name)) is not kind:
+            raise ValueError(f"{name} is {fields[name]!r}" if name in fields else f"there is no {name}")
+    return fields
+
+
+@contextmanager
+def _as_value_errors() -> Iterator[None]:
+    """Turn what a record raises over values of wrong types or unknown names into a ValueError."""
+    try:
+        yield
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(first_line(error)) from error

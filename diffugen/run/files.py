@@ -1,17 +1,19 @@
-"""Files of a run directory: complete or absent, and one writer at a time.
+"""Files that are complete or absent, for all packages, and the lock of a run: one writer at a time.
 
 A file is written under a temporary name in the same folder, synced and renamed. So no reader sees half a file
-under the final name, and no killed process leaves one. Does not know what the files contain. Filelock is
-imported only to take the lock.
+under the final name, no killed process leaves one, and a link that stands there is replaced, not followed.
+Does not know what the files contain. Filelock is imported only to take the lock.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from diffugen.config.foreign import read_text
 from diffugen.errors import StoreError
 
 if TYPE_CHECKING:
@@ -24,16 +26,16 @@ PID_NAME = "writer.pid"
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file completely or not at all, replacing an existing one.
+    """Write a file completely or not at all, replacing an existing one, or a link to another.
 
     The new name is durable once :func:`sync_folder` has run on the folder.
 
     Raises:
         OSError: The disk is full or not writable; the temporary file has been removed.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short, whatever the length of the name
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:  # x: never through a link
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -96,23 +98,39 @@ def acquire_lock(folder: Path) -> BaseFileLock:
 
     lock = FileLock(folder / LOCK_NAME, thread_local=False)
     pid_file = folder / PID_NAME
+    refuse_link(folder / LOCK_NAME)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        try:
-            holder = f"process {pid_file.read_text().strip()}"
-        except OSError:
-            holder = "another process"
         raise StoreError(
-            f"run {folder} is being written by {holder}. Wait for it to finish or stop it, choose another "
-            "run folder, or open the run read-only, which needs no lock"
+            f"run {folder} is being written by {holder_of(pid_file)}. Wait for it to finish or stop it, "
+            "choose another run folder, or open the run read-only, which needs no lock"
         ) from error
     try:
-        pid_file.write_text(str(os.getpid()))
+        write_file(pid_file, str(os.getpid()).encode())
     except BaseException:
         lock.release()
         raise
     return lock
+
+
+def refuse_link(path: Path) -> None:
+    """Raise an error if a lock file is a link, which a library would follow and empty what it leads to.
+
+    Raises:
+        StoreError: It is a link.
+    """
+    if path.is_symlink():
+        raise StoreError(f"{path} is a link to {os.readlink(path)}, not a lock file; remove it")
+
+
+def holder_of(pid_file: Path) -> str:
+    """Return the process whose id is in a file, in words."""
+    try:
+        number = read_text(pid_file, most_bytes=100).strip()
+    except (OSError, ValueError):
+        number = ""
+    return f"process {number}" if number.isdecimal() else "another process"
 
 
 def release_lock(folder: Path, lock: BaseFileLock) -> None:

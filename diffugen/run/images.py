@@ -80,12 +80,15 @@ class ImageStore:
 
     def has_image(self, image_id: str) -> bool:
         """Return whether the run has the image's row and both files, so that it need not be generated."""
-        row = self._ledger.one("SELECT 1 FROM images WHERE id = :id", id=image_id)
         return (
-            row is not None
+            self.knows_image(image_id)
             and self.image_path(image_id).is_file()
             and self.heat_maps_path(image_id).is_file()
         )
+
+    def knows_image(self, image_id: str) -> bool:
+        """Return whether the run has the image's row, with or without its files."""
+        return self._ledger.one("SELECT 1 FROM images WHERE id = :id", id=image_id) is not None
 
     def image_ids(self, round: int | None = None) -> Iterator[str]:
         """Yield the ids of all images, or of the images of one round, oldest first."""
@@ -96,8 +99,12 @@ class ImageStore:
     def records(self, round: int | None = None) -> Iterator[ImageRecord]:
         """Yield the records of all images, or of one round, oldest first, with few in memory at a time."""
         where, values = filters(round=round)
-        for (text,) in self._ledger.stream("images", "record", where, **values):
-            yield codec.record_from_json(text)
+        for image_id, text in self._ledger.stream("images", "id, record", where, **values):
+            yield self._record(image_id, text)
+
+    def _record(self, image_id: str, text: str) -> ImageRecord:
+        with self._ledger.reading("images", image_id):
+            return codec.record_from_json(text)
 
     def record(self, image_id: str) -> ImageRecord:
         """Return the record of one image.
@@ -110,7 +117,7 @@ class ImageStore:
             raise StoreError(
                 f"run {self.folder} has no image with id {image_id!r}. Check the id and the run folder"
             )
-        return codec.record_from_json(row[0])
+        return self._record(image_id, row[0])
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Return the pixels of an image, uint8 (H, W, 3).
@@ -118,14 +125,8 @@ class ImageStore:
         Raises:
             StoreError: The run has no such image, or its file is missing, unreadable or has another size.
         """
-        width, height = self.record(image_id).size_wh
-        rgb = read_file(image_id, self.image_path(image_id), codec.rgb_from_png)
-        if rgb.shape != (height, width, 3):
-            found = f"{rgb.shape[1]}x{rgb.shape[0]}"
-            raise StoreError(
-                broken(image_id, self.image_path(image_id), f"is {found} px, not {width}x{height}")
-            )
-        return rgb
+        size_wh = self.record(image_id).size_wh
+        return read_file(image_id, self.image_path(image_id), lambda data: codec.rgb_from_png(data, size_wh))
 
     def heat_maps(self, image_id: str) -> HeatMaps:
         """Return the heat maps of an image, float16.

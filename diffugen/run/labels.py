@@ -105,7 +105,9 @@ class LabelStore(ImageStore):
         for image_id, source, text, method, made_in in self._ledger.stream(
             "labels", columns, where, **values
         ):
-            yield LabelSet(image_id, source, codec.instances_from_json(text), method, made_in)
+            with self._ledger.reading("labels", image_id):
+                found = LabelSet(image_id, source, codec.instances_from_json(text), method, made_in)
+            yield found
 
     def label_ids_missing(self, source: str, method: str, round: int | None = None) -> Iterator[str]:
         """Yield the ids of images (of one round, if given) that this source and method have not labelled."""
@@ -165,7 +167,9 @@ class LabelStore(ImageStore):
         where, values = filters(round=round, image_id=image_id)
         columns = "image_id, kind, severity, attention, model, iou"
         for row in self._ledger.stream("disagreements", columns, where, **values):
-            yield Disagreement(*row)
+            with self._ledger.reading("disagreements", row[0]):
+                found = Disagreement(*row)
+            yield found
 
     def add_decisions(self, decisions: Iterable[Decision]) -> None:
         """Store decisions, and the labels of each as the image's human label set, in one transaction.
@@ -216,4 +220,7 @@ class LabelStore(ImageStore):
         columns = "image_id, verdict, instances, reviewer, round"
         stream = self._ledger.stream("decisions", columns, f"{where} AND NOT EXISTS ({newer})", **values)
         for image_id, verdict, text, reviewer, made_in in stream:
-            yield Decision(image_id, verdict, text and codec.instances_from_json(text), reviewer, made_in)
+            with self._ledger.reading("decisions", image_id):
+                labels = None if text is None else codec.instances_from_json(text)
+                found = Decision(image_id, verdict, labels, reviewer, made_in)
+            yield found

@@ -26,6 +26,25 @@ _PAGE_ROWS = 500
 _BUSY_SECONDS = 30.0
 _LITTLE_SPACE_BYTES = 1 << 20
 
+_MOST_ROUNDS = 1_000_000
+
+_COLUMNS = (
+    ("images", "id", ("seconds", "bytes"), ("id",)),
+    ("labels", "image_id", ("objects",), ("image_id", "source")),
+    ("stages", "name", ("seconds",), ("name",)),
+    ("dropped", "id", (), ("id",)),
+    ("decisions", "image_id", (), ("image_id", "verdict")),
+)
+"""Of each table with rounds and times: what names a row, its columns of numbers, and its columns of text."""
+
+_IMAGE_IDS = (
+    ("images", "id"),
+    ("labels", "image_id"),
+    ("disagreements", "image_id"),
+    ("decisions", "image_id"),
+)
+"""The columns with ids of images."""
+
 _MIGRATIONS: tuple[str, ...] = (
     # Version 1. `seq` is the order of writing: it never repeats, so paging by it is cheap and stable.
     """
@@ -100,13 +119,24 @@ class Ledger:
                     self._upgrade(version, about or {})
                 elif version < len(_MIGRATIONS):
                     raise StoreError(self._outdated(version))
+                self._check_rows()
             except BaseException:
                 self._connection.close()
                 raise
 
     def _version(self) -> int:
         """Return the schema version; 0 for a file without tables, whose creation was interrupted."""
-        tables = {name for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        # Reading a view or a virtual table runs what its author wrote, and so may writing with a trigger.
+        strange = self.one(
+            "SELECT type, name FROM sqlite_master "
+            "WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
+        )
+        if strange is not None:
+            raise StoreError(
+                f"{self.folder / LEDGER_NAME} has a {strange[0]} {strange[1]!r}, as no DiffuGen ledger has. "
+                "Choose another run folder"
+            )
+        tables = self._tables()
         if not tables:
             return 0
         row = self.one("SELECT value FROM meta WHERE key = 'schema'") if "meta" in tables else None
@@ -115,6 +145,8 @@ class Ledger:
                 f"{self.folder / LEDGER_NAME} is an SQLite database of another program, not a DiffuGen "
                 "ledger. Choose another run folder"
             )
+        if not str(row[0]).isdecimal() or len(str(row[0])) > 9:
+            raise StoreError(self.damaged("meta", "schema", f"the version {row[0]!r} is not a number"))
         version = int(row[0])
         if version > len(_MIGRATIONS):
             raise StoreError(
@@ -123,6 +155,50 @@ class Ledger:
                 "another run folder"
             )
         return version
+
+    def _tables(self) -> set[str]:
+        return {name for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+    def _check_rows(self) -> None:
+        """Check the columns, which may have any type in SQLite; what texts hold is checked when read."""
+        there = self._tables()
+        for table, key, numbers, texts in (one for one in _COLUMNS if one[0] in there):
+            wrong = [f"typeof({name}) NOT IN ('integer', 'real')" for name in numbers]
+            wrong += [f"typeof({name}) <> 'text'" for name in texts]
+            wrong.append("created_at NOT GLOB '????-??-??T??:??:??*+00:00'")
+            wrong.append("date(julianday(created_at)) IS NOT substr(created_at, 1, 10)")
+            wrong.append(f"typeof(round) <> 'integer' OR round NOT BETWEEN 0 AND {_MOST_ROUNDS}")
+            row = self.one(f"SELECT {key} FROM {table} WHERE {' OR '.join(wrong)} LIMIT 1")
+            if row is not None:
+                raise StoreError(self.damaged(table, row[0], "a number, a text or a time is something else"))
+        # Ids name files, so nothing else may stand there.
+        for table, name in (one for one in _IMAGE_IDS if one[0] in there):
+            row = self.one(
+                f"SELECT {name} FROM {table} WHERE length({name}) <> 16 OR {name} GLOB '*[^0-9a-f]*' LIMIT 1"
+            )
+            if row is not None:
+                raise StoreError(self.damaged(table, row[0], "it is not the id of an image"))
+        about = dict(self.all("SELECT key, value FROM meta"))
+        for key in ("created_at", "diffugen_version"):
+            if not isinstance(about.get(key), str):
+                raise StoreError(
+                    self.damaged("meta", key, "it is missing" if key not in about else "no text")
+                )
+
+    def damaged(self, table: str, row: object, cause: object) -> str:
+        """Return the error message for a row that cannot be read."""
+        return (
+            f"{self.folder / LEDGER_NAME}: row {row!r} of the table {table} cannot be read ({cause}). It was "
+            "written by another version of DiffuGen, or the ledger was edited: restore a backup of the ledger"
+        )
+
+    @contextmanager
+    def reading(self, table: str, row: object) -> Iterator[None]:
+        """Turn a ValueError or TypeError over the content of a row into a StoreError that names the row."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise StoreError(self.damaged(table, row, error)) from error
 
     def _outdated(self, version: int) -> str:
         state = (

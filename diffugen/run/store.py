@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from diffugen import __version__
+from diffugen.config.foreign import as_path, parse_json
 from diffugen.errors import StoreError
 from diffugen.run import codec
 from diffugen.run.changes import differing_keys
@@ -78,7 +79,7 @@ class RunStore(LabelStore):
                 run, or the folder, the disk or the ledger cannot be used.
         """
         with ExitStack() as undo:
-            store = undo.enter_context(cls._open_writer(Path(folder)))
+            store = undo.enter_context(cls._open_writer(as_path(folder, "the run")))
             store._keep_config(config, ignore_keys)
             undo.pop_all()
         return store
@@ -90,7 +91,7 @@ class RunStore(LabelStore):
         Raises:
             StoreError: The folder is not a run directory, or one of the errors of :meth:`create_or_open`.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "the run")
         with explained(folder):
             if not (folder / LEDGER_NAME).is_file():
                 raise StoreError(_not_a_run(folder))
@@ -103,7 +104,7 @@ class RunStore(LabelStore):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             lock = acquire_lock(folder)
             undo.callback(release_lock, folder, lock)
-            for name in _FOLDERS:
+            for name in ("", *_FOLDERS):
                 sweep(folder / name)
             about = {"created_at": now(), "diffugen_version": __version__}
             ledger = Ledger(folder, readonly=False, about=about)
@@ -132,7 +133,13 @@ class RunStore(LabelStore):
     def config(self) -> dict[str, Any] | None:
         """The configuration that the run was created with; None if none was given."""
         row = self._ledger.one("SELECT value FROM meta WHERE key = 'config'")
-        return None if row is None else json.loads(row[0])
+        if row is None:
+            return None
+        with self._ledger.reading("meta", "config"):
+            config = parse_json(row[0])
+            if not isinstance(config, dict):
+                raise ValueError("it is not a configuration")
+            return config
 
     @property
     def is_empty(self) -> bool:
@@ -175,14 +182,8 @@ class RunStore(LabelStore):
         )
         if row is None:
             return None
-        try:
+        with self._ledger.reading("stages", f"{stage} of round {round}"):
             return from_text(kind, row[0])
-        except ValueError as error:
-            raise StoreError(
-                f"run {self.folder}: the result of stage {stage} of round {round} cannot be read ({error}). "
-                "It was written by another version of DiffuGen, or the ledger was edited: restore a backup "
-                "of the ledger"
-            ) from error
 
     def results(self, round: int) -> RoundResults:
         """Return the stored results of all stages of a round.

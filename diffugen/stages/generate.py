@@ -193,7 +193,7 @@ def _plan(work: _Work, task: Task, pipeline: Any) -> Plan:
         label_images(round, work.labelling)
         sources = list(images_of_task(round.store, source, round.number, work.labelling.method))
     else:
-        sources = list(sources_outside(round.store, source, task.count))
+        sources = list(sources_outside(round.store, source, task.count, round.run.notify_once))
         label = task.region.label if task.region else None
         sources, told = with_classes(source, sources, classes, label)
         round.run.notify_once(f"source of task {task.step}: {told}")

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.dataset.coco import CocoSet, read_coco
-from diffugen.dataset.files import IMAGE_SUFFIXES, Item, read_image
+from diffugen.config.foreign import as_path
+from diffugen.dataset.coco import CocoSet
+from diffugen.dataset.files import IMAGE_SUFFIXES, Item, read_image, strays
 from diffugen.dataset.truth import by_class, chosen_split, refuse_misspelt, split_of
 from diffugen.dataset.yolo import read_yolo
 from diffugen.dataset.yolo_layout import list_images, read_layout
@@ -80,7 +81,7 @@ def check_source(source: str, tasks: Collection[str] = ()) -> Path:
     Raises:
         DiffugenError: The path does not exist.
     """
-    path = split_of(source)[0].expanduser()
+    path = as_path(str(split_of(source)[0]), "the source").expanduser()
     if not path.exists():
         names = f" ({', '.join(tasks)})" if tasks else ""
         raise DiffugenError(
@@ -91,7 +92,9 @@ def check_source(source: str, tasks: Collection[str] = ()) -> Path:
     return path
 
 
-def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator[SourceImage]:
+def sources_outside(
+    store: RunStore, source: str, count: int | None, notify: Callable[[str], None] = lambda text: None
+) -> Iterator[SourceImage]:
     """Yield images from outside the run and copy their pixels into it.
 
     Photos are sorted by name; labelled datasets and runs keep their own order. Duplicate photos are yielded
@@ -103,13 +106,14 @@ def sources_outside(store: RunStore, source: str, count: int | None) -> Iterator
             split is used, unless another one is named: ``folder:val``), a COCO ``.json`` file, an image file,
             or a folder of photos.
         count: Maximum number of images; None for all.
+        notify: Called with what the user should know about a dataset.
 
     Raises:
         DiffugenError: The path does not exist, contains no images, or an image or label cannot be read.
     """
     path = check_source(source)
     found: set[str] = set()
-    for one, rgb in _read(path, split_of(source)[1]):
+    for one, rgb in _read(path, split_of(source)[1], notify):
         if one.id in found:  # the same photo twice
             continue
         if len(found) == count:
@@ -182,13 +186,18 @@ def _is_yolo(path: Path) -> bool:
     return path.suffix.lower() in (".yaml", ".yml") or (path / "data.yaml").is_file()
 
 
-def _read(path: Path, split: str | None) -> Iterator[tuple[SourceImage, RGB]]:
+def _read(path: Path, split: str | None, notify: Callable[[str], None]) -> Iterator[tuple[SourceImage, RGB]]:
     if (path / LEDGER_NAME).is_file():
         yield from _from_run(path)
     elif path.suffix.lower() == ".json":
-        yield from (_labelled(path, item) for item in read_coco(path))
+        coco = CocoSet.open(path)
+        _tell(path, strays(coco.folder, coco.files), notify)
+        yield from (_labelled(path, item) for item in coco.items())
     elif _is_yolo(path):
-        chosen = split or chosen_split(read_layout(path), "train")[0]
+        layout = read_layout(path)
+        chosen = split or chosen_split(layout, "train")[0]
+        files = [file for _, file in layout.images(chosen)]
+        _tell(path, strays(layout.file.absolute().parent, files), notify)
         yield from (_labelled(path, item) for item in read_yolo(path, chosen))
     elif path.is_dir():
         for file in list_images(path):
@@ -218,6 +227,11 @@ def _from_run(folder: Path) -> Iterator[tuple[SourceImage, RGB]]:
                 ),
                 other.image(record.id),
             )
+
+
+def _tell(path: Path, notes: Sequence[str], notify: Callable[[str], None]) -> None:
+    for note in notes:
+        notify(f"the source {path} has {note}")
 
 
 def _labelled(path: Path, item: Item) -> tuple[SourceImage, RGB]:

@@ -291,7 +291,7 @@ def cut_image(folder: Path) -> None:
         (write("data.yaml", b"\xff\xfe\xfa"), "no dataset at"),
         (write("data.yaml", "- images"), "expected a mapping"),
         (write("data.yaml", "train: images"), "has no class names; expected 'names' as a list"),
-        (write("data.yaml", "train: images\nnames: 3"), "has no class names.* got 3"),
+        (write("data.yaml", "train: images\nnames: 3"), "has no class names.* got '3'"),
         (write("data.yaml", "train: images\nnames: []"), "has no class names"),
         (write("data.yaml", "train: images\nnames: {car: 0}"), "has no class names"),
         (write("data.yaml", "names: [car]"), "names no images; expected one of the keys train, val, test"),

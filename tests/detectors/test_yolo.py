@@ -164,6 +164,17 @@ def test_prediction_out_of_memory_halves_the_batch(detector: YoloDetector) -> No
     assert [size for size in sizes if size == 1] == [1, 1, 1]
 
 
+def test_fit_calls_the_classes_as_the_file_of_another_tool_does(
+    start: YoloDetector, dataset: Path, tmp_path: Path
+) -> None:
+    """In YAML 1.1, which Ultralytics reads, the two would be called False and 90."""
+    for part in ("images", "labels"):
+        (tmp_path / part).symlink_to(dataset / part)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [no, 1:30]\n")
+    best = start.fit(tmp_path, tmp_path / "fit", epochs=1, image_size=64, seed=0, extra={"val": False})
+    assert YoloDetector(best).class_names == ("no", "1:30")
+
+
 def test_fit_from_a_checkpoint_keeps_weights_that_fit(fitted: Fitted, tmp_path: Path) -> None:
     splits = {"train": [scene(10, "piano"), scene(11), scene(12, "truck"), scene(13, "piano")]}
     data = write_yolo(tmp_path / "three", splits, ["piano", "truck", "car"])

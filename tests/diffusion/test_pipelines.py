@@ -116,7 +116,7 @@ UNET, TEXT = "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.saf
         (Path.unlink, UNET, "cannot load"),
         (pickle_instead, TEXT, "trust_remote_pickle"),
         (scribble, "unet/config.json", "cannot load"),
-        (scribble, "model_index.json", "cannot load"),
+        (scribble, "model_index.json", "cannot read"),
         (Path.unlink, "model_index.json", "model_index.json is missing"),
         (shutil.rmtree, "tokenizer", "incomplete: tokenizer missing"),
     ],

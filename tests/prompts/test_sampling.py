@@ -12,10 +12,15 @@ import pytest
 
 from diffugen.config.generation import SAMPLINGS
 from diffugen.prompts.balance import apportion, due
-from diffugen.prompts.sampling import Choice, Space, Values, choose, weights_of
+from diffugen.prompts.sampling import Choice, Options, Space, Values, choose, weights_of
+
+
+def space_of(template: str, lists: Mapping[str, Values]) -> Space:
+    return Space.of(template, {name: Options.of(values) for name, values in lists.items()})
+
 
 VALUES = {"a": ["a0", "a1"], "b": ["b0", "b1", "b2"], "c": ["c0", "c1", "c2"]}
-SPACES = [Space.of(template, VALUES) for template in ("x {a} {b}", "y {c} {b}", "z {a} {b} {c}", "plain")]
+SPACES = [space_of(template, VALUES) for template in ("x {a} {b}", "y {c} {b}", "z {a} {b} {c}", "plain")]
 TOTAL = 6 + 9 + 18 + 1
 COUNTS = [1, 5, 17, TOTAL // 2, TOTAL - 1, TOTAL, TOTAL + 1, 3 * TOTAL + 7]
 
@@ -79,13 +84,13 @@ def test_the_choice_depends_on_the_seed(sampling: str) -> None:
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_a_huge_space_is_not_enumerated(sampling: str) -> None:
     values = {name: [f"{name}{number}" for number in range(1000)] for name in "abcdef"}
-    space = Space.of("{a} {b} {c} {d} {e} {f}", values)
+    space = space_of("{a} {b} {c} {d} {e} {f}", values)
     assert space.size == 10**18
     assert len(set(choose([space], 50, sampling, random.Random(0)))) == 50
 
 
 def test_a_field_used_twice_has_one_value() -> None:
-    space = Space.of("{a} and\n {a}", VALUES)
+    space = space_of("{a} and\n {a}", VALUES)
     assert space.fields == ("a",)
     assert space.fill(("a1",)) == "a1 and a1"
 
@@ -96,7 +101,7 @@ WEIGHTED: dict[str, Values] = {
     "c": {"c0": 0.2, "c1": 0, "c2": 0.5},
 }
 WEIGHTED_SPACES = [
-    Space.of(template, WEIGHTED) for template in ("x {a} {b}", "y {c} {b}", "z {a} {b} {c}", "plain")
+    space_of(template, WEIGHTED) for template in ("x {a} {b}", "y {c} {b}", "z {a} {b} {c}", "plain")
 ]
 
 
@@ -129,13 +134,13 @@ def test_balanced_uses_values_in_proportion_to_their_weights(count: int) -> None
 
 
 def test_weights_are_met_exactly_where_the_count_allows() -> None:
-    space = Space.of("{a} {b}", {"a": {"a0": 3, "a1": 1}, "b": {"b0": 1, "b1": 2, "b2": 0}})
+    space = space_of("{a} {b}", {"a": {"a0": 3, "a1": 1}, "b": {"b0": 1, "b1": 2, "b2": 0}})
     uses = Counter(values for _, values in choose([space], 24, "balanced", random.Random(2)))
     assert uses == {("a0", "b0"): 6, ("a0", "b1"): 12, ("a1", "b0"): 2, ("a1", "b1"): 4}
 
 
 def test_sample_draws_by_weight() -> None:
-    space = Space.of(
+    space = space_of(
         "{a} {b}", {"a": {"a0": 3, "a1": 1, "a2": 0}, "b": [f"b{number}" for number in range(5000)]}
     )
     choices = choose([space], 2000, "sample", random.Random(0))
@@ -147,7 +152,7 @@ def test_sample_draws_by_weight() -> None:
 
 
 def test_sample_repeats_combinations_only_as_often_as_due() -> None:
-    space = Space.of("{a}", {"a": {"a0": 9, "a1": 1}})
+    space = space_of("{a}", {"a": {"a0": 9, "a1": 1}})
     uses = Counter(choose([space], 100, "sample", random.Random(1)))
     assert uses[0, ("a0",)] <= 90 and uses[0, ("a1",)] <= 10
 
@@ -155,22 +160,22 @@ def test_sample_repeats_combinations_only_as_often_as_due() -> None:
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_equal_weights_change_nothing(sampling: str) -> None:
     equal = {name: dict.fromkeys(values, 0.1) for name, values in VALUES.items()}
-    spaces = [Space.of(space.template, equal) for space in SPACES]
+    spaces = [space_of(space.template, equal) for space in SPACES]
     for count in (5, TOTAL + 3):
         plain = choose(SPACES, count, sampling, random.Random(4))
         assert choose(spaces, count, sampling, random.Random(4)) == plain
 
 
 def test_values_of_weight_0_are_left_out() -> None:
-    space = Space.of("{a}", {"a": {"a0": 0, "a1": 2, "a2": 2}})
-    assert space.values == (("a1", "a2"),)
+    space = space_of("{a}", {"a": {"a0": 0, "a1": 2, "a2": 2}})
+    assert [one.values for one in space.options] == [("a1", "a2")]
     assert space.size == 2 and space.even
 
 
 def pair_spread(spaces: Sequence[Space], choices: Sequence[Choice]) -> dict[tuple[str, str], tuple[int, int]]:
     """The lowest and highest count of a pair of values, for each two fields."""
     lists = {
-        name: values for space in spaces for name, values in zip(space.fields, space.values, strict=True)
+        name: one.values for space in spaces for name, one in zip(space.fields, space.options, strict=True)
     }
     counts: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
     for number, values in choices:
@@ -192,7 +197,7 @@ def test_balanced_uses_all_pairs_equally_often(sizes: tuple[int, ...], count: in
     lists = {
         name: [f"{name}{number}" for number in range(size)] for name, size in zip(names, sizes, strict=True)
     }
-    space = Space.of(" ".join(f"{{{name}}}" for name in names), lists)
+    space = space_of(" ".join(f"{{{name}}}" for name in names), lists)
     for seed in range(3):
         balanced = choose([space], count, "balanced", random.Random(seed))
         sample = choose([space], count, "sample", random.Random(seed))
@@ -204,7 +209,7 @@ def test_balanced_uses_all_pairs_equally_often(sizes: tuple[int, ...], count: in
 
 def test_pairs_are_balanced_across_templates_and_when_few_are_left_out() -> None:
     lists = {name: [f"{name}{number}" for number in range(4)] for name in "abcd"}
-    spaces = [Space.of(template, lists) for template in ("x {a} {b} {c}", "y {b} {a} {d}", "z {c}")]
+    spaces = [space_of(template, lists) for template in ("x {a} {b} {c}", "y {b} {a} {d}", "z {c}")]
     for count in (70, 120, 132, 300):
         choices = choose(spaces, count, "balanced", random.Random(count))
         spreads = pair_spread(spaces, choices)
@@ -216,14 +221,14 @@ def test_weighted_pairs_occur_in_proportion_to_both_weights() -> None:
     lists: dict[str, Values] = {
         name: {f"{name}{number}": number + 1 for number in range(4)} for name in "abc"
     }
-    space = Space.of("{a} {b} {c}", lists)
+    space = space_of("{a} {b} {c}", lists)
     for seed in range(3):
         choices = choose([space], 500, "balanced", random.Random(seed))
         for first, second in itertools.combinations(range(3), 2):
             uses = Counter((values[first], values[second]) for _, values in choices)
             for (one, mine), (other, theirs) in itertools.product(
-                zip(space.values[first], space.shares[first], strict=True),
-                zip(space.values[second], space.shares[second], strict=True),
+                zip(space.options[first].values, space.options[first].shares, strict=True),
+                zip(space.options[second].values, space.options[second].shares, strict=True),
             ):
                 assert abs(uses[one, other] - 500 * mine * theirs) < 2.5
 
@@ -231,7 +236,7 @@ def test_weighted_pairs_occur_in_proportion_to_both_weights() -> None:
 def test_pairs_are_balanced_for_many_prompts_with_many_fields() -> None:
     """With 10,000 prompts of 6 fields, the bounded search still brings the pair counts close together."""
     lists = {name: [f"{name}{number}" for number in range(5)] for name in "abcdef"}
-    space = Space.of("{a} {b} {c} {d} {e} {f}", lists)
+    space = space_of("{a} {b} {c} {d} {e} {f}", lists)
     choices = choose([space], 10_000, "balanced", random.Random(0))
     assert len(set(choices)) == 10_000
     assert all(least >= 398 and most <= 402 for least, most in pair_spread([space], choices).values())
@@ -268,6 +273,6 @@ def test_due_is_the_expectation_rounded_up() -> None:
 
 
 def test_extreme_weights_do_not_overflow() -> None:
-    space = Space.of("{a} {b}", {"a": {"a0": 1e300, "a1": 1e-300}, "b": {"b0": 1, "b1": math.pi}})
+    space = space_of("{a} {b}", {"a": {"a0": 1e300, "a1": 1e-300}, "b": {"b0": 1, "b1": math.pi}})
     choices = choose([space], 20, "balanced", random.Random(0))
     assert Counter(values[0] for _, values in choices) == {"a0": 20}

@@ -248,8 +248,8 @@ GOOD = {"image_id": "IMAGE-1", "verdict": "empty"}
 @pytest.mark.parametrize(
     ("content", "messages"),
     [
-        ("{", ["it is not JSON"]),
-        ("", ["it is not JSON"]),
+        ("{", ["invalid JSON in line 1"]),
+        ("", ["invalid JSON in line 1"]),
         ([], ["expected {"]),
         ({"run": "piano run"}, ["expected {"]),
         (decisions(run="other"), ["it belongs to run 'other'; this run is 'piano run'"]),

@@ -105,7 +105,9 @@ def test_a_stage_whose_output_is_lost_runs_again(run: Run) -> None:
 
 def test_an_unreadable_result_names_stage_and_round(run: Run) -> None:
     run.store.finish_stage(2, "promote", Counted(1), 1.0)
-    with pytest.raises(StoreError, match=r"stage promote of round 2 cannot be read \(promoted: "):
+    with pytest.raises(
+        StoreError, match=r"'promote of round 2' of the table stages cannot be read \(promoted: "
+    ):
         run.store.result(2, "promote", Promoted)
 
 

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco
 
 from diffugen.errors import StoreError
 from diffugen.records import HeatMaps, ImageRecord, Instances, LabelSet, Phrase, Prompt
@@ -63,10 +64,13 @@ def make_labels(
     record: ImageRecord, source: str = "attention", method: str = "otsu", objects: int = 2
 ) -> LabelSet:
     width, height = record.size_wh
+    masks = np.asfortranarray(
+        np.random.default_rng(objects).integers(0, 2, (height, width, objects), np.uint8)
+    )
     instances = Instances(
         record.size_wh,
         ("piano", "car", "car")[:objects],
-        tuple({"size": [height, width], "counts": f"0{n}Xé" + "m" * n} for n in range(objects)),
+        tuple({"size": [height, width], "counts": rle["counts"].decode()} for rle in coco.encode(masks)),
         np.array([1 / 3, 0.0, 1.0])[:objects],
         tuple({"size": 0.1 + n / 7, "contrast": 1.0} for n in range(objects)),
     )

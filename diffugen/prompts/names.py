@@ -68,12 +68,11 @@ class Phrases:
             The number of the phrase, of equal ones that of the first, and its start and end in the text.
         """
         places: Sequence[int] = range(len(text))
+        narrow = text
         if _WIDE_SPACE.search(text):
-            places = [
-                at for at, one in enumerate(text) if not (one.isspace() and text[at - 1 : at].isspace())
-            ]
-        folded = _folded("".join(" " if text[at].isspace() else text[at] for at in places))
-        position = 0
+            places = [at for at in places if not (text[at].isspace() and text[at - 1 : at].isspace())]
+            narrow = "".join(" " if text[at].isspace() else text[at] for at in places)
+        folded, position = _folded(narrow), 0
         while begin := _BEGIN.search(folded, position):
             start, position = begin.span()
             for length in self._lengths.get(begin[0], ()):

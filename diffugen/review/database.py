@@ -24,7 +24,7 @@ from typing import Any
 
 from diffugen.errors import DiffugenError
 from diffugen.review.mongod import URI_VARIABLE, find_mongod, impossible, silence, start, without_password
-from diffugen.run.files import refuse_link, write_file
+from diffugen.run.files import holder_of, refuse_link, write_file
 from diffugen.run.temporary import temporary_folder
 
 USER_SECONDS = 5.0

@@ -171,7 +171,9 @@ def test_fit_calls_the_classes_as_the_file_of_another_tool_does(
     for part in ("images", "labels"):
         (tmp_path / part).symlink_to(dataset / part)
     (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [no, 1:30]\n")
-    best = start.fit(tmp_path, tmp_path / "fit", epochs=1, image_size=64, seed=0, extra={"val": False})
+    best = start.fit(
+        tmp_path, tmp_path / "fit", epochs=1, image_size=64, seed=0, extra=TrainingArguments(val=False)
+    )
     assert YoloDetector(best).class_names == ("no", "1:30")
 
 

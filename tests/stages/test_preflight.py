@@ -38,7 +38,7 @@ def check(folder: Path, *overrides: str) -> list[str]:
     @contextmanager
     def progress(title: str, unit: str) -> Iterator[OnProgress]:
         shown.append(title)
-        yield lambda done, total: None
+        yield lambda done, total, note="": None
 
     config = load_config("miniature", ["loop.truth=null", *overrides])
     with Run.open(folder, config, progress=progress) as run:

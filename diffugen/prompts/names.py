@@ -77,7 +77,7 @@ class Phrases:
             start, position = begin.span()
             for length in self._lengths.get(begin[0], ()):
                 end = start + length
-                number = self._numbers.get(folded[start:end])
+                number = self._numbers.get(folded[start:end]) if end <= len(folded) else None
                 if number is not None and not _GOES_ON.match(folded, end):
                     yield number, places[start], places[end - 1] + 1
                     position = end

@@ -16,6 +16,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 import diffugen as dg
+from diffugen.review.mongod import URI_VARIABLE
 from diffugen.run.temporary import temporary_folder
 from tests.support import run_for_review
 from tests.support.children import WAIT_SECONDS, ignore_signals, restore_signals
@@ -42,7 +43,9 @@ def temporary() -> Iterator[Path]:
 def start(
     *arguments: str, before: Callable[[], Any] = restore_signals, **environment: str
 ) -> subprocess.Popen[str]:
-    variables = {name: value for name, value in os.environ.items() if not name.endswith("DISPLAY")}
+    # Another test of this process may have opened a database, which the child would take for the user's own.
+    left_out = (URI_VARIABLE, "DISPLAY", "WAYLAND_DISPLAY")
+    variables = {name: value for name, value in os.environ.items() if name not in left_out}
     return subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,

@@ -97,7 +97,7 @@ def test_it_continues_where_it_was_killed(
     assert run_command(monkeypatch, "bootstrap", "--run", str(folder)) == 0
     said = capsys.readouterr().out
     assert "continuing after round 0" in said
-    assert "round 1: dataset" in said and "round 1: generate" not in said, "finished stages are not repeated"
+    assert re.search(r"round 1 .*: dataset", said) and not re.search(r"round 1 .*: generate", said), said
     with RunStore.open(folder, readonly=True) as store:
         assert list(store.image_ids()) == ids and store.results(1).tune == kept
         assert store.results(1).promote and store.loop == "bootstrap"

@@ -321,7 +321,7 @@ def test_the_content_of_an_embedding_is_part_of_an_images_identity(tmp_path: Pat
         ),
         ({**PIANOS, "region": {"mask": "nowhere.png"}}, "no mask image at nowhere.png"),
         ({**PIANOS, "region": {"detector": "nowhere.pt", "find": "car"}}, "nowhere.pt"),
-        ({**PIANOS, "region": {"label": "zebra"}}, "none of the 3 images of 'streets' has a region"),
+        ({**PIANOS, "region": {"label": "zebra"}}, "in the 3 images of 'streets': none shows a zebra"),
         ({**PIANOS, "region": LOWER, "templates": ["a {sofa} on a road"]}, "sofa"),
         ({**RAIN, "attributes": {"light": ["dim"]}}, "light"),
         ({**PIANOS, "region": LOWER, "model": "./no-such-model"}, "no-such-model"),

@@ -16,6 +16,8 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.children import WAIT_SECONDS
+
 COMMAND = (sys.executable, "-m", "diffugen.cli")
 COLUMNS = 100
 
@@ -101,4 +103,5 @@ def without_terminal(
         text=True,
         check=False,
         preexec_fn=limit,
+        timeout=WAIT_SECONDS,
     )

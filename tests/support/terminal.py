@@ -69,7 +69,7 @@ def on_terminal(
                 os.write(master, b"\x03" * presses)
                 press_when = None
     os.close(master)
-    return process.wait(), shown(raw)
+    return process.wait(timeout=WAIT_SECONDS), shown(raw)
 
 
 def shown(raw: bytes) -> str:

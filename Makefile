@@ -30,7 +30,7 @@ demo: $(STAMP) ## run the loop on the miniature: a detector for pianos on roads,
 
 # Tests run in one process per core, each on one thread, a file at a time; `make test WORKERS=0` runs them in one process.
 WORKERS ?= auto
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) ## run all tests
 	$(PYTEST)

@@ -9,7 +9,7 @@ import typer
 
 from diffugen.cli.output import say
 from diffugen.cli.progress import progress
-from diffugen.cli.shared import RunOption, SetOption, examples, printing
+from diffugen.cli.shared import RunOption, SetOption, changed_settings, examples, printing
 from diffugen.errors import DiffugenError, shell_command
 
 if TYPE_CHECKING:
@@ -71,9 +71,11 @@ def generate(
         labelled = verbs.label(opened)
         name = f"contact-sheet-{only}.png" if only else "contact-sheet.png"
         sheet = verbs.contact_sheet(opened, name=name, steps=made.tasks)
+        changed = changed_settings(opened)
     say(f"{made.images} images in {folder}{_left_out(made)}, {labelled.objects} labels")
     say(f"contact sheet: {sheet}")
-    say(f"Next: {shell_command('export', folder)}, or {shell_command('bootstrap', '--run', folder)}")
+    bootstrap = shell_command("bootstrap", "--run", folder, *changed)
+    say(f"Next: {shell_command('export', folder)}, or {bootstrap}")
 
 
 def _split_arguments(what: list[str], task: str | None) -> tuple[str | None, str | None]:

@@ -16,6 +16,7 @@ from diffugen.cli.shared import (
     ConfigArgument,
     RunOption,
     SetOption,
+    changed_settings,
     copy_shipped,
     examples,
     open_or_create_run,
@@ -169,12 +170,12 @@ def _run_loop(loop: str, config: str | None, overrides: Sequence[str | Option], 
         if done == before:
             _show_table(run)
         _say_result(run, done)
+        changed = changed_settings(opened, "loop.rounds", *(["loop.patience"] if done < at_most else []))
     say(f"report: {report}")
     name = [loop] if loop in ("bootstrap", "improve") else ["loops", "run", loop]
-    # The run keeps its configuration, with all that was overridden.
-    command = [*name, "--run", str(run.folder)]
+    command = [*name, "--run", str(run.folder), *changed]
     if done < at_most:
-        say(f"Stopped: no better detector in {settings.loop.patience} rounds.")
+        say(f"Stopped: no better detector in {counted(settings.loop.patience, 'round')}.")
         command += ["--set", f"loop.patience={settings.loop.patience + 2}"]
     say(f"more rounds: {shell_command(*command, '--rounds', done + 2)}")
 

@@ -75,6 +75,27 @@ def printing(run: OpenRun) -> OpenRun:
     return run
 
 
+def changed_settings(run: OpenRun, *left_out: str) -> list[str]:
+    """Return the ``--set`` options that repeat what is set now and differs from what the run keeps.
+
+    Args:
+        run: The run, open with the settings of now; it keeps those that it was made with.
+        left_out: Keys that are not repeated.
+    """
+    from diffugen.config.load import kept_config
+    from diffugen.run.changes import changed_keys
+    from diffugen.run.codec import to_json
+
+    now, options, kept = run.config.dump(), list[str](), run.store.config
+    then = now if kept is None else kept_config(kept, str(run.folder)).dump()
+    # Whole settings, not parts of a value, for a part may be gone.
+    for key in dict.fromkeys(".".join(one.split(".")[:2]) for one in changed_keys(then, now)):
+        if key not in left_out:
+            section, _, name = key.partition(".")
+            options += ["--set", f"{key}={to_json(now[section][name] if name else now[section])}"]
+    return options
+
+
 def copy_shipped(source: Path, target: Path, *command: str) -> None:
     """Copy a file that comes with DiffuGen, never over an existing one.
 

@@ -180,21 +180,25 @@ def test_a_stopped_run_says_how_to_continue(
         vote = store.result(1, "promote", Promoted)
         assert vote is not None
         store.finish_stage(1, "promote", dataclasses.replace(vote, promoted=False), 1.0)
-    assert (
-        run(monkeypatch, "bootstrap", "--run", str(copied), "--rounds", "3", "--set", "loop.patience=1") == 0
-    )
+    known = write_scenes(tmp_path / "known #1", "piano-photos", 3, ["piano"])
+    given = ("--set", f'dataset.known="{known}"', "--set", "loop.patience=1")
+    assert run(monkeypatch, "bootstrap", "--run", str(copied), "--rounds", "3", *given) == 0
     said = capsys.readouterr().out
-    assert "Stopped: no better detector in 1 rounds" in said
+    assert "Stopped: no better detector in 1 round." in said
     detector = re.search(r"^detector: (.*)$", said, re.MULTILINE)
     assert detector and find_checkpoint(detector[1]).exists()
     more = re.search(r"^more rounds: diffugen (.*)$", said, re.MULTILINE)
     assert more and more[1].endswith("--set loop.patience=3 --rounds 4")
-    # The command works from anywhere, with the settings of the run, although it repeats none of them.
+    # The command works from anywhere: the run keeps the settings that it was made with, and it repeats those
+    # that came later.
+    assert more[1].count("--set") == 2
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, *shlex.split(more[1])) == 0
     with RunStore.open(copied, readonly=True) as store:
         counts = {number: one.images for number, one in store.summary().rounds.items()}
+        chosen = [store.results(number).dataset for number in counts]
     assert counts == dict.fromkeys(range(len(counts)), 12) and len(counts) >= 3
+    assert [one.known for one in chosen if one] == [0, 0, *(3 for _ in chosen[2:])]
 
 
 def review(store: RunStore) -> Reviewed:

@@ -55,9 +55,7 @@ def preflight(run: Run, config: Config) -> None:
     if config.labels.witness == "base" or not run.finished_rounds():
         checks.append(("detector", partial(_check_detector, run, config)))
     about_sets = _mistakes([("labelled images", partial(_check_images, run, config))])
-    if (
-        about_sets
-    ):  # of sets that cannot be opened, that is the first; these are all, and say which key is wrong
+    if about_sets:  # of sets that cannot be opened, it names only the first
         about_sets = _mistakes(_labelled_sets(run, config)) or about_sets
     mistakes = [*_mistakes(checks), *about_sets]
     if mistakes:

@@ -26,10 +26,6 @@ from diffugen.stages.generate import check_places
 from diffugen.stages.sets import open_sets
 from diffugen.stages.sources import source_files
 
-SHOWN_MISTAKES = 20
-"""Mistakes of a labelled set that are listed; the others are counted."""
-
-
 LEAST_FREE = 200_000_000
 """Bytes on the disk below which no loop begins."""
 
@@ -165,6 +161,5 @@ def _check_images(run: Run, config: Config) -> None:
                 if count > 1
             ]
     if mistakes:
-        rest = len(mistakes) - SHOWN_MISTAKES
-        raise ConfigError([*mistakes[:SHOWN_MISTAKES], *([f"and {rest} more"] if rest > 0 else [])])
+        raise ConfigError(mistakes)
     write_file(kept, mark.encode())

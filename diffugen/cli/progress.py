@@ -20,6 +20,10 @@ LINE_SECONDS = 30.0
 """Time between two lines where the output is not a terminal."""
 
 
+LEAST_SECONDS = 0.1
+"""Work of a shorter time has no speed worth telling."""
+
+
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[OnProgress]:
     """Show a bar, or, where the output is not a terminal, a line every half minute and one at the end.
@@ -71,10 +75,11 @@ class Work:
 
     @property
     def speed(self) -> float:
-        """How much is done in a second; 0 as long as nothing is."""
+        """How much is done in a second; 0 as long as that cannot be told."""
         now = self.clock()
         since, done_before = self._first or (now, self.done)
-        return max(0.0, self.done - done_before) / (now - since) if now > since else 0.0
+        seconds = now - since
+        return max(0.0, self.done - done_before) / seconds if seconds >= LEAST_SECONDS else 0.0
 
     @property
     def rate(self) -> str:

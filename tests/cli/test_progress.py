@@ -60,6 +60,17 @@ def test_a_line(reports: tuple[tuple[float, int, str], ...], line: str, end: str
     assert work.line(ended=True) == end
 
 
+def test_a_moment_has_no_speed() -> None:
+    seconds = 0.0
+    work = Work("title", "image", clock=lambda: seconds)
+    work.report(0, 58)
+    work.report(58, 58)
+    seconds = 0.05
+    assert work.line(ended=True) == "title: 58 of 58 images, done in 0 s"
+    seconds = 0.5
+    assert work.line(ended=True) == "title: 58 of 58 images, 116.0 images/s, done in 0 s"
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [(0, "0 s"), (0.6, "1 s"), (89, "89 s"), (90, "2 min"), (720, "12 min"), (9000, "2 h 30 min")],

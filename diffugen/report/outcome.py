@@ -152,7 +152,7 @@ def _relative(
         return NOTHING
     if measured.images < FEW or (reference.labels is not None and reference.labels < FEW):
         return NOTHING
-    return as_percent(value, exact) if value < exact else "100% or more"
+    return as_percent(value, exact) if value <= exact else "more than 100%"
 
 
 def _scenes(current: Evaluated) -> str:

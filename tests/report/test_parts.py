@@ -43,11 +43,12 @@ def half(ap50: float) -> Any:
     [
         (0.25, 0.5, 50, 200, "50% of the AP50 with exact labels"),
         (0.25, 0.5, 50, None, "50% of the AP50 with exact labels"),
-        (0.86, 0.5, 50, 200, "100% or more of the AP50 with exact labels"),
+        (0.86, 0.5, 50, 200, "more than 100% of the AP50 with exact labels"),
+        (0.5, 0.5, 50, 200, ", 100% of the AP50 with exact labels"),
         (0.86, 0.5, 50, 11, None),
         (0.25, 0.5, 29, 200, None),
     ],
-    ids=["a share", "unknown number", "better than exact", "few exact labels", "few images"],
+    ids=["a share", "unknown number", "better than exact", "the same", "few exact labels", "few images"],
 )
 def test_a_share_of_exact_labels_is_withheld_where_it_rests_on_few_images(
     ap50: float, exact: float, images: int, labels: int | None, expected: str | None

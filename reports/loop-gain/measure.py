@@ -39,6 +39,7 @@ from diffugen.records import Decision
 from diffugen.review.queue import read_queue
 from diffugen.run import OnProgress, Round, Run, RunStore
 from diffugen.run.results import to_values
+from diffugen.run.rounds import unseen
 
 HERE = Path(__file__).parent
 ROUNDS = 3
@@ -122,7 +123,7 @@ VARIANTS = (
 def announced(title: str, unit: str) -> Iterator[OnProgress]:
     """Print the title of each step."""
     print(title, flush=True)
-    yield lambda done, total: None
+    yield unseen
 
 
 def share_images(source: Path, target: RunStore, round: int) -> None:

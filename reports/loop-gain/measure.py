@@ -23,8 +23,10 @@ import json
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -188,32 +190,51 @@ def deciding(variant: Variant, reviewer: Reviewer) -> Callable[[Round], None]:
     return decide
 
 
-def measure(seeds: list[int], work: Path) -> dict[str, Any]:
-    """Run all variants of all seeds; return the results by variant, seed and round."""
-    results: dict[str, Any] = {}
-    reviewer = Reviewer(load_oracle(WEIGHTS / "oracle"), list(load_config("miniature").prompts.classes))
-    full_first = sorted(VARIANTS, key=lambda one: one.name != FULL)  # it makes the images
-    for few in (False, True):
-        todo = [(seed, one) for seed in seeds for one in full_first if (one.most_seeds < MANY) == few]
-        for seed, variant in todo:
-            if seed not in variant.measured(seeds):
-                continue
-            begun, full = work / f"seed-{seed}-begun", work / f"seed-{seed}-{FULL}"
-            reference = str(variant.name == FULL).lower()  # shared by all variants of a seed
-            # Audits buy calibration, not labels, so they would blur the comparison of orders.
-            common = [f"seed={seed}", f"loop.truth={TRUTH}", f"loop.reference={reference}", "review.audits=0"]
-            config = load_config("miniature", [*common, *variant.overrides])
-            folder = work / f"seed-{seed}-{variant.name.replace(',', '').replace(' ', '-')}"
-            print(f"seed {seed}: {variant.name}", flush=True)
-            if variant.overrides != ATTENTION:
-                begin(config, begun)
-                copy_once(begun, folder)
-            with open_run(folder, config) as run:
-                images = None if variant.name == FULL else full
-                rounds = loop(config, run, ROUNDS, images, deciding(variant, reviewer))
-                made = verdicts(list(run.store.decisions()))
-            results.setdefault(variant.name, {})[str(seed)] = {"rounds": rounds, "verdicts": made}
+def measure(seeds: list[int], work: Path, workers: int) -> dict[str, Any]:
+    """Run all variants of all seeds, several at a time; return the results by variant, seed and round."""
+    full, core, few = (
+        [one for one in VARIANTS if one.name == FULL],  # it makes the images
+        [one for one in VARIANTS if one.name != FULL and one.most_seeds == MANY],
+        [one for one in VARIANTS if one.most_seeds < MANY],
+    )
+    results: dict[str, Any] = {one.name: {} for one in VARIANTS}
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for wave in (full, core, few):
+            todo = [(seed, one) for seed in seeds for one in wave if seed in one.measured(seeds)]
+            futures = [pool.submit(result_of, one.name, seed, work) for seed, one in todo]
+            for (seed, one), future in zip(todo, futures, strict=True):
+                results[one.name][str(seed)] = future.result()
     return results
+
+
+def result_of(name: str, seed: int, work: Path) -> dict[str, Any]:
+    """Return the results of a variant with a seed, from their file if they were measured before."""
+    variant = next(one for one in VARIANTS if one.name == name)
+    folder = work / f"seed-{seed}-{name.replace(',', '').replace(' ', '-')}"
+    kept = folder.with_suffix(".json")
+    if not kept.exists():
+        print(f"seed {seed}: {name}", flush=True)
+        partial = folder.with_suffix(".partial.json")
+        partial.write_text(json.dumps(run_variant(variant, seed, folder)))
+        partial.replace(kept)
+    return dict(json.loads(kept.read_text()))
+
+
+def run_variant(variant: Variant, seed: int, folder: Path) -> dict[str, Any]:
+    """Run the loop of a variant in a folder; an interrupted one continues."""
+    reviewer = Reviewer(load_oracle(WEIGHTS / "oracle"), list(load_config("miniature").prompts.classes))
+    begun, full = (folder.with_name(f"seed-{seed}-{name}") for name in ("begun", FULL))
+    reference = str(variant.name == FULL).lower()  # shared by all variants of a seed
+    # Audits buy calibration, not labels, so they would blur the comparison of orders.
+    common = [f"seed={seed}", f"loop.truth={TRUTH}", f"loop.reference={reference}", "review.audits=0"]
+    config = load_config("miniature", [*common, *variant.overrides])
+    if variant.overrides != ATTENTION:
+        begin(config, begun)
+        copy_once(begun, folder)
+    with open_run(folder, config) as run:
+        images = None if variant.name == FULL else full
+        rounds = loop(config, run, ROUNDS, images, deciding(variant, reviewer))
+        return {"rounds": rounds, "verdicts": verdicts(list(run.store.decisions()))}
 
 
 def begin(config: Config, folder: Path) -> None:
@@ -407,9 +428,10 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--work", type=Path, default=Path("runs/loop-gain"))
+    parser.add_argument("--workers", type=int, default=1, help="variants that run at a time")
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args()
-    results = measure(arguments.seeds, arguments.work)
+    results = measure(arguments.seeds, arguments.work, arguments.workers)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (arguments.out / "README.md").write_text(page(results, arguments.seeds))

@@ -186,7 +186,8 @@ class TuneSettings(Section):
     """The search for better label settings and score weights.
 
     Attributes:
-        trials: How many settings are tried in a round; 0 for no search.
+        trials: How many label settings, and then how many score weights, are tried in a round; 0 for no
+            search.
         images: Maximum number of images that are labelled in a trial.
         folds: Number of parts of the evidence that are held out in turn.
         min_decisions: Decided images below which nothing is tuned: model labels alone favour settings that

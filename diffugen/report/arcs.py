@@ -13,7 +13,7 @@ from diffugen.errors import counted
 from diffugen.report.blocks import Block, Cell, Paragraph, Section, Table, as_percent, as_rate, listed
 from diffugen.report.facts import RunFacts
 from diffugen.report.survey import Survey
-from diffugen.run.results import RoundResults
+from diffugen.run.results import RoundResults, Tuned
 
 Kept = TypeVar("Kept")
 
@@ -93,11 +93,18 @@ def _tuned(facts: RunFacts) -> str:
     adopted = {number: one for number, one in found.items() if one.adopted}
     if not adopted:
         return f"nothing better found in {counted(len(found), 'round')}; the settings stay"
-    gains = [
-        f"round {number} ({as_rate(one.held_out.before)} to {as_rate(one.held_out.after)} on held-out images)"
-        for number, one in adopted.items()
+    gains = [f"round {number} ({' and '.join(_better(one))})" for number, one in adopted.items()]
+    return f"better settings found in {listed(gains)}, on held-out images"
+
+
+def _better(one: Tuned) -> list[str]:
+    """Return what tuning improved: the worth of labels, the error of their scores, or both."""
+    changes = (("worth of labels", one.held_out), ("error of scores", one.miscalibration))
+    return [
+        f"{name} {as_rate(each.before)} to {as_rate(each.after)}"
+        for name, each in changes
+        if each.before != each.after
     ]
-    return f"better settings found in {listed(gains)}"
 
 
 def _chosen(facts: RunFacts) -> str:

@@ -33,6 +33,8 @@ def tuning_blocks(facts: RunFacts) -> list[Block]:
             str(round),
             as_rate(one.held_out.before),
             as_rate(one.held_out.after),
+            as_rate(one.miscalibration.before),
+            as_rate(one.miscalibration.after),
             "yes" if one.adopted else "no",
             one.evidence,
             as_count(one.images),
@@ -42,8 +44,10 @@ def tuning_blocks(facts: RunFacts) -> list[Block]:
     )
     head = (
         "round",
-        "held-out value before",
-        "held-out value after",
+        "worth of labels before",
+        "worth of labels after",
+        "error of scores before",
+        "error of scores after",
         "adopted",
         "evidence",
         "images",
@@ -54,6 +58,7 @@ def tuning_blocks(facts: RunFacts) -> list[Block]:
     word = "adopted" if adopted else "not adopted"
     return [
         Table("Tuning (adopted only if better on held-out images)", head, rows),
+        Paragraph((f"Round {shown}: {tuned[shown].reason}.",)),
         *_weight_blocks(tuned[shown], shown, word),
         *_setting_blocks(tuned[shown], shown, word),
     ]

@@ -123,12 +123,10 @@ class TunedSide:
     Attributes:
         settings: The label settings.
         weights: The score weights.
-        value: Their value on all evidence; None where nothing was tried.
     """
 
     settings: LabelSettings
     weights: ScoreWeights
-    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,9 +147,11 @@ class Tuned:
         evidence: ``verdicts``, ``agreement`` or ``both``.
         before: The current settings.
         after: The settings to use from now on; equal to ``before`` unless adopted.
-        held_out: Values of the current and of the tuned settings on held-out evidence.
+        held_out: What labels are worth on held-out evidence; see `diffugen.tune.judge`. Versions that
+            searched for settings and weights at once subtracted the miscalibration.
+        miscalibration: Mean squared difference of score and IoU on held-out evidence, in [0, 1].
         images: Images of the evidence.
-        trials: Trials of the study.
+        trials: Trials of both searches.
     """
 
     adopted: bool
@@ -160,6 +160,7 @@ class Tuned:
     before: TunedSide
     after: TunedSide
     held_out: HeldOut = field(default_factory=HeldOut)
+    miscalibration: HeldOut = field(default_factory=HeldOut)
     images: int = 0
     trials: int = 0
 

@@ -23,7 +23,7 @@ AGREEMENT_WEIGHT = 0.25
 def tune(
     round: Round, on_progress: OnProgress, method: str, labelling: Labelling, settings: TuneSettings
 ) -> Tuned:
-    """Search for label settings and score weights that agree better with the evidence.
+    """Search for label settings, and then for score weights, that agree better with the evidence.
 
     The evidence is human labels, of images in dispute and of others, and with a lower weight out-of-sample
     model labels of the other images. The study is kept in the run's folder as ``tune.sqlite``. Nothing is
@@ -64,9 +64,10 @@ def tune(
         adopted=found.adopted,
         reason=found.reason,
         evidence=kind,
-        before=TunedSide(labelling.settings, labelling.weights, found.value_before),
-        after=TunedSide(found.settings, found.weights, found.value_after),
-        held_out=HeldOut(found.held_out_before, found.held_out_after),
+        before=TunedSide(labelling.settings, labelling.weights),
+        after=TunedSide(found.settings, found.weights),
+        held_out=HeldOut(found.worth.before, found.worth.after),
+        miscalibration=HeldOut(found.miscalibration.before, found.miscalibration.after),
         images=found.images,
         trials=found.trials,
     )

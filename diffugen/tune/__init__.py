@@ -5,6 +5,6 @@ here knows runs, rounds, or where the evidence comes from.
 """
 
 from diffugen.tune.judge import Evidence
-from diffugen.tune.study import SMALLEST_EVIDENCE, Outcome, tune
+from diffugen.tune.study import SMALLEST_EVIDENCE, Change, Outcome, tune
 
-__all__ = ["SMALLEST_EVIDENCE", "Evidence", "Outcome", "tune"]
+__all__ = ["SMALLEST_EVIDENCE", "Change", "Evidence", "Outcome", "tune"]

@@ -7,9 +7,9 @@ The best of many trials always looks good on the images that chose it. So the im
 with each family in one fold only, and each fold is given the trial that is best on the *other* folds. The
 mean of these values over all images is what choosing is worth on images that had no part in the choice. The
 trial that is best on all images is adopted only if this mean exceeds that of trial 0 by more than
-`ADOPTION_ERRORS` standard errors of the difference (paired by image, clustered by family), and exceeds 0, the
-value of having no labels at all: evidence that contradicts even the best settings is just as likely to be
-wrong itself.
+`ADOPTION_ERRORS` standard errors of the difference (paired by image, clustered by family), and, for labels,
+exceeds 0, the worth of having none at all: evidence that contradicts even the best settings is just as likely
+to be wrong itself.
 
 **What this guarantees, and what it does not.** On average over held-out images, what is adopted was better
 than the current settings. That is no guarantee for each image, for other prompts, or against evidence that is
@@ -24,6 +24,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class Choice:
     reason: str
 
 
-def choose(values: Values, families: Sequence[str], folds: int, seed: int) -> Choice:
+def choose(values: Values, families: Sequence[str], folds: int, seed: int, worthless: float = -inf) -> Choice:
     """Choose between trial 0 and the best of all trials.
 
     Args:
@@ -59,6 +60,7 @@ def choose(values: Values, families: Sequence[str], folds: int, seed: int) -> Ch
         families: The family of each of the N images, at least two different ones.
         folds: Number of parts of the images; fewer if there are fewer families.
         seed: Decides which families share a fold.
+        worthless: The value of having no labels at all; nothing is adopted unless it is worth more.
     """
     best = int(values.mean(axis=1).argmax())
     unseen = held_out(values, split(families, folds, seed))
@@ -67,10 +69,10 @@ def choose(values: Values, families: Sequence[str], folds: int, seed: int) -> Ch
     limit = ADOPTION_ERRORS * error
     numbers = f"the cross-validated gain of {gain:.4f} {{}} {ADOPTION_ERRORS:g} standard errors ({limit:.4f})"
     if best == 0:
-        return Choice(best, False, value, "no other settings were better on all evidence")
+        return Choice(best, False, value, "nothing was better on all evidence")
     if gain <= limit:
         return Choice(best, False, value, numbers.format("does not exceed"))
-    if value <= 0:
+    if value <= worthless:
         reason = (
             f"even the best labels fit the evidence worse than no labels would (held-out value {value:.4f})"
         )

@@ -3,21 +3,20 @@
 Knows heat maps, labels, and what is taken as correct; not how settings are searched, nor when they are good
 enough.
 
-The value of settings in one image is ``worth - miscalibration``:
+Settings and weights are judged apart in each image: a gain of one must not pay for a loss of the other.
 
-- **Worth**: the sum of ``IoU - 1/2`` over the *accepted* labels (score >= ``accept``), divided by the number
-  of objects that the evidence has in the image (by 1 if there are none). Labels are matched one to one with
-  objects of the same class; without a match, the IoU is 0. At an IoU of one half, a label is as much right as
-  wrong: a detector that learns from it is better off above, and worse off below. So a missed object is worth
-  0, a false label costs one half, and no labels at all are worth exactly 0. Dividing by the number of objects
-  gives an image with twenty cars the same weight as an image with one: a prompt that happens to ask for
-  crowds does not decide everything.
-- **Miscalibration**: the mean of ``(score - IoU)**2`` over *all* labels of the image, accepted or not (the
-  Brier score with the IoU in place of the binary outcome). It is lowest if the score tells how good a label
-  is, as ``accept`` and the review queue assume.
+- **Worth** of label settings: the sum of ``IoU - 1/2`` over the accepted labels (score >= ``accept``),
+  divided by the number of objects that the evidence has in the image (by 1 if there are none). Labels are
+  matched one to one with objects of the same class; without a match, the IoU is 0. At an IoU of one half, a
+  label is as much right as wrong: a detector that learns from it is better off above, and worse off below. So
+  a missed object is worth 0, a false label costs one half, and no labels at all are worth exactly 0. Dividing
+  by the number of objects gives an image with twenty cars the same weight as an image with one: a prompt that
+  happens to ask for crowds does not decide everything.
+- **Miscalibration** of score weights: the mean of ``(score - IoU)**2`` over *all* labels of the image,
+  accepted or not (the Brier score with the IoU in place of the binary outcome). It is lowest if the score
+  tells how good a label is, as ``accept`` and the review queue assume.
 
-On average a value lies between about -1 and 1/2. The total is a plain mean over images, so any subset (a
-fold) can be evaluated without labelling again.
+Totals are plain means over images, so any subset (a fold) can be evaluated without labelling again.
 """
 
 from __future__ import annotations
@@ -71,14 +70,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The value of settings on the evidence.
+    """What settings and weights are worth on the evidence; this module's docstring defines it.
 
     Attributes:
-        values: float64 (N,), the value in each image, as defined in this module's docstring.
+        worth: float64 (N,), the worth of the labels in each image.
+        miscalibration: float64 (N,), the miscalibration of the scores in each image, in [0, 1].
         labelled: Number of images with an accepted label.
     """
 
-    values: Values
+    worth: Values
+    miscalibration: Values
     labelled: int
 
 
@@ -122,8 +123,8 @@ class Judge:
 
     Example:
         >>> judge = Judge(evidence, store.heat_maps, store.image)  # doctest: +SKIP
-        >>> judge.judge(LabelSettings(), ScoreWeights()).values.mean()  # doctest: +SKIP
-        0.113
+        >>> judge.judge(LabelSettings(), ScoreWeights()).worth.mean()  # doctest: +SKIP
+        0.213
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Judge:
         self._labelled: dict[str, _Labels] = {}
 
     def judge(self, settings: LabelSettings, weights: ScoreWeights) -> Judgement:
-        """Return the value of settings in each image of the evidence.
+        """Return what settings and weights are worth in each image of the evidence.
 
         Raises:
             ConfigError: ``settings.groups`` does not match the heat maps.
@@ -159,7 +160,7 @@ class Judge:
         worth = np.bincount(labels.images[accepted], gains, minlength=images) / self._objects
         counts = np.maximum(np.bincount(labels.images, minlength=images), 1)
         miscalibration = np.bincount(labels.images, (scores - labels.ious) ** 2, minlength=images) / counts
-        return Judgement(worth - miscalibration, len(np.unique(labels.images[accepted])))
+        return Judgement(worth, miscalibration, len(np.unique(labels.images[accepted])))
 
     def contradicted(self, settings: LabelSettings) -> set[str]:
         """Return the score terms that are the lower, the better the label, by more than chance.

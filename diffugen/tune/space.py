@@ -1,6 +1,7 @@
-"""The search space of tuning: settings as flat parameters, their ranges, and what to vary in which trial.
+"""The search spaces of tuning: settings as flat parameters, their ranges, and what to vary in which trial.
 
-Knows which values are worth trying; not Optuna, nor what a setting does.
+One space is that of label settings, the other that of score weights. Knows which values are worth trying; not
+Optuna, nor what a setting does.
 """
 
 from __future__ import annotations
@@ -31,16 +32,20 @@ DECIMALS = 4
 TRIALS_PER_GROUP = 4
 """Trials that vary one group of parameters before the next group takes its turn."""
 
-_PLAIN = ("method", "refine", "erode_frac", "dilate_frac", "accept")
+_PLAIN = ("method", "refine", "erode_frac", "dilate_frac")
 
 _COMPETING = ("rival_weight", "background_weight")
 
+SCORE_SPACE: tuple[Space, ...] = (dict.fromkeys(TERMS, (0.0, 1.0)),)
+"""The weight of each term of the score, all of them together."""
 
-def search_space(settings: LabelSettings) -> tuple[Space, ...]:
-    """Return the parameters in groups that take turns; each range contains the current value.
 
-    The groups decide how maps are thresholded, how they are averaged, how masks are cleaned, how labels are
-    scored and accepted, and, if phrases compete now, how much they take from each other.
+def label_space(settings: LabelSettings) -> tuple[Space, ...]:
+    """Return the parameters of labels in groups that take turns; each range contains the current value.
+
+    The groups decide how maps are thresholded, how they are averaged, how masks are cleaned, and, if phrases
+    compete now, how much they take from each other. ``accept`` is not among them: a label that is dropped
+    leaves its object in the image, where a detector learns it as background.
     """
     fraction = _fraction(settings)
     thresholded: Space = {
@@ -56,15 +61,14 @@ def search_space(settings: LabelSettings) -> tuple[Space, ...]:
         "erode_frac": (0.0, max(MAX_RADIUS_FRAC, settings.erode_frac)),
         "dilate_frac": (0.0, max(MAX_RADIUS_FRAC, settings.dilate_frac)),
     }
-    scored: Space = dict.fromkeys(["accept", *(f"score.{term}" for term in TERMS)], (0.0, 1.0))
     if settings.method != "compete":
-        return thresholded, averaged, cleaned, scored
+        return thresholded, averaged, cleaned
     competing: Space = dict.fromkeys(_COMPETING, (0.0, 1.0))
-    return thresholded, averaged, cleaned, scored, competing
+    return thresholded, averaged, cleaned, competing
 
 
-def to_params(settings: LabelSettings, weights: ScoreWeights) -> Params:
-    """Return settings and weights as parameters.
+def label_params(settings: LabelSettings) -> Params:
+    """Return label settings as parameters.
 
     Weights are divided by the largest of their kind, since only their ratios matter.
     """
@@ -75,8 +79,13 @@ def to_params(settings: LabelSettings, weights: ScoreWeights) -> Params:
         "fraction": _fraction(settings),
         **_ratios("groups", _groups(settings)),
         **_ratios("step_weights", _thirds(settings)),
-        **_ratios("score", dict(weights)),
     }
+
+
+def score_params(weights: ScoreWeights) -> Params:
+    """Return score weights as parameters, the largest of them 1."""
+    largest = max(dict(weights).values())
+    return {term: weight / largest for term, weight in weights}
 
 
 def fixed_params(number: int, start: Params, best: Params, spaces: Sequence[Space]) -> Params:
@@ -107,22 +116,26 @@ def fixed_params(number: int, start: Params, best: Params, spaces: Sequence[Spac
     return {name: value for name, value in best.items() if name not in free}
 
 
-def from_params(params: Params, settings: LabelSettings) -> tuple[LabelSettings, ScoreWeights]:
-    """Return the label settings and score weights that parameters stand for.
+def to_settings(params: Params, settings: LabelSettings) -> LabelSettings:
+    """Return the label settings that parameters stand for.
 
     Args:
-        params: A value for each parameter of ``search_space(settings)``.
+        params: A value for each parameter of ``label_space(settings)``.
         settings: Provides everything that is not searched.
     """
-    limits = {name: limits for space in search_space(settings) for name, limits in space.items()}
+    limits = {name: limits for space in label_space(settings) for name, limits in space.items()}
     found = {name: _rounded(value, limits[name]) for name, value in params.items()}
     changed: dict[str, Any] = {name: found[name] for name in (*_PLAIN, *_COMPETING) if name in found}
     changed["threshold"] = "otsu" if found["threshold"] == "otsu" else found["fraction"]
     if _groups(settings):
-        changed["groups"] = _weights(found, "groups", _groups(settings))
-    changed["step_weights"] = tuple(_weights(found, "step_weights", _thirds(settings)).values())
-    scores = _weights(found, "score", TERMS)
-    return settings.changed(**changed), ScoreWeights(**scores)
+        changed["groups"] = _weights(found, "groups.", _groups(settings))
+    changed["step_weights"] = tuple(_weights(found, "step_weights.", _thirds(settings)).values())
+    return settings.changed(**changed)
+
+
+def to_weights(params: Params) -> ScoreWeights:
+    """Return the score weights that parameters stand for, the largest of them 1; equal ones if all are 0."""
+    return ScoreWeights(**_weights(params, "", TERMS))
 
 
 def _rounded(value: Any, limits: Limits) -> Any:
@@ -151,6 +164,6 @@ def _ratios(prefix: str, weights: Mapping[str, float]) -> Params:
 
 def _weights(params: Params, prefix: str, names: Iterable[str]) -> dict[str, float]:
     """Return the weights of these names, the largest of them 1; all 1 if all parameters are 0."""
-    values = {name: params[f"{prefix}.{name}"] for name in names}
+    values = {name: params[f"{prefix}{name}"] for name in names}
     largest = max(values.values())
     return {name: round(value / largest, DECIMALS) if largest else 1.0 for name, value in values.items()}

@@ -15,10 +15,11 @@ was killed continues where it stopped, and ends as if it had not been interrupte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,20 @@ from diffugen.errors import DiffugenError, StoreError, first_line
 from diffugen.labels.witness import Witness
 from diffugen.records import HeatMaps, content_id
 from diffugen.run.rounds import OnProgress, unseen
-from diffugen.tune.folds import choose
+from diffugen.tune.folds import Choice, choose
 from diffugen.tune.judge import Evidence, Judge, spread
-from diffugen.tune.space import DECIMALS, fixed_params, from_params, search_space, to_params
+from diffugen.tune.space import (
+    DECIMALS,
+    SCORE_SPACE,
+    Params,
+    Space,
+    fixed_params,
+    label_params,
+    label_space,
+    score_params,
+    to_settings,
+    to_weights,
+)
 
 SMALLEST_EVIDENCE, FEWEST_FAMILIES = 12, 2
 """Fewest images, and families among them, that say anything about other images."""
@@ -40,8 +52,22 @@ SMALLEST_EVIDENCE, FEWEST_FAMILIES = 12, 2
 KEPT_FRAC = 0.25
 """Settings that label fewer than this fraction of the images labelled now lose 1: they leave hardly any."""
 
-SEARCH_VERSION = 3
+SEARCH_VERSION = 4
 """Part of a study's name; increment it if a change to the code means that old studies cannot continue."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a search changed, on average over the images of the evidence; None where nothing was tried.
+
+    Attributes:
+        before: The value of what was given.
+        after: The value, on held-out evidence, of choosing what was adopted; the same as ``before`` if
+            nothing was.
+    """
+
+    before: float | None = None
+    after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,29 +77,43 @@ class Outcome:
     Attributes:
         settings: Label settings to use from now on: the given ones unless better ones were adopted.
         weights: Score weights to use from now on; the given ones unless better ones were adopted.
-        adopted: Whether better ones were adopted.
-        reason: Why, or why not, in a sentence.
-        value_before: Value of the given settings on all evidence; None without a study.
-        value_after: Value of ``settings`` and ``weights`` on all evidence; None without a study.
-        held_out_before: Value of the given settings on held-out evidence; None without a study.
-        held_out_after: Value of tuned settings on held-out evidence, adopted or not; None without a study.
+        adopted: Whether better settings or weights were adopted.
+        reason: What was adopted and why, or why not.
+        worth: Of the labels; see `diffugen.tune.judge`.
+        miscalibration: Of the scores of the labels that ``settings`` make; None, as without any study, where
+            the evidence contradicts even the best labels.
         images: Number of images of the evidence that were used.
-        trials: Number of trials of the study, including the given settings.
-        history: Value of each trial in order, the given settings first; ``max(history[:n])`` is the best of n
-            trials.
+        trials: Number of trials of the searches, including what was given.
     """
 
     settings: LabelSettings
     weights: ScoreWeights
     adopted: bool
     reason: str
-    value_before: float | None
-    value_after: float | None
-    held_out_before: float | None
-    held_out_after: float | None
-    images: int
-    trials: int
-    history: tuple[float, ...] = ()
+    worth: Change = Change()
+    miscalibration: Change = Change()
+    images: int = 0
+    trials: int = 0
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One of the two searches.
+
+    Attributes:
+        kind: What it searches for.
+        spaces: Groups of parameters that take turns.
+        start: Parameters of what is in use.
+        judge: Returns the value of parameters in each image, float64 (N,), and the number of images with an
+            accepted label; what is in use for None.
+        banned: Returns the parameters that are 0 in all trials but the first.
+    """
+
+    kind: str
+    spaces: Sequence[Space]
+    start: Params
+    judge: Callable[[Params | None], tuple[NDArray[np.float64], int]]
+    banned: Callable[[], Collection[str]] = tuple
 
 
 def tune(
@@ -128,7 +168,7 @@ def tune(
 
     Example:
         >>> found = tune(evidence, store.heat_maps, store.image, *now, storage=file)  # doctest: +SKIP
-        >>> found.adopted, found.held_out_before, found.held_out_after  # doctest: +SKIP
+        >>> found.adopted, found.worth.before, found.worth.after  # doctest: +SKIP
         (True, 0.113, 0.171)
     """
     _check(trials=(trials, 0), images=(images, 1), folds=(folds, 2))
@@ -136,30 +176,72 @@ def tune(
     families = [one.family for one in chosen]
     reason = _too_little(len(chosen), len(set(families)), trials)
     if reason:
-        return Outcome(settings, weights, False, reason, None, None, None, None, len(chosen), 0)
+        return Outcome(settings, weights, False, reason, images=len(chosen))
     _require_optuna()
     judge = Judge(chosen, heat_maps, image, witness)
-    name = f"labels-{_identity(chosen, settings, weights, folds, seed)}"
-    with _silent(), _journal(storage, name) as journal:
-        done = _search(journal, judge, settings, weights, trials, seed, on_progress)
-    values = np.array([trial.user_attrs["values"] for trial in done]) * judge.weights
-    choice = choose(values, families, folds, seed)
-    if choice.adopted:
-        settings, weights = from_params(done[choice.best].params, settings)
-    history = tuple(values.mean(axis=1).tolist())
-    return Outcome(
-        settings=settings,
-        weights=weights,
-        adopted=choice.adopted,
-        reason=choice.reason,
-        value_before=history[0],
-        value_after=history[choice.best if choice.adopted else 0],
-        held_out_before=history[0],
-        held_out_after=choice.held_out,
-        images=len(chosen),
-        trials=len(done),
-        history=history,
+
+    def best_of(
+        search: _Search, name: str, before: int, worthless: float = -inf
+    ) -> tuple[Params, Choice, float]:
+        """Return the best trial's parameters, whether to adopt them, and the value of what is in use."""
+        with _journal(storage, f"{search.kind}-{name}") as journal:
+            found = _run(
+                journal,
+                search,
+                judge.weights,
+                trials,
+                seed,
+                lambda done: on_progress(before + done, 2 * trials),
+            )
+        values = np.array([trial.user_attrs["values"] for trial in found]) * judge.weights
+        choice = choose(values, families, folds, seed, worthless)
+        return found[choice.best].params, choice, float(values[0].mean())
+
+    with _silent():
+        name = _identity(chosen, settings, weights, folds, seed)
+        params, labels, worth = best_of(_label_search(judge, settings, weights), name, 0, worthless=0.0)
+        settings = to_settings(params, settings) if labels.adopted else settings
+        found = Outcome(
+            settings=settings,
+            weights=weights,
+            adopted=labels.adopted,
+            reason=f"label settings: {labels.reason}",
+            worth=Change(worth, labels.held_out if labels.adopted else worth),
+            images=len(chosen),
+            trials=trials,
+        )
+        if labels.held_out <= 0:
+            return found  # such evidence is as likely to be wrong about scores
+        name = _identity(chosen, settings, weights, folds, seed)
+        params, scores, value = best_of(_score_search(judge, settings, weights), name, trials)
+    return replace(
+        found,
+        weights=to_weights(params) if scores.adopted else weights,
+        adopted=labels.adopted or scores.adopted,
+        reason=f"{found.reason}; score weights: {scores.reason}",
+        miscalibration=Change(-value, -(scores.held_out if scores.adopted else value)),
+        trials=2 * trials,
     )
+
+
+def _label_search(judge: Judge, settings: LabelSettings, weights: ScoreWeights) -> _Search:
+    """Return the search for label settings whose labels are worth more."""
+
+    def value(params: Params | None) -> tuple[NDArray[np.float64], int]:
+        tried = judge.judge(to_settings(params, settings) if params else settings, weights)
+        return tried.worth, tried.labelled
+
+    return _Search("labels", label_space(settings), label_params(settings), value)
+
+
+def _score_search(judge: Judge, settings: LabelSettings, weights: ScoreWeights) -> _Search:
+    """Return the search for score weights that tell better how good a label is."""
+
+    def value(params: Params | None) -> tuple[NDArray[np.float64], int]:
+        tried = judge.judge(settings, to_weights(params) if params else weights)
+        return -tried.miscalibration, tried.labelled
+
+    return _Search("scores", SCORE_SPACE, score_params(weights), value, lambda: judge.contradicted(settings))
 
 
 def _check(**values: tuple[int, int]) -> None:
@@ -211,43 +293,40 @@ def _identity(
     return content_id(SEARCH_VERSION, labels, *searched, folds, seed)
 
 
-def _search(
+def _run(
     journal: Any,
-    judge: Judge,
-    settings: LabelSettings,
-    weights: ScoreWeights,
+    search: _Search,
+    image_weights: NDArray[np.float64],
     trials: int,
     seed: int,
-    on_progress: OnProgress,
+    on_trial: Callable[[int], None],
 ) -> list[Any]:
     """Run the trials that the journal lacks; return all of them, as Optuna's finished trials."""
     import optuna
 
-    spaces, start = search_space(settings), to_params(settings, weights)
     banned: dict[str, float] | None = None  # found when the first trial that needs it begins
-    distributions = {name: _distribution(limits) for space in spaces for name, limits in space.items()}
+    distributions = {name: _distribution(limits) for space in search.spaces for name, limits in space.items()}
     # The study itself lives in memory. The journal gets finished trials only, so nothing half-done is left.
     study = optuna.create_study(direction="maximize")
     study.add_trials(journal.get_trials(deepcopy=False)[:trials])
-    on_progress(len(study.trials), trials)
+    on_trial(len(study.trials))
     for number in range(len(study.trials), trials):
-        best = study.best_trial.params if number else start
-        fixed = fixed_params(number, start, best, spaces)
+        best = study.best_trial.params if number else search.start
+        fixed = fixed_params(number, search.start, best, search.spaces)
         if banned is None and number:
-            banned = {f"score.{term}": 0.0 for term in judge.contradicted(settings)}
+            banned = dict.fromkeys(search.banned(), 0.0)
         study.enqueue_trial({**fixed, **(banned or {})})
         # A new sampler each time: what it draws depends on the trials so far and the seed, not on when this
         # process started.
         study.sampler = optuna.samplers.TPESampler(seed=int(content_id(seed, number), 16) % 2**32)
         trial = study.ask(distributions)
-        tried = (settings, weights) if number == 0 else from_params(trial.params, settings)
-        judgement = judge.judge(*tried)
+        found, labelled = search.judge(trial.params if number else None)
         least = KEPT_FRAC * (study.trials[0].user_attrs["labelled"] if number else 0)
-        values = np.round(judgement.values - (judgement.labelled < least), DECIMALS).tolist()
+        values = np.round(found - (labelled < least), DECIMALS).tolist()
         trial.set_user_attr("values", values)
-        trial.set_user_attr("labelled", judgement.labelled)
-        journal.add_trial(study.tell(trial, float(np.mean(values * judge.weights))))
-        on_progress(number + 1, trials)
+        trial.set_user_attr("labelled", labelled)
+        journal.add_trial(study.tell(trial, float(np.mean(values * image_weights))))
+        on_trial(number + 1)
     return study.get_trials(deepcopy=False)
 
 

@@ -200,9 +200,19 @@ def compared() -> Compared:
 
 
 def tuned(round: int = 0) -> Tuned:
-    before = TunedSide(LabelSettings(threshold="otsu"), ScoreWeights(), 0.5)
+    before = TunedSide(LabelSettings(threshold="otsu"), ScoreWeights())
     after = TunedSide(LabelSettings(threshold=0.375), ScoreWeights(contrast=3.0))
-    return Tuned(True, "it is better", "agreement", before, after, HeldOut(0.51234, 0.61234), 8, 11)
+    return Tuned(
+        True,
+        "it is better",
+        "agreement",
+        before,
+        after,
+        HeldOut(0.51234, 0.61234),
+        HeldOut(0.125, 0.0625),
+        8,
+        11,
+    )
 
 
 def results_of(round: int, promoted: bool, ap50: float) -> dict[str, Any]:

@@ -126,7 +126,11 @@ def test_the_parts_of_the_loop_say_what_they_did() -> None:
     assert list(table.rows) == [
         ("relabelling", "210 labels on 160 images by the newest detector"),
         ("comparison", "both sources agree on 120 objects (75%), 40 are in dispute"),
-        ("tuning", "better settings found in round 1 (0.250 to 0.375 on held-out images)"),
+        (
+            "tuning",
+            "better settings found in round 1 (worth of labels 0.250 to 0.375 and error of scores 0.125 to "
+            "0.062), on held-out images",
+        ),
         ("training set", left),
         ("promotion", "the new detector was better in 1 of 2 rounds"),
     ]

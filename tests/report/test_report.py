@@ -79,7 +79,8 @@ def test_numbers_are_those_of_the_ledger(finished: Path, report: Report) -> None
 def test_tuning_is_shown_with_what_it_changed(report: Report) -> None:
     _, page, _ = report
     tuning = row(page.tables["Tuning (adopted only if better on held-out images)"], "1")
-    assert (tuning["held-out value before"], tuning["held-out value after"]) == ("0.512", "0.612")
+    assert (tuning["worth of labels before"], tuning["worth of labels after"]) == ("0.512", "0.612")
+    assert (tuning["error of scores before"], tuning["error of scores after"]) == ("0.125", "0.062")
     [weights] = [rows for title, rows in page.tables.items() if title.startswith("Score weights before")]
     contrast = row(weights, "contrast")
     assert (contrast["weight before"], contrast["weight after"]) == ("1.000", "3.000")

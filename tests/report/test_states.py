@@ -168,7 +168,7 @@ def test_the_report_of_an_old_run_is_written(tmp_path: Path) -> None:
     assert (results["train images"], results["val images"], results["promoted"]) == ("3", "9", "no")
     assert results["decides: incumbent"] == "1.000 / 0.569"
     tuning = row(page.tables["Tuning (adopted only if better on held-out images)"], "1")
-    assert (tuning["held-out value before"], tuning["adopted"]) == ("0.294", "no")
+    assert (tuning["worth of labels before"], tuning["adopted"]) == ("0.294", "no")
     assert page.of("img") and not page.with_class("p", "warning")
     assert markdown_tables(text) == page.tables
 

@@ -51,8 +51,8 @@ def _values(gain: float, spread: float, level: float = 0.2) -> SimpleNamespace:
 
 CASES = {
     "better": (_values(0.1, 0.1), True, "exceeds"),
-    "worse": (_values(-0.1, 0.1), False, "no other settings"),
-    "equal": (_values(0.0, 0.0), False, "no other settings"),
+    "worse": (_values(-0.1, 0.1), False, "nothing was better"),
+    "equal": (_values(0.0, 0.0), False, "nothing was better"),
     "within the error": (_values(0.01, 0.5), False, "does not exceed"),
     "better, but worthless": (_values(0.1, 0.1, -0.2), False, "worse than no labels"),
 }
@@ -60,8 +60,14 @@ CASES = {
 
 @pytest.mark.parametrize(("case", "adopted", "reason"), CASES.values(), ids=CASES.keys())
 def test_adoption(case: SimpleNamespace, adopted: bool, reason: str) -> None:
-    choice = choose(case.values, case.families, 4, 0)
+    choice = choose(case.values, case.families, 4, 0, worthless=0.0)
     assert choice.adopted is adopted and reason in choice.reason
+
+
+def test_what_has_no_worthless_value_is_adopted_below_0() -> None:
+    """A squared error, negated, never exceeds 0."""
+    case = _values(0.1, 0.1, -0.2)
+    assert choose(case.values, case.families, 4, 0).adopted
 
 
 def test_chance_is_rarely_adopted() -> None:

@@ -32,7 +32,7 @@ def test_spread_takes_every_family_once_before_any_twice() -> None:
     assert len(spread(evidence, 300, 0)) == 35
 
 
-def test_value_computed_by_hand() -> None:
+def test_worth_and_miscalibration_computed_by_hand() -> None:
     world = World()
     settings = WRONG.changed(threshold="otsu", instances="pieces", accept=0.55)
     right_of_half = world.disc("b").copy()
@@ -44,13 +44,14 @@ def test_value_computed_by_hand() -> None:
     ]
     judgement = Judge(evidence, world.heat_maps, world.image).judge(settings, WEIGHTS)
     labelled = 0
-    for value, one in zip(judgement.values, evidence, strict=True):
+    for worth, miscalibration, one in zip(judgement.worth, judgement.miscalibration, evidence, strict=True):
         everything = label(world.heat_maps(one.image_id), settings.changed(accept=0), WEIGHTS)
         accepted = label(world.heat_maps(one.image_id), settings, WEIGHTS)
         quality = [_partner_ious(labels, one.instances) for labels in (everything, accepted)]
-        worth = sum(iou - 0.5 for iou in quality[1]) / max(1, len(one.instances))
+        expected = sum(iou - 0.5 for iou in quality[1]) / max(1, len(one.instances))
+        assert worth == pytest.approx(expected, abs=1e-9)
         squares = [(score - iou) ** 2 for score, iou in zip(everything.scores, quality[0], strict=True)]
-        assert value == pytest.approx(worth - (np.mean(squares) if squares else 0), abs=1e-9)
+        assert miscalibration == pytest.approx(np.mean(squares) if squares else 0, abs=1e-9)
         labelled += len(accepted) > 0
     assert judgement.labelled == labelled > 0
 
@@ -63,13 +64,13 @@ def _partner_ious(labels: Instances, truth: Instances) -> list[float]:
 def test_other_score_weights_need_no_labelling() -> None:
     world = World()
     judge = Judge(world.correct(), world.heat_maps, world.image)
-    first = judge.judge(WRONG, WEIGHTS).values
+    first = judge.judge(WRONG, WEIGHTS)
     world.read.clear()
-    changed = WRONG.changed(accept=0.5), ScoreWeights(box_size=5.0)
-    again = judge.judge(*changed).values
-    assert not world.read and (first != again).any()
-    fresh = Judge(world.correct(), world.heat_maps, world.image)
-    assert (fresh.judge(*changed).values == again).all()
+    again = judge.judge(WRONG, ScoreWeights(box_size=5.0))
+    assert not world.read and (first.worth == again.worth).all(), "all labels are accepted"
+    assert (first.miscalibration != again.miscalibration).any()
+    fresh = Judge(world.correct(), world.heat_maps, world.image).judge(WRONG, ScoreWeights(box_size=5.0))
+    assert (fresh.miscalibration == again.miscalibration).all()
 
 
 def test_pixels_are_read_once() -> None:

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
-from diffugen.tune.space import fixed_params, from_params, search_space, to_params
+from diffugen.tune.space import (
+    SCORE_SPACE,
+    fixed_params,
+    label_params,
+    label_space,
+    score_params,
+    to_settings,
+    to_weights,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,8 +29,8 @@ from diffugen.tune.space import fixed_params, from_params, search_space, to_para
     ],
 )
 def test_parameters_round_trip(settings: LabelSettings) -> None:
-    params = to_params(settings, ScoreWeights(box_size=4.0, margin=0.0))
-    groups = search_space(settings)
+    params = label_params(settings)
+    groups = label_space(settings)
     space = {name: limits for group in groups for name, limits in group.items()}
     assert sum(map(len, groups)) == len(space)
     assert space.keys() == params.keys()
@@ -31,18 +39,23 @@ def test_parameters_round_trip(settings: LabelSettings) -> None:
             assert params[name] in limits
         else:
             assert limits[0] <= params[name] <= limits[1]
-    back, weights = from_params(params, settings)
+    back = to_settings(params, settings)
     scale = max(settings.step_weights)
     assert back.step_weights == tuple(weight / scale for weight in settings.step_weights)
     same = back.changed(step_weights=settings.step_weights, groups=settings.groups)
     assert same == settings
-    assert weights == ScoreWeights(
-        box_size=1.0, heat_intensity=0.25, contrast=0.25, compactness=0.25, margin=0.0, separation=0.25
-    )
     largest = max(settings.groups.values())
     if len(settings.groups) > 1:
         assert back.groups == {name: weight / largest for name, weight in settings.groups.items()}
-    assert {f"score.{term}" for term in TERMS} < space.keys()
+    assert "accept" not in space, "a dropped label leaves its object to be learned as background"
+
+
+def test_only_ratios_of_score_weights_matter() -> None:
+    params = score_params(ScoreWeights(box_size=4.0, margin=0.0))
+    assert set(params) == set(SCORE_SPACE[0]) == set(TERMS)
+    assert to_weights(params) == ScoreWeights(
+        box_size=1.0, heat_intensity=0.25, contrast=0.25, compactness=0.25, margin=0.0, separation=0.25
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,15 +64,14 @@ def test_parameters_round_trip(settings: LabelSettings) -> None:
 )
 def test_rounding_never_leaves_the_range_of_a_setting(extreme: dict[str, Any]) -> None:
     settings = LabelSettings(**extreme)
-    back, _ = from_params(to_params(settings, ScoreWeights()), settings)
-    assert back == settings
+    assert to_settings(label_params(settings), settings) == settings
 
 
 def test_each_choice_is_switched_once_then_groups_take_turns() -> None:
     settings = LabelSettings(method="paper", groups={"a": 1.0, "b": 1.0})
-    spaces, start = search_space(settings), to_params(settings, ScoreWeights())
-    best = {**start, "accept": 0.5}
-    plans = [fixed_params(number, start, best, spaces) for number in range(24)]
+    spaces, start = label_space(settings), label_params(settings)
+    best = {**start, "erode_frac": 0.01}
+    plans = [fixed_params(number, start, best, spaces) for number in range(28)]
     assert plans[0] == start
     switched = [{name: value for name, value in plan.items() if value != best[name]} for plan in plans[1:4]]
     assert switched == [{"method": "compete"}, {"refine": "crf"}, {"threshold": "fraction"}]
@@ -67,17 +79,20 @@ def test_each_choice_is_switched_once_then_groups_take_turns() -> None:
         next(index for index, space in enumerate(spaces) if space.keys() == start.keys() - plan)
         for plan in plans[4:]
     ]
-    assert free == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4 + [0] * 4
+    assert free == ([0] * 4 + [1] * 4 + [2] * 4) * 2
     assert all(best[name] == value for plan in plans[4:] for name, value in plan.items())
+
+
+def test_scores_are_searched_in_all_weights_at_once() -> None:
+    start = score_params(ScoreWeights())
+    assert fixed_params(0, start, start, SCORE_SPACE) == start
+    assert [fixed_params(number, start, start, SCORE_SPACE) for number in range(1, 9)] == [{}] * 8
 
 
 def test_weights_that_are_all_0_count_as_equal() -> None:
     settings = LabelSettings(groups={"a": 1.0, "b": 1.0})
-    params = to_params(settings, ScoreWeights())
-    zeros = {name: 0.0 if "." in name else value for name, value in params.items()}
-    back, weights = from_params(zeros, settings)
-    assert (back.groups, back.step_weights, weights) == (
-        {"a": 1.0, "b": 1.0},
-        (1.0, 1.0, 1.0),
-        ScoreWeights(**dict.fromkeys(TERMS, 1.0)),
-    )
+    zeros = {name: 0.0 if "." in name else value for name, value in label_params(settings).items()}
+    back = to_settings(zeros, settings)
+    assert (back.groups, back.step_weights) == ({"a": 1.0, "b": 1.0}, (1.0, 1.0, 1.0))
+    equal = ScoreWeights(**dict.fromkeys(TERMS, 1.0))
+    assert to_weights(dict.fromkeys(TERMS, 0.0)) == equal

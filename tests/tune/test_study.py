@@ -17,7 +17,7 @@ import pytest
 from diffugen.config.labelling import LabelSettings
 from diffugen.errors import ConfigError, DiffugenError, StoreError
 from diffugen.records import HeatMaps
-from diffugen.tune import Evidence, Outcome, tune
+from diffugen.tune import Change, Evidence, Outcome, tune
 from diffugen.tune.judge import Judge, spread
 from tests.support.label_world import TRIALS, WEIGHTS, WRONG, World, objects
 
@@ -38,19 +38,12 @@ def test_finds_the_right_layer_group_and_labels_fresh_images_better(tmp_path: Pa
     assert tuned.adopted and "exceeds" in tuned.reason
     assert tuned.settings.groups["up@*"] > tuned.settings.groups["down@*"]
     assert world.fresh_iou(tuned.settings, tuned.weights) > world.fresh_iou(WRONG, WEIGHTS) + 0.2
-    assert (
-        tuned.held_out_before is not None
-        and tuned.held_out_after is not None
-        and tuned.value_after is not None
-    )
-    assert tuned.value_before == tuned.held_out_before < tuned.held_out_after <= tuned.value_after
-    assert (tuned.images, tuned.trials, len(tuned.history)) == (16, trials, trials)
-    assert tuned.history[0] == tuned.value_before and max(tuned.history) == tuned.value_after
-    untouched = ("min_area_frac", "max_area_frac", "instances")
+    assert tuned.worth.before is not None and tuned.worth.after is not None
+    assert tuned.worth.after > tuned.worth.before + 0.1
+    assert (tuned.images, tuned.trials) == (16, 2 * trials)
+    untouched = ("min_area_frac", "max_area_frac", "instances", "accept")
     assert all(getattr(tuned.settings, name) == getattr(WRONG, name) for name in untouched)
-    json.dumps(
-        [dict(tuned.settings), dict(tuned.weights), tuned.history, tuned.held_out_after], allow_nan=False
-    )
+    json.dumps([dict(tuned.settings), dict(tuned.weights), tuned.worth.after], allow_nan=False)
 
 
 @pytest.mark.parametrize("start", [0.25, 0.8])
@@ -69,15 +62,15 @@ def test_nothing_is_adopted_if_the_evidence_is_noise(tmp_path: Path, seeds: rang
         noise = [world.evidence(f"image {n}", world.disc(f"{seed} noise {n}")) for n in range(16)]
         tuned = world.tune(noise, tmp_path / "tune.sqlite", seed=seed)
         assert not tuned.adopted and tuned.settings is WRONG and tuned.weights is WEIGHTS
-        assert tuned.value_after == tuned.value_before
+        assert tuned.worth.after == tuned.worth.before
 
 
 def test_evidence_without_objects_does_not_lead_to_accepting_nothing(tmp_path: Path) -> None:
     world = World()
     empty = [Evidence(f"image {n}", f"prompt {n}", objects()) for n in range(16)]
     tuned = world.tune(empty, tmp_path / "tune.sqlite")
-    assert not tuned.adopted and tuned.value_before is not None and tuned.value_before < -0.5
-    assert "no labels" in tuned.reason or "no other settings" in tuned.reason
+    assert tuned.settings is WRONG and tuned.worth.before is not None and tuned.worth.before <= -0.5
+    assert "no labels" in tuned.reason or "nothing was better" in tuned.reason
 
 
 @pytest.mark.slow
@@ -105,10 +98,12 @@ def test_scarce_and_rough_evidence_does_not_make_fresh_images_worse(tmp_path: Pa
 
 
 def parameters(storage: Path) -> list[tuple[dict[str, object], float]]:
-    (name,) = optuna.get_all_study_names(f"sqlite:///{storage}")
-    study = optuna.load_study(study_name=name, storage=f"sqlite:///{storage}")
-    assert all(trial.state is optuna.trial.TrialState.COMPLETE for trial in study.trials)
-    return [(trial.params, trial.value) for trial in study.trials]
+    """The trials of both searches, those for labels first."""
+    trials = []
+    for name in sorted(optuna.get_all_study_names(f"sqlite:///{storage}")):
+        trials += optuna.load_study(study_name=name, storage=f"sqlite:///{storage}").trials
+    assert all(trial.state is optuna.trial.TrialState.COMPLETE for trial in trials)
+    return [(trial.params, trial.value) for trial in trials]
 
 
 def test_the_same_arguments_give_the_same_study_in_any_order_of_the_evidence(
@@ -117,17 +112,15 @@ def test_the_same_arguments_give_the_same_study_in_any_order_of_the_evidence(
     world = World()
     assert world.tune(world.correct()[::-1], tmp_path / "same.sqlite") == whole[0]
     assert parameters(tmp_path / "same.sqlite") == parameters(whole[1])
-    assert (
-        world.tune(world.correct(), tmp_path / "other.sqlite", seed=1, trials=4).history
-        != whole[0].history[:4]
-    )
+    world.tune(world.correct(), tmp_path / "other.sqlite", seed=1)
+    assert parameters(tmp_path / "other.sqlite") != parameters(whole[1])
 
 
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 11])
+@pytest.mark.parametrize("after", [1, 11, TRIALS + 7])
 def test_a_killed_study_ends_as_if_it_had_not_been_interrupted(
     tmp_path: Path, whole: tuple[Outcome, Path], after: int
 ) -> None:
@@ -142,7 +135,8 @@ def test_a_killed_study_ends_as_if_it_had_not_been_interrupted(
     assert parameters(storage) == parameters(whole[1])[:after]
     seen: list[int] = []
     resumed = world.tune(world.correct(), storage, on_progress=lambda done, total: seen.append(done))
-    assert seen == list(range(after, TRIALS + 1))
+    rest = [*range(min(after, TRIALS), TRIALS + 1), *range(max(after, TRIALS), 2 * TRIALS + 1)]
+    assert seen == rest, "what was done is not done again"
     assert resumed == whole[0] and parameters(storage) == parameters(whole[1])
 
 
@@ -160,7 +154,7 @@ def test_a_study_killed_within_a_trial_leaves_nothing_half_done(
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr("diffugen.tune.judge.CACHE_BYTES", 0)
         tune(world.correct(), heat_maps, world.image, WRONG, WEIGHTS, storage=storage, trials=TRIALS)
-    assert 0 < len(parameters(storage)) < TRIALS
+    assert 0 < len(parameters(storage)) < 2 * TRIALS
     assert world.tune(world.correct(), storage) == whole[0] and parameters(storage) == parameters(whole[1])
 
 
@@ -169,8 +163,9 @@ def test_a_finished_study_continues_with_more_trials_and_answers_for_fewer(
 ) -> None:
     world, storage = World(), tmp_path / "tune.sqlite"
     short = world.tune(world.correct(), storage, trials=5)
-    assert short.trials == 5 and short.history == whole[0].history[:5]
-    assert world.tune(world.correct(), storage, trials=10).history == whole[0].history[:10]
+    assert short.trials == 10 and parameters(storage)[:5] == parameters(whole[1])[:5]
+    world.tune(world.correct(), storage, trials=10)
+    assert parameters(storage)[:10] == parameters(whole[1])[:10]
     world.read.clear()
     assert world.tune(world.correct(), storage, trials=5) == short and not world.read
 
@@ -178,13 +173,15 @@ def test_a_finished_study_continues_with_more_trials_and_answers_for_fewer(
 def test_other_evidence_settings_folds_or_seed_start_another_study(tmp_path: Path) -> None:
     world, storage = World(), tmp_path / "tune.sqlite"
     other = [*world.correct()[:-1], world.evidence("image 15", world.disc("image 15", 1.3))]
-    world.tune(world.correct(), storage, trials=2)
-    world.tune(other, storage, trials=2)
-    world.tune(world.correct(), storage, WRONG.changed(min_area_frac=0.01), trials=2)
-    world.tune(world.correct(), storage, trials=2, folds=3)
-    world.tune(world.correct(), storage, trials=2, seed=1)
+    right = WRONG.changed(threshold="otsu", groups={"up@*": 1.0, "down@*": 0.5})
+    world.tune(world.correct(), storage, right, trials=2)
+    world.tune(other, storage, right, trials=2)
+    world.tune(world.correct(), storage, right.changed(min_area_frac=0.01), trials=2)
+    world.tune(world.correct(), storage, right, trials=2, folds=3)
+    world.tune(world.correct(), storage, right, trials=2, seed=1)
     names = optuna.get_all_study_names(f"sqlite:///{storage}")
-    assert len(set(names)) == 5 and all(name.startswith("labels-") for name in names)
+    assert sorted(name.split("-")[0] for name in names) == ["labels"] * 5 + ["scores"] * 5
+    assert len(set(names)) == 10
 
 
 def test_studies_of_earlier_versions_continue(tmp_path: Path) -> None:
@@ -195,7 +192,7 @@ def test_studies_of_earlier_versions_continue(tmp_path: Path) -> None:
     evidence = [Evidence(f"image {n}", f"prompt {n // 2}", objects(mask)) for n, mask in enumerate(masks)]
     World().tune(evidence, tmp_path / "tune.sqlite", trials=2)
     names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'tune.sqlite'}")
-    assert names == ["labels-a682e5eb57e4a787"]
+    assert names == ["labels-03ac080e29c4d5ce"]
 
 
 def test_the_first_trial_is_exactly_the_current_settings(tmp_path: Path) -> None:
@@ -206,7 +203,7 @@ def test_the_first_trial_is_exactly_the_current_settings(tmp_path: Path) -> None
     )
     tuned = world.tune(world.correct(), tmp_path / "tune.sqlite", settings, trials=2)
     judgement = Judge(spread(world.correct(), 300, 0), world.heat_maps, world.image).judge(settings, WEIGHTS)
-    assert tuned.history[0] == pytest.approx(judgement.values.mean(), abs=1e-4)
+    assert tuned.worth.before == pytest.approx(judgement.worth.mean(), abs=1e-4)
     first = parameters(tmp_path / "tune.sqlite")[0][0]
     assert (first["fraction"], first["erode_frac"], first["groups.down@*"]) == (0.9, 0.04, 3 / 7)
 
@@ -226,7 +223,7 @@ def test_the_storage_can_have_any_name(tmp_path: Path, name: str) -> None:
     world = World()
     world.tune(world.correct(), tmp_path / name, trials=2)
     assert (tmp_path / name).is_file()
-    assert world.tune(world.correct(), tmp_path / name, trials=3).trials == 3
+    assert world.tune(world.correct(), tmp_path / name, trials=3).trials == 6
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
 
 
@@ -322,7 +319,7 @@ def test_too_little_for_a_study(tmp_path: Path, count: int, families: int, trial
     assert (
         not tuned.adopted and tuned.settings is WRONG and tuned.weights is WEIGHTS and reason in tuned.reason
     )
-    assert (tuned.value_before, tuned.held_out_after, tuned.trials, tuned.history) == (None, None, 0, ())
+    assert (tuned.worth, tuned.miscalibration, tuned.trials) == (Change(), Change(), 0)
     assert not list(tmp_path.iterdir()) and not world.read
 
 

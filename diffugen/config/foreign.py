@@ -122,7 +122,7 @@ def as_path(text: str | Path, where: str) -> Path:
         where: Where it stands, for the error message.
 
     Raises:
-        DiffugenError: It is too long, or contains a character that no path has.
+        DiffugenError: It is too long, contains a character that no path has, or is a link that leads nowhere.
     """
     if not isinstance(text, (str, Path)):
         raise DiffugenError(f"{where}: expected a path, not {brief(text)}")
@@ -135,6 +135,8 @@ def as_path(text: str | Path, where: str) -> Path:
         problem = "contains a character that no path has"
     elif len(encoded) > MOST_PATH_BYTES or any(len(name) > MOST_NAME_BYTES for name in encoded.split(b"/")):
         problem = f"is too long; names have at most {MOST_NAME_BYTES} bytes, paths {MOST_PATH_BYTES}"
+    elif os.path.islink(given) and not os.path.exists(given):
+        problem = f"is a link to {os.readlink(given)[:200]!a}, where nothing is"
     if problem:
         raise DiffugenError(f"{where}: the path {given[:60]!a}{'...' * (len(given) > 60)} {problem}")
     return Path(given)

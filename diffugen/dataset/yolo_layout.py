@@ -1,6 +1,7 @@
 """Find the images and label files of a set in the YOLO-seg layout, whatever tool wrote it.
 
-Knows ``data.yaml`` and paths; does not open images or label files.
+Knows ``data.yaml``, the ``classes.txt`` that Label Studio writes instead, and paths; does not open images or
+label files.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffugen.config.foreign import as_path, is_whole_text, parse_yaml, read_text
+from diffugen.config.foreign import as_path, is_whole_text, parse_json, parse_yaml, read_text
 from diffugen.dataset.files import IMAGE_SUFFIXES, SPLITS
 from diffugen.errors import DiffugenError, brief
 
@@ -21,8 +22,9 @@ _NOTHING = ("", "~", "null", "Null", "NULL")
 _MOST_BYTES = 64 << 20
 """The largest list of images."""
 
-_NO_LABELS = ("classes.txt",)
-"""Text files that labelling tools leave among the label files."""
+_CLASSES = "classes.txt"
+"""Class names, one per line. Label Studio writes it instead of a ``data.yaml``, beside the folder ``images``;
+other labelling tools leave such a file among the label files."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Layout:
     """The contents of a ``data.yaml``.
 
     Attributes:
-        file: The ``data.yaml``.
+        file: The ``data.yaml``, or the ``classes.txt``.
         class_names: Class name of each class number.
         roots: Folders that its paths may be relative to, the likeliest first.
         parts: For each split, its image folders and list files as written.
@@ -108,14 +110,17 @@ def read_layout(dataset: Path) -> Layout:
 def read_about(dataset: Path) -> tuple[Path, dict[str, Any]]:
     """Return the path and the content of the ``data.yaml`` of a set, its plain values as the texts they are.
 
-    A class may be called ``no`` or ``0x1F``; keys that are written without a value are left out.
+    A class may be called ``no`` or ``0x1F``; keys that are written without a value are left out. In Label
+    Studio's layout, the folder ``images`` is the split ``train``.
 
     Raises:
         DiffugenError: There is none, or it is not a YAML mapping.
     """
     dataset = as_path(dataset, "the dataset")
-    file = dataset / "data.yaml" if dataset.is_dir() else dataset
+    file = about_file(dataset) if dataset.is_dir() else dataset
     try:
+        if file.name == _CLASSES:
+            return file, {"names": read_text(file).rstrip().splitlines(), "train": "images"}
         about = parse_yaml(read_text(file), texts_only=True)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -126,6 +131,12 @@ def read_about(dataset: Path) -> tuple[Path, dict[str, Any]]:
     if not isinstance(about, dict):
         raise DiffugenError(f"{file} is not a dataset: expected a mapping with 'train', 'val' and 'names'")
     return file, {key: value for key, value in about.items() if value not in _NOTHING}
+
+
+def about_file(folder: Path) -> Path:
+    """Return the path of the ``data.yaml`` of a set, or of the ``classes.txt`` if it has that instead."""
+    usual, other = folder / "data.yaml", folder / _CLASSES
+    return other if not usual.exists() and other.is_file() and (folder / "images").is_dir() else usual
 
 
 def candidates(root: Path, part: str) -> Iterator[Path]:
@@ -208,7 +219,7 @@ def _check_labels(folder: Path, images: Sequence[Path]) -> None:
         return
     known = {label_of(image) for image in images}
     for label in sorted(labels.rglob("[!.]*.txt")):
-        if label not in known and label.name not in _NO_LABELS:
+        if label not in known and label.name != _CLASSES:
             raise DiffugenError(f"{label} has no image in {folder}; remove it or add its image")
 
 
@@ -229,8 +240,20 @@ def _class_names(file: Path, names: Any) -> dict[int, str]:
 
 
 def _nearby(dataset: Path) -> str:
-    """Return a hint at dataset files in the folder, if there are any."""
+    """Return a hint at the dataset files in the folder, if there are any."""
     if not dataset.is_dir():
         return ""
-    others = sorted([*dataset.glob("*.y*ml"), *dataset.glob("*.json"), *dataset.glob("annotations/*.json")])
-    return f"; did you mean {', or '.join(map(str, others[:3]))}?" if others else ""
+    files = [*dataset.glob("*.y*ml"), *dataset.glob("*.json"), *dataset.glob("annotations/*.json")]
+    others = [str(file) for file in sorted(files) if _describes_a_set(file)]
+    return f"; did you mean {', or '.join(others[:3])}?" if others else ""
+
+
+def _describes_a_set(file: Path) -> bool:
+    """Return whether a file has the keys of a COCO file or of a ``data.yaml``; not if it is too large."""
+    try:
+        text = read_text(file)
+        about = parse_json(text) if file.suffix == ".json" else parse_yaml(text, texts_only=True)
+    except (OSError, ValueError):
+        return False
+    wanted = {"images", "annotations"} if file.suffix == ".json" else {"names"}
+    return isinstance(about, dict) and wanted <= about.keys()

@@ -24,7 +24,9 @@ from diffugen.errors import ModelError, did_you_mean, first_line
 MINIATURE = "miniature"
 """Name of the pipeline that is included in the package."""
 
-SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+
+SINGLE_FILE_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 
 
 def load_pipeline(
@@ -175,13 +177,25 @@ def _read(source: Path | str, dtype: Any, trust_remote_pickle: bool) -> Any:
         except ModelError:
             raise
         except Exception as error:  # diffusers, transformers and safetensors raise anything on broken files
+            hint = "" if trust_remote_pickle else _pickles(source)
             raise ModelError(
                 f"cannot load {source} as a diffusion pipeline: {first_line(error)} Save or download it "
-                "again. Only safetensors are read: weights in .bin or .ckpt need trust_remote_pickle, which "
-                "lets their author run code here."
+                f"again.{hint}"
             ) from error
     _check_complete(source, messages)
     return pipeline
+
+
+def _pickles(source: Path) -> str:
+    """Return a hint at weights that are not read, because they lie in the model's folder as pickles alone."""
+    pickles = (file for file in sorted(source.rglob("*")) if file.suffix in PICKLE_SUFFIXES)
+    found = next((file for file in pickles if not any(file.parent.glob("*.safetensors"))), None)
+    if found is None:
+        return ""
+    return (
+        f" Only safetensors are read: {found.relative_to(source)} needs trust_remote_pickle, which lets its "
+        "author run code here."
+    )
 
 
 def _check_complete(source: Path, messages: list[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from diffugen.config.foreign import as_path
 from diffugen.dataset.files import Item, OnMistake
 from diffugen.dataset.truth import Purpose, Truth, read_truth, split_of
 from diffugen.errors import DiffugenError
@@ -38,7 +39,7 @@ def find_truth(source: str | None, classes: Sequence[str], purpose: Purpose = "m
     if source is None:
         return None
     if source not in SCENE_SETS:
-        if not split_of(source)[0].exists():
+        if not as_path(split_of(source)[0], "the labelled set").exists():
             raise DiffugenError(
                 f"no truth {source!r}: give a folder in the YOLO-seg layout, a COCO .json, or one of the "
                 f"miniature's scene sets: {', '.join(SCENE_SETS)}"

@@ -20,7 +20,7 @@ from diffugen.dataset.coco import CocoSet
 from diffugen.dataset.files import IMAGE_SUFFIXES, Item, read_image, strays
 from diffugen.dataset.truth import by_class, chosen_split, refuse_misspelt, split_of
 from diffugen.dataset.yolo import read_yolo
-from diffugen.dataset.yolo_layout import list_images, read_layout
+from diffugen.dataset.yolo_layout import about_file, list_images, read_layout
 from diffugen.errors import DiffugenError, counted
 from diffugen.prompts.names import matching_names
 from diffugen.records import Instances, Prompt
@@ -183,7 +183,7 @@ def source_files(source: str) -> Sequence[Path]:
 
 
 def _is_yolo(path: Path) -> bool:
-    return path.suffix.lower() in (".yaml", ".yml") or (path / "data.yaml").is_file()
+    return path.suffix.lower() in (".yaml", ".yml") or about_file(path).is_file()
 
 
 def _read(path: Path, split: str | None, notify: Callable[[str], None]) -> Iterator[tuple[SourceImage, RGB]]:

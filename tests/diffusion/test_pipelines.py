@@ -128,6 +128,18 @@ def test_a_broken_folder(folder: Path, harm: Callable[[Path], None], part: str, 
     assert str(folder) in str(caught.value)
 
 
+def test_pickles_are_blamed_only_if_they_are_what_is_missing(folder: Path) -> None:
+    cut(folder / UNET)
+    torch.save({}, folder / "unet/diffusion_pytorch_model.bin")  # beside safetensors, as on the Hub
+    with pytest.raises(ModelError, match="cannot load") as caught:
+        load_pipeline(folder)
+    assert "trust_remote_pickle" not in str(caught.value)
+    pickle_instead(folder / TEXT)
+    with pytest.raises(ModelError, match="cannot load") as caught:
+        load_pipeline(folder, trust_remote_pickle=True)
+    assert "trust_remote_pickle" not in str(caught.value)
+
+
 def test_trusted_pickles_load(folder: Path) -> None:
     pickle_instead(folder / TEXT)
     assert load_pipeline(folder, device="cpu", trust_remote_pickle=True).text_encoder is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from diffugen.config.files import find_config
 from diffugen.config.sections import DatasetSettings, LoopSettings
 from diffugen.dataset.coco import write_coco
 from diffugen.dataset.files import Item
@@ -17,6 +18,7 @@ from diffugen.errors import DiffugenError
 from diffugen.miniature.truth import find_truth
 from diffugen.run import RunStore
 from diffugen.stages import open_sets
+from diffugen.stages.sources import sources_outside
 from tests.support.dataset_samples import box_mask, item
 from tests.support.rounds import round_of
 
@@ -223,3 +225,53 @@ def test_crowds_of_known_images_are_painted_over_or_trained_on(tmp_path: Path, c
     changed = (before != after).any(axis=2)
     assert len(found) == (2 if crowds == "object" else 1)
     assert changed[far].any() == (crowds == "hide") and not changed[BOX].any()
+
+
+# -------------------------------------------------------------------- other tools' layouts
+
+
+def label_studio(folder: Path) -> Path:
+    """A set as Label Studio exports it: no ``data.yaml``, one folder of images, notes in a file beside it."""
+    made = yolo(folder, "train")
+    for kind in ("images", "labels"):
+        shutil.move(made / kind / "train", made / "flat")
+        shutil.rmtree(made / kind)
+        shutil.move(made / "flat", made / kind)
+    shutil.rmtree(made / "instances", ignore_errors=True)
+    (made / "data.yaml").unlink()
+    (made / "classes.txt").write_text("car\npiano\n\n")
+    (made / "notes.json").write_text('{"categories": [{"id": 0, "name": "car"}], "info": {"year": 2025}}')
+    return made
+
+
+def test_label_studios_layout_is_a_training_split(tmp_path: Path) -> None:
+    made = label_studio(tmp_path / "export")
+    for given in (made, made / "classes.txt"):
+        truth = read_truth(str(given), ["car", "piano"], purpose="train")
+        assert [name.rstrip("x") for name, _, _ in truth.items()] == ["train"] * 4
+        assert {name for _, _, found in truth.items() for name in found.class_names} == {"car"}
+    with RunStore.create_or_open(tmp_path / "run", config={}) as store:
+        sources = list(sources_outside(store, str(made), None))
+    assert [set(one.instances.class_names) for one in sources if one.instances] == [{"car"}] * 4
+
+
+def test_a_hint_names_only_files_that_describe_a_set(tmp_path: Path) -> None:
+    made = label_studio(tmp_path / "export")
+    (made / "classes.txt").unlink()
+    with pytest.raises(DiffugenError, match="no dataset at") as caught:
+        read_truth(str(made), ["car"], purpose="train")
+    assert "did you mean" not in str(caught.value), "notes.json describes no images"
+    (made / "cars.yml").write_text("names: [car]\ntrain: images\n")
+    with pytest.raises(DiffugenError, match=r"did you mean .*cars\.yml\?"):
+        read_truth(str(made), ["car"], purpose="train")
+
+
+def test_a_link_that_leads_nowhere_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    link = tmp_path / "set"
+    link.symlink_to(tmp_path / "moved")
+    for ask in (
+        lambda: find_truth(str(link), ["car"]),
+        lambda: find_config(link.rename(tmp_path / "my.yaml")),
+    ):
+        with pytest.raises(DiffugenError, match=r"is a link to '.*moved', where nothing is$"):
+            ask()

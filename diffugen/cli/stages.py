@@ -196,14 +196,14 @@ def _without_run(
     """Return what stands in for a run to measure in; None if the configuration is named and has a run."""
     from diffugen.config import load_config
     from diffugen.run.ledger import LEDGER_NAME
-    from diffugen.stages.verbs import resolve_config, run_to_measure
+    from diffugen.stages.verbs import resolve_config, run_for_detector
 
     if config is None:
-        return run_to_measure(checkpoint, load_config(None, overrides), of_config=False, progress=progress)
+        return run_for_detector(checkpoint, load_config(None, overrides), of_config=False, progress=progress)
     settings, folder = resolve_config(config, overrides)
     if (folder / LEDGER_NAME).is_file():
         return None
-    return run_to_measure(checkpoint, settings, of_config=True, progress=progress)
+    return run_for_detector(checkpoint, settings, of_config=True, progress=progress)
 
 
 def report(config: ConfigArgument = None, run: RunOption = None) -> None:

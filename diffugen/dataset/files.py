@@ -146,7 +146,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 raise ValueError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits")
             return np.array(turned.convert("RGB"), dtype=np.uint8)
     except Exception as error:  # Pillow raises many unrelated exceptions for damaged files
-        why = "it is no image, or of an unknown format" if "identify" in str(error) else error
+        # Ultralytics lets Pillow try one more format, whose package is missing as a rule.
+        unknown = any("identify" in str(one) for one in (error, error.__context__))
+        why = "it is no image, or of an unknown format" if unknown else error
         raise DiffugenError(
             f"cannot read the image {path} ({why}); replace it, or remove it and its labels"
         ) from error

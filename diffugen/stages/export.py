@@ -43,7 +43,7 @@ def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, for
             "as they are, give --set dataset.trust=attention"
         )
     splits = {split: chosen_items(run, chosen, part) for split, part in ids.items() if part}
-    with _writer(format, run.folder) as write:
+    with dataset_writer(format, run.folder) as write:
         write(out, splits, run.class_names)
     return {split: len(part) for split, part in ids.items()}
 
@@ -57,8 +57,16 @@ def check_format(format: str) -> None:
 
 
 @contextmanager
-def _writer(format: str, folder: Path) -> Iterator[Callable[..., Path]]:
-    """Yield what writes a dataset of a format; FiftyOne writes its own, and needs its database for that."""
+def dataset_writer(format: str, folder: Path) -> Iterator[Callable[..., Path]]:
+    """Yield what writes a dataset of a format: `write_yolo`, or a function of the same arguments.
+
+    Args:
+        format: One of `FORMATS`.
+        folder: The folder of a run; FiftyOne writes its own format, and keeps its database there meanwhile.
+
+    Raises:
+        DiffugenError: The database does not start.
+    """
     if format == "fiftyone":
         from diffugen.review.database import database
         from diffugen.review.export import write_fiftyone

@@ -117,10 +117,10 @@ def open_run(
 
 
 @contextmanager
-def run_to_measure(
+def run_for_detector(
     checkpoint: str, config: Config, *, of_config: bool, progress: Progress = silent
 ) -> Iterator[OpenRun]:
-    """Open an empty run that is deleted afterwards, to measure a detector where there is no run.
+    """Open an empty run that is deleted afterwards, to use a detector where there is no run.
 
     Args:
         checkpoint: The detector.

@@ -1,0 +1,179 @@
+"""Any images can be labelled with a detector: photos, labelled sets and runs, continued after a kill."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffugen.comparison.matching import match
+from diffugen.config import load_config
+from diffugen.dataset.coco import read_coco
+from diffugen.dataset.files import write_image
+from diffugen.dataset.yolo import read_yolo, write_yolo
+from diffugen.errors import DiffugenError, StoreError
+from diffugen.miniature.sets import exact_instances, scene_set
+from diffugen.run import OnProgress, Run
+from diffugen.stages.photos import LabelledImages, label_images
+from diffugen.stages.verbs import run_for_detector
+from tests.support.command_line import run
+
+CLASSES = ["car", "truck", "person", "traffic cone"]
+SCENES = list(scene_set("streets", 18, start=880_000))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number, drawn in enumerate(SCENES):
+        where = folder / "night" if number % 5 == 0 else folder
+        write_image(where / f"s{number:02}.png", drawn.rgb)
+    return folder
+
+
+@pytest.fixture
+def detecting() -> Iterator[Run]:
+    with run_for_detector("miniature", load_config(), of_config=False) as opened:
+        yield opened.run
+
+
+def labelled(run: Run, source: Path, out: Path, format: str = "yolo-seg", **more: object) -> LabelledImages:
+    arguments: dict[str, object] = {"class_map": {}, **more}
+    settings = load_config().detector
+    return label_images(run, str(source), "miniature", settings, out, format, **arguments)  # type: ignore[arg-type]
+
+
+def test_photos_get_the_objects_that_are_in_them(detecting: Run, photos: Path, tmp_path: Path) -> None:
+    made = labelled(detecting, photos, tmp_path / "set")
+    items = {name: (rgb, found) for name, rgb, found in read_yolo(made.folder)}
+    assert set(items) == {f"{'night-' * (number % 5 == 0)}s{number:02}" for number in range(18)}
+    good = total = 0
+    for number, drawn in enumerate(SCENES):
+        rgb, found = items[f"{'night-' * (number % 5 == 0)}s{number:02}"]
+        assert (rgb == drawn.rgb).all()
+        pairs = match(exact_instances(drawn).of_classes(CLASSES), found, min_iou=0.5, min_iou_swapped=None)
+        good += sum(pair.first is not None and pair.second is not None for pair in pairs)
+        total += len(pairs)
+    assert good / total > 0.7
+    assert sum(made.objects.values()) == sum(len(found) for _, found in items.values())
+    assert made.empty == sum(not len(found) for _, found in items.values())
+    assert made.sheet.is_file() and not list(tmp_path.glob(".*"))
+
+
+def test_classes_are_renamed_and_chosen(detecting: Run, photos: Path, tmp_path: Path) -> None:
+    everything = labelled(detecting, photos, tmp_path / "all", "coco")
+    made = labelled(
+        detecting, photos, tmp_path / "some", "coco", class_map={"lorry": "truck"}, only=["lorry", "car"]
+    )
+    assert made.objects == {"car": everything.objects["car"], "lorry": everything.objects["truck"]}
+    found = {
+        name
+        for _, _, one in read_coco(tmp_path / "some/annotations/instances_train.json")
+        for name in one.class_names
+    }
+    assert found == {"car", "lorry"}
+
+
+def test_labelled_sets_and_single_images_are_sources_too(
+    detecting: Run, photos: Path, tmp_path: Path
+) -> None:
+    drawn = SCENES[1]
+    write_yolo(
+        tmp_path / "old", {"train": [("a", drawn.rgb, exact_instances(drawn).of_classes(["car"]))]}, ["car"]
+    )
+    again = labelled(detecting, tmp_path / "old", tmp_path / "new")
+    alone = labelled(detecting, photos / "s01.png", tmp_path / "one")
+    assert again.objects == alone.objects and again.images == alone.images == 1
+
+
+def test_photos_of_one_stem_keep_apart(detecting: Run, tmp_path: Path) -> None:
+    write_image(tmp_path / "photos/a.png", SCENES[0].rgb)
+    write_image(tmp_path / "photos/a.bmp", SCENES[1].rgb)
+    labelled(detecting, tmp_path / "photos", tmp_path / "set")
+    assert {name for name, _, _ in read_yolo(tmp_path / "set")} == {"a-png", "a-bmp"}
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_call_continues(detecting: Run, photos: Path, tmp_path: Path) -> None:
+    seen: list[tuple[float, int]] = []
+
+    def watched(kill_after: int) -> None:
+        @contextmanager
+        def progress(title: str, unit: str) -> Iterator[OnProgress]:
+            def report(done: float, total: int, note: str = "") -> None:
+                if title == "label":
+                    seen.append((done, total))
+                    if done == kill_after:
+                        raise Killed
+
+            yield report
+
+        detecting.progress = progress
+
+    watched(16)
+    with pytest.raises(Killed):
+        labelled(detecting, photos, tmp_path / "set")
+    assert not (tmp_path / "set").exists() and seen[-1] == (16, 18)
+    watched(-1)
+    seen.clear()
+    late = labelled(detecting, photos, tmp_path / "set")
+    assert seen == [(0, 2), (2, 2)]
+    whole = labelled(detecting, photos, tmp_path / "whole")
+    assert late.objects == whole.objects
+    for one, other in zip(read_yolo(tmp_path / "set"), read_yolo(tmp_path / "whole"), strict=True):
+        assert one[2].rles == other[2].rles
+
+
+def test_what_changed_since_is_labelled_again(detecting: Run, tmp_path: Path) -> None:
+    for number in range(3):
+        write_image(tmp_path / f"photos/{number}.png", SCENES[number].rgb)
+    out = tmp_path / "set"
+    out.mkdir()
+    (tmp_path / "photos/9.png").write_text("no image")
+    with pytest.raises(DiffugenError, match=r"9\.png \(it is no image, or of an unknown format\)"):
+        labelled(detecting, tmp_path / "photos", out)
+    write_image(tmp_path / "photos/9.png", np.zeros((40, 60, 3), np.uint8))
+    assert labelled(detecting, tmp_path / "photos", out).images == 4
+
+
+def test_bad_input_is_refused_before_any_work(detecting: Run, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("")
+    (tmp_path / "empty").mkdir()
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"out": tmp_path / "full"}, "full is in use"),
+        ({"format": "voc"}, "unknown format 'voc'"),
+        ({"class_map": {"lorry": "trucks"}}, "no class 'trucks', did you mean 'truck'"),
+        ({"only": ["cat"]}, "--only cat: there is no such class, did you mean 'car'"),
+        ({"source": tmp_path / "empty"}, "empty has no images"),
+        ({"source": tmp_path / "absent"}, "not found"),
+    ]
+    for change, message in cases:
+        arguments: dict[str, object] = {"source": photos, "out": tmp_path / "set", **change}
+        with pytest.raises((DiffugenError, StoreError), match=re.escape(message)):
+            labelled(detecting, **arguments)  # type: ignore[arg-type]
+    assert not (tmp_path / "set").exists()
+
+
+def test_the_command_labels_photos_and_says_what_it_found(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = str(photos)
+    out = ["--out", str(tmp_path / "set")]
+    assert run(monkeypatch, "label", some, "--detector", "miniature", *out, "--class-map", "lorry=truck") == 0
+    printed = capsys.readouterr().out
+    assert "18 images in" in printed and "lorry" in printed and "truck" not in printed
+    for arguments, message in (
+        (["label", some, *out], "--out needs --detector"),
+        (["label", "--detector", "miniature"], "diffugen label FOLDER --detector CHECKPOINT"),
+        (["label", some, "--detector", "miniature", "--class-map", "x"], "expected NAME=THEIRS"),
+    ):
+        assert run(monkeypatch, *arguments) == 2
+        assert message in " ".join(capsys.readouterr().err.split())

@@ -1,4 +1,4 @@
-"""Checkpoints of YOLO segmentation models: load any kind, save as safetensors, import Ultralytics quietly.
+"""Checkpoints of YOLO segmentation models (YOLOv8, v9, 11, 12 and 26): load any kind, save as safetensors.
 
 With the other ``yolo`` modules of this package the only home of ultralytics (AGPL-3.0). Knows nothing about
 images, datasets or training.
@@ -7,6 +7,8 @@ A checkpoint is one of
 - a folder with ``model.safetensors`` and ``model.json``, as written by `save_safetensors`,
 - ``miniature``: such a folder, included in DiffuGen, for cars, trucks, people and traffic cones,
 - an Ultralytics ``.pt`` file, unpickled with Ultralytics' list of allowed classes only,
+- the name of one that Ultralytics publishes, such as ``yolo11n-seg.pt``, downloaded once into torch's cache
+  unless ``HF_HUB_OFFLINE`` is set, as for models of the Hub,
 - the name of an architecture, such as ``yolov8n-seg.yaml``: no weights, so it can be fitted but not predict.
 """
 
@@ -92,10 +94,44 @@ def save_safetensors(checkpoint: Path | str, folder: Path) -> Path:
 
 
 def find_checkpoint(name: Path | str) -> Path:
-    """Return the path of a checkpoint; the name ``miniature`` stands for the one included in DiffuGen."""
+    """Return the path of a checkpoint; the name ``miniature`` stands for the one included in DiffuGen.
+
+    Raises:
+        ModelError: It is the name of a published checkpoint, and cannot be downloaded.
+    """
     if str(name) == MINIATURE:
         return Path(__file__).parents[1] / "miniature" / "weights" / "detector"
-    return Path(name)
+    path = Path(name)
+    return path if path.exists() or path.name != str(name) else _published(path)
+
+
+def _published(name: Path) -> Path:
+    """Return where a checkpoint is that Ultralytics publishes, downloading it if necessary; else the name."""
+    import torch
+
+    import_ultralytics()
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+
+    if str(name) not in GITHUB_ASSETS_NAMES:
+        return name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if path.is_file():
+        return path
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false", "no", "off"):
+        raise ModelError(
+            f"the checkpoint {name} is not here, and HF_HUB_OFFLINE is set; copy it to {path}, or give the "
+            "path of another"
+        )
+    try:
+        with contained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            attempt_download_asset(path, progress=False)
+    except Exception as error:  # no network, no space, no rights: types of several packages
+        raise ModelError(
+            f"the checkpoint {name} is not here, and its download failed: {first_line(error)} Copy it to "
+            f"{path}, or give the path of another"
+        ) from error
+    return path
 
 
 def load_checkpoint(checkpoint: Path) -> Checkpoint:
@@ -111,8 +147,8 @@ def load_checkpoint(checkpoint: Path) -> Checkpoint:
             return _load_architecture(checkpoint)
         if not checkpoint.is_file():
             raise ModelError(
-                f"no checkpoint at {checkpoint}; give a .pt file, a folder with model.safetensors, or an "
-                "architecture such as yolov8n-seg.yaml (nothing is downloaded)"
+                f"no checkpoint at {checkpoint}; give a .pt file, a folder with model.safetensors, a "
+                "published one such as yolo11n-seg.pt, or an architecture such as yolov8n-seg.yaml"
             )
         return _load_pickle(checkpoint)
 
@@ -149,6 +185,7 @@ def _load_architecture(name: Path) -> Checkpoint:
             f"no architecture {name}; give one such as yolov8n-seg.yaml ({first_line(error)})"
         ) from error
     _check_task(name, task)
+    _check_prompts(name, architecture)
     return Checkpoint(dict(architecture))
 
 
@@ -165,6 +202,7 @@ def _load_pickle(file: Path) -> Checkpoint:
     if not isinstance(model, SegmentationModel):
         _check_task(file, guess_model_task(model))
         raise ModelError(f"{file} holds a {type(model).__name__}; DiffuGen needs a YOLO segmentation model")
+    _check_prompts(file, model.yaml)
     sizes = (_trained_size(content.get("train_args")), _trained_size(getattr(model, "args", None)))
     image_size = next((size for size in sizes if size is not None), None)
     return Checkpoint(dict(model.yaml), model.float().eval(), image_size)
@@ -191,9 +229,17 @@ def _check_task(checkpoint: Path, task: str | None) -> None:
         )
 
 
+def _check_prompts(checkpoint: Path, architecture: Mapping[str, Any]) -> None:
+    if str(architecture["head"][-1][2]).startswith("YOLOE"):
+        raise ModelError(
+            f"{checkpoint} is a YOLOE model, which takes text or boxes as prompts; DiffuGen needs one with "
+            "classes of its own, such as yolo11n-seg"
+        )
+
+
 @cache
 def import_ultralytics() -> None:
-    """Import Ultralytics without letting it touch the network, the home folder or the environment.
+    """Import Ultralytics without letting it touch the home folder, the environment or the network.
 
     If the calling program imported Ultralytics before, its settings stay in force.
     """

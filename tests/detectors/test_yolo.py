@@ -21,7 +21,7 @@ import torch
 from diffugen.config.training import TrainingArguments
 from diffugen.dataset.yolo import write_yolo
 from diffugen.detectors.yolo import YoloDetector
-from diffugen.detectors.yolo_checkpoint import import_ultralytics, load_checkpoint, save_safetensors
+from diffugen.detectors.yolo_checkpoint import load_checkpoint, save_safetensors
 from diffugen.errors import DiffugenError, ModelError
 from diffugen.labels import shapes
 from tests.support.children import WAIT_SECONDS
@@ -35,6 +35,7 @@ from tests.support.detector_contract import (
     assert_same,
     scene,
 )
+from tests.support.yolo_models import detect_model, random_detector, random_model
 
 SCRATCH = "yolov8n-seg.yaml"
 
@@ -45,16 +46,6 @@ def weights_of(checkpoint: Path) -> dict[str, Any]:
     return dict(model.state_dict())
 
 
-def random_model() -> Any:
-    import_ultralytics()
-    from ultralytics.nn.tasks import SegmentationModel
-
-    torch.manual_seed(0)
-    model = SegmentationModel(SCRATCH, nc=2, verbose=False)
-    model.names = {0: "car", 1: "truck"}
-    return model
-
-
 @pytest.fixture(scope="module")
 def start() -> YoloDetector:
     return YoloDetector(SCRATCH, device="cpu")
@@ -62,22 +53,7 @@ def start() -> YoloDetector:
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> YoloDetector:
-    """Return a detector whose predictions are worthless but depend on every pixel.
-
-    Its weights are random and its batch norms are set so that activations on scenes are normalised.
-    """
-    model = random_model()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    images = torch.from_numpy(
-        np.stack([np.pad(scene(seed)[1], ((0, 16), (0, 0), (0, 0))) for seed in range(8)])
-    )
-    with torch.no_grad():
-        model.train()(images.permute(0, 3, 1, 2) / 255)
-    file = tmp_path_factory.mktemp("model") / "random.pt"
-    torch.save({"model": model.half().eval(), "train_args": {"task": "segment"}}, file)
-    return YoloDetector(file, device="cpu")
+    return random_detector(SCRATCH, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -218,13 +194,6 @@ def test_safetensors_predict_the_same(detector: YoloDetector, tmp_path: Path) ->
     )
 
 
-def detect_model(folder: Path) -> Path:
-    from ultralytics.nn.tasks import DetectionModel
-
-    torch.save({"model": DetectionModel("yolov8n.yaml", nc=2, verbose=False)}, folder / "detect.pt")
-    return folder / "detect.pt"
-
-
 def no_checkpoint(folder: Path) -> Path:
     (folder / "notes.pt").write_text("no weights in here")
     return folder / "notes.pt"
@@ -285,7 +254,7 @@ def test_safetensors_keep_the_image_size(fitted: Fitted, detector: YoloDetector,
 def test_the_image_size_is_read_from_the_training_arguments(
     tmp_path: Path, train_args: Any, model_args: Any, expected: int | None
 ) -> None:
-    model = random_model()
+    model = random_model(SCRATCH)
     if model_args is not None:
         model.args = model_args
     with torch.serialization.safe_globals([SimpleNamespace]):
@@ -300,7 +269,7 @@ def test_the_miniature_knows_its_image_size() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder / "absent.pt", "no checkpoint at .*nothing is downloaded"),
+        (lambda folder: folder / "absent.pt", "no checkpoint at .*published one"),
         (lambda folder: Path("yolov99-seg.yaml"), "no architecture yolov99-seg.yaml"),
         (lambda folder: Path("yolov8n.yaml"), "for the task 'detect'; DiffuGen needs one for 'segment'"),
         (no_checkpoint, "not an Ultralytics checkpoint, or is damaged"),

@@ -1,0 +1,51 @@
+"""Tiny YOLO models with random weights, for tests of what does not depend on what a model has learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffugen.detectors.yolo import YoloDetector
+from diffugen.detectors.yolo_checkpoint import import_ultralytics
+from tests.support.detector_contract import scene
+
+
+def random_model(architecture: str) -> Any:
+    import_ultralytics()
+    from ultralytics.nn.tasks import SegmentationModel
+
+    torch.manual_seed(0)
+    model = SegmentationModel(architecture, nc=2, verbose=False)
+    model.names = {0: "car", 1: "truck"}
+    return model
+
+
+def random_detector(architecture: str, folder: Path) -> YoloDetector:
+    """Return a detector whose predictions are worthless but depend on every pixel.
+
+    Its weights are random and its batch norms are set so that activations on scenes are normalised.
+    """
+    model = random_model(architecture)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    images = torch.from_numpy(
+        np.stack([np.pad(scene(seed)[1], ((0, 16), (0, 0), (0, 0))) for seed in range(8)])
+    )
+    with torch.no_grad():
+        model.train()(images.permute(0, 3, 1, 2) / 255)
+    file = folder / "random.pt"
+    torch.save({"model": model.half().eval(), "train_args": {"task": "segment"}}, file)
+    return YoloDetector(file, device="cpu")
+
+
+def detect_model(folder: Path) -> Path:
+    """Write a model that finds boxes alone."""
+    import_ultralytics()
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.save({"model": DetectionModel("yolov8n.yaml", nc=2, verbose=False)}, folder / "detect.pt")
+    return folder / "detect.pt"

@@ -78,8 +78,8 @@ class DetectorSettings(Section):
     """The detector and its training.
 
     Attributes:
-        checkpoint: Where the first round starts: ``miniature`` (embedded), a file, or a folder with
-            ``model.safetensors``.
+        checkpoint: Where the first round starts: ``miniature`` (embedded), a file, a folder with
+            ``model.safetensors``, or the name of a checkpoint that Ultralytics publishes.
         device: ``auto`` takes the fastest device available.
         image_size: Longer side in pixels that images are scaled to in training; None for the size that suits
             the checkpoint and the images, see `diffugen.detectors.suited_image_size`.

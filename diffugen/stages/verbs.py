@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from diffugen import stages
@@ -20,6 +19,7 @@ from diffugen.run import Progress, Run, RunStore, silent
 from diffugen.run.changes import changed_keys
 from diffugen.run.ledger import LEDGER_NAME
 from diffugen.run.results import Compared, Evaluated, Generated, Labelled, Promoted, Relabelled, Tuned
+from diffugen.run.temporary import temporary_folder
 from diffugen.stages.export import export_dataset
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def run_for_detector(
     names = tuple(config.prompts.classes) if of_config else YoloDetector(checkpoint).class_names
     if not names:
         raise ModelError(f"{checkpoint} is an architecture without weights; give a trained detector")
-    with TemporaryDirectory(prefix="diffugen-") as folder:
-        store = RunStore.create_or_open(Path(folder) / "run", config=config.dump())
+    with temporary_folder("detector") as folder:
+        store = RunStore.create_or_open(folder / "run", config=config.dump())
         with OpenRun(Run(store, names, config.seed, progress), config) as opened:
             yield opened
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.config.training import TrainingArguments
 from diffugen.records import Instances
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
@@ -49,17 +50,25 @@ def suited_image_size(trained_at: int | None, longest_side: int) -> int:
     return max(SMALLEST_IMAGE, min(USUAL_IMAGE if trained_at is None else trained_at, twice))
 
 
+def epoch_note(values: Mapping[str, float]) -> str:
+    """Return the losses, summed, and the mask AP50 of an epoch as a short text; see `OnEpoch`."""
+    loss = sum(value for name, value in values.items() if name.startswith("train/"))
+    return f"loss {loss:.2f}, AP50 {values.get('metrics/mAP50(M)', 0.0):.3f}"
+
+
 class Detector(Protocol):
     """Detects and outlines objects.
 
     A detector starts from a checkpoint. Fitting writes a new checkpoint and leaves the detector unchanged.
 
     Attributes:
+        checkpoint: Path of the checkpoint, a file or a folder.
         class_names: The classes in the order of their ids; empty for a detector that has not been trained.
         image_size: Longer side in pixels that the checkpoint was trained at; None if unknown or untrained.
         renamed: From the checkpoint's own names for classes to those that are used; see `rename`.
     """
 
+    checkpoint: Path
     class_names: tuple[str, ...]
     image_size: int | None
     renamed: dict[str, str]
@@ -79,6 +88,9 @@ class Detector(Protocol):
         batch_size: int | None = None,
         on_epoch: OnEpoch | None = None,
         on_step: OnStep | None = None,
+        lr0: float | None = None,
+        freeze: int | None = None,
+        extra: TrainingArguments | None = None,
     ) -> Path:
         """Train from this detector's checkpoint and return the path of the best new checkpoint.
 
@@ -91,6 +103,9 @@ class Detector(Protocol):
             batch_size: Images per step; None leaves the choice to the detector.
             on_epoch: Called after each epoch.
             on_step: Called after each step.
+            lr0: Initial learning rate; None leaves the choice to the detector.
+            freeze: How much of the network, from the input on, is not trained.
+            extra: Further arguments of the detector's library.
 
         Raises:
             DiffugenError: The dataset is missing or empty, or the checkpoint does not fit.

@@ -7,11 +7,10 @@ plots, or settings in the user's home.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +18,17 @@ from numpy.typing import NDArray
 from diffugen.config.training import TrainingArguments
 from diffugen.dataset.yolo import find_yolo
 from diffugen.detectors import SMALLEST_IMAGE, OnEpoch, OnStep
+from diffugen.detectors.batches import BATCH_SIZE, halving, predict_in_batches
 from diffugen.detectors.yolo_checkpoint import contained, find_checkpoint, import_ultralytics, load_checkpoint
 from diffugen.detectors.yolo_fit import fit_once, hardware_arguments, label_caches
-from diffugen.diffusion.devices import free_memory, resolve_device
-from diffugen.errors import DiffugenError, ModelError, is_out_of_memory
+from diffugen.diffusion.devices import resolve_device
+from diffugen.errors import DiffugenError, ModelError
 from diffugen.labels import shapes
 from diffugen.records import Instances
 
 if TYPE_CHECKING:
     from ultralytics.engine.results import Results
     from ultralytics.models.yolo.segment import SegmentationPredictor
-
-Result = TypeVar("Result")
-
-BATCH_SIZE = 16
-"""Images per step or call where the caller sets none; halved when memory runs out, so a large one is safe."""
 
 BOX_IOU = 0.7
 """Of two boxes that overlap more than this, the less confident one is dropped: Ultralytics' own default."""
@@ -145,7 +140,7 @@ class YoloDetector:
         arguments |= extra.model_dump() if extra else {}
         try:
             fit = partial(fit_once, arguments, self._loaded, on_epoch, on_step)
-            return _halving(fit, batch_size or BATCH_SIZE, "training")
+            return halving(fit, batch_size or BATCH_SIZE, "training")
         finally:
             for cache in label_caches(Path(arguments["data"]).parent) - caches:
                 cache.unlink(missing_ok=True)
@@ -174,25 +169,10 @@ class YoloDetector:
             raise ModelError(
                 f"{self.checkpoint} is an architecture without weights; fit it and predict with the result"
             )
-        for number, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise DiffugenError(
-                    f"image {number} is {image.dtype} {image.shape}; expected uint8 (H, W, 3), RGB"
-                )
-        found: dict[int, Instances] = {}
         with contained():
             predictor = self._ready_predictor(image_size=image_size, confidence=confidence)
-            # One shape per batch: otherwise an image's padding, and so its instances, would depend on the
-            # other images of the batch.
-            by_shape = sorted(range(len(images)), key=lambda number: images[number].shape)
-            for _, group in itertools.groupby(by_shape, key=lambda number: images[number].shape):
-                numbers = list(group)
-                while numbers:
-                    predict = partial(_predict_first, predictor, [images[number] for number in numbers])
-                    batch = _halving(predict, BATCH_SIZE, "predicting")
-                    found.update(zip(numbers, batch, strict=False))
-                    numbers = numbers[len(batch) :]
-        return [found[number].renamed(self.renamed) for number in range(len(images))]
+            found = predict_in_batches(images, partial(_predict, predictor))
+        return [one.renamed(self.renamed) for one in found]
 
     def _ready_predictor(self, *, image_size: int, confidence: float) -> SegmentationPredictor:
         import torch
@@ -215,28 +195,11 @@ class YoloDetector:
         return self._predictor
 
 
-def _predict_first(
-    predictor: SegmentationPredictor, images: Sequence[NDArray[np.uint8]], count: int
-) -> list[Instances]:
+def _predict(predictor: SegmentationPredictor, images: Sequence[NDArray[np.uint8]]) -> list[Instances]:
     # Ultralytics expects arrays in BGR.
-    results = predictor([np.ascontiguousarray(image[..., ::-1]) for image in images[:count]])
-    return [_instances(result) for result in results]
-
-
-def _halving(work: Callable[[int], Result], batch_size: int, what: str) -> Result:
-    """Call ``work(batch_size)``, and again with half the batch each time that memory runs out."""
-    while True:
-        try:
-            return work(batch_size)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if batch_size == 1:
-                raise ModelError(
-                    f"out of memory while {what}, even with one image; use a smaller image_size"
-                ) from error
-        batch_size //= 2
-        free_memory()
+    return [
+        _instances(one) for one in predictor([np.ascontiguousarray(image[..., ::-1]) for image in images])
+    ]
 
 
 def _instances(result: Results) -> Instances:

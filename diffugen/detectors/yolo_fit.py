@@ -68,12 +68,6 @@ def fit_once(
     return Path(made[0])
 
 
-def epoch_note(values: Mapping[str, float]) -> str:
-    """Return the losses, summed, and the mask AP50 of an epoch as a short text; see `OnEpoch`."""
-    loss = sum(value for name, value in values.items() if name.startswith("train/"))
-    return f"loss {loss:.2f}, AP50 {values.get('metrics/mAP50(M)', 0.0):.3f}"
-
-
 def label_caches(dataset: Path) -> set[Path]:
     """Return the cache files that Ultralytics leaves in a dataset's folder; they hold absolute paths."""
     return set(dataset.rglob("*.cache"))

@@ -23,7 +23,7 @@ from diffugen.run.rounds import Run
 from diffugen.run.store import RunStore
 
 if TYPE_CHECKING:
-    from diffugen.detectors.yolo import YoloDetector
+    from diffugen.detectors import Detector
 
 SAMPLED_IMAGES = 100
 """Images of a run whose sizes are looked at; the first ones, so that later rounds change nothing."""
@@ -49,7 +49,7 @@ class OpenDetector:
         means: From a name of its own to the only class of the run that it stands for, by the class map.
     """
 
-    detector: YoloDetector
+    detector: Detector
     image_size: int
     settings: DetectorSettings
     wanted: frozenset[str]
@@ -66,8 +66,11 @@ class OpenDetector:
             raw: Whether to return what the detector does, whatever ``postprocess`` says.
 
         Returns:
-            N records; one mask per object, with refined edges, if ``postprocess`` is set.
+            N records; one mask per object, with refined edges, if ``postprocess`` is set. Empty ones for an
+            architecture without weights, which a run may begin with.
         """
+        if not self.detector.class_names:
+            return [Instances((rgb.shape[1], rgb.shape[0]), (), (), np.zeros(0)) for rgb in images]
         found = self.detector.predict(images, image_size=self.image_size, confidence=confidence)
         if raw or not self.settings.postprocess:
             return found
@@ -142,7 +145,7 @@ def open_detector(
 
 def open_for_training(
     run: Run, checkpoint: str, settings: DetectorSettings, items: Iterable[Item] = ()
-) -> tuple[YoloDetector, int]:
+) -> tuple[Detector, int]:
     """Load a detector to train, and choose the longer side in pixels that images are scaled to.
 
     The arguments are those of `open_detector`.
@@ -152,7 +155,7 @@ def open_for_training(
 
 
 def training_size(
-    run: Run, detector: YoloDetector, settings: DetectorSettings, items: Iterable[Item] = ()
+    run: Run, detector: Detector, settings: DetectorSettings, items: Iterable[Item] = ()
 ) -> int:
     """Return the configured image size, or else one that suits checkpoint and images; the user is told."""
     from diffugen.detectors import suited_image_size
@@ -168,11 +171,11 @@ def training_size(
     return chosen
 
 
-def load_detector(run: Run, checkpoint: str, settings: DetectorSettings) -> YoloDetector:
+def load_detector(run: Run, checkpoint: str, settings: DetectorSettings) -> Detector:
     """Load a detector; classes that only its spelling keeps apart from the run's get the run's names."""
-    from diffugen.detectors.yolo import YoloDetector
+    from diffugen.detectors.load import open_checkpoint
 
-    detector = YoloDetector(resolve_checkpoint(run.store, checkpoint), device=settings.device)
+    detector = open_checkpoint(resolve_checkpoint(run.store, checkpoint), device=settings.device)
     ours = {
         theirs: name
         for theirs, name in matching_names(detector.class_names, run.class_names).items()

@@ -116,9 +116,9 @@ def check_places(task: Task, names: Collection[str]) -> None:
     if task.region is not None and task.region.mask is not None:
         check_mask(task.region.mask)
     if task.region is not None and task.region.detector is not None:
-        from diffugen.detectors.yolo_checkpoint import find_checkpoint
+        from diffugen.detectors.load import open_checkpoint
 
-        find_checkpoint(task.region.detector)
+        open_checkpoint(task.region.detector)
 
 
 def file_digest(file: str) -> str:

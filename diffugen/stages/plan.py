@@ -107,9 +107,9 @@ def find_regions(
         )
     if region.detector is None:
         return [(one, _region_rle(region, one, one.instances)) for one in sources]
-    from diffugen.detectors.yolo import YoloDetector
+    from diffugen.detectors.load import open_checkpoint
 
-    detector = YoloDetector(region.detector, device=detector_device)
+    detector = open_checkpoint(region.detector, device=detector_device)
     detector.rename(matching_names(detector.class_names, [str(region.find), *classes]))
     if region.find not in detector.class_names:
         raise DiffugenError(

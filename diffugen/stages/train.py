@@ -11,8 +11,8 @@ from diffugen.dataset.files import Item
 from diffugen.dataset.policy import in_validation
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import read_yolo, write_yolo
-from diffugen.detectors.yolo import BATCH_SIZE
-from diffugen.detectors.yolo_fit import epoch_note
+from diffugen.detectors import epoch_note
+from diffugen.detectors.batches import BATCH_SIZE
 from diffugen.errors import DiffugenError
 from diffugen.run.results import Chosen, Trained
 from diffugen.run.rounds import OnProgress, Round, stage

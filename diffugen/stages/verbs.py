@@ -131,9 +131,9 @@ def run_for_detector(
     Raises:
         ModelError: The checkpoint cannot be loaded.
     """
-    from diffugen.detectors.yolo import YoloDetector
+    from diffugen.detectors.load import open_checkpoint
 
-    names = tuple(config.prompts.classes) if of_config else YoloDetector(checkpoint).class_names
+    names = tuple(config.prompts.classes) if of_config else open_checkpoint(checkpoint).class_names
     if not names:
         raise ModelError(f"{checkpoint} is an architecture without weights; give a trained detector")
     with temporary_folder("detector") as folder:

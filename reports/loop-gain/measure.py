@@ -68,7 +68,7 @@ class Variant:
         overrides: Of the configuration.
         budget: Images that the simulated person decides in all rounds.
         order: Their order.
-        of: The variant that it is compared with; empty for the first.
+        of: The variants that it is compared with.
         most_seeds: On how many seeds it is measured.
     """
 
@@ -76,7 +76,7 @@ class Variant:
     overrides: Sequence[str]
     budget: int = 0
     order: str = ""
-    of: str = ""
+    of: Sequence[str] = ()
     most_seeds: int = MANY
 
     def measured(self, seeds: Sequence[int]) -> Sequence[int]:
@@ -87,35 +87,22 @@ class Variant:
 FULL = "relabelling"
 VARIANTS = (
     Variant("attention", ATTENTION),
-    Variant("witness", WITNESS, of="attention"),
-    Variant(FULL, UNTUNED, of="witness"),
+    Variant("witness", WITNESS, of=["attention"]),
+    Variant(FULL, UNTUNED, of=["witness"]),
     *(
         Variant(f"{budget} verdicts, {name}", [*UNTUNED, f"review.order={order}"], budget, order, of)
         for budget in (25, 50)
         for name, order, of in (
-            ("random order", "random", FULL),
-            ("our order", "severity", f"{budget} verdicts, random order"),
+            ("random order", "random", [FULL]),
+            ("our order", "severity", [FULL, f"{budget} verdicts, random order"]),
         )
     ),
-    Variant("50 verdicts, our order, tuning", [], 50, "severity", "50 verdicts, our order"),
-    Variant("tuning without verdicts", ["tune.min_decisions=0"], of=FULL, most_seeds=3),
+    Variant("50 verdicts, our order, tuning", [], 50, "severity", ["50 verdicts, our order"]),
     *(
-        Variant(
-            f"25 verdicts, order {order}",
-            [*UNTUNED, f"review.order={order}"],
-            25,
-            order,
-            "25 verdicts, random order",
-            most_seeds=3,
-        )
-        for order in ("change", "diverse", "mixed")
-    ),
-    *(
-        Variant(name, [*UNTUNED, setting], of=FULL, most_seeds=3)
+        Variant(name, [*UNTUNED, setting], of=[FULL], most_seeds=3)
         for name, setting in (
             ("pasted objects", "dataset.paste=0.5"),
             ("disputed images left out", "dataset.trust=none"),
-            ("disputed images with attention labels", "dataset.trust=attention"),
         )
     ),
 )
@@ -356,14 +343,11 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
         "A gain or a loss: the mean exceeds two standard errors, and at most one seed disagrees on the sign."
     )
     lines += [fill(rule + " Everything else is called noise. For false finds, fewer is a gain.", 120), ""]
-    for variant in VARIANTS:
-        if not variant.of:
-            continue
-        lines.append(f"- **{variant.of} -> {variant.name}**")
+    for variant, of in ((variant, of) for variant in VARIANTS for of in variant.of):
+        lines.append(f"- **{of} -> {variant.name}**")
         for measure in MEASURES:
             gains = [
-                measure.of(last(results[variant.name][str(seed)]))
-                - measure.of(last(results[variant.of][str(seed)]))
+                measure.of(last(results[variant.name][str(seed)])) - measure.of(last(results[of][str(seed)]))
                 for seed in variant.measured(seeds)
             ]
             signed = [-gain if measure.lower_is_better else gain for gain in gains]

@@ -343,7 +343,7 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
         "A gain or a loss: the mean exceeds two standard errors, and at most one seed disagrees on the sign."
     )
     lines += [fill(rule + " Everything else is called noise. For false finds, fewer is a gain.", 120), ""]
-    for variant, of in ((variant, of) for variant in VARIANTS for of in variant.of):
+    for variant, of in ((one, of) for one in VARIANTS for of in one.of):
         lines.append(f"- **{of} -> {variant.name}**")
         for measure in MEASURES:
             gains = [

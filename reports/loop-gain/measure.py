@@ -294,6 +294,15 @@ def verdict(gains: Sequence[float]) -> str:
     return ("a gain" if mean > 0 else "a loss") if same and abs(mean) > 2 * error else "noise"
 
 
+def without_curves(result: Any) -> Any:
+    """Return results without their curves, which fill megabytes and are drawn nowhere."""
+    if isinstance(result, list):
+        return [without_curves(one) for one in result]
+    if isinstance(result, dict):
+        return {name: without_curves(one) for name, one in result.items() if "curve" not in name}
+    return result
+
+
 def images_seen(result: dict[str, Any]) -> int:
     """Return how many images a run's detectors were trained on, each counted once per epoch."""
     total = 0
@@ -400,7 +409,7 @@ def draw(results: dict[str, Any], seeds: list[int], path: Path) -> None:
         axis.set(title=f"{measure.name} on {TRUTH}", xlabel="after round", xticks=range(ROUNDS))
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    axes[0].legend(loc="lower right")
+    axes[1].legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -417,7 +426,8 @@ def main() -> None:
     arguments = parser.parse_args()
     results = measure(arguments.seeds, arguments.work, arguments.workers)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    kept = json.dumps(without_curves(results), separators=(",", ":"))
+    (arguments.out / "results.json").write_text(kept + "\n")
     (arguments.out / "README.md").write_text(page(results, arguments.seeds))
     draw(results, arguments.seeds, arguments.out / "gain.png")
     print(page(results, arguments.seeds))

@@ -64,7 +64,7 @@ def label(
         typer.Option("--only", metavar="CLASS", help="Keep only objects of this class. May be repeated."),
     ] = None,
 ) -> None:
-    """Label a run's images by attention, or any images with a detector.
+    """Label a run by attention, or any images with a detector.
 
     Needs no GPU; draws a contact sheet. What a detector found is kept while it works: the same command
     continues after an interruption.

@@ -31,7 +31,7 @@ def label(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="[CONFIG|IMAGES]",
+            metavar="CONFIG|IMAGES",
             help="The run's configuration, as for other commands. With --detector: a folder of photos, an "
             "image, a labelled set, or a run.",
         ),
@@ -56,7 +56,8 @@ def label(
         typer.Option(
             "--class-map",
             metavar="NAME=THEIRS",
-            help="Call the detector's class THEIRS NAME in the dataset. May be repeated.",
+            help="Call the detector's class THEIRS NAME in the dataset. May be repeated; several classes can "
+            "get one name.",
         ),
     ] = None,
     only: Annotated[
@@ -101,7 +102,7 @@ def _with_detector(
     from diffugen.stages.photos import label_images
     from diffugen.stages.verbs import run_for_detector
 
-    pairs = dict(_pair(one) for one in class_map)
+    renamed = _renamed(class_map)
     out = out or Path("datasets") / f"{Path(source).resolve().stem}-{format}"
     with run_for_detector(detector, load_config(None, set_), of_config=False, progress=progress) as opened:
         made = label_images(
@@ -111,7 +112,7 @@ def _with_detector(
             opened.config.detector,
             out,
             format,
-            class_map=pairs,
+            renamed=renamed,
             only=only,
         )
     found = ", ".join(f"{name} {count}" for name, count in made.objects.items() if count) or "none"
@@ -120,8 +121,14 @@ def _with_detector(
     say(f"contact sheet: {made.sheet}")
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, theirs = text.partition("=")
-    if not (name and equals and theirs):
-        raise DiffugenError(f"--class-map {text}: expected NAME=THEIRS, such as sedan=car")
-    return name, theirs
+def _renamed(class_map: Sequence[str]) -> dict[str, str]:
+    """Return the new name of each class that --class-map names."""
+    renamed: dict[str, str] = {}
+    for text in class_map:
+        name, equals, theirs = text.partition("=")
+        if not (name and equals and theirs):
+            raise DiffugenError(f"--class-map {text}: expected NAME=THEIRS, such as sedan=car")
+        if theirs in renamed:
+            raise DiffugenError(f"--class-map {text}: {theirs} is called {renamed[theirs]} already")
+        renamed[theirs] = name
+    return renamed

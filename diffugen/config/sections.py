@@ -79,7 +79,8 @@ class DetectorSettings(Section):
 
     Attributes:
         checkpoint: Where the first round starts: ``miniature`` (embedded), a file, a folder with
-            ``model.safetensors``, or the name of a checkpoint that Ultralytics publishes.
+            ``model.safetensors``, the name of a checkpoint that Ultralytics publishes, or a Mask2Former: its
+            folder or its name on the Hub.
         device: ``auto`` takes the fastest device available.
         image_size: Longer side in pixels that images are scaled to in training; None for the size that suits
             the checkpoint and the images, see `diffugen.detectors.suited_image_size`.

@@ -201,7 +201,7 @@ class Mask2FormerDetector:
                         for one in self._predict(model, classes, image_size, 0.0, [rgb])
                     ]
                 )
-                if (found.ap50_95 or 0.0) > best_ap:
+                if (found.ap50_95 or 0.0) >= best_ap:  # of equal epochs, the one that has learned longest
                     best_ap = found.ap50_95 or 0.0
                     _save(model, best)
                 if on_epoch is not None:
@@ -251,18 +251,22 @@ class Mask2FormerDetector:
         """Take one step and return the loss."""
         import torch
 
-        side = _input_wh(max(batch, key=lambda item: max(item[1].shape))[1], image_size)
-        pixels, masks, labels = [], [], []
-        for (_, rgb, instances), flip in zip(batch, mirrored, strict=True):
+        sizes = [_input_wh(rgb, image_size) for _, rgb, _ in batch]
+        largest = (max(width for width, _ in sizes), max(height for _, height in sizes))
+        pixels, inside, masks, labels = [], [], [], []
+        for (_, rgb, instances), size, flip in zip(batch, sizes, mirrored, strict=True):
             turn = slice(None, None, -1) if flip else slice(None)
-            pixels.append(_as_input(rgb[:, turn], side))
+            pixels.append(_padded(_as_input(rgb[:, turn], size), largest))
+            inside.append(_padded(torch.ones(size[::-1]), largest))
             objects = [shapes.decode(rle)[:, turn] for rle in instances.rles]
             stack = np.stack(objects) if objects else np.zeros((0, *rgb.shape[:2]), dtype=np.bool_)
-            masks.append(_scaled(torch.from_numpy(stack.copy())[None].float(), side)[0].gt(0.5).float())
+            scaled = _scaled(torch.from_numpy(stack.copy())[None].float(), size)[0]
+            masks.append(_padded(scaled.gt(0.5).float(), largest))
             labels.append(torch.tensor([classes.index(name) for name in instances.class_names]))
         model.train()
         loss = model(
             pixel_values=torch.stack(pixels).to(self._device),
+            pixel_mask=torch.stack(inside).to(self._device),
             mask_labels=[one.to(self._device) for one in masks],
             class_labels=[one.long().to(self._device) for one in labels],
         ).loss
@@ -387,7 +391,10 @@ def _save(model: Mask2FormerForUniversalSegmentation, folder: Path) -> None:
 
 
 def _batches(items: Sequence[Item], batch_size: int, order: random.Random) -> Iterator[list[Item]]:
-    """Yield all items in random order, so that no batch lacks objects if an image with some is left."""
+    """Yield all items in random order; a batch without any object gets an image with some as well.
+
+    There is no loss without an object.
+    """
     shuffled = order.sample(items, len(items))
     for first in range(0, len(shuffled), batch_size):
         batch = shuffled[first : first + batch_size]
@@ -416,6 +423,14 @@ def _scaled(images: torch.Tensor, size_wh: tuple[int, int]) -> torch.Tensor:
     if not images.shape[1]:
         return images.new_zeros((len(images), 0, size_wh[1], size_wh[0]))
     return torch.nn.functional.interpolate(images, size_wh[::-1], mode="bilinear", antialias=True)
+
+
+def _padded(image: torch.Tensor, size_wh: tuple[int, int]) -> torch.Tensor:
+    """Return a float image (..., H, W) with zeros on its right and below it, so that it has a size."""
+    import torch
+
+    height, width = image.shape[-2:]
+    return torch.nn.functional.pad(image, (0, size_wh[0] - width, 0, size_wh[1] - height))
 
 
 def _as_input(rgb: NDArray[np.uint8], size_wh: tuple[int, int]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, ModelError
 from diffugen.labels.objects import finished
 from diffugen.prompts.names import matching_names
 from diffugen.records import Instances, content_id
@@ -67,7 +67,7 @@ class OpenDetector:
 
         Returns:
             N records; one mask per object, with refined edges, if ``postprocess`` is set. Empty ones for an
-            architecture without weights, which a run may begin with.
+            architecture without weights.
         """
         if not self.detector.class_names:
             return [Instances((rgb.shape[1], rgb.shape[0]), (), (), np.zeros(0)) for rgb in images]
@@ -113,7 +113,12 @@ class OpenDetector:
 
 
 def open_detector(
-    run: Run, checkpoint: str, settings: DetectorSettings, items: Iterable[Item] = ()
+    run: Run,
+    checkpoint: str,
+    settings: DetectorSettings,
+    items: Iterable[Item] = (),
+    *,
+    allow_untrained: bool = False,
 ) -> OpenDetector:
     """Load a detector to predict with.
 
@@ -125,11 +130,14 @@ def open_detector(
         checkpoint: The detector: a path relative to the run's folder, or any other checkpoint.
         settings: Its device and, if configured, its sizes.
         items: The images that it will see, looked at only while the run has no images of its own.
+        allow_untrained: Whether it may be an architecture without weights, which a run can begin with.
 
     Raises:
-        DiffugenError: The checkpoint cannot be loaded.
+        DiffugenError: The checkpoint cannot be loaded, or has no weights.
     """
     detector = load_detector(run, checkpoint, settings)
+    if not detector.class_names and not allow_untrained:
+        raise ModelError(f"{checkpoint} is an architecture without weights; give a trained detector")
     size = settings.prediction_size or detector.image_size
     meanings = mapped_classes(detector.class_names, run.class_names, settings.class_map)
     wanted = frozenset({*run.class_names, *meanings.values()})

@@ -203,7 +203,8 @@ def _evaluated(
     truth: Truth,
     settings: DetectorSettings,
 ) -> Evaluated:
-    detector = open_detector(round.run, checkpoint, settings, truth.items())
+    base = stage == "evaluate-base"
+    detector = open_detector(round.run, checkpoint, settings, truth.items(), allow_untrained=base)
     first: list[MeasuredScene] = []
     worst: list[tuple[float, int, MeasuredScene]] = []
 

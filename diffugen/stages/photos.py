@@ -81,7 +81,7 @@ def label_images(
     out: Path,
     format: str,
     *,
-    class_map: Mapping[str, str],
+    renamed: Mapping[str, str],
     only: Sequence[str] = (),
 ) -> LabelledImages:
     """Label images with a detector, and write them as a dataset with one split, ``train``.
@@ -93,7 +93,8 @@ def label_images(
         settings: Device, prediction size, least confidence, and whether its output is post-processed.
         out: The folder to write, new or empty.
         format: ``yolo-seg``, ``coco`` or ``fiftyone``.
-        class_map: From the name that a class gets in the dataset to the detector's name for it.
+        renamed: From the detector's name of a class to its name in the dataset, where that is another;
+            several can become one.
         only: The classes, by their names in the dataset, whose objects are kept; empty for all.
 
     Raises:
@@ -104,7 +105,7 @@ def label_images(
     check_format(format)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"{out} is in use; remove it or choose another folder for the dataset")
-    names = _names(run.class_names, class_map)
+    names = _names(run.class_names, renamed)
     kept = _kept(list(dict.fromkeys(names.values())), only)
     with _images(source) as images:
         detector = open_detector(run, checkpoint, settings)
@@ -128,17 +129,15 @@ def label_images(
     return LabelledImages(out, len(images), {name: counts[name] for name in kept}, empty, sheet)
 
 
-def _names(known: Sequence[str], class_map: Mapping[str, str]) -> dict[str, str]:
+def _names(known: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
     """Return the name in the dataset of each of the detector's classes."""
-    names = {name: name for name in known}
-    for name, theirs in class_map.items():
-        if theirs not in names:
+    for theirs, name in renamed.items():
+        if theirs not in known:
             raise DiffugenError(
                 f"--class-map {name}={theirs}: the detector has no class {theirs!r}"
                 f"{did_you_mean(theirs, known)}; it has {', '.join(known)}"
             )
-        names[theirs] = name
-    return names
+    return {**{name: name for name in known}, **renamed}
 
 
 def _kept(names: Sequence[str], only: Sequence[str]) -> list[str]:
@@ -163,14 +162,17 @@ def _images(source: str) -> Iterator[Images]:
     if not files:
         raise DiffugenError(f"{source} has no images")
     base = Path(os.path.commonpath([file.parent for file in files]))
-    inside = ["-".join(file.relative_to(base).parts) for file in files]
-    stems = Counter(Path(name).stem for name in inside)
-    yield {
-        Path(name).stem if stems[Path(name).stem] == 1 else "-".join(name.rsplit(".", 1)): _Image(
-            partial(read_image, file), f"{file.stat().st_size} {file.stat().st_mtime_ns}"
-        )
-        for name, file in zip(inside, files, strict=True)
-    }
+    inside = {file: "-".join(file.relative_to(base).parts) for file in files}
+    stems = Counter(Path(name).stem for name in inside.values())
+    images: dict[str, _Image] = {}
+    for file, name in inside.items():
+        stem, suffix = os.path.splitext(name)
+        called = stem if stems[stem] == 1 else f"{stem}-{suffix[1:]}"
+        if called in images:
+            raise DiffugenError(f"two images would be called {called!r} in the dataset; rename {file}")
+        stat = file.stat()
+        images[called] = _Image(partial(read_image, file), f"{stat.st_size} {stat.st_mtime_ns}")
+    yield images
 
 
 def _find(run: Run, images: Images, found: FoundObjects, detector: OpenDetector) -> None:

@@ -26,8 +26,8 @@ GOLD_IMAGES = 20
 LAG_ERRORS = 2.0
 """Standard errors by which a new detector must lag on the run's own labels to be refused.
 
-Of nine that lagged by .6 to 1.9 of them (miniature, round 2; one would have refused three), seven were better
-on 200 scenes that nothing else uses (by .005 of AP50-95 on average over all), and all nine in the rare class.
+With one, chance alone would refuse one in six of those that are just as good, and each refusal throws a
+round's training away.
 """
 
 
@@ -78,7 +78,10 @@ def promote(
         evidence = _Evidence("validation", validation.images, validation.items)
     else:
         evidence = _own_evidence(run, dict(chosen_labels(run, method, policy, mask="attention")), policy)
-    detectors = [open_detector(run, checkpoint, settings) for checkpoint in (candidate.checkpoint, incumbent)]
+    detectors = [
+        open_detector(run, checkpoint, settings, allow_untrained=True)
+        for checkpoint in (candidate.checkpoint, incumbent)
+    ]
     unknown = unknown_classes(run, incumbent, settings)
     names = unknown if unknown and evidence.kind == "agreed" else run.class_names
     seen = []

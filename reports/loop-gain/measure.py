@@ -373,6 +373,19 @@ def page(results: dict[str, Any], seeds: list[int]) -> str:
                     sums[name] = sums.get(name, 0) + count
             told = ", ".join(f"{name} {count}" for name, count in sorted(sums.items())) or "none"
             lines.append(f"| {variant.name} | {told} |")
+    lines += ["", "## What tuning changed", ""]
+    lines += ["On held-out images, each time that something was adopted:", ""]
+    for name, runs in results.items():
+        for seed, one in runs.items():
+            for number, kept in enumerate(one["rounds"]):
+                tuned = kept["tune"]
+                if tuned and tuned["adopted"]:
+                    worth, error = tuned["held_out"], tuned["miscalibration"]
+                    lines.append(
+                        f"- {name}, seed {seed}, round {number}: worth of labels {worth['before']:.3f} to "
+                        f"{worth['after']:.3f}, squared error of scores {error['before']:.3f} to "
+                        f"{error['after']:.3f}"
+                    )
     lines += ["", f"## The loop by round ({FULL})", ""]
     head = ["round", *(one.name for one in MEASURES), "disputed images left out", "objects painted over"]
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]

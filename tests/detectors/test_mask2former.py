@@ -67,6 +67,26 @@ def test_weights_of_known_classes_are_kept(detector: Mask2FormerDetector) -> Non
     assert torch.equal(ours[1:], theirs[1:]) and not torch.equal(ours[0], theirs[0])
 
 
+def test_of_equal_epochs_the_last_is_kept(start: Mask2FormerDetector, dataset: Path, tmp_path: Path) -> None:
+    """As long as nothing is found in the validation images, all epochs are equal."""
+    precisions: list[float] = []
+    made = [
+        start.fit(
+            dataset,
+            tmp_path / str(epochs),
+            epochs=epochs,
+            image_size=64,
+            seed=0,
+            on_epoch=lambda number, values: precisions.append(values["metrics/mAP50-95(M)"]),
+        )
+        for epochs in (1, 2)
+    ]
+    assert precisions == [0.0] * 3
+    first, second = (Mask2FormerDetector(one, device="cpu")._model for one in made)
+    assert first is not None and second is not None
+    assert not torch.equal(first.class_predictor.weight, second.class_predictor.weight)
+
+
 def test_a_frozen_backbone_stays_as_it_is(
     detector: Mask2FormerDetector, dataset: Path, tmp_path: Path
 ) -> None:

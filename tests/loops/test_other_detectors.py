@@ -13,7 +13,9 @@ from tests.support.mask2former_models import tiny_config
 
 
 @pytest.mark.parametrize("kind", ["mask2former", "yolo26n-seg.yaml"])
-def test_the_loop_runs_with_it(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_runs_with_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     start = kind
     if kind == "mask2former":
         start = str(tmp_path / "architecture")
@@ -42,3 +44,8 @@ def test_the_loop_runs_with_it(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
         "person",
         "traffic cone",
     )
+    capsys.readouterr()
+    for command in (["relabel"], ["evaluate", "--truth", "piano-among"]):
+        given = [*command, "--run", str(tmp_path / "run"), "--checkpoint", start]
+        assert run(monkeypatch, *given) == 2, "what has learned nothing must not look like a bad detector"
+        assert "architecture without weights" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def detecting() -> Iterator[Run]:
 
 
 def labelled(run: Run, source: Path, out: Path, format: str = "yolo-seg", **more: object) -> LabelledImages:
-    arguments: dict[str, object] = {"class_map": {}, **more}
+    arguments: dict[str, object] = {"renamed": {}, **more}
     settings = load_config().detector
     return label_images(run, str(source), "miniature", settings, out, format, **arguments)  # type: ignore[arg-type]
 
@@ -67,7 +67,7 @@ def test_photos_get_the_objects_that_are_in_them(detecting: Run, photos: Path, t
 def test_classes_are_renamed_and_chosen(detecting: Run, photos: Path, tmp_path: Path) -> None:
     everything = labelled(detecting, photos, tmp_path / "all", "coco")
     made = labelled(
-        detecting, photos, tmp_path / "some", "coco", class_map={"lorry": "truck"}, only=["lorry", "car"]
+        detecting, photos, tmp_path / "some", "coco", renamed={"truck": "lorry"}, only=["lorry", "car"]
     )
     assert made.objects == {"car": everything.objects["car"], "lorry": everything.objects["truck"]}
     found = {
@@ -95,6 +95,30 @@ def test_photos_of_one_stem_keep_apart(detecting: Run, tmp_path: Path) -> None:
     write_image(tmp_path / "photos/a.bmp", SCENES[1].rgb)
     labelled(detecting, tmp_path / "photos", tmp_path / "set")
     assert {name for name, _, _ in read_yolo(tmp_path / "set")} == {"a-png", "a-bmp"}
+
+
+def test_several_classes_can_become_one(detecting: Run, photos: Path, tmp_path: Path) -> None:
+    apart = labelled(detecting, photos, tmp_path / "apart").objects
+    merged = labelled(
+        detecting, photos, tmp_path / "merged", renamed={"car": "vehicle", "truck": "vehicle"}
+    ).objects
+    assert merged["vehicle"] == apart["car"] + apart["truck"] > 0
+    assert "car" not in merged and merged["person"] == apart["person"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("a/b.png", "a-b.png"), ("a/b/c.png", "a/b-c.png"), ("x.png", "x-png.bmp")]
+)
+def test_no_image_takes_the_place_of_another(detecting: Run, tmp_path: Path, first: str, second: str) -> None:
+    files = {first, second, "x.bmp"} if first.startswith("x") else {first, second, "other/c.png"}
+    for number, name in enumerate(sorted(files)):
+        write_image(tmp_path / "photos" / name, SCENES[number].rgb)
+    try:
+        made = labelled(detecting, tmp_path / "photos", tmp_path / "set")
+    except DiffugenError as error:
+        assert "two images would be called" in str(error)
+    else:
+        assert made.images == len(files) == len(list(read_yolo(made.folder)))
 
 
 class Killed(BaseException):
@@ -150,7 +174,7 @@ def test_bad_input_is_refused_before_any_work(detecting: Run, photos: Path, tmp_
     cases: list[tuple[dict[str, object], str]] = [
         ({"out": tmp_path / "full"}, "full is in use"),
         ({"format": "voc"}, "unknown format 'voc'"),
-        ({"class_map": {"lorry": "trucks"}}, "no class 'trucks', did you mean 'truck'"),
+        ({"renamed": {"trucks": "lorry"}}, "no class 'trucks', did you mean 'truck'"),
         ({"only": ["cat"]}, "--only cat: there is no such class, did you mean 'car'"),
         ({"source": tmp_path / "empty"}, "empty has no images"),
         ({"source": tmp_path / "absent"}, "not found"),
@@ -174,6 +198,10 @@ def test_the_command_labels_photos_and_says_what_it_found(
         (["label", some, *out], "--out needs --detector"),
         (["label", "--detector", "miniature"], "diffugen label FOLDER --detector CHECKPOINT"),
         (["label", some, "--detector", "miniature", "--class-map", "x"], "expected NAME=THEIRS"),
+        (
+            ["label", some, "--detector", "miniature", "--class-map", "a=car", "--class-map", "b=car"],
+            "car is called a already",
+        ),
     ):
         assert run(monkeypatch, *arguments) == 2
         assert message in " ".join(capsys.readouterr().err.split())

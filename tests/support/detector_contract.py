@@ -206,6 +206,7 @@ class DetectorContract:
             assert (np.diff(instances.scores) <= 0).all()
             assert instances.scores.min() >= ANYTHING["confidence"]
         assert_same([found[3]], [found[0]], tolerance=1e-6)
+        assert found[3].rles == found[0].rles
         assert all(np.array_equal(image, copy) for image, copy in zip(images, copies, strict=True))
 
     def test_predictions_do_not_depend_on_the_other_images(self, detector: Detector) -> None:

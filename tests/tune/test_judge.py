@@ -69,8 +69,12 @@ def test_other_score_weights_need_no_labelling() -> None:
     again = judge.judge(WRONG, ScoreWeights(box_size=5.0))
     assert not world.read and (first.worth == again.worth).all(), "all labels are accepted"
     assert (first.miscalibration != again.miscalibration).any()
-    fresh = Judge(world.correct(), world.heat_maps, world.image).judge(WRONG, ScoreWeights(box_size=5.0))
-    assert (fresh.miscalibration == again.miscalibration).all()
+    changed = WRONG.changed(accept=0.7), ScoreWeights(box_size=5.0)
+    fewer = judge.judge(*changed)
+    assert not world.read and (fewer.worth != first.worth).any()
+    fresh = Judge(world.correct(), world.heat_maps, world.image).judge(*changed)
+    assert (fresh.worth == fewer.worth).all() and (fresh.miscalibration == fewer.miscalibration).all()
+    assert (fewer.miscalibration == again.miscalibration).all(), "that of all labels, accepted or not"
 
 
 def test_pixels_are_read_once() -> None:

@@ -69,7 +69,8 @@ def test_evidence_without_objects_does_not_lead_to_accepting_nothing(tmp_path: P
     world = World()
     empty = [Evidence(f"image {n}", f"prompt {n}", objects()) for n in range(16)]
     tuned = world.tune(empty, tmp_path / "tune.sqlite")
-    assert tuned.settings is WRONG and tuned.worth.before is not None and tuned.worth.before <= -0.5
+    assert not tuned.adopted and tuned.worth.before is not None and tuned.worth.before <= -0.5
+    assert tuned.settings is WRONG and tuned.weights is WEIGHTS
     assert "no labels" in tuned.reason or "nothing was better" in tuned.reason
 
 

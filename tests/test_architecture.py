@@ -36,7 +36,7 @@ ORDER = (
 HOMES = {
     "diffusers": ("diffusion/", "miniature/"),
     "daam": ("diffusion/",),
-    "ultralytics": ("detectors/yolo",),
+    "ultralytics": ("detectors/yolo", "detectors/sam.py"),
     "optuna": ("tune/",),
     "fiftyone": ("review/",),
     "pydantic": ("config/", "run/results.py"),

@@ -1,7 +1,7 @@
 """Checkpoints of YOLO segmentation models (YOLOv8, v9, 11, 12 and 26): load any kind, save as safetensors.
 
-With the other ``yolo`` modules of this package the only home of ultralytics (AGPL-3.0). Knows nothing about
-images, datasets or training.
+With the other ``yolo`` modules of this package and ``sam`` the only home of ultralytics (AGPL-3.0). Knows
+nothing about images, datasets or training.
 
 A checkpoint is one of
 - a folder with ``model.safetensors`` and ``model.json``, as written by `save_safetensors`,

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from diffugen.config.values import Radius, Section, Share, Weight, some_weight
+from diffugen.config.values import Radius, Section, Share, Text, Weight, some_weight
 from diffugen.records import content_id
 
 if TYPE_CHECKING:
     from diffugen.config.sections import DetectorSettings
 
 Method = Literal["paper", "compete"]
-Refinement = Literal["none", "crf"]
+Refinement = Literal["none", "crf", "sam"]
 Threshold = Literal["otsu"] | float
 
 METHODS: tuple[Method, ...] = get_args(Method)
-REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)
 
 
 class LabelSettings(Section):
@@ -40,6 +39,9 @@ class LabelSettings(Section):
         threshold: ``otsu``, or a fraction of the way from a map's minimum to its maximum, in (0, 1): higher
             is tighter.
         refine: ``crf`` moves mask edges to where the image's colours change; see `diffugen.labels.refine`.
+            ``sam`` has each object outlined by ``segmenter``; see `diffugen.labels.segmenter`.
+        segmenter: With ``sam``, a checkpoint of a Segment Anything Model: a file, or the name of one that
+            Ultralytics publishes; see `diffugen.detectors.sam`.
         erode_frac: Radius of the erosion, relative to the square root of the image area, in [0, 0.2).
         dilate_frac: Radius of the dilation that follows, in the same unit and range.
         min_area_frac: Smaller pieces, relative to the image area, are dropped as specks.
@@ -59,6 +61,7 @@ class LabelSettings(Section):
     witness_confidence: Share = 0.5
     threshold: Literal["otsu"] | Annotated[float, Field(gt=0, lt=1)] = "otsu"
     refine: Refinement = "none"
+    segmenter: Text = "sam2.1_t.pt"
     erode_frac: Radius = 0.01
     dilate_frac: Radius = 0.01
     min_area_frac: Annotated[float, Field(ge=0, lt=1)] = 0.002
@@ -142,6 +145,11 @@ class Labelling:
         return self.base if self.settings.witness == "base" else None
 
     @property
+    def segmenter(self) -> str | None:
+        """The checkpoint of the segmenter that outlines objects; None for no such refinement."""
+        return self.settings.segmenter if self.settings.refine == "sam" else None
+
+    @property
     def needs_images(self) -> bool:
         """Whether labels depend on the pixels of the images, not on their heat maps alone."""
         return self.settings.refine != "none" or self.weights.edge > 0
@@ -152,6 +160,8 @@ class Labelling:
         unused = {"witness", "witness_confidence"} if self.witness is None else set()
         if self.settings.method == "paper":
             unused |= {"rival_weight", "background_weight"}
+        if self.segmenter is None:
+            unused |= {"segmenter"}
         # Earlier versions did not have these terms; without a weight, they leave labels as they were.
         unweighted = {name for name in ("separation", "edge") if not getattr(self.weights, name)}
         parts: list[Any] = [

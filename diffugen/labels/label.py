@@ -1,7 +1,8 @@
 """Label one image from its heat maps, by the paper's method or by letting phrases compete for pixels.
 
 Reads the pixels of the image only to refine masks. Knows no other source of labels, except that it is handed
-the objects of a witness; see `diffugen.labels.witness`.
+the objects of a witness and a segmenter that outlines objects; see `diffugen.labels.witness` and
+`diffugen.labels.segmenter`.
 
 ``"paper"``: the combined map of each class is thresholded (Otsu), eroded and dilated; each external contour,
 filled, is an instance. Holes are filled, and classes can overlap, as in the paper.
@@ -29,8 +30,9 @@ from diffugen.config.labelling import LabelSettings, ScoreWeights
 from diffugen.labels.heatmaps import combine, level, morphology, scaled
 from diffugen.labels.refine import ColourTies, refine
 from diffugen.labels.score import in_lab, measure, rescore
+from diffugen.labels.segmenter import Segmenter, segmented
 from diffugen.labels.shapes import decode, encode
-from diffugen.labels.witness import Witness, testify
+from diffugen.labels.witness import Testimony, Witness, testify
 from diffugen.records import RLE, HeatMaps, Instances, Phrase
 
 Mask = NDArray[np.bool_]
@@ -43,6 +45,7 @@ def label(
     weights: ScoreWeights,
     rgb: NDArray[np.uint8] | None = None,
     witness: Witness | None = None,
+    segmenter: Segmenter | None = None,
 ) -> Instances:
     """Label one image from its heat maps.
 
@@ -50,8 +53,10 @@ def label(
         heat_maps: Heat maps of the image.
         settings: Method, thresholds and layer weights.
         weights: Weights of the score terms.
-        rgb: uint8 (H, W, 3), the image; required if ``settings.refine`` is ``"crf"`` or ``weights.edge`` > 0.
+        rgb: uint8 (H, W, 3), the image; required unless ``settings.refine`` is ``"none"`` and
+            ``weights.edge`` is 0.
         witness: What a detector found in the image; None without one.
+        segmenter: Outlines objects; required if ``settings.refine`` is ``"sam"``, else not used.
 
     Returns:
         The instances with scores and their terms, grouped by class in the order of the phrases, large before
@@ -61,13 +66,14 @@ def label(
 
     Raises:
         ConfigError: ``settings.groups`` does not match the heat maps.
-        ValueError: The settings need the image, and it is missing or has another size.
+        ValueError: The settings need the image, and it is missing or has another size, or a segmenter.
 
     Example:
         >>> label(heat_maps, LabelSettings(method="paper"), ScoreWeights(contrast=0))  # doctest: +SKIP
     """
     heats = combine(heat_maps, settings.groups, settings.step_weights)
-    return label_combined(heats, heat_maps.phrases, settings, weights, rgb, heat_maps.region, witness)
+    region = heat_maps.region
+    return label_combined(heats, heat_maps.phrases, settings, weights, rgb, region, witness, segmenter)
 
 
 def label_combined(
@@ -78,6 +84,7 @@ def label_combined(
     rgb: NDArray[np.uint8] | None = None,
     region: RLE | None = None,
     witness: Witness | None = None,
+    segmenter: Segmenter | None = None,
 ) -> Instances:
     """Label one image from combined maps: the part of `label` after ``groups`` and ``step_weights``.
 
@@ -89,19 +96,23 @@ def label_combined(
         phrases: The P phrases.
         settings: Method and thresholds; ``groups`` and ``step_weights`` are ignored.
         weights: Weights of the score terms.
-        rgb: uint8 (h, w, 3), the image; required if ``settings.refine`` is ``"crf"`` or ``weights.edge`` > 0.
+        rgb: uint8 (h, w, 3), the image; required unless ``settings.refine`` is ``"none"`` and
+            ``weights.edge`` is 0.
         region: The part of the image that was painted; None for all of it.
         witness: What a detector found in the image; None without one.
+        segmenter: Outlines objects; required if ``settings.refine`` is ``"sam"``, else not used.
 
     Raises:
-        ValueError: The settings need the image, and it is missing or has another size.
+        ValueError: The settings need the image, and it is missing or has another size, or a segmenter.
     """
     if settings.refine != "none" and rgb is None:
         raise ValueError(f"labels.refine is {settings.refine!r}, which needs the image; pass rgb")
+    if settings.refine == "sam" and segmenter is None:
+        raise ValueError("labels.refine is 'sam', which needs a segmenter; pass segmenter")
     if weights.edge > 0 and rgb is None:
         raise ValueError(f"score.edge is {weights.edge}, which needs the image; pass rgb")
     lab = None if rgb is None else in_lab(rgb)
-    ties = None if settings.refine == "none" or rgb is None else ColourTies(rgb)
+    ties = ColourTies(rgb) if settings.refine == "crf" and rgb is not None else None
     painted = None if region is None else decode(region)
     if painted is not None:  # outside, phrases attend to what was there before
         heats = np.where(painted, heats, heats.min(axis=(1, 2), keepdims=True))
@@ -113,16 +124,18 @@ def label_combined(
         for index, name in enumerate(names):
             if name in seen.unknown:
                 own[index] = np.where(seen.taken, own[index].min(), own[index])
-    masks = [_mask(heat, settings, ties) for heat in own]
+    # Refinement and filled holes can reach out of the region again, and into what the witness named.
+    limits = [_limit(name, painted, seen) for name in names]
+    masks = [_within(_mask(heat, settings, ties), limit) for heat, limit in zip(own, limits, strict=True)]
+    given = [[] if seen is None else seen.named.get(name, []) for name in names]
+    objects = [[] if known else _separate(mask, settings) for known, mask in zip(given, masks, strict=True)]
+    if settings.refine == "sam" and rgb is not None and segmenter is not None:
+        objects = segmented(objects, own, limits, rgb, segmenter)
     found: list[tuple[str, Mask, dict[str, float]]] = []
     for index, name in enumerate(names):
-        mask = masks[index]
-        if seen is not None and name in seen.unknown:  # refinement and filled holes can reach into it again
-            mask &= ~seen.taken
-        given = [] if seen is None else seen.named.get(name, [])
-        objects = given or _separate(mask if painted is None else mask & painted, settings)
-        terms = measure(objects, maps[index], maps[:index] + maps[index + 1 :], lab)
-        found += [(name, *pair) for pair in zip(objects, terms, strict=True)]
+        members = given[index] or objects[index]
+        terms = measure(members, maps[index], maps[:index] + maps[index + 1 :], lab)
+        found += [(name, *pair) for pair in zip(members, terms, strict=True)]
     instances = Instances(
         size_wh=(heats.shape[2], heats.shape[1]),
         class_names=tuple(name for name, _, _ in found),
@@ -173,6 +186,17 @@ def _mask(heat: Heat, settings: LabelSettings, ties: ColourTies | None) -> Mask:
         contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(mask.view(np.uint8), contours, -1, 1, cv2.FILLED)
     return mask
+
+
+def _limit(name: str, painted: Mask | None, seen: Testimony | None) -> Mask | None:
+    """Return the pixels that the labels of a class must not leave; None for all pixels."""
+    if seen is None or name not in seen.unknown:
+        return painted
+    return ~seen.taken if painted is None else painted & ~seen.taken
+
+
+def _within(mask: Mask, limit: Mask | None) -> Mask:
+    return mask if limit is None else mask & limit
 
 
 def _separate(mask: Mask, settings: LabelSettings) -> list[Mask]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from diffugen.config.labelling import Labelling
 from diffugen.errors import DiffugenError
+from diffugen.labels.segmenter import Segmenter
 from diffugen.labels.shapes import decode
 from diffugen.labels.witness import Witness
 from diffugen.records import ImageRecord, Instances, LabelSet
@@ -13,6 +14,7 @@ from diffugen.run.results import Labelled
 from diffugen.run.rounds import OnProgress, Round, stage, unseen
 from diffugen.run.store import RunStore
 from diffugen.stages.regions import outside
+from diffugen.stages.segmenter import open_segmenter
 from diffugen.stages.witness import witnesses
 
 LABELS_PER_TRANSACTION = 200
@@ -30,7 +32,8 @@ def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labell
         labelling: Label settings and score weights.
 
     Raises:
-        DiffugenError: A heat map is missing or unreadable, or the settings do not fit it.
+        DiffugenError: A heat map is missing or unreadable, or the settings do not fit it; or the detector or
+            segmenter that they name cannot be loaded.
     """
     label_images(round, labelling, on_progress)
     round.store.renew_labels("attention", labelling.method)
@@ -49,12 +52,13 @@ def label_images(round: Round, labelling: Labelling, on_progress: OnProgress = u
     store = round.store
     missing = list(store.label_ids_missing("attention", labelling.method))
     on_progress(0, len(missing))
+    segmenter = open_segmenter(store, labelling) if missing else None
     for first in range(0, len(missing), LABELS_PER_TRANSACTION):
         found: dict[str, LabelSet] = {}
         for image_id, witness in _with_witnesses(
             round, labelling, missing[first : first + LABELS_PER_TRANSACTION]
         ):
-            instances = _labelled(round, image_id, labelling, witness, found)
+            instances = _labelled(round, image_id, labelling, witness, segmenter, found)
             found[image_id] = LabelSet(image_id, "attention", instances, labelling.method, round.number)
             on_progress(first + len(found), len(missing))
         store.put_labels(found.values())
@@ -69,7 +73,12 @@ def _with_witnesses(
 
 
 def _labelled(
-    round: Round, image_id: str, labelling: Labelling, witness: Witness | None, new: Mapping[str, LabelSet]
+    round: Round,
+    image_id: str,
+    labelling: Labelling,
+    witness: Witness | None,
+    segmenter: Segmenter | None,
+    new: Mapping[str, LabelSet],
 ) -> Instances:
     """Return an image's attention labels, those carried over from the image it was made from included."""
     from diffugen.labels.label import label as label_image
@@ -77,7 +86,7 @@ def _labelled(
     store = round.store
     rgb = store.image(image_id) if labelling.needs_images else None
     heat_maps = store.heat_maps(image_id)
-    instances = label_image(heat_maps, labelling.settings, labelling.weights, rgb, witness)
+    instances = label_image(heat_maps, labelling.settings, labelling.weights, rgb, witness, segmenter)
     if witness is not None:  # the witness may know classes that the run does not have
         instances = instances.of_classes(round.run.class_names)
     carried = _carried(store, store.record(image_id), labelling.method, new)

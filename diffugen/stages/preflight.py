@@ -23,6 +23,7 @@ from diffugen.run.files import write_file
 from diffugen.run.rounds import Run
 from diffugen.stages.detector import load_detector, mapped_classes
 from diffugen.stages.generate import check_places
+from diffugen.stages.segmenter import open_segmenter
 from diffugen.stages.sets import open_sets
 from diffugen.stages.sources import source_files
 
@@ -41,8 +42,8 @@ def preflight(run: Run, config: Config) -> None:
     """Check what the stages of a loop will need, and report all mistakes at once.
 
     Checked are: the disk; that models, LoRAs, embeddings, sources and masks of the generation exist; the
-    detector, its class map, and whether it can be a witness; and every image and label of the labelled sets,
-    but only once.
+    detector, its class map, and whether it can be a witness; the segmenter; and every image and label of the
+    labelled sets, but only once.
 
     Raises:
         ConfigError: Something is missing or damaged.
@@ -50,6 +51,7 @@ def preflight(run: Run, config: Config) -> None:
     checks: list[Check] = [("disk", partial(_check_disk, run.folder)), *_generation(config.generation)]
     if config.labels.witness == "base" or not run.finished_rounds():
         checks.append(("detector", partial(_check_detector, run, config)))
+    checks.append(("labels.segmenter", partial(open_segmenter, run.store, config.labelling)))
     about_sets = _mistakes([("labelled images", partial(_check_images, run, config))])
     if about_sets:  # of sets that cannot be opened, it names only the first
         about_sets = _mistakes(_labelled_sets(run, config)) or about_sets

@@ -11,6 +11,7 @@ from diffugen.run.results import HeldOut, Tuned, TunedSide
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
 from diffugen.stages.compare import label_pairs
+from diffugen.stages.segmenter import open_segmenter
 from diffugen.stages.witness import witnesses
 from diffugen.tune.judge import Evidence
 from diffugen.tune.study import tune as tune_labelling
@@ -54,6 +55,7 @@ def tune(
         labelling.weights,
         storage=store.folder / "tune.sqlite",
         witness=seen.get,
+        segmenter=open_segmenter(store, labelling),
         trials=settings.trials,
         images=settings.images,
         folds=settings.folds,

@@ -35,6 +35,7 @@ from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import combine
 from diffugen.labels.label import label_combined
+from diffugen.labels.segmenter import Segmenter
 from diffugen.labels.witness import Witness
 from diffugen.records import HeatMaps, Instances
 
@@ -117,6 +118,7 @@ class Judge:
         heat_maps: Returns an image's heat maps.
         image: Returns an image's pixels, uint8 (H, W, 3); called only for settings that refine masks.
         witness: Returns what a detector found in an image, or None.
+        segmenter: Outlines objects, for settings with ``refine: sam``.
 
     Attributes:
         weights: float64 (N,), how much each image counts; their mean is 1.
@@ -133,9 +135,11 @@ class Judge:
         heat_maps: Callable[[str], HeatMaps],
         image: Callable[[str], NDArray[np.uint8]],
         witness: Callable[[str], Witness | None] = lambda image_id: None,
+        segmenter: Segmenter | None = None,
     ) -> None:
         self._evidence = evidence
         self._witness = witness
+        self._segmenter = segmenter
         weights = np.array([one.weight for one in evidence], dtype=np.float64)
         self.weights = weights / weights.mean() if len(weights) else weights
         self._objects = np.array([max(len(one.instances), 1) for one in evidence])
@@ -220,6 +224,7 @@ class Judge:
             rgb,
             heat_maps.region,
             self._witness(one.image_id),
+            self._segmenter,
         )
         # What only the witness names has no terms, and no setting changes it.
         return labels.take([index for index, terms in enumerate(labels.terms) if terms])

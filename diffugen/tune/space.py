@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from diffugen.config.labelling import METHODS, REFINEMENTS, TERMS, LabelSettings, ScoreWeights
+from diffugen.config.labelling import METHODS, TERMS, LabelSettings, Refinement, ScoreWeights
 
 Params = dict[str, Any]
 """Maps a parameter's name to its value, a str or a number."""
@@ -19,6 +19,9 @@ Limits = tuple[str, ...] | tuple[float, float]
 
 Space = dict[str, Limits]
 """Maps a parameter's name to its limits."""
+
+REFINEMENTS: tuple[Refinement, ...] = ("none", "crf")
+"""Refinements to try; a segmenter takes too long for a search, and may not be there."""
 
 MAX_RADIUS_FRAC = 0.03
 """Highest radius to try, because large discs make morphology slow; a larger current radius raises it."""
@@ -50,7 +53,7 @@ def label_space(settings: LabelSettings) -> tuple[Space, ...]:
     fraction = _fraction(settings)
     thresholded: Space = {
         "method": METHODS,
-        "refine": REFINEMENTS,
+        "refine": REFINEMENTS if settings.refine in REFINEMENTS else (settings.refine,),
         "threshold": ("otsu", "fraction"),
         "fraction": (min(FRACTIONS[0], fraction), max(FRACTIONS[1], fraction)),
     }

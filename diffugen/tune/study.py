@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from diffugen.config.labelling import LabelSettings, ScoreWeights
 from diffugen.errors import DiffugenError, StoreError, first_line
+from diffugen.labels.segmenter import Segmenter
 from diffugen.labels.witness import Witness
 from diffugen.records import HeatMaps, content_id
 from diffugen.run.rounds import OnProgress, unseen
@@ -35,6 +36,7 @@ from diffugen.tune.folds import Choice, choose
 from diffugen.tune.judge import Evidence, Judge, spread
 from diffugen.tune.space import (
     DECIMALS,
+    REFINEMENTS,
     SCORE_SPACE,
     Params,
     Space,
@@ -51,6 +53,8 @@ SMALLEST_EVIDENCE, FEWEST_FAMILIES = 12, 2
 
 KEPT_FRAC = 0.25
 """Settings that label fewer than this fraction of the images labelled now lose 1: they leave hardly any."""
+
+_NOT_SEARCHED = "kept, because labels.refine is sam, with which a search takes too long"
 
 SEARCH_VERSION = 4
 """Part of a study's name; increment it if a change to the code means that old studies cannot continue."""
@@ -125,6 +129,7 @@ def tune(
     *,
     storage: Path,
     witness: Callable[[str], Witness | None] = lambda image_id: None,
+    segmenter: Segmenter | None = None,
     trials: int = 60,
     images: int = 300,
     folds: int = 4,
@@ -137,7 +142,8 @@ def tune(
     ``dilate_frac``, the weights in ``groups`` and ``step_weights``, ``accept``, and all score weights. Since
     only ratios of weights matter, the largest weight of each kind comes back as 1. A score term that the
     evidence contradicts, because it is the lower the better the label is, gets no weight in any trial but
-    the first.
+    the first. ``refine: sam`` is not tried; where it is in use, only score weights are searched, because each
+    trial of label settings would need the segmenter for every image.
 
     Args:
         evidence: Labels that are taken as correct, each image once.
@@ -151,6 +157,7 @@ def tune(
             contains a hash of evidence, settings, folds and seed, so a study is only ever continued with what
             it was started with. More ``trials`` continue it.
         witness: Returns what a detector found in an image, or None; see `diffugen.labels.witness`.
+        segmenter: Outlines objects; required if ``settings.refine`` is ``"sam"``.
         trials: Number of trials in all, including the current settings.
         images: Maximum number of images of the evidence to use, spread over families.
         folds: Number of parts of the evidence for cross-validation; fewer if there are fewer families.
@@ -178,20 +185,18 @@ def tune(
     if reason:
         return Outcome(settings, weights, False, reason, images=len(chosen))
     _require_optuna()
-    judge = Judge(chosen, heat_maps, image, witness)
+    judge = Judge(chosen, heat_maps, image, witness, segmenter)
+    fixed = settings.refine not in REFINEMENTS
+    label_trials = 1 if fixed else trials
+    total = label_trials + trials
 
     def best_of(
-        search: _Search, name: str, before: int, worthless: float = -inf
+        search: _Search, name: str, trials: int, before: int, worthless: float = -inf
     ) -> tuple[Params, Choice, float]:
         """Return the best trial's parameters, whether to adopt them, and the value of what is in use."""
         with _journal(storage, f"{search.kind}-{name}") as journal:
             found = _run(
-                journal,
-                search,
-                judge.weights,
-                trials,
-                seed,
-                lambda done: on_progress(before + done, 2 * trials),
+                journal, search, judge.weights, trials, seed, lambda done: on_progress(before + done, total)
             )
         values = np.array([trial.user_attrs["values"] for trial in found]) * judge.weights
         choice = choose(values, families, folds, seed, worthless)
@@ -199,28 +204,30 @@ def tune(
 
     with _silent():
         name = _identity(chosen, settings, weights, folds, seed)
-        params, labels, worth = best_of(_label_search(judge, settings, weights), name, 0, worthless=0.0)
+        search = _label_search(judge, settings, weights)
+        params, labels, worth = best_of(search, name, label_trials, 0, worthless=0.0)
         settings = to_settings(params, settings) if labels.adopted else settings
         found = Outcome(
             settings=settings,
             weights=weights,
             adopted=labels.adopted,
-            reason=f"label settings: {labels.reason}",
+            reason=f"label settings: {_NOT_SEARCHED if fixed else labels.reason}",
             worth=Change(worth, labels.held_out if labels.adopted else worth),
             images=len(chosen),
-            trials=trials,
+            trials=label_trials,
         )
         if labels.held_out <= 0:
             return found  # such evidence is as likely to be wrong about scores
         name = _identity(chosen, settings, weights, folds, seed)
-        params, scores, value = best_of(_score_search(judge, settings, weights), name, trials)
+        search = _score_search(judge, settings, weights)
+        params, scores, value = best_of(search, name, trials, label_trials)
     return replace(
         found,
         weights=to_weights(params) if scores.adopted else weights,
         adopted=labels.adopted or scores.adopted,
         reason=f"{found.reason}; score weights: {scores.reason}",
         miscalibration=Change(-value, -(scores.held_out if scores.adopted else value)),
-        trials=2 * trials,
+        trials=total,
     )
 
 
@@ -289,7 +296,9 @@ def _identity(
         ]
         for one in evidence
     ]
-    searched = settings.model_dump(mode="json"), weights.model_dump()
+    # Earlier versions did not have a segmenter; where none is used, their studies continue.
+    unused = {"segmenter"} if settings.refine != "sam" else set()
+    searched = settings.model_dump(mode="json", exclude=unused), weights.model_dump()
     return content_id(SEARCH_VERSION, labels, *searched, folds, seed)
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from diffugen.config.files import Option, config_path, list_configs
-from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
+from diffugen.config.labelling import TERMS, Labelling, LabelSettings, ScoreWeights
 from diffugen.config.load import kept_config, load_config
 from diffugen.config.sections import resumable_keys
 from diffugen.config.training import TrainingArguments
@@ -468,6 +468,17 @@ def test_label_settings_set_by_the_user_are_pinned(tmp_path: Path) -> None:
     tuned = labelling.tuned(LabelSettings(threshold=0.3), ScoreWeights(margin=2.0))
     assert (tuned.settings.refine, tuned.settings.threshold, tuned.weights.margin) == ("crf", 0.3, 2.0)
     assert load_config(write(tmp_path, GOOD)).labelling.pinned == frozenset()
+
+
+def test_the_segmenter_is_part_of_the_provenance_if_it_is_used() -> None:
+    def method(**changes: Any) -> str:
+        return Labelling(LabelSettings(**changes), ScoreWeights()).method
+
+    assert method() == "attention-d5c98990f7443f72", "as before there were segmenters"
+    assert method(refine="crf") == "attention-f6000312109ca98c"
+    assert method(segmenter="sam_b.pt") == method()
+    assert method(refine="crf", segmenter="sam_b.pt") == method(refine="crf")
+    assert len({method(refine="sam"), method(refine="sam", segmenter="sam_b.pt"), method()}) == 3
 
 
 def test_resumable_keys_exist_and_affect_no_image() -> None:

@@ -234,7 +234,7 @@ def test_settings_as_json_round_trip_and_do_not_depend_on_the_order_of_groups():
     ("changes", "key", "words"),
     [
         ({"method": "papr"}, "method", ["'papr'", "'paper' or 'compete'"]),
-        ({"refine": "grabcut"}, "refine", ["'grabcut'", "'none' or 'crf'"]),
+        ({"refine": "grabcut"}, "refine", ["'grabcut'", "'none', 'crf' or 'sam'"]),
         ({"instances": "all"}, "instances", ["'all'", "'pieces', 'one' or 'largest'"]),
         ({"threshold": 1.5}, "threshold", ["1.5", "'otsu'", "less than 1"]),
         ({"threshold": 0.0}, "threshold", ["0.0", "'otsu'", "greater than 0"]),

@@ -104,6 +104,16 @@ def test_a_witness_that_knows_none_of_the_classes_is_refused(tmp_path: Path) -> 
     assert check(tmp_path / "other", *only, "prompts.attributes={}", "labels.witness=none") == []
 
 
+def test_a_segmenter_is_opened_if_it_is_used(tmp_path: Path) -> None:
+    text, run = tmp_path / "sam_b.pt", tmp_path / "run"
+    text.write_text("no weights")
+    [mistake] = mistakes(run, "labels.refine=sam", f"labels.segmenter={text}")
+    assert mistake.startswith(f"labels.segmenter: {text} does not hold the weights")
+    [mistake] = mistakes(run, "labels.refine=sam", "labels.segmenter=yolo11n-seg.pt")
+    assert "labels.segmenter: yolo11n-seg.pt is not the name of a segmenter" in mistake
+    assert check(run, "labels.refine=crf", f"labels.segmenter={text}") == []
+
+
 def test_every_broken_image_and_label_is_listed(tmp_path: Path) -> None:
     known = dataset(tmp_path / "known")
     images = sorted((known / "images/train").iterdir())

@@ -25,6 +25,7 @@ from diffugen.tune.space import (
         LabelSettings(
             method="paper", refine="crf", threshold=0.1, erode_frac=0.1, groups={"a": 2.0, "b": 1.0, "c": 0.0}
         ),
+        LabelSettings(refine="sam"),
         LabelSettings(threshold=0.85, dilate_frac=0.05, accept=1.0, step_weights=(0.0, 0.0, 4.0)),
     ],
 )

@@ -19,6 +19,7 @@ from diffugen.errors import ConfigError, DiffugenError, StoreError
 from diffugen.records import HeatMaps
 from diffugen.tune import Change, Evidence, Outcome, tune
 from diffugen.tune.judge import Judge, spread
+from tests.support.colour_segmenter import ColourSegmenter
 from tests.support.label_world import TRIALS, WEIGHTS, WRONG, World, objects
 
 
@@ -93,6 +94,27 @@ def test_scarce_and_rough_evidence_does_not_make_fresh_images_worse(tmp_path: Pa
         if not tuned.adopted:
             assert gains[-1] == 0
     assert np.mean(gains) > -0.005 and min(gains) > -0.05
+
+
+def test_with_a_segmenter_only_the_score_weights_are_searched(tmp_path: Path) -> None:
+    world, segmenter = World(), ColourSegmenter()
+    settings = WRONG.changed(refine="sam", threshold=0.7, groups={"up@*": 1.0})
+    done: list[tuple[int, int]] = []
+    tuned = world.tune(
+        world.correct(),
+        tmp_path / "tune.sqlite",
+        settings,
+        segmenter=segmenter,
+        on_progress=lambda number, total: done.append((number, total)),
+    )
+    assert tuned.settings is settings and tuned.trials == 1 + TRIALS
+    assert "label settings: kept, because labels.refine is sam" in tuned.reason
+    assert tuned.worth.before == tuned.worth.after
+    assert len(segmenter.asked) <= 16, "each image is segmented once"
+    assert done[0] == (0, 1 + TRIALS) and done[-1] == (1 + TRIALS, 1 + TRIALS)
+    rough = world.tune(world.correct(), tmp_path / "tune.sqlite", settings.changed(refine="none"), trials=2)
+    assert rough.worth.before is not None and tuned.worth.before is not None
+    assert tuned.worth.before > rough.worth.before + 0.1, "outlines are judged, not the masks before"
 
 
 # ---------------------------------------------------------------- the study

@@ -173,7 +173,8 @@ class HeatMaps:
         phrases: The P traced phrases, in the order of the arrays' first axis.
         maps: From a layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``, ``up`` or ``joint``, to
             a float16 array (P, 3, h, w): attention probability in [0, 1], averaged over heads, layers of the
-            group, steps of the third, and the tokens of the phrase.
+            group, steps of the third, and the tokens of the phrase. Or ``"taught-<h>x<w>"`` alone: the
+            probability of the phrase's object, as a decoder drew it, three times.
         region: The region that was painted over, as RLE of the image's size; the maps locate objects only
             there. None: everywhere.
         window_xyxy: Left, upper, right and lower edge, in pixels, of the crop that the maps cover. None: the
@@ -194,6 +195,23 @@ class HeatMaps:
                     f"heat maps of group {group!r} have shape {array.shape}; "
                     f"expected ({len(self.phrases)} phrases, {STEP_THIRDS} thirds, h, w)"
                 )
+
+
+@dataclass(frozen=True)
+class PixelFeatures:
+    """What a denoiser sees in one finished image, at each of L noise levels.
+
+    Attributes:
+        size_wh: Width and height of the image in pixels.
+        phrases: The P traced phrases.
+        heats: From a layer group to float16 (P, L, h, w), the attention of the phrases in [0, 1].
+        activations: From a block and a noise level, ``"up-1@0.2"``, to float16 (C, h, w).
+    """
+
+    size_wh: tuple[int, int]
+    phrases: tuple[Phrase, ...]
+    heats: Mapping[str, NDArray[np.float16]]
+    activations: Mapping[str, NDArray[np.float16]]
 
 
 GeneratedImage = tuple[ImageRecord, NDArray[np.uint8], HeatMaps, float]

@@ -31,6 +31,8 @@ def main(config: Config, run: Run) -> Path:
         labelling = round.tuned_labelling(default=config.labelling)  # label settings and score weights
 
         stages.generate(round, config.generation, labelling)
+        stages.teach(round, labelling, config.teach)
+        labelling = round.taught_labelling(default=labelling)  # with a decoder, if that labels better
         method = stages.label(round, labelling).method
 
         if round.number > 0:

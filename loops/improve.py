@@ -34,6 +34,8 @@ def main(config: Config, run: Run) -> Path:
             stages.evaluate_base(round, first, sets.truth, config.detector)
 
         stages.generate(round, config.generation, labelling)
+        stages.teach(round, labelling, config.teach)
+        labelling = round.taught_labelling(default=labelling)  # with a decoder, if that labels better
         method = stages.label(round, labelling).method
         stages.relabel(round, detector, config.detector)
         stages.compare(round, method, config.disagreement, config.review.order)

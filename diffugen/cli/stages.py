@@ -22,6 +22,7 @@ from diffugen.cli.shared import (
     printing,
 )
 from diffugen.cli.status import rounds_table
+from diffugen.errors import counted
 
 if TYPE_CHECKING:
     from diffugen.config.files import Option
@@ -54,6 +55,11 @@ def register(app: typer.Typer) -> None:
             "diffugen tune --run runs/pianos", "diffugen tune --run runs/pianos --set tune.trials=200"
         )
     )(tune)
+    app.command(
+        epilog=examples(
+            "diffugen teach --run runs/pianos", "diffugen teach --run runs/pianos --set teach.min_decisions=2"
+        )
+    )(teach)
     app.command(
         epilog=examples("diffugen train --run runs/pianos", "diffugen train --run runs/pianos --round 1")
     )(train)
@@ -145,6 +151,25 @@ def tune(
         before = getattr(made.before.settings, name)
         if value != before:
             say(f"  labels.{name}: {before} -> {value}")
+
+
+def teach(config: ConfigArgument = None, set_: SetOption = None, run: RunOption = None) -> None:
+    """Learn better heat maps from decided images; relabel all images.
+
+    Reads features of the images with the diffusion model, so it is faster on a GPU. What was learned is used
+    only if it labels decided images better that it has not seen.
+    """
+    from diffugen.stages import verbs
+
+    with open_existing_run(config, set_, run) as opened:
+        made = verbs.teach(opened)
+        sheet = verbs.contact_sheet(opened)
+    say(f"{'adopted' if made.adopted else 'kept the current labels'}: {made.reason}")
+    if made.decoder is not None:
+        say(
+            f"learned from {counted(made.corrected, 'decided image')} and the attention labels of {made.weak}"
+        )
+    say(f"contact sheet: {sheet}")
 
 
 def train(

@@ -16,7 +16,7 @@ from diffugen.config.values import Radius, Section, Share, Text, Weight, some_we
 from diffugen.records import content_id
 
 if TYPE_CHECKING:
-    from diffugen.config.sections import DetectorSettings
+    from diffugen.config.sections import DetectorSettings, DiffusionSettings
 
 Method = Literal["paper", "compete"]
 Refinement = Literal["none", "crf", "sam"]
@@ -123,6 +123,19 @@ TERMS = tuple(ScoreWeights.model_fields)
 
 
 @dataclass(frozen=True)
+class DecoderRef:
+    """A decoder that a run was taught; see `diffugen.labels.decoder`.
+
+    Attributes:
+        folder: Its folder, relative to the run's.
+        id: Hash of what it was taught with.
+    """
+
+    folder: str
+    id: str
+
+
+@dataclass(frozen=True)
 class Labelling:
     """What decides the labels of a round: label settings and score weights, of the configuration or as tuned.
 
@@ -132,12 +145,16 @@ class Labelling:
         pinned: Dotted keys, such as ``labels.refine``, that the user set for this command: they win over
             tuned values.
         base: The detector that the run begins with.
+        diffusion: The model that decoders read features with.
+        decoder: What draws the heat maps that become labels; None for attention itself.
     """
 
     settings: LabelSettings
     weights: ScoreWeights
     pinned: frozenset[str] = frozenset()
     base: DetectorSettings | None = None
+    diffusion: DiffusionSettings | None = None
+    decoder: DecoderRef | None = None
 
     @property
     def witness(self) -> DetectorSettings | None:
@@ -156,7 +173,10 @@ class Labelling:
 
     @property
     def method(self) -> str:
-        """Provenance of attention labels: ``attention-`` and a hash of everything that decides them."""
+        """Provenance of attention labels: ``attention-`` and a hash of everything that decides them.
+
+        With a decoder, it is ``taught-`` and such a hash.
+        """
         unused = {"witness", "witness_confidence"} if self.witness is None else set()
         if self.settings.method == "paper":
             unused |= {"rival_weight", "background_weight"}
@@ -171,6 +191,8 @@ class Labelling:
         if self.witness is not None:
             seen_by = self.witness.model_dump(mode="json")
             parts.append({key: seen_by[key] for key in self.witness.DECIDES_PREDICTIONS})
+        if self.decoder is not None:
+            return f"taught-{content_id(*parts, self.decoder.id)}"
         return f"attention-{content_id(*parts)}"
 
     def tuned(self, settings: LabelSettings, weights: ScoreWeights) -> Labelling:

@@ -183,6 +183,20 @@ class ReviewSettings(Section):
     port: Annotated[int, Field(ge=1, le=65535)] = 5151
 
 
+class TeachSettings(Section):
+    """How a decoder is taught that draws better heat maps than attention; see `diffugen.labels.decoder`.
+
+    Attributes:
+        min_decisions: Decided images with labels from which on a loop teaches; None for never.
+        images: Maximum number of undecided images whose attention labels it learns from besides.
+        folds: Number of parts of the decided images that are held out in turn, to see whether it is better.
+    """
+
+    min_decisions: Annotated[int, Field(ge=1)] | None = 5
+    images: Annotated[int, Field(ge=0)] = 100
+    folds: Annotated[int, Field(ge=2)] = 5
+
+
 class TuneSettings(Section):
     """The search for better label settings and score weights.
 
@@ -297,11 +311,12 @@ class Config(Section):
         disagreement: When two labels contradict each other.
         dataset: Which labels are trained on.
         review: How a person decides.
+        teach: How a decoder learns from decided images.
         tune: How better label settings are searched for.
         loop: How long it runs.
     """
 
-    RESUMABLE = ("tasks", "labels", "score", "detector", "disagreement", "review", "tune", "loop")
+    RESUMABLE = ("tasks", "labels", "score", "detector", "disagreement", "review", "teach", "tune", "loop")
 
     name: Name = "miniature"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -314,6 +329,7 @@ class Config(Section):
     disagreement: DisagreementSettings = Field(default_factory=DisagreementSettings)
     dataset: DatasetSettings = Field(default_factory=DatasetSettings)
     review: ReviewSettings = Field(default_factory=ReviewSettings)
+    teach: TeachSettings = Field(default_factory=TeachSettings)
     tune: TuneSettings = Field(default_factory=TuneSettings)
     loop: LoopSettings = Field(default_factory=LoopSettings)
 
@@ -334,7 +350,7 @@ class Config(Section):
     @property
     def labelling(self) -> Labelling:
         """How images are labelled until tuning finds something better."""
-        return Labelling(self.labels, self.score, self._pinned, self.detector)
+        return Labelling(self.labels, self.score, self._pinned, self.detector, self.diffusion)
 
     @property
     def generation(self) -> Generation:

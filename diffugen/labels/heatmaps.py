@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from diffugen.config.labelling import Threshold
 from diffugen.errors import ConfigError
 from diffugen.records import STEP_THIRDS, HeatMaps
+
+TAUGHT = "taught"
+"""Place, in the name of its group, of a map that a decoder drew."""
 
 FLAT = 1e-3
 """A map whose range is below this fraction of its peak counts as constant: float16 resolves no finer."""
@@ -78,13 +82,17 @@ def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str,
     relative to that of the finest group (``1/1``), rounded to a power of two, so a relative name means the
     same layers at every image size and in models of every size. A group's weight is the sum of the weights of
     all patterns that match it, so their order does not matter: ``{"*": 1, "up@*": 2}`` gives the up blocks a
-    weight of 3 and all others 1.
+    weight of 3 and all others 1. What a decoder drew (`diffugen.labels.decoder`) is of no layer; it counts
+    alone, whatever the patterns.
 
     Raises:
         ConfigError: A pattern matches no group or has a negative weight, or no group has a weight; lists the
             groups.
     """
-    names = _relative_names(heat_maps)
+    drawn = [key for key in heat_maps.maps if key.startswith(f"{TAUGHT}-")]
+    if drawn:
+        return dict.fromkeys(drawn, 1.0)
+    names = relative_names(heat_maps.maps)
     known = ", ".join(f"{key} ({relative})" for key, relative in names.items()) or "none"
     weights = dict.fromkeys(names, 0.0)
     mistakes = []
@@ -105,6 +113,17 @@ def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str,
     if mistakes:
         raise ConfigError(mistakes)
     return {key: weight for key, weight in weights.items() if weight > 0}
+
+
+def relative_names(maps: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Return the relative name of each layer group, as in `group_weights`; arrays end with axes (h, w)."""
+    finest = max((math.prod(array.shape[-2:]) for array in maps.values()), default=1)
+    names = {}
+    for key, array in maps.items():
+        # Each level halves both sides and rounds odd ones up, so the ratio is only close to a power of two.
+        halvings = round(math.log2(finest / math.prod(array.shape[-2:])) / 2)
+        names[key] = f"{re.sub(r'-[0-9]+x[0-9]+$', '', key)}@1/{2**halvings}"
+    return names
 
 
 def level(heat: NDArray[np.float32], how: Threshold) -> float:
@@ -184,16 +203,6 @@ def scaled(heat: NDArray[np.float32]) -> NDArray[np.float32]:
     if low == high:
         return np.zeros_like(heat)
     return np.asarray((heat - np.float32(low)) / np.float32(high - low), dtype=np.float32)
-
-
-def _relative_names(heat_maps: HeatMaps) -> dict[str, str]:
-    finest = max((math.prod(array.shape[2:]) for array in heat_maps.maps.values()), default=1)
-    names = {}
-    for key, array in heat_maps.maps.items():
-        # Each level halves both sides and rounds odd ones up, so the ratio is only close to a power of two.
-        halvings = round(math.log2(finest / math.prod(array.shape[2:])) / 2)
-        names[key] = f"{re.sub(r'-[0-9]+x[0-9]+$', '', key)}@1/{2**halvings}"
-    return names
 
 
 def _upsample(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

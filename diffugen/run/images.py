@@ -142,6 +142,36 @@ class ImageStore:
             )
         return heat_maps
 
+    def taught_path(self, decoder: str, image_id: str) -> Path:
+        """Return the path of the npz with what a decoder drew of an image."""
+        return self.folder / "taught" / decoder / f"{image_id}.npz"
+
+    def put_taught(self, decoder: str, drawn: Iterable[HeatMaps]) -> None:
+        """Store what a decoder drew of some images.
+
+        Args:
+            decoder: Id of the decoder.
+            drawn: One for each image.
+
+        Raises:
+            StoreError: The disk is full or not writable.
+        """
+        self._ledger.check_writable()
+        folder = self.folder / "taught" / decoder
+        with explained(self.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for heat_maps in drawn:
+                write_file(self.taught_path(decoder, heat_maps.image_id), codec.heat_maps_to_npz(heat_maps))
+            sync_folder(folder)
+
+    def taught(self, decoder: str, image_id: str) -> HeatMaps:
+        """Return what a decoder drew of an image.
+
+        Raises:
+            StoreError: Its file is missing or unreadable.
+        """
+        return read_file(image_id, self.taught_path(decoder, image_id), codec.heat_maps_from_npz)
+
     def drop_image(self, record: ImageRecord, reason: str) -> None:
         """Record that a generated image is unusable, so that it is not generated again.
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from diffugen.config.labelling import LabelSettings, ScoreWeights
+from diffugen.config.labelling import DecoderRef, LabelSettings, ScoreWeights
 from diffugen.records import Curve, FalseFinds, SeverityBin, SizeBin
 
 Result = TypeVar("Result")
@@ -166,6 +166,29 @@ class Tuned:
 
 
 @dataclass(frozen=True)
+class Taught:
+    """What ``teach`` decided.
+
+    Attributes:
+        adopted: Whether labels of this round, and of later ones until the next teaching, are made from what
+            the decoder draws.
+        reason: Why, or why not, in a sentence.
+        decoder: The decoder; None if none was taught.
+        corrected: Decided images that it learned from.
+        weak: Undecided images whose attention labels it learned from.
+        worth: What labels are worth on decided images that it was not taught with, by attention and by what
+            it drew; see `diffugen.tune.judge`.
+    """
+
+    adopted: bool
+    reason: str
+    decoder: DecoderRef | None = None
+    corrected: int = 0
+    weak: int = 0
+    worth: HeldOut = field(default_factory=HeldOut)
+
+
+@dataclass(frozen=True)
 class Chosen:
     """A training set that a stage chose and wrote.
 
@@ -295,6 +318,7 @@ class RoundResults:
     relabel: Relabelled | None = None
     compare: Compared | None = None
     review: Reviewed | None = None
+    teach: Taught | None = None
     tune: Tuned | None = None
     known: Chosen | None = None
     train_known: Trained | None = None

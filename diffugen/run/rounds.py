@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol
@@ -23,7 +23,7 @@ from diffugen.config.labelling import Labelling
 from diffugen.config.sections import Config, resumable_keys
 from diffugen.errors import Interrupted
 from diffugen.records import content_id
-from diffugen.run.results import Promoted, Result, RoundResults, Tuned
+from diffugen.run.results import Promoted, Result, RoundResults, Taught, Tuned
 from diffugen.run.store import RunStore
 
 Arguments = ParamSpec("Arguments")
@@ -224,6 +224,17 @@ class Round:
             result = self.store.result(earlier, "tune", Tuned)
             if result is not None and result.adopted:
                 return default.tuned(result.after.settings, result.after.weights)
+        return default
+
+    def taught_labelling(self, default: Labelling) -> Labelling:
+        """Return a labelling with the decoder that the last teaching, in this round or before, has adopted.
+
+        If that teaching adopted none, or there was none, it is the default.
+        """
+        for earlier in reversed(range(self.number + 1)):
+            result = self.store.result(earlier, "teach", Taught)
+            if result is not None:
+                return replace(default, decoder=result.decoder if result.adopted else None)
         return default
 
 

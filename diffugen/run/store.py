@@ -3,6 +3,7 @@
 ```
 <run>/ledger.sqlite        rows: image records, label sets, disagreements, decisions, stages (ledger.py)
 <run>/images/<id>.png      <run>/heatmaps/<id>.npz (codec.py)
+<run>/taught/<decoder>/<id>.npz   what a decoder drew of the image (codec.py)
 <run>/sources/<id>.png     photos and images of other runs that images were made from
 <run>/writer.lock          locked by the one process that writes; writer.pid contains its id
 ```

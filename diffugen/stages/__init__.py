@@ -15,6 +15,7 @@ from diffugen.stages.promote import promote
 from diffugen.stages.relabel import relabel
 from diffugen.stages.review import import_decisions, review
 from diffugen.stages.sets import LabelledSets, open_sets
+from diffugen.stages.teach import teach
 from diffugen.stages.train import first_detector, train
 from diffugen.stages.tune import tune
 
@@ -35,6 +36,7 @@ __all__ = [
     "promote",
     "relabel",
     "review",
+    "teach",
     "train",
     "tune",
 ]

@@ -23,6 +23,7 @@ from diffugen.run.results import Generated, TaskImages
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
 from diffugen.stages.label import label_images
+from diffugen.stages.models import load_model
 from diffugen.stages.plan import Common, Plan, find_regions, plan_from_prompts, plan_from_sources
 from diffugen.stages.regions import check_mask
 from diffugen.stages.sources import check_source, images_of_task, sources_outside, with_classes
@@ -146,25 +147,10 @@ class _Models:
         self._pipeline: Any = None
 
     def load(self, task: Task) -> Any:
-        from diffugen.diffusion.inversion import load_embeddings
-        from diffugen.diffusion.pipelines import load_pipeline
-
-        settings, model = self._settings, task.model or self._settings.model
+        model = task.model or self._settings.model
         if self._loaded != model:
             self._pipeline = None  # frees its memory before the next one takes some
-            self._pipeline = load_pipeline(
-                model,
-                device=settings.device,
-                dtype=settings.dtype,
-                scheduler=settings.scheduler,
-                offload=settings.offload,
-                vae_slicing=settings.vae_slicing,
-                vae_tiling=settings.vae_tiling,
-                compile=settings.compile,
-                loras=settings.loras,
-                trust_remote_pickle=settings.trust_remote_pickle,
-            )
-            load_embeddings(self._pipeline, settings.embeddings)
+            self._pipeline = load_model(self._settings, model)
             self._loaded = model
         return self._pipeline
 

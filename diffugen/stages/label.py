@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from diffugen.config.labelling import Labelling
 from diffugen.errors import DiffugenError
 from diffugen.labels.segmenter import Segmenter
 from diffugen.labels.shapes import decode
 from diffugen.labels.witness import Witness
-from diffugen.records import ImageRecord, Instances, LabelSet
+from diffugen.records import HeatMaps, ImageRecord, Instances, LabelSet
 from diffugen.run.results import Labelled
 from diffugen.run.rounds import OnProgress, Round, stage, unseen
 from diffugen.run.store import RunStore
+from diffugen.stages.decoder import draw, heat_maps_reader
 from diffugen.stages.regions import outside
 from diffugen.stages.segmenter import open_segmenter
 from diffugen.stages.witness import witnesses
@@ -51,17 +52,36 @@ def label_images(round: Round, labelling: Labelling, on_progress: OnProgress = u
     """
     store = round.store
     missing = list(store.label_ids_missing("attention", labelling.method))
+    draw(store, labelling, missing, on_progress)
     on_progress(0, len(missing))
-    segmenter = open_segmenter(store, labelling) if missing else None
-    for first in range(0, len(missing), LABELS_PER_TRANSACTION):
-        found: dict[str, LabelSet] = {}
-        for image_id, witness in _with_witnesses(
-            round, labelling, missing[first : first + LABELS_PER_TRANSACTION]
-        ):
-            instances = _labelled(round, image_id, labelling, witness, segmenter, found)
-            found[image_id] = LabelSet(image_id, "attention", instances, labelling.method, round.number)
-            on_progress(first + len(found), len(missing))
-        store.put_labels(found.values())
+    found: list[LabelSet] = []
+    for done, (image_id, instances) in enumerate(labelled_images(round, labelling, missing), start=1):
+        found.append(LabelSet(image_id, "attention", instances, labelling.method, round.number))
+        if len(found) == LABELS_PER_TRANSACTION or done == len(missing):
+            store.put_labels(found)
+            found = []
+        on_progress(done, len(missing))
+
+
+def labelled_images(
+    round: Round, labelling: Labelling, image_ids: Sequence[str]
+) -> Iterator[tuple[str, Instances]]:
+    """Yield images with their attention labels, in order; the labels are not kept.
+
+    Args:
+        round: The round that asks; what the witness finds is kept in its run.
+        labelling: Label settings and score weights.
+        image_ids: The images; if it has a decoder, that has drawn them. Images come before those that were
+            made from them.
+    """
+    store, heat_maps = round.store, heat_maps_reader(round.store, labelling)
+    segmenter = open_segmenter(store, labelling) if image_ids else None
+    for first in range(0, len(image_ids), LABELS_PER_TRANSACTION):
+        new: dict[str, Instances] = {}
+        part = image_ids[first : first + LABELS_PER_TRANSACTION]
+        for image_id, witness in _with_witnesses(round, labelling, part):
+            new[image_id] = _labelled(round, heat_maps(image_id), labelling, witness, segmenter, new)
+            yield image_id, new[image_id]
 
 
 def _with_witnesses(
@@ -74,18 +94,17 @@ def _with_witnesses(
 
 def _labelled(
     round: Round,
-    image_id: str,
+    heat_maps: HeatMaps,
     labelling: Labelling,
     witness: Witness | None,
     segmenter: Segmenter | None,
-    new: Mapping[str, LabelSet],
+    new: Mapping[str, Instances],
 ) -> Instances:
     """Return an image's attention labels, those carried over from the image it was made from included."""
     from diffugen.labels.label import label as label_image
 
-    store = round.store
+    store, image_id = round.store, heat_maps.image_id
     rgb = store.image(image_id) if labelling.needs_images else None
-    heat_maps = store.heat_maps(image_id)
     instances = label_image(heat_maps, labelling.settings, labelling.weights, rgb, witness, segmenter)
     if witness is not None:  # the witness may know classes that the run does not have
         instances = instances.of_classes(round.run.class_names)
@@ -94,7 +113,7 @@ def _labelled(
 
 
 def _carried(
-    store: RunStore, record: ImageRecord, method: str, new: Mapping[str, LabelSet]
+    store: RunStore, record: ImageRecord, method: str, new: Mapping[str, Instances]
 ) -> Instances | None:
     """Return the objects outside the painted region, labelled by the same settings if it is in the run.
 
@@ -102,14 +121,13 @@ def _carried(
         store: The run.
         record: The image.
         method: Provenance of the labels.
-        new: Label sets that are not in the store yet, by image; sources come before what is made from them.
+        new: Labels that are not in the store yet, by image; sources come before what is made from them.
     """
     if record.parent is not None and record.region is not None:
-        labels = new.get(record.parent) or next(
-            store.labels("attention", method, image_id=record.parent), None
-        )
+        kept = (one.instances for one in store.labels("attention", method, image_id=record.parent))
+        labels = new[record.parent] if record.parent in new else next(kept, None)
         if labels is not None:
-            return outside(labels.instances, decode(record.region))
+            return outside(labels, decode(record.region))
     return next((labels.instances for labels in store.labels("carried", image_id=record.id)), None)
 
 

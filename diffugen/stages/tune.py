@@ -11,6 +11,7 @@ from diffugen.run.results import HeldOut, Tuned, TunedSide
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
 from diffugen.stages.compare import label_pairs
+from diffugen.stages.decoder import heat_maps_reader
 from diffugen.stages.segmenter import open_segmenter
 from diffugen.stages.witness import witnesses
 from diffugen.tune.judge import Evidence
@@ -49,7 +50,7 @@ def tune(
         seen = dict(witnesses(round, labelling.witness, least, ids))
     found = tune_labelling(
         evidence,
-        store.heat_maps,
+        heat_maps_reader(store, labelling),
         store.image,
         labelling.settings,
         labelling.weights,

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from diffugen import stages
 from diffugen.config import Config, kept_config, load_config
+from diffugen.config.labelling import Labelling
 from diffugen.errors import DiffugenError, ModelError, StoreError
-from diffugen.run import Progress, Run, RunStore, silent
+from diffugen.run import Progress, Round, Run, RunStore, silent
 from diffugen.run.changes import changed_keys
 from diffugen.run.ledger import LEDGER_NAME
-from diffugen.run.results import Compared, Evaluated, Generated, Labelled, Promoted, Relabelled, Tuned
+from diffugen.run.results import Compared, Evaluated, Generated, Labelled, Promoted, Relabelled, Taught, Tuned
 from diffugen.run.temporary import temporary_folder
 from diffugen.stages.export import export_dataset
 
@@ -166,7 +167,20 @@ def label(run: OpenRun) -> Labelled:
         (8, True)
     """
     round = run.run.newest_round(redo=True, keep=False)
-    return stages.label(round, round.tuned_labelling(default=run.config.labelling))
+    return stages.label(round, _labelling(round, run.config))
+
+
+def teach(run: OpenRun) -> Taught:
+    """Teach a decoder with the decided images; if it is better, label all images by what it draws.
+
+    Example:
+        >>> dg.teach(run).reason
+        'only ... images with labels decided, and teach.min_decisions is 5'
+    """
+    round = run.run.newest_round(redo=True)
+    taught = stages.teach(round, round.tuned_labelling(default=run.config.labelling), run.config.teach)
+    label(run)
+    return taught
 
 
 def contact_sheet(
@@ -302,8 +316,8 @@ def tune_labels(run: OpenRun, round: int | None = None) -> Tuned:
         'only ... images are decided and tune.min_decisions is 12; ...'
     """
     chosen = run.run.newest_round(redo=True) if round is None else run.run.round(round, redo=True)
-    labelling = chosen.tuned_labelling(default=run.config.labelling)
-    return stages.tune(chosen, stages.newest_method(run.store), labelling, run.config.tune)
+    method = stages.newest_method(run.store)
+    return stages.tune(chosen, method, _labelling(chosen, run.config), run.config.tune)
 
 
 def evaluate(run: OpenRun, checkpoint: str | None = None) -> Evaluated:
@@ -363,6 +377,11 @@ def write_report(run: OpenRun) -> Path:
     from diffugen.report import write_report as write
 
     return write(run.store)
+
+
+def _labelling(round: Round, config: Config) -> Labelling:
+    """Return how a round labels: as tuned, by what a decoder draws, or as configured."""
+    return round.taught_labelling(default=round.tuned_labelling(default=config.labelling))
 
 
 def _kept_config(folder: Path, *, of_empty: bool) -> dict[str, object] | None:

@@ -57,7 +57,7 @@ class SelfAttention:
         if not counted or layer_hw != self._layer_hw:
             return
         for image, one in enumerate(zip(query.float(), key.float(), strict=True)):
-            found = _pooled(_head_mean(*one, scale), layer_hw)
+            found = _between_squares(*one, scale, layer_hw)
             if self._count:
                 self._sums[image] += found
             else:
@@ -93,23 +93,18 @@ def _factor(layer_hw: tuple[int, int]) -> int:
     )
 
 
-def _head_mean(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
-    """Return the mean attention (cells, cells) of the heads of one image."""
-    heads, cells, _ = query.shape
-    at_once = max(1, VALUES_AT_ONCE // cells**2)
-    total = query.new_zeros((cells, cells))
-    for some, others in zip(query.split(at_once), key.split(at_once), strict=True):
-        total += ((some * scale) @ others.transpose(-1, -2)).softmax(dim=-1).sum(dim=0)
-    return total / heads
-
-
-def _pooled(attention: torch.Tensor, layer_hw: tuple[int, int]) -> torch.Tensor:
-    """Return the attention between squares of cells: the mean of the queries, the sum of the keys."""
+def _between_squares(
+    query: torch.Tensor, key: torch.Tensor, scale: float, layer_hw: tuple[int, int]
+) -> torch.Tensor:
+    """Return the mean attention of the heads of one image, from squares of cells to squares of cells."""
+    import torch
     from torch.nn.functional import avg_pool2d
 
+    heads, cells, _ = query.shape
     factor = _factor(layer_hw)
-    if factor == 1:
-        return attention
-    keys = avg_pool2d(attention.unflatten(1, layer_hw), factor, ceil_mode=True, divisor_override=1).flatten(1)
-    queries = avg_pool2d(keys.T.unflatten(1, layer_hw), factor, ceil_mode=True, count_include_pad=False)
-    return queries.flatten(1).T
+    keys = []
+    for some in query.split(max(1, VALUES_AT_ONCE // (heads * cells)), dim=1):
+        rows = ((some * scale) @ key.transpose(-1, -2)).softmax(dim=-1).mean(dim=0).unflatten(1, layer_hw)
+        keys.append(avg_pool2d(rows, factor, ceil_mode=True, divisor_override=1).flatten(1))
+    queries = torch.cat(keys).T.unflatten(1, layer_hw)
+    return avg_pool2d(queries, factor, ceil_mode=True, count_include_pad=False).flatten(1).T

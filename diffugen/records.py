@@ -171,14 +171,19 @@ class HeatMaps:
         image_id: The image they belong to.
         size_wh: Width and height of that image in pixels.
         phrases: The P traced phrases, in the order of the arrays' first axis.
-        maps: From a layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``, ``up`` or ``joint``, to
-            a float16 array (P, 3, h, w): attention probability in [0, 1], averaged over heads, layers of the
-            group, steps of the third, and the tokens of the phrase. Or ``"taught-<h>x<w>"`` alone: the
-            probability of the phrase's object, as a decoder drew it, three times.
+        maps: From a layer group to a float16 array (P, 3, h, w): attention probability in [0, 1], averaged
+            over heads, layers of the group, steps of the third, and the tokens of the phrase. A group is
+            named ``"<place>-<h>x<w>"`` with place ``down``, ``mid`` or ``up`` in a UNet, and ``joint-`` with
+            the number of the layer, as in ``joint-07-32x32``, in a transformer; earlier versions averaged
+            all its layers to ``joint-32x32``. Or ``"taught-<h>x<w>"`` alone: the probability of the phrase's
+            object, as a decoder drew it, three times.
         region: The region that was painted over, as RLE of the image's size; the maps locate objects only
             there. None: everywhere.
         window_xyxy: Left, upper, right and lower edge, in pixels, of the crop that the maps cover. None: the
             whole image.
+        self_attention: float16 (h, w, h, w), from each cell of a grid to the cells that it attends to:
+            probability in [0, 1], averaged over heads, layers and late steps; adds up to 1 over the last two
+            axes. None: it was not kept.
     """
 
     image_id: str
@@ -187,8 +192,19 @@ class HeatMaps:
     maps: Mapping[str, NDArray[np.float16]]
     region: RLE | None = None
     window_xyxy: tuple[int, int, int, int] | None = None
+    self_attention: NDArray[np.float16] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the arrays take in memory."""
+        kept = 0 if self.self_attention is None else self.self_attention.nbytes
+        return kept + sum(array.nbytes for array in self.maps.values())
 
     def __post_init__(self) -> None:
+        if self.self_attention is not None:
+            shape = self.self_attention.shape
+            if len(shape) != 4 or shape[:2] != shape[2:]:
+                raise ValueError(f"self-attention has shape {shape}; expected (h, w, h, w)")
         for group, array in self.maps.items():
             if array.ndim != 4 or array.shape[:2] != (len(self.phrases), STEP_THIRDS):
                 raise ValueError(

@@ -51,6 +51,9 @@ class LabelSettings(Section):
         groups: From a pattern for layer groups (``"up@*"``) to the weight of their maps; see
             `diffugen.labels.heatmaps.group_weights`.
         step_weights: Weights of the first, middle and last third of the denoising steps.
+        self_attention: How many times heat spreads to the cells that resemble each other by the model's
+            self-attention, 0 to 4; above 0, images need ``diffusion.keep_self_attention``. See
+            `diffugen.labels.heatmaps.combine`.
         accept: Labels with a lower score are dropped, in [0, 1].
     """
 
@@ -71,6 +74,7 @@ class LabelSettings(Section):
         default_factory=lambda: {"*": 1.0}
     )
     step_weights: Annotated[tuple[Weight, Weight, Weight], AfterValidator(some_weight)] = (1.0, 1.0, 1.0)
+    self_attention: Annotated[int, Field(ge=0, le=4)] = 0
     accept: Share = 0.0
 
     @field_validator("max_area_frac")
@@ -182,6 +186,8 @@ class Labelling:
             unused |= {"rival_weight", "background_weight"}
         if self.segmenter is None:
             unused |= {"segmenter"}
+        if not self.settings.self_attention:
+            unused |= {"self_attention"}
         # Earlier versions did not have these terms; without a weight, they leave labels as they were.
         unweighted = {name for name in ("separation", "edge") if not getattr(self.weights, name)}
         parts: list[Any] = [

@@ -45,6 +45,8 @@ class DiffusionSettings(Section):
         scheduler: Class name of a diffusers scheduler; None for the model's own.
         batch_size: Images at a time; None for 32 on a CUDA GPU, 8 elsewhere. Halved when memory runs out.
         attention_backend: ``native`` is our tracer; ``daam`` the package of that name, a slow reference.
+        keep_self_attention: Whether self-attention is kept with the heat maps, for ``labels.self_attention``:
+            up to 2 MB per image, and slower.
         offload: What leaves the GPU's memory while it is not needed.
         vae_slicing: Whether the images of a batch are decoded one by one: less memory.
         vae_tiling: Whether large images are decoded in tiles: less memory, sometimes visible seams.
@@ -65,6 +67,7 @@ class DiffusionSettings(Section):
     scheduler: Text | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
     attention_backend: AttentionBackend = "native"
+    keep_self_attention: bool = False
     offload: Offload = "none"
     vae_slicing: bool = False
     vae_tiling: bool = False
@@ -72,6 +75,13 @@ class DiffusionSettings(Section):
     loras: dict[str, Annotated[float, Field(ge=-2, le=2)]] = Field(default_factory=dict)
     embeddings: tuple[Text, ...] = ()
     trust_remote_pickle: bool = False
+
+    @field_validator("keep_self_attention")
+    @classmethod
+    def _traced_by_us(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("attention_backend", "native") != "native":
+            raise ValueError("false unless diffusion.attention_backend is native")
+        return value
 
 
 class DetectorSettings(Section):
@@ -334,6 +344,16 @@ class Config(Section):
     loop: LoopSettings = Field(default_factory=LoopSettings)
 
     _pinned: frozenset[str] = PrivateAttr(default_factory=frozenset)
+
+    @field_validator("labels")
+    @classmethod
+    def _has_self_attention(cls, value: LabelSettings, info: ValidationInfo) -> LabelSettings:
+        diffusion: DiffusionSettings | None = info.data.get("diffusion")
+        if value.self_attention and diffusion is not None and not diffusion.keep_self_attention:
+            raise ValueError(
+                "self_attention 0 unless the run's images are generated with diffusion.keep_self_attention"
+            )
+        return value
 
     @field_validator("detector")
     @classmethod

@@ -136,6 +136,10 @@ class DaamTrace:
             }
         ]
 
+    def self_attention(self) -> list[None]:
+        """Return None for the image: daam does not trace self-attention."""
+        return [None]
+
 
 def _check(pipeline: Any, tokens: Sequence[TokenIndex]) -> None:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
+
+Tracer = Callable[[Any, Sequence[TokenIndex]], AbstractContextManager[Any]]
 
 BATCH_SIZE = 8
 GPU_BATCH_SIZE = 32
@@ -134,6 +137,7 @@ def generate(
     on_step: Callable[[float, int], None] = lambda share, images: None,
     batch_size: int | None = None,
     attention_backend: str = "native",
+    keep_self_attention: bool = False,
 ) -> Iterator[GeneratedImage]:
     """Generate the image and heat maps of each job.
 
@@ -152,6 +156,8 @@ def generate(
         batch_size: Images per call, >= 1; None means 32 on a CUDA GPU and 8 elsewhere. Free memory is not
             measured: when memory runs out, this and all later batches are halved.
         attention_backend: ``"native"``, or ``"daam"``: square images with guidance, one per call.
+        keep_self_attention: Whether heat maps have the self-attention, too; not with ``"daam"``. It needs
+            about 10 MB of memory per image of a batch, and 300 MB per batch.
 
     Yields:
         For each job, batch by batch: the record, the image uint8 RGB (H, W, 3), its heat maps, and its share
@@ -170,10 +176,13 @@ def generate(
         raise ModelError(
             f"unknown attention backend {attention_backend!r}; one of {', '.join(ATTENTION_BACKENDS)}"
         )
+    if keep_self_attention and attention_backend != "native":
+        raise ModelError("daam does not trace self-attention; use the attention backend native")
     if batch_size is None:
         batch_size = default_batch_size(pipeline)
+    tracer: Tracer = partial(trace, keep_self_attention=keep_self_attention)
     if attention_backend == "daam":
-        batch_size = 1
+        tracer, batch_size = trace_with_daam, 1
     tokens: dict[str, TokenIndex] = {}
     pipelines = {task: task_pipeline(pipeline, task) for task in dict.fromkeys(job.task for job in jobs)}
     for job in jobs:
@@ -193,7 +202,7 @@ def generate(
                     batch,
                     sources,
                     [tokens[job.prompt.id] for job in batch],
-                    attention_backend,
+                    tracer,
                     on_step,
                 )
             except (RuntimeError, MemoryError) as error:
@@ -253,34 +262,33 @@ def _generate_batch(
     batch: Sequence[ImageRecord],
     sources: Sequence[Source],
     tokens: Sequence[TokenIndex],
-    backend: str,
+    tracer: Tracer,
     on_step: Callable[[float, int], None],
 ) -> list[GeneratedImage | None]:
     """Generate the images of a batch; None in place of a blackened one."""
     started = time.perf_counter()
-    tracer: AbstractContextManager[Any] = (trace if backend == "native" else trace_with_daam)(
-        pipeline, tokens
-    )
     with (
         quiet(),
         many_channels(pipeline, batch[0].task),
         followed(pipeline, lambda share: on_step(share, len(batch))),
-        tracer as traced,
+        tracer(pipeline, tokens) as traced,
     ):
         images, blackened = _call(pipeline, batch, sources)
-    maps = traced.maps()
+    heat_maps = map(_heat_maps, batch, traced.maps(), traced.self_attention())
     made = [finished(job, image, one) for job, image, one in itertools.zip_longest(batch, images, sources)]
     seconds = (time.perf_counter() - started) / len(batch)
     return [
-        None if black else (job, image, _heat_maps(job, found), seconds)
-        for job, image, found, black in zip(batch, made, maps, blackened, strict=True)
+        None if black else (job, image, found, seconds)
+        for job, image, found, black in zip(batch, made, heat_maps, blackened, strict=True)
     ]
 
 
-def _heat_maps(job: ImageRecord, maps: Mapping[str, NDArray[np.float16]]) -> HeatMaps:
+def _heat_maps(
+    job: ImageRecord, maps: Mapping[str, NDArray[np.float16]], self_attention: NDArray[np.float16] | None
+) -> HeatMaps:
     window = job.settings.get(WINDOW)
     covered = None if window is None else (window[0], window[1], window[2], window[3])
-    return HeatMaps(job.id, job.size_wh, job.prompt.phrases, maps, job.region, covered)
+    return HeatMaps(job.id, job.size_wh, job.prompt.phrases, maps, job.region, covered, self_attention)
 
 
 def _call(

@@ -7,6 +7,9 @@ sqrt(d)) @ onehot``. So the same kernel, mask and scale apply, and the full atte
 Which rows are conditional, the shape of the latent grid and the position of the text in a joint sequence are
 read from the denoiser's inputs, never guessed.
 
+On request, the self-attention of the images is averaged too (see `self_attention`); in a joint sequence, it
+is the part in which cells of the image attend to each other.
+
 Knows attention. Does not know words (see `tokens`), labels or thresholds.
 Method: DAAM (Tang et al., 2023, "What the DAAM", section 3), but per layer group and third of the steps.
 """
@@ -26,6 +29,7 @@ from numpy.typing import NDArray
 from diffugen.diffusion.conditioning import PromptRows, patch
 from diffugen.diffusion.families import ADVICE, attention_modules, check_traceable, denoiser_of
 from diffugen.diffusion.layout import cells_hw, latent_grid_hw, thirds_of
+from diffugen.diffusion.self_attention import SelfAttention
 from diffugen.diffusion.tokens import TokenIndex
 from diffugen.errors import ModelError, PromptError
 from diffugen.records import STEP_THIRDS
@@ -33,9 +37,13 @@ from diffugen.records import STEP_THIRDS
 if TYPE_CHECKING:
     import torch
 
+UNET_PLACES = ("down", "mid", "up")
+
 
 @contextmanager
-def trace(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[AttentionTrace]:
+def trace(
+    pipeline: Any, tokens: Sequence[TokenIndex], *, keep_self_attention: bool = False
+) -> Iterator[AttentionTrace]:
     """Trace one call of a pipeline.
 
     Inside the context, call the pipeline once, with one prompt per image in the order of ``tokens``. All
@@ -44,6 +52,7 @@ def trace(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[AttentionTrac
     Args:
         pipeline: A diffusers pipeline with a UNet or transformer, for any task.
         tokens: The tokens to trace for each image of the batch.
+        keep_self_attention: Whether `AttentionTrace.self_attention` is wanted, too.
 
     Yields:
         The trace; call its `AttentionTrace.maps` once the pipeline has returned.
@@ -58,7 +67,7 @@ def trace(pipeline: Any, tokens: Sequence[TokenIndex]) -> Iterator[AttentionTrac
         >>> traced.maps()[0]["up-16x16"].shape
         (1, 3, 16, 16)
     """
-    traced = AttentionTrace(pipeline, tokens)
+    traced = AttentionTrace(pipeline, tokens, SelfAttention() if keep_self_attention else None)
     with ExitStack() as stack:
         traced.install(stack)
         yield traced
@@ -69,7 +78,7 @@ class _Running:
     """The attention module that is currently running."""
 
     module: Any
-    place: str
+    layer: str
     reads_text: bool
     seen_before: int
 
@@ -77,8 +86,11 @@ class _Running:
 class AttentionTrace:
     """Running sums of the traced tokens' attention. Created by `trace`."""
 
-    def __init__(self, pipeline: Any, tokens: Sequence[TokenIndex]) -> None:
+    def __init__(
+        self, pipeline: Any, tokens: Sequence[TokenIndex], self_attention: SelfAttention | None = None
+    ) -> None:
         check_traceable(pipeline)
+        self._self_attention = self_attention
         self._pipeline = pipeline
         self._denoiser: Any = denoiser_of(pipeline)
         self._signature = inspect.signature(type(self._denoiser).forward)
@@ -97,17 +109,19 @@ class AttentionTrace:
         self._text_start: int | None = None
         self._records = 0
         self._values: dict[tuple[int, int, int], torch.Tensor] = {}
-        self._sums: dict[tuple[str, int, int], torch.Tensor] = {}
+        self._sums: dict[tuple[str, int, int], torch.Tensor] = {}  # by layer, or place in a UNet, and grid
         self._counts: dict[tuple[str, int, int], list[int]] = {}
 
     def maps(self) -> list[dict[str, NDArray[np.float16]]]:
         """Return the heat maps of each image.
 
         Returns:
-            For each image, a mapping from layer group, ``"<place>-<h>x<w>"`` with place ``down``, ``mid``,
-            ``up`` or, in transformers, ``joint``, to a float16 array (P, 3, h, w): attention probabilities in
-            [0, 1], averaged over heads, layers of the group, steps of the third, and tokens of the phrase.
-            With fewer than 3 steps, a step counts in every third that it overlaps.
+            For each image, a mapping from layer group to a float16 array (P, 3, h, w): attention
+            probabilities in [0, 1], averaged over heads, layers of the group, steps of the third, and tokens
+            of the phrase. With fewer than 3 steps, a step counts in every third that it overlaps. The layers
+            of a UNet are grouped by place and grid, ``"<place>-<h>x<w>"`` with place ``down``, ``mid`` or
+            ``up``. Each layer of a transformer is a group of its own, ``"joint-<number>-<h>x<w>"``, counted
+            from 0 among the layers that read the prompt, with as many digits (at least two) as the last has.
 
         Raises:
             ModelError: No attention was traced: the pipeline was not called, or computes it elsewhere.
@@ -119,14 +133,37 @@ class AttentionTrace:
                 "denoiser as a whole."
             )
         maps: list[dict[str, NDArray[np.float16]]] = [{} for _ in self._tokens]
-        for (place, h, w), sums in self._sums.items():
-            counts = sums.new_tensor(self._counts[place, h, w]).clamp(min=1).view(-1, 1, 1, 1)
+        names = self._group_names()
+        for (layer, h, w), sums in self._sums.items():
+            counts = sums.new_tensor(self._counts[layer, h, w]).clamp(min=1).view(-1, 1, 1, 1)
             means = (sums / counts).half().cpu().numpy()  # (thirds, images, cells, phrases)
             for image, token_index in enumerate(self._tokens):
                 phrases = len(token_index.positions)
                 cells = means[:, image, :, :phrases].reshape(STEP_THIRDS, h, w, phrases)
-                maps[image][f"{place}-{h}x{w}"] = np.ascontiguousarray(cells.transpose(3, 0, 1, 2))
+                maps[image][f"{names[layer]}-{h}x{w}"] = np.ascontiguousarray(cells.transpose(3, 0, 1, 2))
         return maps
+
+    def self_attention(self) -> Sequence[NDArray[np.float16] | None]:
+        """Return the self-attention of each image, averaged over heads, layers, and steps from the middle on.
+
+        Returns:
+            For each image, float16 (h, w, h, w), from the cell that attends to the cell that is attended to:
+            probabilities in [0, 1], which add up to 1 over the last two axes. The grid is that of the UNet's
+            finest layers with at most `MOST_CELLS` cells; see `diffugen.diffusion.self_attention`. None where
+            it was not to be kept.
+
+        Raises:
+            ModelError: The pipeline was not called, or stopped before the middle.
+        """
+        return [None] * len(self._tokens) if self._self_attention is None else self._self_attention.mean()
+
+    def _group_names(self) -> dict[str, str]:
+        """Return the name of each traced layer: its place in a UNet, its number in a transformer."""
+        traced = {layer for layer, _, _ in self._sums}
+        layers = [name for name in attention_modules(self._denoiser) if name in traced]
+        digits = max(2, len(str(len(layers) - 1)))
+        numbered = {name: f"joint-{number:0{digits}}" for number, name in enumerate(layers)}
+        return {place: place for place in UNET_PLACES} | numbered
 
     def install(self, stack: ExitStack) -> None:
         """Set all hooks and patches; ``stack`` removes them when it closes."""
@@ -143,14 +180,14 @@ class AttentionTrace:
             self._install_module(stack, name, module)
 
     def _install_module(self, stack: ExitStack, name: str, module: Any) -> None:
-        place = next((place for place in ("down", "mid", "up") if name.startswith(f"{place}_block")), "joint")
+        layer = next((place for place in UNET_PLACES if name.startswith(f"{place}_block")), name)
 
         def enter(_: Any, args: Any, kwargs: Any) -> None:
             if self._rows is not None and not self._probing:
                 text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
-                if text is not None and place == "joint" and self._text_start is None:
+                if text is not None and layer == name and self._text_start is None:
                     self._find_text(module, args, kwargs)
-                self._running = _Running(module, place, text is not None, self._records)
+                self._running = _Running(module, layer, text is not None, self._records)
 
         def leave(*_: Any) -> None:
             running, self._running = self._running, None
@@ -191,6 +228,12 @@ class AttentionTrace:
                 f"{type(self._denoiser).__name__} cannot be traced: none of its attention modules gets the "
                 f"prompt's tokens as encoder_hidden_states. {ADVICE}"
             )
+        if self._rows is not None and self._self_attention is not None and not self._self_attention.found:
+            raise ModelError(
+                f"no self-attention of {type(self._denoiser).__name__} can be traced: none of its processors "
+                "gives the cells of the image to torch's scaled_dot_product_attention or "
+                "get_attention_scores. Return to the default processors, or set keep_self_attention to false."
+            )
 
     def _finish_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Count steps by the scheduler's, because a pipeline may call its denoiser several times a step."""
@@ -230,11 +273,14 @@ class AttentionTrace:
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        part = self._image_queries(query.shape[-2], key.shape[-2])
+        rows, part = self._rows, self._image_queries(query.shape[-2], key.shape[-2])
+        cells = self._image_cells(query.shape[-2], key.shape[-2], part)
+        if cells is not None:
+            scale = kwargs.get("scale") or query.shape[-1] ** -0.5
+            self._add_self_attention(query[rows, :, cells], key[rows, :, cells], scale)
         if part is None:
             return
         queries, text_start = part
-        rows = self._rows
         if attn_mask is not None:
             attn_mask = attn_mask[rows] if len(attn_mask) > 1 else attn_mask
             attn_mask = attn_mask[..., queries, :] if attn_mask.shape[-2] > 1 else attn_mask
@@ -246,7 +292,10 @@ class AttentionTrace:
         """Trace processors that compute the softmax themselves, such as AttnProcessor."""
         scores = original(*args, **kwargs)  # (batch * heads, queries, keys)
         running = self._running
-        if running is None or not running.reads_text or scores.shape[-1] != self._text_length:
+        if running is None:
+            return scores
+        cells = self._image_cells(scores.shape[-2], scores.shape[-1], None)
+        if cells is None and not (running.reads_text and scores.shape[-1] == self._text_length):
             return scores
         if len(scores) != self._batch * running.module.heads:
             raise ModelError(
@@ -254,6 +303,10 @@ class AttentionTrace:
                 "traced. Call disable_attention_slicing() on the pipeline; to save memory, reduce the batch "
                 "size instead."
             )
+        if cells is not None:
+            query, key = (side.unflatten(0, (self._batch, -1))[self._rows] for side in args[:2])
+            self._add_self_attention(query, key, running.module.scale)
+            return scores
         probabilities = scores.view(self._batch, -1, *scores.shape[1:])[self._rows]
         mean = probabilities.mean(dim=1, keepdim=True)
         self._add(mean @ self._one_hot(mean, 1, self._text_length, self._phrases))
@@ -273,6 +326,16 @@ class AttentionTrace:
             return None
         self._joint_length = keys
         return (slice(text, None) if self._text_start == 0 else slice(0, keys - text)), self._text_start
+
+    def _image_cells(self, queries: int, keys: int, part: tuple[slice, int] | None) -> slice | None:
+        """Return which queries and keys are the image's if its self-attention is wanted and in this call."""
+        running = self._running
+        assert running is not None
+        if self._self_attention is None or queries != keys:
+            return None
+        if part is None:
+            return None if running.reads_text else slice(None)
+        return None if keys == self._text_length else part[0]
 
     def _one_hot(
         self, like: torch.Tensor, heads: int, keys: int, width: int, text_start: int = 0
@@ -299,12 +362,23 @@ class AttentionTrace:
         running, grid = self._running, self._grid_hw
         assert running is not None and grid is not None
         means = found[..., : self._phrases].float().mean(dim=1)
-        group = (running.place, *cells_hw(means.shape[1], grid))
+        group = (running.layer, *cells_hw(means.shape[1], grid))
         if group not in self._sums:
             self._sums[group] = means.new_zeros((STEP_THIRDS, *means.shape))
             self._counts[group] = [0] * STEP_THIRDS
-        steps = getattr(self._pipeline, "num_timesteps", None) or len(self._pipeline.scheduler.timesteps)
-        for third in thirds_of(min(self._step, steps - 1), steps):
+        for third in thirds_of(*self._progress()):
             self._sums[group][third] += means
             self._counts[group][third] += 1
         self._records += 1
+
+    def _add_self_attention(self, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
+        """Add a call with the cells of the images as queries and keys, (images, heads, cells, channels)."""
+        assert self._self_attention is not None and self._grid_hw is not None
+        step, steps = self._progress()
+        layer_hw = cells_hw(query.shape[-2], self._grid_hw)
+        self._self_attention.add(query, key, scale, layer_hw, counted=step >= steps // 2)
+
+    def _progress(self) -> tuple[int, int]:
+        """Return the index of the current step, and the number of steps."""
+        steps = getattr(self._pipeline, "num_timesteps", None) or len(self._pipeline.scheduler.timesteps)
+        return min(self._step, steps - 1), steps

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from diffugen.config.labelling import Threshold
 from diffugen.errors import ConfigError
+from diffugen.labels.shapes import decode
 from diffugen.records import STEP_THIRDS, HeatMaps
 
 TAUGHT = "taught"
@@ -25,9 +26,15 @@ TAUGHT = "taught"
 FLAT = 1e-3
 """A map whose range is below this fraction of its peak counts as constant: float16 resolves no finer."""
 
+MOST_GROUPS = 12
+"""The most layer groups that a message lists; large transformers have dozens, which differ in number only."""
+
 
 def combine(
-    heat_maps: HeatMaps, groups: Mapping[str, float], step_weights: tuple[float, float, float]
+    heat_maps: HeatMaps,
+    groups: Mapping[str, float],
+    step_weights: tuple[float, float, float],
+    self_attention: int = 0,
 ) -> NDArray[np.float32]:
     """Average the heat maps of each phrase over steps and layer groups, at image resolution.
 
@@ -36,18 +43,26 @@ def combine(
     probabilities, so groups are directly comparable. Only the average is upsampled to the image size, which
     keeps this cheap. Values that are not finite (a half-precision model that overflowed) count as 0.
 
+    With ``self_attention``, the average then takes that many steps of a random walk: each cell gets the mean
+    heat of the cells that it attends to, weighted by the attention. So heat spreads over an object, and ends
+    where the object does. It is multiplication with the self-attention, as in DiffSegmenter (Wang et al.
+    2023, "Diffusion Model is Secretly a Training-free Open Vocabulary Semantic Segmenter"), repeated as in
+    AffinityNet (Ahn and Kwak 2018, section 3.3), on the grid of the self-attention. In an image of which only
+    a region was painted, no heat enters the walk from outside the region.
+
     Args:
         heat_maps: Heat maps of one image.
         groups: Weight of each layer group, by pattern; see `group_weights`. A group counts once, however many
             layers it holds: to weight layers equally, give each group its number of layers as weight.
         step_weights: Weights of the first, middle and last third of the denoising steps; >= 0, not all 0.
+        self_attention: Steps of the random walk, >= 0; none on what a decoder drew.
 
     Returns:
         float32 (P, height, width), >= 0, in units of attention probability; P phrases as in
         ``heat_maps.phrases``. Outside the window that the heat maps cover, each phrase has its lowest value.
 
     Raises:
-        ConfigError: A pattern matches no group, or all weights are 0.
+        ConfigError: A pattern matches no group, all weights are 0, or the heat maps lack the self-attention.
 
     Example:
         >>> combine(heat_maps, {"up@1/4": 1.0}, (0.0, 1.0, 1.0)).shape  # doctest: +SKIP
@@ -65,6 +80,8 @@ def combine(
     for name, weight in weights.items():
         array = np.nan_to_num(heat_maps.maps[name].astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         mean += np.float32(weight / total) * _upsample(np.einsum("pshw,s->phw", array, steps), *grid_hw)
+    if self_attention and not is_taught(heat_maps):
+        mean = _walked(mean, heat_maps, self_attention)
     if heat_maps.window_xyxy is None:
         return _upsample(mean, height, width)
     left, upper, right, lower = heat_maps.window_xyxy
@@ -82,18 +99,21 @@ def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str,
     relative to that of the finest group (``1/1``), rounded to a power of two, so a relative name means the
     same layers at every image size and in models of every size. A group's weight is the sum of the weights of
     all patterns that match it, so their order does not matter: ``{"*": 1, "up@*": 2}`` gives the up blocks a
-    weight of 3 and all others 1. What a decoder drew (`diffugen.labels.decoder`) is of no layer; it counts
-    alone, whatever the patterns.
+    weight of 3 and all others 1. In a transformer, whose layers are groups of their own, ``joint-1?@*`` means
+    the layers 10 to 19, and ``joint*`` all of them. What a decoder drew (`diffugen.labels.decoder`) is of no
+    layer; it counts alone, whatever the patterns.
 
     Raises:
         ConfigError: A pattern matches no group or has a negative weight, or no group has a weight; lists the
             groups.
     """
-    drawn = [key for key in heat_maps.maps if key.startswith(f"{TAUGHT}-")]
-    if drawn:
-        return dict.fromkeys(drawn, 1.0)
+    if is_taught(heat_maps):
+        return dict.fromkeys(heat_maps.maps, 1.0)
     names = relative_names(heat_maps.maps)
-    known = ", ".join(f"{key} ({relative})" for key, relative in names.items()) or "none"
+    listed = [f"{key} ({relative})" for key, relative in names.items()]
+    if len(listed) > MOST_GROUPS:
+        listed[MOST_GROUPS - 1 : -1] = ["..."]
+    known = ", ".join(listed) or "none"
     weights = dict.fromkeys(names, 0.0)
     mistakes = []
     for pattern, weight in groups.items():
@@ -113,6 +133,11 @@ def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str,
     if mistakes:
         raise ConfigError(mistakes)
     return {key: weight for key, weight in weights.items() if weight > 0}
+
+
+def is_taught(heat_maps: HeatMaps) -> bool:
+    """Return whether a decoder drew the maps; see `diffugen.labels.decoder`."""
+    return any(group.startswith(f"{TAUGHT}-") for group in heat_maps.maps)
 
 
 def relative_names(maps: Mapping[str, NDArray[Any]]) -> dict[str, str]:
@@ -203,6 +228,38 @@ def scaled(heat: NDArray[np.float32]) -> NDArray[np.float32]:
     if low == high:
         return np.zeros_like(heat)
     return np.asarray((heat - np.float32(low)) / np.float32(high - low), dtype=np.float32)
+
+
+def _walked(heats: NDArray[np.float32], heat_maps: HeatMaps, steps: int) -> NDArray[np.float32]:
+    """Return heats (P, h, w) after a random walk, on the grid of the self-attention."""
+    if heat_maps.self_attention is None:
+        raise ConfigError(
+            [
+                f"labels.self_attention: {steps}, but image {heat_maps.image_id} was generated without its "
+                "self-attention; set it to 0, or generate a new run with diffusion.keep_self_attention: true"
+            ]
+        )
+    h, w = heat_maps.self_attention.shape[:2]
+    affinity = np.nan_to_num(
+        heat_maps.self_attention.reshape(h * w, h * w).astype(np.float32), nan=0.0, posinf=0.0
+    )
+    affinity /= np.maximum(affinity.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    if heat_maps.region is not None:
+        painted = decode(heat_maps.region)
+        if heat_maps.window_xyxy is not None:
+            left, upper, right, lower = heat_maps.window_xyxy
+            painted = painted[upper:lower, left:right]
+        share = _resized(painted.astype(np.float32), heats.shape[1], heats.shape[2])
+        low = heats.min(axis=(1, 2), keepdims=True)
+        heats = low + share * (heats - low)
+    walked = np.array([_resized(heat, h, w) for heat in heats]).reshape(len(heats), h * w)
+    for _ in range(steps):
+        walked = walked @ affinity.T
+    return walked.reshape(-1, h, w)
+
+
+def _resized(array: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA), dtype=np.float32)
 
 
 def _upsample(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

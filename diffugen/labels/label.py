@@ -65,13 +65,13 @@ def label(
         of the image was painted, no instance of the prompt's classes extends beyond it.
 
     Raises:
-        ConfigError: ``settings.groups`` does not match the heat maps.
+        ConfigError: ``settings.groups`` or ``settings.self_attention`` does not match the heat maps.
         ValueError: The settings need the image, and it is missing or has another size, or a segmenter.
 
     Example:
         >>> label(heat_maps, LabelSettings(method="paper"), ScoreWeights(contrast=0))  # doctest: +SKIP
     """
-    heats = combine(heat_maps, settings.groups, settings.step_weights)
+    heats = combine(heat_maps, settings.groups, settings.step_weights, settings.self_attention)
     region = heat_maps.region
     return label_combined(heats, heat_maps.phrases, settings, weights, rgb, region, witness, segmenter)
 
@@ -86,7 +86,7 @@ def label_combined(
     witness: Witness | None = None,
     segmenter: Segmenter | None = None,
 ) -> Instances:
-    """Label one image from combined maps: the part of `label` after ``groups`` and ``step_weights``.
+    """Label one image from combined maps: the part of `label` after `diffugen.labels.heatmaps.combine`.
 
     A search over thresholds and score weights combines the maps once and calls this many times. A search over
     score weights alone needs only `diffugen.labels.score.rescore`.
@@ -94,7 +94,7 @@ def label_combined(
     Args:
         heats: float32 (P, h, w), >= 0, from `diffugen.labels.heatmaps.combine`.
         phrases: The P phrases.
-        settings: Method and thresholds; ``groups`` and ``step_weights`` are ignored.
+        settings: Method and thresholds; those of `combine` are ignored.
         weights: Weights of the score terms.
         rgb: uint8 (h, w, 3), the image; required unless ``settings.refine`` is ``"none"`` and
             ``weights.edge`` is 0.

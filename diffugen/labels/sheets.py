@@ -38,7 +38,7 @@ def attention_panel(
         rgb: uint8 (H, W, 3), the image.
         heat_maps: Its heat maps; the first phrase that names a class is shown.
         instances: Its labels.
-        settings: The layer groups and steps to combine into the heat map.
+        settings: How the maps of layers and steps are combined into the heat map.
         caption: The line of text below.
         source: uint8 (H, W, 3), the image it was made from, shown with the outline of the painted region;
             None if there is none.
@@ -46,7 +46,7 @@ def attention_panel(
     """
     named = [phrase.class_name for phrase in heat_maps.phrases]
     shown = next(number for number, name in enumerate(named) if name)
-    heat = combine(heat_maps, settings.groups, settings.step_weights)[shown]
+    heat = combine(heat_maps, settings.groups, settings.step_weights, settings.self_attention)[shown]
     pictures = [] if source is None else [_source_picture(source, heat_maps)]
     pictures += [
         enlarged(rgb, TILE_HEIGHT),

@@ -208,7 +208,7 @@ def _heat(
         maps = store.heat_maps(record.id)
         named = [index for index, phrase in enumerate(maps.phrases) if phrase.class_name is not None]
         index = named[0] if named else 0
-        heat = combine(maps, settings.groups, settings.step_weights)[index]
+        heat = combine(maps, settings.groups, settings.step_weights, settings.self_attention)[index]
         title = f"heat map of “{maps.phrases[index].text}”"
     except (DiffugenError, IndexError):
         return "heat map", None

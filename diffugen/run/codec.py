@@ -26,6 +26,9 @@ from diffugen.run.rle import check_counts, check_rle, check_size
 _ABOUT = "about"
 """Name of the JSON entry in an npz of heat maps; no layer group has it (``<place>-<h>x<w>``)."""
 
+_SELF_ATTENTION = "self-attention"
+"""Name of the entry with the self-attention, if it was kept."""
+
 MOST_NPZ_BYTES = 1 << 29
 """The most that the heat maps of an image take in memory."""
 
@@ -165,7 +168,7 @@ def rgb_from_png(data: bytes, size_wh: tuple[int, int] | None = None) -> NDArray
 
 
 def heat_maps_to_npz(heat_maps: HeatMaps) -> bytes:
-    """Return heat maps as a compressed npz: one float16 array per layer group, and ``about`` as JSON."""
+    """Return heat maps as a compressed npz: float16 arrays by name, and ``about`` as JSON."""
     about = {
         "image_id": heat_maps.image_id,
         "size_wh": list(heat_maps.size_wh),
@@ -176,6 +179,8 @@ def heat_maps_to_npz(heat_maps: HeatMaps) -> bytes:
     entries: dict[str, Any] = {
         group: np.asarray(array, dtype=np.float16) for group, array in heat_maps.maps.items()
     }
+    if heat_maps.self_attention is not None:
+        entries[_SELF_ATTENTION] = np.asarray(heat_maps.self_attention, dtype=np.float16)
     entries[_ABOUT] = np.array(to_json(about))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **entries)
@@ -193,6 +198,7 @@ def heat_maps_from_npz(data: bytes) -> HeatMaps:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         about = _fields(str(archive[_ABOUT]), image_id=str, size_wh=list, phrases=list)
         maps = {group: archive[group] for group in archive.files if group != _ABOUT}
+    self_attention = maps.pop(_SELF_ATTENTION, None)
     phrases = _phrases_from_lists(about["phrases"])
     window = about.get("window")
     return HeatMaps(
@@ -202,6 +208,7 @@ def heat_maps_from_npz(data: bytes) -> HeatMaps:
         maps,
         about.get("region"),
         None if window is None else tuple(window),
+        self_attention,
     )
 
 

@@ -257,6 +257,7 @@ def _make(
         on_step=on_step,
         batch_size=size,
         attention_backend=settings.attention_backend,
+        keep_self_attention=settings.keep_self_attention,
     )
     for record, rgb, heat_maps, seconds in made:
         store.add_image(record, rgb, heat_maps, seconds)

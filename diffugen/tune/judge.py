@@ -143,7 +143,7 @@ class Judge:
         weights = np.array([one.weight for one in evidence], dtype=np.float64)
         self.weights = weights / weights.mean() if len(weights) else weights
         self._objects = np.array([max(len(one.instances), 1) for one in evidence])
-        self._heat_maps = _Cache(heat_maps, lambda made: sum(array.nbytes for array in made.maps.values()))
+        self._heat_maps = _Cache(heat_maps, lambda made: made.nbytes)
         self._images = _Cache(image, lambda made: made.nbytes)
         self._combined_by: Any = None
         self._labelled: dict[str, _Labels] = {}
@@ -188,7 +188,7 @@ class Judge:
         return self._labelled[key]
 
     def _label(self, settings: LabelSettings) -> _Labels:
-        by = (dict(settings.groups), settings.step_weights)
+        by = (dict(settings.groups), settings.step_weights, settings.self_attention)
         if by != self._combined_by:
             self._combined_by = by
             self._combined = _Cache(

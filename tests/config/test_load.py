@@ -224,6 +224,12 @@ def test_anchors_can_be_merged_and_overridden(tmp_path: Path) -> None:
         ("labels.erode_frac=0.2", "labels.erode_frac = 0.2: expected a number below 0.2"),
         ("labels.accept=1.1", "labels.accept = 1.1: expected a number of at most 1"),
         ("labels.max_area_frac=0.001", "= 0.001: expected more than labels.min_area_frac, which is 0.002"),
+        ("labels.self_attention=5", "labels.self_attention = 5: expected a number of at most 4"),
+        (
+            "labels.self_attention=1",
+            "labels: expected self_attention 0 unless the run's images are generated with "
+            "diffusion.keep_self_attention",
+        ),
         (
             "labels.step_weights=[0, 0, 0]",
             "labels.step_weights = [0, 0, 0]: expected at least one weight above 0",
@@ -317,6 +323,14 @@ def test_a_wrong_file_is_reported(tmp_path: Path, name: str, text: str, expected
     lines = mistakes(path)
     assert all(line.startswith(f"{path}: ") for line in lines)
     assert any(expected in line for line in lines), lines
+
+
+def test_self_attention_needs_our_tracer(tmp_path: Path) -> None:
+    keep = "diffusion.keep_self_attention=true"
+    config = load_config("miniature", [keep, "labels.self_attention=2"])
+    assert config.labels.self_attention == 2
+    with pytest.raises(ConfigError, match=r"keep_self_attention = true: expected false unless diffusion\."):
+        load_config("miniature", [keep, "diffusion.attention_backend=daam"])
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:

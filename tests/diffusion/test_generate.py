@@ -45,6 +45,7 @@ def test_generate_yields_images_and_heat_maps(sd: Any) -> None:
         assert (heat_maps.image_id, heat_maps.size_wh) == (record.id, (96, 64))
         assert heat_maps.phrases == record.prompt.phrases
         assert heat_maps.maps["up-16x24"].shape == (len(record.prompt.phrases), 3, 16, 24)
+        assert heat_maps.self_attention is None
         assert seconds > 0
 
 
@@ -53,13 +54,16 @@ def test_an_image_does_not_depend_on_its_batch(build: Callable[[str], Any], fami
     """Images differ by at most one grey level: same noise, but batched arithmetic rounds differently."""
     pipeline = build(family)
     jobs = plan(CAR, PIANO, settings={"num_inference_steps": 3, "guidance_scale": 4.0})
-    together = list(generate(pipeline, jobs, batch_size=4))
-    alone = list(generate(pipeline, jobs, batch_size=1))
+    together = list(generate(pipeline, jobs, batch_size=4, keep_self_attention=True))
+    alone = list(generate(pipeline, jobs, batch_size=1, keep_self_attention=True))
     for (record, image, heat_maps, _), (other, single, single_maps, _) in zip(together, alone, strict=True):
         assert record == other
         assert np.abs(image.astype(int) - single).max() <= 1
         for group, array in heat_maps.maps.items():
             np.testing.assert_allclose(array, single_maps.maps[group], atol=1e-3 * array.max())
+        found, expected = heat_maps.self_attention, single_maps.self_attention
+        assert found is not None and expected is not None and found.shape[:2] in ((16, 24), (8, 12))
+        np.testing.assert_allclose(found, expected, atol=1e-3 * found.max())
     assert np.abs(together[0][1].astype(int) - together[2][1]).max() > 10
 
 
@@ -167,6 +171,8 @@ def test_settings_and_sizes_that_the_pipeline_rejects(sd: Any, changes: dict[str
 def test_an_unknown_backend(sd: Any) -> None:
     with pytest.raises(ModelError, match="'dam'; one of native, daam"):
         list(generate(sd, plan(CAR), attention_backend="dam"))
+    with pytest.raises(ModelError, match="daam does not trace self-attention"):
+        list(generate(sd, plan(CAR), attention_backend="daam", keep_self_attention=True))
 
 
 def test_images_that_are_not_finite(sd: Any) -> None:

@@ -48,6 +48,26 @@ def traced(
     return images, tracer.maps()
 
 
+def with_self_attention(
+    pipeline: Any,
+    prompts: Sequence[str] = PROMPTS,
+    phrases: Sequence[Sequence[str]] = PHRASES,
+    **settings: Any,
+) -> tuple[Any, list[Any], Maps]:
+    tokens = [index_tokens(pipeline, *pair) for pair in zip(prompts, phrases, strict=True)]
+    with trace(pipeline, tokens, keep_self_attention=True) as tracer:
+        images = call(pipeline, prompts, **settings)
+    return images, list(tracer.self_attention()), tracer.maps()
+
+
+def assert_same_self_attention(left: Sequence[Any], right: Sequence[Any], tolerance: float = 1e-3) -> None:
+    """Require equal self-attention up to rounding, relative to its maximum, and that it is not flat."""
+    for a, b in zip(left, right, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(b.max()))
+        assert float(b.astype(np.float64).std()) > 0.01 * float(b.max())
+
+
 def assert_close(left: Maps, right: Maps, tolerance: float = 1e-3) -> None:
     """Require equal maps up to rounding, relative to each map's maximum, and that no map is flat."""
     assert len(left) == len(right)
@@ -64,6 +84,14 @@ def test_images_stay_bit_identical(any_pipeline: Any) -> None:
     images, maps = traced(any_pipeline)
     assert np.array_equal(plain, images)
     assert plain[0].std() > 0.01
+    images, self_attention, others = with_self_attention(any_pipeline)
+    assert np.array_equal(plain, images)
+    assert all(np.array_equal(maps[0][group], others[0][group]) for group in maps[0])
+    grid_hw = (16, 24) if hasattr(any_pipeline, "unet") else (8, 12)
+    for array in self_attention:
+        assert array.dtype == np.float16 and array.shape == (*grid_hw, *grid_hw)
+        assert array.min() >= 0
+        np.testing.assert_allclose(array.astype(float).sum(axis=(2, 3)), 1, atol=2e-3)
     for found, phrases in zip(maps, PHRASES, strict=True):
         for array in found.values():
             assert array.dtype == np.float16
@@ -76,26 +104,47 @@ def test_images_stay_bit_identical(any_pipeline: Any) -> None:
 
 
 class Reference:
-    """Collects softmaxes (images, image queries, text tokens), averaged over heads, by layer group."""
+    """Collects softmaxes (images, image queries, text tokens), averaged over heads, by layer group.
 
-    def __init__(self, pipeline: Any, shape_of: Callable[[str, int], str]) -> None:
+    Those between image queries and keys are collected too, normalised and averaged over heads.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
         self.calls: dict[str, list[Any]] = defaultdict(list)
+        self.between_cells: list[Any] = []
+        layers = 0
         for name, module in denoiser_of(pipeline).named_modules():
-            if hasattr(module, "set_processor") and not name.endswith("attn1"):
-                module.set_processor(self.processor(type(pipeline).__name__, name, shape_of))
+            if hasattr(module, "set_processor") and name.endswith("attn1"):
+                module.set_processor(CrossProcessor(self.keep_cells))
+            elif hasattr(module, "set_processor"):
+                place = {"down_": "down", "mid_b": "mid", "up_bl": "up"}.get(name[:5], f"joint-{layers:02}")
+                module.set_processor(self.processor(type(pipeline).__name__, place))
+                layers += 1
 
-    def processor(self, family: str, name: str, shape_of: Callable[[str, int], str]) -> Any:
+    def processor(self, family: str, place: str) -> Any:
         def keep(softmax: torch.Tensor) -> None:
-            self.calls[shape_of(name, softmax.shape[2])].append(softmax.mean(1))
+            shape = {384: "16x24", 96: "8x12"}[softmax.shape[2]]
+            self.calls[f"{place}-{shape}"].append(softmax.mean(1))
 
         if family == "StableDiffusion3Pipeline":
-            return Sd3Processor(keep)
-        return FluxProcessor(keep) if family in ("FluxPipeline", "ChromaPipeline") else CrossProcessor(keep)
+            return Sd3Processor(keep, self.keep_cells)
+        if family in ("FluxPipeline", "ChromaPipeline"):
+            return FluxProcessor(keep, self.keep_cells)
+        return CrossProcessor(keep)
+
+    def keep_cells(self, softmax: torch.Tensor) -> None:
+        self.between_cells.append((softmax / softmax.sum(-1, keepdim=True)).mean(1))
+
+    def self_attention(self, cells: int, rows: slice, steps: int) -> list[Any]:
+        """Return the mean (cells, cells) of the second half of the steps for each image."""
+        calls = [one[rows] for one in self.between_cells if one.shape[-1] == cells]
+        assert len(calls) % steps == 0
+        return list(torch.stack(calls[len(calls) // 2 :]).mean(0).numpy())
 
     def maps(self, positions: Sequence[Sequence[Sequence[int]]], rows: slice, thirds: Sequence[int]) -> Maps:
         found: Maps = [{} for _ in positions]
         for group, calls in self.calls.items():
-            h, w = map(int, group.split("-")[1].split("x"))
+            h, w = map(int, group.split("-")[-1].split("x"))
             layers = len(calls) // len(thirds)
             for image, phrases in enumerate(positions):
                 expected = np.zeros((len(phrases), 3, h, w))
@@ -125,8 +174,10 @@ class CrossProcessor:
         self.keep = keep
 
     def __call__(
-        self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any = None
+        self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, attention_mask: Any = None
     ) -> Any:
+        if encoder_hidden_states is None:
+            encoder_hidden_states = hidden_states
         query = split_heads(attn.to_q(hidden_states), attn.heads)
         key = split_heads(attn.to_k(encoder_hidden_states), attn.heads)
         softmax = softmax_of(query, key, 0.0 if attention_mask is None else attention_mask[:, None])
@@ -138,8 +189,10 @@ class CrossProcessor:
 class Sd3Processor:
     """For joint attention with the image's tokens first."""
 
-    def __init__(self, keep: Callable[[torch.Tensor], None]) -> None:
-        self.keep = keep
+    def __init__(
+        self, keep: Callable[[torch.Tensor], None], keep_cells: Callable[[torch.Tensor], None]
+    ) -> None:
+        self.keep, self.keep_cells = keep, keep_cells
 
     def __call__(
         self, attn: Any, hidden_states: Any, encoder_hidden_states: Any, attention_mask: Any = None
@@ -156,6 +209,7 @@ class Sd3Processor:
         query, key, value = (split_heads(side, attn.heads) for side in sides)
         softmax = softmax_of(query, key)
         self.keep(softmax[:, :, :image, image:])
+        self.keep_cells(softmax[:, :, :image, :image])
         out = (softmax.float() @ value).transpose(1, 2).flatten(2)
         text = out[:, image:] if attn.context_pre_only else attn.to_add_out(out[:, image:])
         return attn.to_out[0](out[:, :image]), text
@@ -166,8 +220,10 @@ class FluxProcessor:
 
     TEXT = 48
 
-    def __init__(self, keep: Callable[[torch.Tensor], None]) -> None:
-        self.keep = keep
+    def __init__(
+        self, keep: Callable[[torch.Tensor], None], keep_cells: Callable[[torch.Tensor], None]
+    ) -> None:
+        self.keep, self.keep_cells = keep, keep_cells
 
     def __call__(
         self,
@@ -194,15 +250,11 @@ class FluxProcessor:
         )
         softmax = softmax_of(query, key, 0.0 if attention_mask is None else attention_mask)
         self.keep(softmax[:, :, self.TEXT :, : self.TEXT])
+        self.keep_cells(softmax[:, :, self.TEXT :, self.TEXT :])
         out = (softmax.float() @ value).transpose(1, 2).flatten(2)
         if not double:
             return out
         return attn.to_out[0](out[:, self.TEXT :]), attn.to_add_out(out[:, : self.TEXT])
-
-
-def group_of(name: str, queries: int) -> str:
-    place = {"down_": "down", "mid_b": "mid", "up_bl": "up"}.get(name[:5], "joint")
-    return f"{place}-{ {384: '16x24', 96: '8x12'}[queries] }"
 
 
 def test_maps_equal_the_whole_softmax(any_pipeline: Any) -> None:
@@ -213,21 +265,49 @@ def test_maps_equal_the_whole_softmax(any_pipeline: Any) -> None:
         settings["max_sequence_length"] = FluxProcessor.TEXT
     if family == "ChromaPipeline":
         settings["guidance_scale"] = 1.0  # otherwise negative prompts have a separate pass
-    _, maps = traced(any_pipeline, **settings)
+    _, self_attention, maps = with_self_attention(any_pipeline, **settings)
     positions = [index_tokens(any_pipeline, *pair).positions for pair in zip(PROMPTS, PHRASES, strict=True)]
-    reference = Reference(any_pipeline, group_of)
+    reference = Reference(any_pipeline)
     call(any_pipeline, **settings)
     halves = family not in ("FluxPipeline", "ChromaPipeline", "LatentConsistencyModelPipeline")
-    assert_close(maps, reference.maps(positions, slice(2, 4) if halves else slice(0, 2), thirds=[0, 0, 1, 2]))
+    rows = slice(2, 4) if halves else slice(0, 2)
+    assert_close(maps, reference.maps(positions, rows, thirds=[0, 0, 1, 2]))
+    h, w = self_attention[0].shape[:2]
+    expected = reference.self_attention(h * w, rows, steps=4)
+    assert_same_self_attention(self_attention, [one.reshape(h, w, h, w) for one in expected])
+
+
+@pytest.mark.parametrize(("family", "most"), [("sd", 100), ("sd", 30), ("sd3", 30), ("flux", 95)])
+def test_self_attention_of_coarser_grids(
+    build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, family: str, most: int
+) -> None:
+    """Layers have 16x24 or 8x12 cells; where both are too many, 2x2 of the coarser ones become one."""
+    pipeline = build(family)
+    settings: dict[str, Any] = {"max_sequence_length": FluxProcessor.TEXT} if family == "flux" else {}
+    monkeypatch.setattr("diffugen.diffusion.self_attention.MOST_CELLS", most)
+    _, found, _ = with_self_attention(pipeline, **settings)
+    reference = Reference(pipeline)
+    call(pipeline, **settings)
+    expected = reference.self_attention(96, slice(0, 2) if family == "flux" else slice(2, 4), steps=4)
+    if most == 100:
+        expected = [one.reshape(8, 12, 8, 12) for one in expected]
+    else:
+        expected = [
+            one.reshape(4, 2, 6, 2, 4, 2, 6, 2).sum(axis=(5, 7)).mean(axis=(1, 3)) for one in expected
+        ]
+    assert_same_self_attention(found, expected)
 
 
 def test_batched_maps_equal_single_ones(any_pipeline: Any) -> None:
     """Batch of two prompts, one of them twice with different noise."""
     prompts, phrases = [*PROMPTS, PROMPTS[0]], [*PHRASES, PHRASES[0]]
     _, together = traced(any_pipeline, prompts, phrases)
+    _, self_attention, _ = with_self_attention(any_pipeline, prompts, phrases)
     for i in range(3):
-        _, alone = traced(any_pipeline, prompts[i : i + 1], phrases[i : i + 1], first_seed=i)
-        assert_close(together[i : i + 1], alone)
+        one = slice(i, i + 1)
+        _, single, alone = with_self_attention(any_pipeline, prompts[one], phrases[one], first_seed=i)
+        assert_close(together[one], alone)
+        assert_same_self_attention(self_attention[one], single)
     group = next(iter(together[0]))
     assert not np.allclose(together[0][group], together[2][group], atol=1e-4)
 
@@ -259,6 +339,9 @@ def test_guidance_traces_the_conditional_half(build: Callable[[str], Any], famil
     )
     assert_close(guided, without)
     assert_close(against, without)
+    _, without, _ = with_self_attention(pipeline, num_inference_steps=1, guidance_scale=1.0)
+    _, guided, _ = with_self_attention(pipeline, num_inference_steps=1, guidance_scale=5.0)
+    assert_same_self_attention(guided, without)
 
 
 @pytest.mark.parametrize(
@@ -273,8 +356,13 @@ def test_guidance_in_a_separate_pass(
     _, without = traced(pipeline, num_inference_steps=1, guidance_scale=1.0)
     _, guided = traced(pipeline, num_inference_steps=1, **{"guidance_scale": 1.0, **guidance})
     assert_close(guided, without)
+    _, without, _ = with_self_attention(pipeline, num_inference_steps=1, guidance_scale=1.0)
+    _, guided, _ = with_self_attention(pipeline, num_inference_steps=1, **{"guidance_scale": 1.0, **guidance})
+    assert_same_self_attention(guided, without)
     _, steps = traced(pipeline, num_inference_steps=3, **guidance)
-    assert not np.allclose(steps[0]["joint-8x12"][:, 0], steps[0]["joint-8x12"][:, 2], atol=0, rtol=1e-3)
+    assert not np.allclose(
+        steps[0]["joint-01-8x12"][:, 0], steps[0]["joint-01-8x12"][:, 2], atol=0, rtol=1e-3
+    )
 
 
 def test_guidance_that_calls_the_denoiser_again(build: Callable[[str], Any]) -> None:
@@ -290,9 +378,9 @@ def test_guidance_that_calls_the_denoiser_again(build: Callable[[str], Any]) -> 
     plain = call(sd3, **settings)
     images, maps = traced(sd3, **settings)
     assert np.array_equal(plain, images)
-    assert (maps[0]["joint-8x12"].max(axis=(0, 2, 3)) > 0).all()
+    assert (maps[0]["joint-01-8x12"].max(axis=(0, 2, 3)) > 0).all()
     _, cut = traced(sd3, **settings, callback_on_step_end=stop_after_two)
-    assert (cut[0]["joint-8x12"].max(axis=(0, 2, 3)) > 0).tolist() == [True, True, False]
+    assert (cut[0]["joint-01-8x12"].max(axis=(0, 2, 3)) > 0).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("family", ["sd", "lcm", "sdxl", "sd3", "flux"])
@@ -397,12 +485,13 @@ def test_maps_have_the_orientation_of_the_image(sd: Any) -> None:
 
 
 def test_processors_that_compute_the_softmax_themselves(sd: Any) -> None:
-    _, expected = traced(sd)
+    _, expected_self_attention, expected = with_self_attention(sd)
     sd.unet.set_attn_processor(AttnProcessor())
     plain = call(sd)
-    images, maps = traced(sd)
+    images, self_attention, maps = with_self_attention(sd)
     assert np.array_equal(plain, images)
     assert_close(maps, expected)
+    assert_same_self_attention(self_attention, expected_self_attention)
 
 
 def test_schedulers_that_call_the_denoiser_twice_per_step(sd: Any) -> None:
@@ -469,6 +558,19 @@ def test_attention_that_cannot_be_traced(sd: Any) -> None:
         traced(sd)
 
 
+def test_self_attention_that_cannot_be_traced(sd: Any) -> None:
+    """The first step raises; the cross-attention alone can still be traced."""
+    for name, module in sd.unet.named_modules():
+        if name.endswith("attn1"):
+            module.set_processor(OwnMathematics())
+    traced(sd)
+    steps: list[Any] = []
+    sd.scheduler.step = lambda *arguments, **_: steps.append(arguments)
+    with pytest.raises(ModelError, match="no self-attention of UNet2DConditionModel can be traced"):
+        with_self_attention(sd)
+    assert not steps
+
+
 def test_sliced_attention_is_rejected(sd: Any) -> None:
     sd.enable_attention_slicing(1)
     with pytest.raises(ModelError, match="disable_attention_slicing"):
@@ -506,6 +608,10 @@ def test_a_pipeline_that_was_not_called(sd: Any) -> None:
         pass
     with pytest.raises(ModelError, match="no attention"):
         tracer.maps()
+    with trace(sd, [index_tokens(sd, "a car", ["car"])], keep_self_attention=True) as tracer:
+        pass
+    with pytest.raises(ModelError, match="no self-attention"):
+        tracer.self_attention()
 
 
 class Interrupted(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import cv2
@@ -11,6 +12,7 @@ from scipy import ndimage
 
 from diffugen.errors import ConfigError
 from diffugen.labels.heatmaps import combine, group_weights, level, morphology, threshold
+from diffugen.labels.shapes import encode
 from diffugen.records import HeatMaps, Phrase
 
 PHRASES = (Phrase("grand piano", "piano"), Phrase("road", None))
@@ -94,6 +96,66 @@ def test_combine_clips_bicubic_overshoot():
     assert heats.min() == 0
 
 
+def with_self_attention(heat_maps, affinity, **changes):
+    return dataclasses.replace(heat_maps, self_attention=affinity.astype(np.float16), **changes)
+
+
+def test_heat_walks_along_the_self_attention():
+    """Each cell gets the mean heat of the cells that it attends to, for each phrase, so many times."""
+    heat_maps = make_maps(scales=(8,), places=("up",))
+    affinity = np.random.default_rng(1).random((8, 12, 8, 12)) ** 8
+    walks = with_self_attention(heat_maps, affinity)
+    rows = walks.self_attention.reshape(96, 96).astype(np.float64)
+    rows /= rows.sum(axis=1, keepdims=True)
+    heat = heat_maps.maps["up-8x12"].astype(np.float64).mean(axis=1).reshape(2, 96)
+    assert np.array_equal(combine(walks, ALL, EVEN, 0), combine(heat_maps, ALL, EVEN))
+    for steps in (1, 3):
+        expected = np.array([np.linalg.matrix_power(rows, steps) @ one for one in heat]).reshape(2, 8, 12)
+        upsampled = [cv2.resize(one, (96, 64), interpolation=cv2.INTER_CUBIC) for one in expected]
+        np.testing.assert_allclose(combine(walks, ALL, EVEN, steps), upsampled, atol=2e-8)
+
+
+def test_heat_fills_the_object_that_its_cells_attend_to():
+    """On a coarser grid than the maps: two bars, one of them warm at its end, attend to themselves alone."""
+    bars = np.zeros((8, 12), dtype=int)
+    bars[2:6, 1:5], bars[2:6, 8:10] = 1, 2
+    same = (bars[:, :, None, None] == bars).astype(float)
+    maps = {"up-16x24": np.zeros((2, 3, 16, 24), np.float16), "up-8x12": np.zeros((2, 3, 8, 12), np.float16)}
+    maps["up-16x24"][0, :, 4:8, 2:4] = 4e-3
+    heat_maps = with_self_attention(HeatMaps("image", (96, 64), PHRASES, maps), same / 3)
+    heats = combine(heat_maps, {"up-16x24": 1}, EVEN, 1)
+    found, truth = threshold(heats[0], 0.5), np.kron(bars == 1, np.ones((8, 8), bool))
+    assert (found != truth).mean() < 0.02 < truth.mean()
+    assert heats[0, 32, 24] == pytest.approx(4e-3 * 2 / 16, rel=0.1), "the mean of the bar"
+    assert not heats[1].any()
+
+
+def test_no_heat_walks_into_the_region_from_outside():
+    """The region is the left half of a window; what is hot outside was there before."""
+    maps = {"up-8x12": np.full((2, 3, 8, 12), 1e-3, np.float16)}
+    maps["up-8x12"][0, :, :, 6:] = 9e-3
+    region = np.zeros((84, 126), dtype=bool)
+    region[10:74, 20:68] = True
+    everywhere = with_self_attention(
+        HeatMaps("image", (126, 84), PHRASES, maps, window_xyxy=(20, 10, 116, 74)), np.ones((8, 12, 8, 12))
+    )
+    inside = dataclasses.replace(everywhere, region=encode(region))
+    assert combine(everywhere, ALL, EVEN, 1)[0] == pytest.approx(5e-3, rel=1e-3)
+    assert combine(inside, ALL, EVEN, 1)[0] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_self_attention_that_is_missing_or_not_finite():
+    heat_maps = make_maps(scales=(8,))
+    with pytest.raises(ConfigError, match=r"image image .*set it to 0, or .*keep_self_attention: true"):
+        combine(heat_maps, ALL, EVEN, 2)
+    affinity = np.ones((8, 12, 8, 12))
+    affinity[0, 0], affinity[:, :, 7, 11] = np.nan, np.inf
+    heats = combine(with_self_attention(heat_maps, affinity), ALL, EVEN, 2)
+    assert np.isfinite(heats).all() and heats.min() == 0 < heats[:, 32, 48].min()
+    nothing = HeatMaps("image", (96, 64), (), {"up-8x12": np.zeros((0, 3, 8, 12), np.float16)})
+    assert combine(with_self_attention(nothing, affinity), ALL, EVEN, 2).shape == (0, 64, 96)
+
+
 def test_combine_counts_non_finite_values_as_zero():
     heat_maps = make_maps()
     heat_maps.maps["up-8x12"][0] = np.nan
@@ -115,6 +177,26 @@ def test_combine_counts_non_finite_values_as_zero():
 def test_group_weights_match_by_key_and_relative_scale(groups, expected):
     assert group_weights(make_maps(), groups) == expected
     assert group_weights(make_maps(), dict(reversed(groups.items()))) == expected
+
+
+def test_layers_of_a_transformer_have_numbers():
+    """A run can also have images of earlier versions, with one group for all layers."""
+    array = np.zeros((2, 3, 8, 12), dtype=np.float16)
+    numbered = HeatMaps("image", (96, 64), PHRASES, {f"joint-{n:02}-8x12": array for n in range(57)})
+    assert group_weights(numbered, {"joint-1?@*": 1.0, "joint-07-8x12": 2.0}) == {
+        "joint-07-8x12": 2.0,
+        **{f"joint-{n}-8x12": 1.0 for n in range(10, 20)},
+    }
+    old = HeatMaps("image", (96, 64), PHRASES, {"joint-8x12": array})
+    for heat_maps in (numbered, old):
+        for pattern in ("*", "joint*", "joint*@1/1", "joint*-8x12"):
+            assert group_weights(heat_maps, {pattern: 1.0}) == dict.fromkeys(heat_maps.maps, 1.0)
+    assert group_weights(old, {"joint@1/1": 1.0, "joint-8x12": 1.0}) == {"joint-8x12": 2.0}
+    with pytest.raises(
+        ConfigError, match=r"joint-10-8x12 \(joint-10@1/1\), \.\.\., joint-56-8x12"
+    ) as failure:
+        group_weights(numbered, {"up@*": 1.0})
+    assert "joint-11-" not in str(failure.value)
 
 
 def test_relative_scale_survives_odd_sizes():

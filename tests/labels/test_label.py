@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
+from diffugen.config.labelling import TERMS, Labelling, LabelSettings, ScoreWeights
 from diffugen.errors import ConfigError
 from diffugen.labels import label
 from diffugen.labels.shapes import areas, boxes, decode, encode, iou_matrix
@@ -202,6 +203,27 @@ def test_groups_and_step_weights_decide_the_place():
     assert boxes(late.rles)[0, 0] > 48 > boxes(early.rles)[0, 2]
     with pytest.raises(ConfigError, match="up-16x24"):
         label(heat_maps, LabelSettings(groups={"joint-*": 1.0}), WEIGHTS)
+
+
+def test_self_attention_decides_the_place_and_the_name_of_the_labels():
+    maps = {"up-8x12": np.zeros((1, 3, 8, 12), np.float16)}
+    maps["up-8x12"][..., 1:3, 2:6] = 4e-3
+    upside_down = np.eye(96).reshape(8, 12, 8, 12)[::-1].astype(np.float16)
+    heat_maps = HeatMaps("a", (96, 64), (Phrase("car", "car"),), maps, self_attention=upside_down)
+    [(_, upper, _, lower)] = boxes(label(heat_maps, PAPER, WEIGHTS).rles)
+    [(_, other, _, end)] = boxes(label(heat_maps, PAPER.changed(self_attention=1), WEIGHTS).rles)
+    assert (64 - end, 64 - other) == pytest.approx((upper, lower), abs=1) and other > upper
+    with pytest.raises(ConfigError, match="keep_self_attention"):
+        label(dataclasses.replace(heat_maps, self_attention=None), PAPER.changed(self_attention=1), WEIGHTS)
+
+
+def test_the_name_of_a_labelling_has_self_attention_only_if_it_is_used():
+    methods = [Labelling(PAPER.changed(self_attention=steps), WEIGHTS).method for steps in (0, 1, 2)]
+    assert len(set(methods)) == 3
+    known = PAPER.model_dump(mode="json", exclude={"self_attention", "rival_weight", "background_weight"})
+    weights = WEIGHTS.model_dump(exclude={"edge"})
+    known = {key: value for key, value in known.items() if not key.startswith("witness")}
+    assert methods[0] == f"attention-{content_id(known, weights)}", "as before there was any"
 
 
 def test_weights_decide_the_scores_and_accept_drops_low_ones():

@@ -71,6 +71,11 @@ def assert_equal_heat_maps(found: HeatMaps, expected: HeatMaps) -> None:
     for group, array in expected.maps.items():
         assert found.maps[group].dtype == np.float16
         np.testing.assert_array_equal(found.maps[group], array)
+    if expected.self_attention is None:
+        assert found.self_attention is None
+    else:
+        assert found.self_attention is not None and found.self_attention.dtype == np.float16
+        np.testing.assert_array_equal(found.self_attention, expected.self_attention)
 
 
 def assert_equal_labels(found: LabelSet, expected: LabelSet) -> None:
@@ -128,6 +133,22 @@ def test_image_and_heat_maps_round_trip(store: RunStore) -> None:
     assert_equal_heat_maps(store.heat_maps(record.id), heat_maps)
     kept = store.heat_maps(record.id)
     assert (kept.region, kept.window_xyxy) == (region, (1, 2, 30, 20))
+
+
+def test_self_attention_round_trips(store: RunStore) -> None:
+    """A file without it is one of an earlier version, byte for byte."""
+    without, kept = make_record(0), make_record(1)
+    store.add_image(without, make_rgb(without), make_heat_maps(without), seconds=0)
+    assert set(np.load(store.heat_maps_path(without.id)).files) == {"up-3x5", "mid-2x3", "about"}
+    random = np.random.default_rng(0).random((3, 5, 3, 5)).astype(np.float16)
+    heat_maps = replace(make_heat_maps(kept), self_attention=random)
+    store.add_image(kept, make_rgb(kept), heat_maps, seconds=0)
+    assert_equal_heat_maps(store.heat_maps(without.id), make_heat_maps(without))
+    assert_equal_heat_maps(store.heat_maps(kept.id), heat_maps)
+    assert heat_maps.nbytes == make_heat_maps(kept).nbytes + 2 * 15**2
+    for shape in ((15, 15), (3, 5, 5, 3)):
+        with pytest.raises(ValueError, match=r"expected \(h, w, h, w\)"):
+            replace(heat_maps, self_attention=np.zeros(shape, np.float16))
 
 
 def test_image_without_heat_maps(store: RunStore) -> None:

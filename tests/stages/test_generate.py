@@ -31,7 +31,7 @@ from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import areas, decode, encode
 from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
-from diffugen.records import Instances
+from diffugen.records import Instances, LabelSet
 from diffugen.run import OnProgress, RunStore
 from diffugen.run.results import Generated, TaskImages
 from diffugen.run.rounds import unseen
@@ -70,18 +70,22 @@ def generate(
     *tasks: dict[str, Any],
     prompts: dict[str, Any] = PROMPTS,
     batch_size: int = 2,
+    keep_self_attention: bool = False,
     only: str | None = None,
     on_progress: OnProgress = unseen,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Generated:
-    diffusion = DiffusionSettings(device="cpu", num_inference_steps=3, batch_size=batch_size)
+    diffusion = DiffusionSettings(
+        device="cpu", num_inference_steps=3, batch_size=batch_size, keep_self_attention=keep_self_attention
+    )
     generation = Generation(prompt_settings(prompts), tuple(map(task_of, tasks)), diffusion, 1, "cpu")
     round = round_of(store, tuple(prompts["classes"]), seed=3, on_progress=on_progress, notify=notify)
     return stages.generate(round, generation, LABELLING, only)
 
 
-def label(store: RunStore) -> None:
-    stages.label(round_of(store), LABELLING)
+def label(store: RunStore, labelling: Labelling = LABELLING) -> list[LabelSet]:
+    stages.label(round_of(store), labelling)
+    return list(store.labels("attention", labelling.method))
 
 
 def photos(folder: Path, count: int = 2, size_wh: tuple[int, int] = (101, 67)) -> Path:
@@ -141,6 +145,15 @@ def test_other_label_settings_change_carried_objects_too(store: RunStore) -> Non
         assert second.rles == outside(street, decode(record.region)).rles  # type: ignore[arg-type]
         changed += first.rles != second.rles
     assert changed
+
+
+def test_self_attention_is_kept_and_labels_use_it(store: RunStore) -> None:
+    generate(store, prompts={**CARS, "count": 2}, keep_self_attention=True)
+    walks = replace(LABELLING, settings=LABELLING.settings.changed(self_attention=2))
+    plain, walked = (
+        [one.instances.rles for one in label(store, labelling)] for labelling in (LABELLING, walks)
+    )
+    assert len(plain) == len(walked) == 2 and plain != walked
 
 
 def test_words_that_the_text_encoder_never_sees_are_told(store: RunStore) -> None:

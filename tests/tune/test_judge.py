@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diffugen.comparison.matching import match
 from diffugen.config.labelling import ScoreWeights
 from diffugen.labels import label
-from diffugen.records import Instances
+from diffugen.records import HeatMaps, Instances
 from diffugen.tune.judge import Evidence, Judge, spread
 from tests.support.label_world import SIZE_WH, WEIGHTS, WRONG, World, objects
 
@@ -75,6 +75,21 @@ def test_other_score_weights_need_no_labelling() -> None:
     fresh = Judge(world.correct(), world.heat_maps, world.image).judge(*changed)
     assert (fresh.worth == fewer.worth).all() and (fresh.miscalibration == fewer.miscalibration).all()
     assert (fewer.miscalibration == again.miscalibration).all(), "that of all labels, accepted or not"
+
+
+def test_heat_walks_along_the_self_attention_in_tuning_too() -> None:
+    world = World()
+    bottom_up = np.eye(96).reshape(8, 12, 8, 12)[::-1].astype(np.float16)
+
+    def heat_maps(image_id: str) -> HeatMaps:
+        return dataclasses.replace(world.heat_maps(image_id), self_attention=bottom_up)
+
+    judge = Judge(world.correct(), heat_maps, world.image)
+    settings = WRONG.changed(groups={"up@*": 1.0}, threshold="otsu")
+    still, once, back = (
+        judge.judge(settings.changed(self_attention=steps), WEIGHTS).worth.mean() for steps in (0, 1, 2)
+    )
+    assert once < 0.5 * still and back == pytest.approx(still, rel=0.2)
 
 
 def test_pixels_are_read_once() -> None:

@@ -77,6 +77,12 @@ class LabelSettings(Section):
     self_attention: Annotated[int, Field(ge=0, le=4)] = 0
     accept: Share = 0.0
 
+    @property
+    def idle_keys(self) -> set[str]:
+        """Keys that earlier versions did not have and that are not in use: hashes of settings leave them out."""
+        idle = set() if self.refine == "sam" else {"segmenter"}
+        return idle if self.self_attention else {*idle, "self_attention"}
+
     @field_validator("max_area_frac")
     @classmethod
     def _above_the_smallest(cls, value: float, info: ValidationInfo) -> float:
@@ -184,10 +190,7 @@ class Labelling:
         unused = {"witness", "witness_confidence"} if self.witness is None else set()
         if self.settings.method == "paper":
             unused |= {"rival_weight", "background_weight"}
-        if self.segmenter is None:
-            unused |= {"segmenter"}
-        if not self.settings.self_attention:
-            unused |= {"self_attention"}
+        unused |= self.settings.idle_keys
         # Earlier versions did not have these terms; without a weight, they leave labels as they were.
         unweighted = {name for name in ("separation", "edge") if not getattr(self.weights, name)}
         parts: list[Any] = [

@@ -187,12 +187,12 @@ class Decoder:
 
         Args:
             projection: Of the model.
-            lessons: Corrected images, at least one, and attention labels of others.
+            lessons: Corrected images and attention labels of others; one kind is enough.
             seed: Decides initial weights and which pixels are seen.
             about: Notes that are kept with it.
 
         Raises:
-            ModelError: No lesson is a corrected one with an object.
+            ModelError: No lesson has an object that its prompt names.
 
         Example:
             >>> Decoder.teach(projection, lessons, seed=0).heat_maps("an-id", features)  # doctest: +SKIP
@@ -201,8 +201,8 @@ class Decoder:
 
         rng = np.random.default_rng(seed)
         sides = [_examples([one for one in lessons if one.corrected is kind], rng) for kind in (True, False)]
-        if sides[0] is None or not sides[0][1].any():
-            raise ModelError("no corrected image has an object that its prompt names")
+        if not any(side is not None and side[1].any() for side in sides):
+            raise ModelError("no image to learn from has an object that its prompt names")
         everything = np.concatenate([side[0] for side in sides if side is not None])
         mean, spread = everything.mean(axis=0), everything.std(axis=0) + 1e-2
         kinds = [

@@ -111,7 +111,7 @@ def measure(
     size_wh = default_size_wh(pipeline)
     config = load_config("miniature")
     label_settings = config.labels
-    kinds = _kinds(images)
+    kinds = kinds_of_prompts(images)
     steps = len(kinds) + 2
     on_progress(0, steps)
     numbers: dict[str, Any] = {"oracle_iou": _oracle_on_renders(judge, size_wh)}
@@ -141,7 +141,7 @@ def measure(
     return page
 
 
-def _kinds(count: int) -> dict[str, tuple[tuple[str, ...], list[Prompt]]]:
+def kinds_of_prompts(count: int) -> dict[str, tuple[tuple[str, ...], list[Prompt]]]:
     """Return, for each kind of prompt by name, its classes and ``count`` prompts."""
     templates: dict[str, tuple[tuple[str, ...], str]] = {
         name: ((name,), f"a photo of a {_described(name)} on a road, {{weather}}, {{time}}")
@@ -182,7 +182,8 @@ def _oracle_on_renders(judge: Any, size_wh: tuple[int, int]) -> dict[str, float]
     return {name: round(value, 3) for name, value in scores.items()}
 
 
-def _class_mask(instances: Instances, class_name: str) -> NDArray[np.bool_]:
+def class_mask(instances: Instances, class_name: str) -> NDArray[np.bool_]:
+    """Return the pixels of all instances of a class, bool (H, W)."""
     width, height = instances.size_wh
     mask = np.zeros((height, width), bool)
     for name, rle in zip(instances.class_names, instances.rles, strict=True):
@@ -191,7 +192,8 @@ def _class_mask(instances: Instances, class_name: str) -> NDArray[np.bool_]:
     return mask
 
 
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Return the IoU of two masks of the same shape; 0 if both are empty."""
     union = int((one | other).sum())
     return float((one & other).sum() / union) if union else 0.0
 
@@ -248,7 +250,7 @@ def _label_quality(
             for name in sample.classes:
                 if oracle.found(labels, name):
                     truth = labels == 1 + CLASSES.index(name)
-                    values.setdefault(sample.name, []).append(_iou(_class_mask(instances, name), truth))
+                    values.setdefault(sample.name, []).append(iou(class_mask(instances, name), truth))
     return {
         name: {
             "iou": round(float(np.mean(ious)), 3),
@@ -272,7 +274,7 @@ def _score_quality(
                 instances.class_names, instances.rles, instances.terms, strict=True
             ):
                 terms.append(measured)
-                good.append(_iou(decode(rle), labels == 1 + CLASSES.index(name)) >= BAD_IOU)
+                good.append(iou(decode(rle), labels == 1 + CLASSES.index(name)) >= BAD_IOU)
     scores = {"paper": ScoreWeights.model_validate("paper"), "configured": weights}
     values = {name: [score(one, each) for one in terms] for name, each in scores.items()}
     values |= {term: [one[term] for one in terms] for term in TERMS}
@@ -300,7 +302,7 @@ def _iou_by_part(samples: Sequence[Sample]) -> dict[str, list[float]]:
                     number for number, phrase in enumerate(heat_maps.phrases) if phrase.class_name == name
                 )
                 heat = combine(heat_maps, {group: 1.0}, steps)[place]  # type: ignore[arg-type]
-                scores.append(_iou(threshold(heat, "otsu"), truth))
+                scores.append(iou(threshold(heat, "otsu"), truth))
             table[group].append(round(float(np.mean(scores)), 3))
     return table
 

@@ -19,8 +19,17 @@ def changed_keys(kept: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]
     return [key for key in sorted(old.keys() | new.keys()) if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
 
 
+def unchanged_keys(kept: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
+    """Return the dotted keys that have the same value in both of two configurations of JSON values."""
+    old = _flat(kept)
+    return {key for key, value in _flat(given).items() if old.get(key, _ABSENT) == value}
+
+
 def differing_keys(
-    kept: Mapping[str, Any], given: Mapping[str, Any], ignore_keys: Collection[str]
+    kept: Mapping[str, Any],
+    given: Mapping[str, Any],
+    ignore_keys: Collection[str],
+    default_keys: Collection[str] = (),
 ) -> list[str]:
     """Return a line for each dotted key whose value differs, with both values.
 
@@ -28,10 +37,14 @@ def differing_keys(
         kept: The run's configuration, JSON values.
         given: The current configuration, JSON values.
         ignore_keys: Dotted keys that may differ, each with all keys below it.
+        default_keys: Dotted keys that the run need not have: an earlier version made it, which did not know
+            them, and the given values mean what it did.
     """
     old, new = _flat(kept), _flat(given)
     lines = []
     for key in changed_keys(kept, given):
+        if key not in old and key in default_keys:
+            continue
         if not any(key == ignored or key.startswith(f"{ignored}.") for ignored in ignore_keys):
             was, now = (to_json(side[key]) if key in side else "not set" for side in (old, new))
             lines.append(f"{key}: {was} in the run, {now} now")

@@ -23,6 +23,7 @@ from diffugen.config.labelling import Labelling
 from diffugen.config.sections import Config, resumable_keys
 from diffugen.errors import Interrupted
 from diffugen.records import content_id
+from diffugen.run.changes import unchanged_keys
 from diffugen.run.results import Promoted, Result, RoundResults, Taught, Tuned
 from diffugen.run.store import RunStore
 
@@ -89,7 +90,12 @@ class Run:
         Raises:
             StoreError: As in `RunStore.create_or_open`.
         """
-        store = RunStore.create_or_open(folder, config=config.dump(), ignore_keys=tuple(resumable_keys()))
+        store = RunStore.create_or_open(
+            folder,
+            config=config.dump(),
+            ignore_keys=tuple(resumable_keys()),
+            default_keys=unchanged_keys(Config(prompts=config.prompts).dump(), config.dump()),
+        )
         return cls(store, tuple(config.prompts.classes), config.seed, progress)
 
     @classmethod

@@ -64,7 +64,12 @@ class RunStore(LabelStore):
 
     @classmethod
     def create_or_open(
-        cls, folder: str | Path, *, config: Mapping[str, Any] | None, ignore_keys: Collection[str] = ()
+        cls,
+        folder: str | Path,
+        *,
+        config: Mapping[str, Any] | None,
+        ignore_keys: Collection[str] = (),
+        default_keys: Collection[str] = (),
     ) -> RunStore:
         """Open a run for writing, creating it if it does not exist.
 
@@ -74,6 +79,7 @@ class RunStore(LabelStore):
                 created with the same one. None skips the check.
             ignore_keys: Dotted keys that may differ (``"generate.batch_size"``; ``"device"`` covers all keys
                 below it).
+            default_keys: Dotted keys that have their defaults; a run of an earlier version can lack them.
 
         Raises:
             StoreError: The configuration differs (the message names the keys), another process is writing the
@@ -81,7 +87,7 @@ class RunStore(LabelStore):
         """
         with ExitStack() as undo:
             store = undo.enter_context(cls._open_writer(as_path(folder, "the run")))
-            store._keep_config(config, ignore_keys)
+            store._keep_config(config, ignore_keys, default_keys)
             undo.pop_all()
         return store
 
@@ -147,7 +153,9 @@ class RunStore(LabelStore):
         """Whether nothing was made with its configuration yet, which may therefore be corrected."""
         return not self.summary().rounds
 
-    def _keep_config(self, config: Mapping[str, Any] | None, ignore_keys: Collection[str]) -> None:
+    def _keep_config(
+        self, config: Mapping[str, Any] | None, ignore_keys: Collection[str], default_keys: Collection[str]
+    ) -> None:
         if config is None:
             return
         text = codec.config_to_json(config)
@@ -158,7 +166,7 @@ class RunStore(LabelStore):
                     "INSERT OR REPLACE INTO meta VALUES (:key, :value)", pairs({"config": text})
                 )
             return
-        differing = differing_keys(kept, json.loads(text), ignore_keys)
+        differing = differing_keys(kept, json.loads(text), ignore_keys, default_keys)
         if differing:
             raise StoreError(
                 f"run {self.folder} was created with a different configuration:\n"

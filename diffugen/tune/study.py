@@ -296,9 +296,7 @@ def _identity(
         ]
         for one in evidence
     ]
-    # Earlier versions did not have a segmenter; where none is used, their studies continue.
-    unused = {"segmenter"} if settings.refine != "sam" else set()
-    searched = settings.model_dump(mode="json", exclude=unused), weights.model_dump()
+    searched = settings.model_dump(mode="json", exclude=settings.idle_keys), weights.model_dump()
     return content_id(SEARCH_VERSION, labels, *searched, folds, seed)
 
 

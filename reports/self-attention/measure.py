@@ -26,12 +26,11 @@ from diffugen.config.load import load_config
 from diffugen.diffusion.generate import generate, plan_jobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.labels.label import label
-from diffugen.labels.shapes import decode
 from diffugen.miniature import oracle
-from diffugen.miniature.measure import BAD_IOU, SETTINGS, WEIGHTS
+from diffugen.miniature.measure import BAD_IOU, SETTINGS, WEIGHTS, class_mask, iou
 from diffugen.miniature.scenes import CLASSES
 from diffugen.prompts.make import make_prompts
-from diffugen.records import GeneratedImage, ImageRecord, Instances
+from diffugen.records import GeneratedImage, ImageRecord
 from diffugen.run.codec import heat_maps_to_npz
 
 HERE = Path(__file__).parent
@@ -72,25 +71,12 @@ def labelled_ious(
         instances = label(heat_maps, settings, ScoreWeights(), rgb)
         ious.append(
             [
-                iou(mask_of(instances, name), truth == 1 + CLASSES.index(name))
+                iou(class_mask(instances, name), truth == 1 + CLASSES.index(name))
                 for name in classes
                 if oracle.found(truth, name)
             ]
         )
     return ious
-
-
-def mask_of(instances: Instances, class_name: str) -> NDArray[np.bool_]:
-    """Return the pixels of all instances of a class."""
-    masks = [decode(r) for n, r in zip(instances.class_names, instances.rles, strict=True) if n == class_name]
-    width, height = instances.size_wh
-    return np.any(masks, axis=0) if masks else np.zeros((height, width), dtype=np.bool_)
-
-
-def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Return the IoU of two masks."""
-    union = int((one | other).sum())
-    return float((one & other).sum() / union) if union else 0.0
 
 
 def summary(ious: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]]) -> dict[str, float]:

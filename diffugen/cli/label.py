@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
             "diffugen label",
             "diffugen label --run runs/pianos --set labels.method=compete",
             "diffugen label photos --detector best.pt --out datasets/photos --format coco",
+            "diffugen label aerial --detector best.pt --tile-size 1024",
             "diffugen label photos --detector yolov8n-seg.pt --class-map sedan=car --only sedan",
             "diffugen label runs/pianos --detector best.pt --set detector.confidence=0.5",
         )
@@ -64,6 +65,16 @@ def label(
         list[str] | None,
         typer.Option("--only", metavar="CLASS", help="Keep only objects of this class. May be repeated."),
     ] = None,
+    tile_size: Annotated[
+        int | None,
+        typer.Option(
+            "--tile-size",
+            metavar="PIXELS",
+            min=64,
+            help="Cut larger images into overlapping square tiles of this side, and join what is found in "
+            "them and in the whole image: for objects that are small in large photos.",
+        ),
+    ] = None,
 ) -> None:
     """Label a run by attention, or any images with a detector.
 
@@ -75,9 +86,17 @@ def label(
             raise DiffugenError(
                 "--detector labels what is named: diffugen label FOLDER --detector CHECKPOINT"
             )
-        _with_detector(what, set_ or (), detector, out, format or "yolo-seg", class_map or (), only or ())
+        _with_detector(
+            what, set_ or (), detector, out, format or "yolo-seg", class_map or (), only or (), tile_size
+        )
         return
-    idle = {"--out": out, "--format": format, "--class-map": class_map, "--only": only}
+    idle = {
+        "--out": out,
+        "--format": format,
+        "--class-map": class_map,
+        "--only": only,
+        "--tile-size": tile_size,
+    }
     if any(idle.values()):
         given = ", ".join(name for name, value in idle.items() if value)
         raise DiffugenError(f"{given} needs --detector; diffugen export writes a run's labels as a dataset")
@@ -97,6 +116,7 @@ def _with_detector(
     format: str,
     class_map: Sequence[str],
     only: Sequence[str],
+    tile_size: int | None,
 ) -> None:
     from diffugen.config import load_config
     from diffugen.stages.photos import label_images
@@ -114,6 +134,7 @@ def _with_detector(
             format,
             renamed=renamed,
             only=only,
+            tile_size=tile_size,
         )
     found = ", ".join(f"{name} {count}" for name, count in made.objects.items() if count) or "none"
     say(f"{counted(made.images, 'image')} in {made.folder} ({format}), {made.empty} without an object")

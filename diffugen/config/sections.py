@@ -101,6 +101,9 @@ class DetectorSettings(Section):
         batch_size: Images per step; None for 16.
         lr0: Initial learning rate; None lets the detector choose.
         freeze: How many layers, counted from the input, keep their weights; None for none.
+        ignore_band: Width of a band on each side of a mask's edge whose pixels do not count in training, as a
+            fraction of the square root of the image area: the edges of pseudo-labels are what is least sure.
+            Only for a Mask2Former.
         confidence: Detections below this confidence, in [0, 1], are no labels.
         postprocess: Whether detections are reduced to one mask per object, with edges where the image's
             colours change; see `diffugen.labels.objects`.
@@ -120,6 +123,7 @@ class DetectorSettings(Section):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     lr0: Annotated[float, Field(gt=0)] | None = None
     freeze: Annotated[int, Field(ge=0)] | None = None
+    ignore_band: Annotated[float, Field(ge=0, lt=0.2)] = 0.0
     confidence: Share = 0.25
     postprocess: bool = True
     class_map: dict[str, Text] = Field(default_factory=dict)

@@ -125,13 +125,15 @@ def yolo_polygon(rle: RLE) -> NDArray[np.float64]:
     """
     height, width = rle["size"]
     fine = max(2, min(4, 1024 // max(height, width, 1)))
-    pieces = shapes.outlines(shapes.rescale(rle, (width * fine, height * fine)))
+    part, corner = shapes.cropped(rle)  # whole, the mask of a large image would fill the memory
+    enlarged = np.kron(part, np.ones((fine, fine), dtype=np.bool_))
+    pieces = shapes.outlines(shapes.encode(enlarged))
     if not pieces:
         return np.zeros((0, 2))
     rings = [
         _join([piece.outer, *piece.holes]) for piece in sorted(pieces, key=lambda piece: -len(piece.outer))
     ]
-    return _join(rings).astype(np.float64) / fine
+    return _join(rings).astype(np.float64) / fine + corner
 
 
 def _text_form(rle: dict[str, Any]) -> RLE:

@@ -8,7 +8,7 @@ from, which of them are fit for training (`diffugen.dataset.policy`), or what pa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,17 @@ def read_yolo(dataset: Path, split: str | None = None, on_mistake: OnMistake | N
         DiffugenError: On the call, if the set or the split is missing; while iterating, for an unreadable
             image or an invalid label row, with file and line.
     """
+    return without_mistakes(item_readers(dataset, split), on_mistake)
+
+
+def item_readers(dataset: Path, split: str | None = None) -> list[Callable[[], Item]]:
+    """Return functions that each read one image of a set and its objects: those of `read_yolo`, in any order.
+
+    Raises:
+        DiffugenError: The set or the split is missing. The functions raise it as `read_yolo` does.
+    """
     layout = read_layout(Path(dataset))
-    images, names = layout.images(split), layout.class_names
-    return without_mistakes((partial(_item, name, path, names) for name, path in images), on_mistake)
+    return [partial(_item, name, path, layout.class_names) for name, path in layout.images(split)]
 
 
 def count_objects(images: Iterable[tuple[str, Path]], names: Mapping[int, str]) -> tuple[dict[str, int], int]:

@@ -90,6 +90,7 @@ class Detector(Protocol):
         on_step: OnStep | None = None,
         lr0: float | None = None,
         freeze: int | None = None,
+        ignore_band: float = 0.0,
         extra: TrainingArguments | None = None,
     ) -> Path:
         """Train from this detector's checkpoint and return the path of the best new checkpoint.
@@ -105,11 +106,17 @@ class Detector(Protocol):
             on_step: Called after each step.
             lr0: Initial learning rate; None leaves the choice to the detector.
             freeze: How much of the network, from the input on, is not trained.
+            ignore_band: Width of a band on each side of a mask's edge whose pixels do not count in the loss,
+                relative to the square root of the image area.
             extra: Further arguments of the detector's library.
 
         Raises:
-            DiffugenError: The dataset is missing or empty, or the checkpoint does not fit.
+            DiffugenError: The dataset is missing or empty, the checkpoint does not fit, or as in `check_fit`.
         """
+        ...
+
+    def check_fit(self, *, extra: TrainingArguments | None, ignore_band: float) -> None:
+        """Raise DiffugenError if detectors of this kind cannot be trained with such arguments of `fit`."""
         ...
 
     def predict(

@@ -11,34 +11,31 @@ A checkpoint is one of
 
 from __future__ import annotations
 
-import random
+import hashlib
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.comparison.metrics import average_precision
 from diffugen.config.foreign import parse_json, read_text
 from diffugen.config.training import TrainingArguments
-from diffugen.dataset.files import Item
-from diffugen.dataset.yolo import find_yolo, read_yolo
+from diffugen.dataset.yolo import find_yolo
 from diffugen.dataset.yolo_layout import read_layout
 from diffugen.detectors import SMALLEST_IMAGE, OnEpoch, OnStep
 from diffugen.detectors.batches import halving, predict_in_batches
+from diffugen.detectors.mask2former_fit import Training, fit_once, open_images
+from diffugen.detectors.mask2former_images import predict_batch
 from diffugen.diffusion.devices import resolve_device
 from diffugen.diffusion.hub import HUB_NAME, download
 from diffugen.diffusion.messages import quiet
 from diffugen.errors import DiffugenError, ModelError, first_line
-from diffugen.labels import shapes
-from diffugen.records import Instances
+from diffugen.records import Instances, content_id
 
 if TYPE_CHECKING:
-    import torch
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 TYPE = "mask2former"
@@ -50,14 +47,8 @@ OTHER_TASKS = ("semantic", "panoptic")
 BATCH_SIZE = 8
 """Images per step where the caller sets none; halved when memory runs out."""
 
-LEARNING_RATE, WEIGHT_DECAY, LARGEST_GRADIENT = 1e-4, 0.05, 0.01
-"""Of AdamW, and the norm that gradients are clipped to (Cheng et al., section 4.1 and its code)."""
-
-STRIDE = 32
-"""Sides of the network's input are multiples of it."""
-
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's colours in [0, 1], which the backbones were trained on."""
+LEARNING_RATE = 1e-4
+"""Where the caller sets none (Cheng et al., section 4.1)."""
 
 
 class Mask2FormerDetector:
@@ -106,17 +97,21 @@ class Mask2FormerDetector:
         on_step: OnStep | None = None,
         lr0: float | None = None,
         freeze: int | None = None,
+        ignore_band: float = 0.0,
         extra: TrainingArguments | None = None,
     ) -> Path:
         """Train from this checkpoint and return the folder of the best new one, by mask AP50-95 on ``val``.
 
         Weights of matching shape are kept; classes of the same name keep theirs. Half of the images are
-        mirrored. When memory runs out, training restarts with half the batch size. On a CPU, the same
-        arguments give the same weights on one thread.
+        mirrored. When memory runs out, training restarts with half the batch size. A call that was killed
+        continues after its last finished epoch if it is repeated with the same arguments; with others, it
+        begins again. On a CPU, the same arguments give the same weights on one thread, interrupted or not.
+        One batch of images is in memory at a time, and two copies of the weights, one of them on the CPU.
 
         Args:
             dataset: A folder with ``data.yaml``, or such a file; see `diffugen.dataset.yolo.write_yolo`.
-            out_folder: Folder for the checkpoint, ``weights/best``.
+            out_folder: Folder for the checkpoint, ``weights/best``; during the training, ``unfinished.pt`` is
+                there, four times as large.
             epochs: Passes over the training images.
             image_size: Longer side in pixels that images are scaled to, at least 64; sides are rounded to
                 multiples of 32.
@@ -127,96 +122,54 @@ class Mask2FormerDetector:
             on_step: Called after each step with the epochs done, as a fraction.
             lr0: Learning rate; None means 1e-4.
             freeze: Above 0, the backbone is not trained.
+            ignore_band: Width of a band on each side of a mask's edge, relative to the square root of the
+                image area, whose pixels do not count in the mask losses; above 0, at least a pixel wide.
             extra: Arguments of Ultralytics; must be empty.
 
         Raises:
             DiffugenError: The dataset is missing or empty, or an argument is out of range.
-            ModelError: Memory runs out even with one image per step.
+            ModelError: Memory runs out even with one image per step, or ``unfinished.pt`` is damaged.
         """
+        self.check_fit(extra=extra, ignore_band=ignore_band)
         if epochs < 1 or image_size < SMALLEST_IMAGE:
             raise DiffugenError(
                 f"epochs must be at least 1 and image_size at least {SMALLEST_IMAGE}; got {epochs} and "
                 f"{image_size}"
             )
+        file = find_yolo(Path(dataset))
+        names = read_layout(file).class_names
+        classes = [names[number] for number in sorted(names)]
+        training = Training(
+            images={split: open_images(file, split) for split in ("train", "val")},
+            classes=classes,
+            start=self._digest(),
+            epochs=epochs,
+            image_size=image_size,
+            seed=seed,
+            learning_rate=lr0 or LEARNING_RATE,
+            frozen=bool(freeze),
+            ignore_band=ignore_band,
+        )
+        new_model = partial(self._new_model, classes, image_size)
+        fit = partial(fit_once, training, new_model, Path(out_folder), on_epoch, on_step)
+        return halving(fit, batch_size or BATCH_SIZE, "training")
+
+    def check_fit(self, *, extra: TrainingArguments | None, ignore_band: float) -> None:
+        """Raise DiffugenError if there are arguments for Ultralytics."""
         if extra and extra.model_dump():
             raise DiffugenError(
                 f"detector.extra ({', '.join(extra.model_dump())}) is for YOLO; with Mask2Former, it is {{}}"
             )
-        file = find_yolo(Path(dataset))
-        names = read_layout(file).class_names
-        classes = [names[number] for number in sorted(names)]
-        splits = {split: list(read_yolo(file, split)) for split in ("train", "val")}
-        fit = partial(
-            self._fit,
-            splits,
-            classes,
-            Path(out_folder),
-            epochs,
-            image_size,
-            seed,
-            lr0 or LEARNING_RATE,
-            bool(freeze),
-            on_epoch,
-            on_step,
-        )
-        return halving(fit, batch_size or BATCH_SIZE, "training")
 
-    def _fit(
-        self,
-        splits: Mapping[str, Sequence[Item]],
-        classes: Sequence[str],
-        out_folder: Path,
-        epochs: int,
-        image_size: int,
-        seed: int,
-        learning_rate: float,
-        frozen: bool,
-        on_epoch: OnEpoch | None,
-        on_step: OnStep | None,
-        batch_size: int,
-    ) -> Path:
-        import torch
-
-        best, best_ap, order = out_folder / "weights" / "best", -1.0, random.Random(seed)
-        shutil.rmtree(best, ignore_errors=True)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = self._new_model(classes, image_size).to(self._device)
-            model.model.pixel_level_module.encoder.requires_grad_(not frozen)
-            trained = [weights for weights in model.parameters() if weights.requires_grad]
-            optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=WEIGHT_DECAY)
-            for epoch in range(epochs):
-                batches = list(_batches(splits["train"], batch_size, order))
-                losses = []
-                for number, batch in enumerate(batches, start=1):
-                    mirrored = [order.random() < 0.5 for _ in batch]
-                    losses.append(self._step(model, optimizer, batch, mirrored, classes, image_size))
-                    if on_step is not None:
-                        # The validation counts as one more step.
-                        on_step(epoch + number / (len(batches) + 1))
-                found = average_precision(
-                    [
-                        (truth, one)
-                        for _, rgb, truth in splits["val"]
-                        for one in self._predict(model, classes, image_size, 0.0, [rgb])
-                    ]
-                )
-                if (found.ap50_95 or 0.0) >= best_ap:  # of equal epochs, the one that has learned longest
-                    best_ap = found.ap50_95 or 0.0
-                    _save(model, best)
-                if on_epoch is not None:
-                    on_epoch(
-                        epoch + 1,
-                        {
-                            "train/loss": float(np.mean(losses)),
-                            "metrics/mAP50(M)": found.ap50 or 0.0,
-                            "metrics/mAP50-95(M)": found.ap50_95 or 0.0,
-                        },
-                    )
-        return best
+    def _digest(self) -> str:
+        """Return text that changes when the checkpoint does, or the names of its classes."""
+        hashed = hashlib.sha256()
+        for file in sorted([*self.checkpoint.glob("*.json"), *self.checkpoint.glob("*.safetensors")]):
+            hashed.update(file.read_bytes())
+        return content_id(hashed.hexdigest(), self.class_names)
 
     def _new_model(self, classes: Sequence[str], image_size: int) -> Mask2FormerForUniversalSegmentation:
-        """Return a model of other classes with this one's weights, as far as they fit."""
+        """Return a model of other classes with this one's weights, as far as they fit, on its device."""
         from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
         ids = dict(enumerate(classes))
@@ -237,44 +190,7 @@ class Mask2FormerDetector:
                     if known is not None:
                         ours[head][number] = theirs[head][known]
             model.load_state_dict(ours)
-        return model
-
-    def _step(
-        self,
-        model: Mask2FormerForUniversalSegmentation,
-        optimizer: torch.optim.Optimizer,
-        batch: Sequence[Item],
-        mirrored: Sequence[bool],
-        classes: Sequence[str],
-        image_size: int,
-    ) -> float:
-        """Take one step and return the loss."""
-        import torch
-
-        sizes = [_input_wh(rgb, image_size) for _, rgb, _ in batch]
-        largest = (max(width for width, _ in sizes), max(height for _, height in sizes))
-        pixels, inside, masks, labels = [], [], [], []
-        for (_, rgb, instances), size, flip in zip(batch, sizes, mirrored, strict=True):
-            turn = slice(None, None, -1) if flip else slice(None)
-            pixels.append(_padded(_as_input(rgb[:, turn], size), largest))
-            inside.append(_padded(torch.ones(size[::-1]), largest))
-            objects = [shapes.decode(rle)[:, turn] for rle in instances.rles]
-            stack = np.stack(objects) if objects else np.zeros((0, *rgb.shape[:2]), dtype=np.bool_)
-            scaled = _scaled(torch.from_numpy(stack.copy())[None].float(), size)[0]
-            masks.append(_padded(scaled.gt(0.5).float(), largest))
-            labels.append(torch.tensor([classes.index(name) for name in instances.class_names]))
-        model.train()
-        loss = model(
-            pixel_values=torch.stack(pixels).to(self._device),
-            pixel_mask=torch.stack(inside).to(self._device),
-            mask_labels=[one.to(self._device) for one in masks],
-            class_labels=[one.long().to(self._device) for one in labels],
-        ).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
-        optimizer.step()
-        return float(loss.detach())
+        return model.to(self._device)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], *, image_size: int, confidence: float = 0.25
@@ -303,32 +219,8 @@ class Mask2FormerDetector:
             )
         self._model.to(self._device)
         names = [self._config.id2label[number] for number in sorted(self._config.id2label)]
-        predict = partial(self._predict, self._model, names, image_size, confidence)
+        predict = partial(predict_batch, self._model, names, image_size, confidence)
         return [one.renamed(self.renamed) for one in predict_in_batches(images, predict)]
-
-    def _predict(
-        self,
-        model: Mask2FormerForUniversalSegmentation,
-        names: Sequence[str],
-        image_size: int,
-        confidence: float,
-        images: Sequence[NDArray[np.uint8]],
-    ) -> list[Instances]:
-        import torch
-        from transformers import Mask2FormerImageProcessor
-
-        height, width = images[0].shape[:2]
-        size = _input_wh(images[0], image_size)
-        pixels = torch.stack([_as_input(rgb, size) for rgb in images]).to(self._device)
-        model.eval()
-        with torch.inference_mode(), quiet():
-            found = Mask2FormerImageProcessor().post_process_instance_segmentation(
-                model(pixel_values=pixels),
-                threshold=confidence,
-                target_sizes=[(height, width)] * len(images),
-                return_binary_maps=True,
-            )
-        return [_instances(one, names, (width, height)) for one in found]
 
 
 def is_mask2former(checkpoint: str | Path) -> bool:
@@ -380,78 +272,5 @@ def _load(folder: Path) -> tuple[Mask2FormerConfig, Mask2FormerForUniversalSegme
     return model.config, model.float().eval()
 
 
-def _save(model: Mask2FormerForUniversalSegmentation, folder: Path) -> None:
-    """Write a checkpoint that is complete or absent."""
-    partial_folder = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    with quiet():
-        model.save_pretrained(partial_folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial_folder.rename(folder)
-
-
-def _batches(items: Sequence[Item], batch_size: int, order: random.Random) -> Iterator[list[Item]]:
-    """Yield all items in random order; a batch without any object gets an image with some as well.
-
-    There is no loss without an object.
-    """
-    shuffled = order.sample(items, len(items))
-    for first in range(0, len(shuffled), batch_size):
-        batch = shuffled[first : first + batch_size]
-        if not any(len(instances) for _, _, instances in batch):
-            batch.append(order.choice([item for item in items if len(item[2])]))
-        yield batch
-
-
 def _index(names: Sequence[str], name: str) -> int | None:
     return names.index(name) if name in names else None
-
-
-def _input_wh(rgb: NDArray[np.uint8], image_size: int) -> tuple[int, int]:
-    """Return width and height of the network's input for an image: its shape, in multiples of the stride."""
-    height, width = rgb.shape[:2]
-    scale = image_size / max(height, width)
-    return max(STRIDE, round(width * scale / STRIDE) * STRIDE), max(
-        STRIDE, round(height * scale / STRIDE) * STRIDE
-    )
-
-
-def _scaled(images: torch.Tensor, size_wh: tuple[int, int]) -> torch.Tensor:
-    """Return float images (N, C, H, W) at another size."""
-    import torch
-
-    if not images.shape[1]:
-        return images.new_zeros((len(images), 0, size_wh[1], size_wh[0]))
-    return torch.nn.functional.interpolate(images, size_wh[::-1], mode="bilinear", antialias=True)
-
-
-def _padded(image: torch.Tensor, size_wh: tuple[int, int]) -> torch.Tensor:
-    """Return a float image (..., H, W) with zeros on its right and below it, so that it has a size."""
-    import torch
-
-    height, width = image.shape[-2:]
-    return torch.nn.functional.pad(image, (0, size_wh[0] - width, 0, size_wh[1] - height))
-
-
-def _as_input(rgb: NDArray[np.uint8], size_wh: tuple[int, int]) -> torch.Tensor:
-    """Return an image as the network sees it, float32 (3, H, W)."""
-    import torch
-
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
-    image = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float() / 255
-    return (_scaled(image[None], size_wh)[0] - mean) / deviation
-
-
-def _instances(found: Mapping[str, Any], names: Sequence[str], size_wh: tuple[int, int]) -> Instances:
-    segments = found["segments_info"]
-    if not segments:
-        return Instances(size_wh, (), (), np.zeros(0))
-    scores = np.array([one["score"] for one in segments], dtype=np.float64)
-    order = np.argsort(-scores, kind="stable")
-    masks = found["segmentation"].cpu().numpy().astype(np.bool_)
-    return Instances(
-        size_wh=size_wh,
-        class_names=tuple(names[segments[index]["label_id"]] for index in order),
-        rles=tuple(shapes.encode(masks[index]) for index in order),
-        scores=scores[order].clip(0, 1),
-    )

@@ -87,6 +87,7 @@ class YoloDetector:
         on_step: OnStep | None = None,
         lr0: float | None = None,
         freeze: int | None = None,
+        ignore_band: float = 0.0,
         extra: TrainingArguments | None = None,
     ) -> Path:
         """Train from this checkpoint and return the path of the best new one, a ``.pt`` file.
@@ -108,12 +109,14 @@ class YoloDetector:
             on_step: Called after each step with the epochs done, as a fraction.
             lr0: Initial learning rate of AdamW; None lets Ultralytics choose optimiser and rate.
             freeze: Number of layers, counted from the input, that are not trained.
+            ignore_band: Must be 0.
             extra: Further training arguments of Ultralytics.
 
         Raises:
             DiffugenError: The dataset is missing or empty, or an argument is out of range.
             ModelError: Training fails, or memory runs out even with one image per step.
         """
+        self.check_fit(extra=extra, ignore_band=ignore_band)
         if epochs < 1 or image_size < SMALLEST_IMAGE:
             raise DiffugenError(
                 f"epochs must be at least 1 and image_size at least {SMALLEST_IMAGE}; got {epochs} and "
@@ -144,6 +147,14 @@ class YoloDetector:
         finally:
             for cache in label_caches(Path(arguments["data"]).parent) - caches:
                 cache.unlink(missing_ok=True)
+
+    def check_fit(self, *, extra: TrainingArguments | None, ignore_band: float) -> None:
+        """Raise DiffugenError if pixels are to be left out of the loss."""
+        if ignore_band:
+            raise DiffugenError(
+                f"detector.ignore_band is {ignore_band:g}, but YOLO's loss counts every pixel; set it to 0, "
+                "or let detector.checkpoint be a Mask2Former"
+            )
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], *, image_size: int, confidence: float = 0.25

@@ -36,7 +36,7 @@ def one_mask_per_object(instances: Instances) -> Instances:
     """
     order = np.argsort(-instances.scores, kind="stable")
     ious = iou_matrix(instances.rles, instances.rles)
-    contained = _contained(instances.rles)
+    within = contained(instances.rles)
     kept: list[int] = []
     rivals: dict[int, dict[str, float]] = {}
     for index in (int(number) for number in order):
@@ -44,7 +44,7 @@ def one_mask_per_object(instances: Instances) -> Instances:
         dropped = False
         for other in kept:
             same = instances.class_names[other] == name
-            if ious[index, other] < SAME_OBJECT_IOU and not (same and contained[index, other]):
+            if ious[index, other] < SAME_OBJECT_IOU and not (same and within[index, other]):
                 continue
             dropped = True
             if not same:
@@ -92,8 +92,8 @@ def finished(instances: Instances, rgb: NDArray[np.uint8]) -> Instances:
     return one_mask_per_object(refined(one_mask_per_object(instances), rgb))
 
 
-def _contained(rles: Sequence[RLE]) -> NDArray[np.bool_]:
-    """Return bool (N, N): whether one of two masks lies within the other, but for a small rest."""
+def contained(rles: Sequence[RLE]) -> NDArray[np.bool_]:
+    """Return bool (N, N): whether one of two masks lies within the other, to at least `CONTAINED_FRAC`."""
     if not rles:
         return np.zeros((0, 0), dtype=np.bool_)
     # With every mask as a crowd, COCO's IoU is the share of the first mask that lies in the second.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from diffugen.errors import StoreError
-from diffugen.labels.shapes import boxes, decode
+from diffugen.labels.shapes import boxes, cropped
 from diffugen.records import Instances
 from diffugen.run.codec import rgb_to_png
 from diffugen.run.files import write_file
@@ -96,7 +96,14 @@ def label_overlay(rgb: RGB, instances: Instances, height: int, classes: Sequence
         instances.class_names, instances.rles, instances.scores, boxes(instances.rles), strict=True
     ):
         colour = PALETTE[classes.index(name) % len(PALETTE)] if name in classes else INK
-        soft = cv2.resize(decode(rle).astype(np.float32), canvas.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        part, corner = cropped(rle)
+        if not part.size:
+            continue
+        # Pixel centres map to pixel centres, as in cv2.resize, which would need the whole mask.
+        place = [[scale, 0, (corner[0] + 0.5) * scale - 0.5], [0, scale, (corner[1] + 0.5) * scale - 0.5]]
+        soft = cv2.warpAffine(
+            part.astype(np.float32), np.array(place), canvas.shape[1::-1], flags=cv2.INTER_CUBIC
+        )
         mask = (soft > 0.5).astype(np.uint8)
         canvas = np.where(mask[..., None] > 0, 0.6 * canvas + 0.4 * np.array(colour), canvas).astype(np.uint8)
         outline, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)

@@ -46,7 +46,16 @@ def encode(mask: NDArray[np.bool_]) -> RLE:
 
 def decode(rle: RLE) -> NDArray[np.bool_]:
     """Return the bool (h, w) mask of an RLE."""
-    return np.ascontiguousarray(coco.decode(rle)).view(np.bool_)
+    # As in `encode`; cv2 transposes no array without pixels.
+    columns = coco.decode(rle).T
+    return (cv2.transpose(columns) if columns.size else np.ascontiguousarray(columns.T)).view(np.bool_)
+
+
+def cropped(rle: RLE) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+    """Return the part of a mask inside its box, bool (h, w), and the left upper corner of the box in px."""
+    left, upper, right, lower = boxes([rle])[0].astype(int).tolist()
+    part = coco.decode(rle)[upper:lower, left:right]
+    return np.ascontiguousarray(part).view(np.bool_), (left, upper)
 
 
 def areas(rles: Sequence[RLE]) -> NDArray[np.int64]:
@@ -133,8 +142,43 @@ def rescale(rle: RLE, size_wh: tuple[int, int]) -> RLE:
     return encode(cv2.resize(mask.astype(np.float32), size_wh, interpolation=cv2.INTER_AREA) >= 0.5 - 1e-6)
 
 
+def placed(rle: RLE, window: Sequence[int], size_wh: tuple[int, int]) -> RLE:
+    """Return the mask of a part of an image as one of the image, which is nowhere decoded.
+
+    Args:
+        rle: The mask, as large as the part.
+        window: Left, upper, right and lower edge of the part in pixels.
+        size_wh: Width and height of the image in pixels.
+
+    Raises:
+        ValueError: Mask and window differ in size, or the window leaves the image.
+    """
+    (left, upper, right, lower), (width, height) = window, size_wh
+    if list(rle["size"]) != [lower - upper, right - left] or not (
+        0 <= left <= right <= width and 0 <= upper <= lower <= height
+    ):
+        raise ValueError(f"a mask of size (h, w) = {rle['size']} in {tuple(window)} of an image of {size_wh}")
+    rows_between = np.pad(decode(rle), ((1, 1), (0, 0))).view(np.int8)
+    columns, rows = np.nonzero(np.diff(rows_between, axis=0).T)
+    # Where runs begin and end. A run that goes on in the next column ends where that one begins.
+    places, times = np.unique((left + columns) * height + upper + rows, return_counts=True)
+    places = places[(times == 1) & (places < width * height)]
+    runs = np.diff(np.concatenate([[0], places, [width * height]])).tolist()
+    whole = coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return {"size": [height, width], "counts": whole["counts"].decode("ascii")}
+
+
+def union(rles: Sequence[RLE]) -> RLE:
+    """Return the pixels of one or more masks of one size as one mask."""
+    whole = coco.merge(list(rles))
+    return {"size": [int(side) for side in whole["size"]], "counts": whole["counts"].decode("ascii")}
+
+
 def _rings(rle: RLE, mode: int) -> tuple[list[NDArray[np.float32]], list[int]]:
-    contours, hierarchy = cv2.findContours(decode(rle).view(np.uint8), mode, cv2.CHAIN_APPROX_SIMPLE)
+    part, corner = cropped(rle)
+    if not part.size:
+        return [], []
+    contours, hierarchy = cv2.findContours(part.view(np.uint8), mode, cv2.CHAIN_APPROX_SIMPLE, offset=corner)
     rings = [contour.reshape(-1, 2).astype(np.float32) + np.float32(0.5) for contour in contours]
     return rings, ([] if hierarchy is None else hierarchy[0, :, 3].tolist())
 

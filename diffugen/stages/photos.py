@@ -20,20 +20,22 @@ from numpy.typing import NDArray
 from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item, read_image
 from diffugen.errors import DiffugenError, StoreError, did_you_mean, some_lines
+from diffugen.labels.objects import one_mask_per_object
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged, label_overlay
+from diffugen.labels.tiles import Window, merged, scaled_down, tile_windows
 from diffugen.records import Instances
 from diffugen.run.found import FoundObjects
 from diffugen.run.ledger import LEDGER_NAME
-from diffugen.run.rounds import Run
+from diffugen.run.rounds import OnProgress, Run
 from diffugen.run.store import RunStore
 from diffugen.stages.detector import OpenDetector, open_detector
 from diffugen.stages.export import check_format, dataset_writer
 from diffugen.stages.sources import check_source, source_files
 
 PREDICTED_AT_A_TIME = 16
-"""Images in memory at a time; of 12 megapixels, they take 0.6 GB."""
+"""Images or tiles of an image in memory at a time; images of 12 megapixels take 0.6 GB."""
 
-SHEET_IMAGES, TILE_HEIGHT = 12, 160
+SHEET_IMAGES, PANEL_HEIGHT = 12, 160
 """Images on the contact sheet, and the height of each in pixels."""
 
 
@@ -83,8 +85,13 @@ def label_images(
     *,
     renamed: Mapping[str, str],
     only: Sequence[str] = (),
+    tile_size: int | None = None,
 ) -> LabelledImages:
     """Label images with a detector, and write them as a dataset with one split, ``train``.
+
+    With tiles, one image is in memory at a time, with `PREDICTED_AT_A_TIME` tiles and their masks. Masks of
+    the image's size are run lengths, of which one is decoded at a time. The peak is reading and writing the
+    image: at most about 20 bytes a pixel; 2.4 GB in all were measured with 100 megapixels.
 
     Args:
         run: A run whose classes are the detector's; it shows the progress and is not written to.
@@ -96,6 +103,8 @@ def label_images(
         renamed: From the detector's name of a class to its name in the dataset, where that is another;
             several can become one.
         only: The classes, by their names in the dataset, whose objects are kept; empty for all.
+        tile_size: Side in pixels of the tiles that larger images are cut into; see `diffugen.labels.tiles`.
+            None for no tiles.
 
     Raises:
         DiffugenError: There are no images, some cannot be read, or a class or the format is unknown.
@@ -110,9 +119,10 @@ def label_images(
     with _images(source) as images:
         detector = open_detector(run, checkpoint, settings)
         method = detector.method({}, settings.confidence)
-        keys = {name: f"{method} {one.mark}" for name, one in images.items()}
+        tiles = "" if tile_size is None else f" {tile_size}px"
+        keys = {name: f"{method}{tiles} {one.mark}" for name, one in images.items()}
         found = FoundObjects(out.absolute().with_name(f".{out.name}.found"), keys)
-        _find(run, images, found, detector)
+        _find(run, images, found, detector, tile_size)
 
         def labels(name: str) -> Instances:
             return found.instances(name).renamed(names).of_classes(kept)
@@ -175,7 +185,9 @@ def _images(source: str) -> Iterator[Images]:
     yield images
 
 
-def _find(run: Run, images: Images, found: FoundObjects, detector: OpenDetector) -> None:
+def _find(
+    run: Run, images: Images, found: FoundObjects, detector: OpenDetector, tile_size: int | None
+) -> None:
     """Find the objects in the images that lack them; all are read before the first is labelled."""
     missing, mistakes = found.missing(), list[str]()
     with run.progress("check the images", "image") as on_progress:
@@ -189,11 +201,41 @@ def _find(run: Run, images: Images, found: FoundObjects, detector: OpenDetector)
         raise DiffugenError("\n".join(some_lines(mistakes)))
     with run.progress("label", "image") as on_progress:
         on_progress(0, len(missing))
+        if tile_size is not None:
+            for number, name in enumerate(missing):
+                on_share = partial(_report_share, on_progress, number, len(missing))
+                found.add({name: _predict_tiles(detector, images[name].read(), tile_size, on_share)})
+                on_progress(number + 1, len(missing))
+            return
         for first in range(0, len(missing), PREDICTED_AT_A_TIME):
             part = missing[first : first + PREDICTED_AT_A_TIME]
             pixels = [images[name].read() for name in part]
             found.add(dict(zip(part, detector.predict(pixels, detector.settings.confidence), strict=True)))
             on_progress(first + len(part), len(missing))
+
+
+def _report_share(on_progress: OnProgress, number: int, images: int, share: float) -> None:
+    on_progress(number + share, images)
+
+
+def _predict_tiles(
+    detector: OpenDetector, rgb: NDArray[np.uint8], tile_size: int, on_share: Callable[[float], None]
+) -> Instances:
+    """Return the objects in an image, found in its tiles and in the whole, scaled down to a tile's size."""
+    confidence = detector.settings.confidence
+    size_wh = (rgb.shape[1], rgb.shape[0])
+    windows = tile_windows(size_wh, tile_size)
+    if len(windows) == 1:
+        return detector.predict([rgb], confidence)[0]
+    [whole] = detector.predict([scaled_down(rgb, tile_size)], confidence)
+    tiles: list[tuple[Window, Instances]] = []
+    for first in range(0, len(windows), PREDICTED_AT_A_TIME):
+        part = windows[first : first + PREDICTED_AT_A_TIME]
+        pixels = [rgb[upper:lower, left:right] for left, upper, right, lower in part]
+        tiles += zip(part, detector.predict(pixels, confidence), strict=True)
+        on_share(len(tiles) / (len(windows) + 1))
+    found = merged(size_wh, whole, tiles)
+    return one_mask_per_object(found) if detector.settings.postprocess else found
 
 
 def _sheet(images: Images, labels: Callable[[str], Instances], classes: Sequence[str], path: Path) -> Path:
@@ -203,8 +245,8 @@ def _sheet(images: Images, labels: Callable[[str], Instances], classes: Sequence
     panels = []
     for name in (names[int(number * stride)] for number in range(min(SHEET_IMAGES, len(names)))):
         rgb = images[name].read()
-        marked = label_overlay(rgb, labels(name), TILE_HEIGHT, classes)
-        panels.append(Panel([enlarged(rgb, TILE_HEIGHT), marked], name))
+        marked = label_overlay(rgb, labels(name), PANEL_HEIGHT, classes)
+        panels.append(Panel([enlarged(rgb, PANEL_HEIGHT), marked], name))
     return contact_sheet(
-        panels, path, columns=3, height=TILE_HEIGHT, title=f"{path.parent.name}: {', '.join(classes)}"
+        panels, path, columns=3, height=PANEL_HEIGHT, title=f"{path.parent.name}: {', '.join(classes)}"
     )

@@ -109,13 +109,18 @@ def _check_disk(folder: Path) -> None:
 
 def _check_detector(run: Run, config: Config) -> None:
     settings, names = config.detector, run.class_names
-    knows = load_detector(run, settings.checkpoint, settings).class_names
+    detector = load_detector(run, settings.checkpoint, settings)
+    knows = detector.class_names
     told = f"the detector {settings.checkpoint} knows {', '.join(knows) or 'no class'}"
     mistakes = [
         f"detector.class_map.{name} = {theirs}: {told}{did_you_mean(theirs, knows)}"
         for name, theirs in settings.class_map.items()
         if knows and name not in knows and not matching_names([theirs], knows)
     ]
+    try:
+        detector.check_fit(extra=settings.extra, ignore_band=settings.ignore_band)
+    except DiffugenError as error:
+        mistakes.append(str(error))
     known = {*knows, *mapped_classes(knows, names, settings.class_map)}
     if config.labels.witness == "base" and known.isdisjoint(names):
         mistakes.append(

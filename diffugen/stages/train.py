@@ -19,7 +19,9 @@ from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.stages.dataset import fresh_folder
 from diffugen.stages.detector import open_for_training, unknown_classes
 
-TRAINED_AGAIN = "Earlier stages are kept; the training begins again."
+TRAINED_AGAIN = (
+    "Earlier stages are kept; a Mask2Former continues after its last epoch, a YOLO model begins again."
+)
 """What a user is told when Ctrl-C interrupts a training."""
 
 
@@ -27,7 +29,7 @@ TRAINED_AGAIN = "Earlier stages are kept; the training begins again."
 def train(
     round: Round, on_progress: OnProgress, dataset: Chosen, start: str, settings: DetectorSettings
 ) -> Trained:
-    """Train a detector; an interrupted training begins again.
+    """Train a detector; an interrupted training continues as its detector can, see `Detector.fit`.
 
     Args:
         round: The round; checkpoints go to ``training/round-<round>`` in the run's folder.
@@ -157,6 +159,7 @@ def fit(
         on_step=on_step,
         lr0=settings.lr0,
         freeze=settings.freeze,
+        ignore_band=settings.ignore_band,
         extra=settings.extra,
     )
     checkpoint = Path(best).relative_to(folder.resolve())

@@ -53,7 +53,8 @@ def test_a_training_begins_again_and_an_impatient_user_sees_no_traceback(tmp_pat
     code, text = on_terminal(LOOP, tmp_path, press_when=lambda so_far: "AP50 0." in so_far)
     assert code == 130 and "Traceback" not in text
     assert (
-        "Interrupted in round 0 (1 of 1): train. Earlier stages are kept; the training begins again." in text
+        "Interrupted in round 0 (1 of 1): train. Earlier stages are kept; a Mask2Former continues after its "
+        "last epoch, a YOLO model begins again." in text
     )
     assert re.search(r"^detector\.image_size: 128 px, chosen for ", text, re.M), "notices go above the bar"
     assert re.search(r"\d/3 loss \d+\.\d\d, AP50 \d\.\d{3}", text), text

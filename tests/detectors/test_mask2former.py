@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import io
+import random
+import subprocess
+import sys
+import time
+import tracemalloc
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import DetrConfig, Mask2FormerForUniversalSegmentation
 
 from diffugen.config.training import TrainingArguments
+from diffugen.dataset.files import Item
+from diffugen.dataset.yolo import read_yolo
 from diffugen.detectors.mask2former import Mask2FormerDetector, is_mask2former
+from diffugen.detectors.mask2former_fit import STATE
+from diffugen.detectors.mask2former_loss import edge_band, ignore_bands, set_bands
 from diffugen.errors import DiffugenError, ModelError
-from tests.support.detector_contract import DetectorContract, Fitted, Load, scene
+from diffugen.labels.shapes import encode
+from diffugen.records import Instances
+from tests.support.children import WAIT_SECONDS
+from tests.support.detector_contract import DetectorContract, Fitted, Load, background, scene
 from tests.support.mask2former_models import tiny_config
 
 
@@ -125,6 +141,210 @@ def test_the_checkpoint_tells_which_detector_it_is(detector: Mask2FormerDetector
     (tmp_path / "weights").mkdir()
     for name in ("miniature", "yolov8n-seg.pt", "weights/best.pt", "yolo11n-seg.yaml", tmp_path / "weights"):
         assert not is_mask2former(name)
+
+
+class Killed(BaseException):
+    pass
+
+
+def fit_until(stop: float, start: Mask2FormerDetector, dataset: Path, out: Path, **more: Any) -> list[int]:
+    """Fit for three epochs, but die once so many are done; return the numbers of the epochs that ended."""
+    ended: list[int] = []
+
+    def on_step(done: float) -> None:
+        if done > stop:
+            raise Killed
+
+    arguments = {"epochs": 3, "image_size": 64, "seed": 3, "batch_size": 2, **more}
+    with pytest.raises(Killed) if stop < 3 else nullcontext():
+        start.fit(dataset, out, on_step=on_step, on_epoch=lambda number, _: ended.append(number), **arguments)
+    return ended
+
+
+def weights_of(out: Path) -> bytes:
+    return (out / "weights/best/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("more", [{}, {"freeze": 1, "ignore_band": 0.02}], ids=["plain", "with options"])
+def test_an_interrupted_training_continues_as_if_it_had_not_been(
+    start: Mask2FormerDetector, dataset: Path, tmp_path: Path, one_thread: None, more: dict[str, Any]
+) -> None:
+    """Bit for bit, wherever it stopped; and nothing is left of the interruption."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert fit_until(3, start, dataset, whole, **more) == [1, 2, 3]
+    assert fit_until(0.3, start, dataset, broken, **more) == []
+    assert fit_until(1.3, start, dataset, broken, **more) == [1]
+    assert not (broken / "weights/best").exists(), "half of a training is no detector"
+    assert fit_until(2.3, start, dataset, broken, **more) == [2]
+    assert fit_until(3, start, dataset, broken, **more) == [3]
+    assert weights_of(broken) == weights_of(whole)
+    assert sorted(path.name for path in broken.iterdir()) == ["weights"]
+
+
+def test_a_training_killed_after_its_last_epoch_only_writes_the_checkpoint(
+    start: Mask2FormerDetector, dataset: Path, tmp_path: Path, one_thread: None
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    fit_until(3, start, dataset, whole)
+    fit_until(2.3, start, dataset, broken)
+    kept = (broken / STATE).read_bytes()
+    fit_until(3, start, dataset, broken)
+    state = torch.load(io.BytesIO(kept), weights_only=True)
+    assert state["epochs"] == 2
+    with pytest.raises(RuntimeError, match="stop"):  # after the last epoch's state was written
+        start.fit(
+            dataset,
+            broken,
+            epochs=3,
+            image_size=64,
+            seed=3,
+            batch_size=2,
+            on_epoch=lambda number, _: stop_at(number, 3),
+        )
+    assert fit_until(3, start, dataset, broken) == []
+    assert weights_of(broken) == weights_of(whole)
+
+
+def stop_at(number: int, last: int) -> None:
+    if number == last:
+        raise RuntimeError("stop")
+
+
+def test_another_training_is_not_continued(
+    start: Mask2FormerDetector, detector: Mask2FormerDetector, dataset: Path, tmp_path: Path, one_thread: None
+) -> None:
+    """Of other arguments, from another checkpoint, or on other images or labels."""
+    from diffugen.dataset.yolo import write_yolo
+
+    other_labels, other_pixels = (list(read_yolo(dataset, "train")) for _ in range(2))
+    name, rgb, instances = other_labels[-1]
+    other_labels[-1] = (name, rgb, instances.renamed({"car": "truck", "truck": "car"}))
+    other_pixels[-1] = (name, rgb // 2, instances)
+    sets = []
+    for number, items in enumerate((other_labels, other_pixels)):
+        splits = {"train": items, "val": list(read_yolo(dataset, "val"))}
+        sets.append(write_yolo(tmp_path / f"set-{number}", splits, ["car", "truck"]))
+    changes: list[tuple[Mask2FormerDetector, Path, dict[str, Any]]] = [
+        *(
+            (start, dataset, more)
+            for more in ({"seed": 4}, {"lr0": 1e-3}, {"batch_size": 3}, {"image_size": 96})
+        ),
+        *((start, dataset, more) for more in ({"freeze": 1}, {"ignore_band": 0.02}, {"epochs": 4})),
+        (detector, dataset, {}),
+        *((start, one, {}) for one in sets),
+    ]
+    out = tmp_path / "fit"
+    assert fit_until(1.2, start, dataset, out) == [1]
+    kept = (out / STATE).read_bytes()
+    for other, images, more in changes:
+        (out / STATE).write_bytes(kept)
+        assert fit_until(1.2, other, images, out, **more) == [1], f"{more} continued it"
+    (out / STATE).write_bytes(kept[:1000])
+    with pytest.raises(ModelError, match=r"interrupted training, .*unfinished.pt .* remove it to train from"):
+        start.fit(dataset, out, epochs=3, image_size=64, seed=3, batch_size=2)
+
+
+@pytest.mark.slow
+def test_a_killed_process_continues(start: Mask2FormerDetector, dataset: Path, tmp_path: Path) -> None:
+    """After ``kill -9`` at moments that nobody chose."""
+    code = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from diffugen.detectors.mask2former import Mask2FormerDetector\n"
+        "start, dataset, out = map(Path, sys.argv[1:])\n"
+        "Mask2FormerDetector(start, device='cpu').fit(\n"
+        "    dataset, out, epochs=12, image_size=64, seed=3, batch_size=2,\n"
+        "    on_epoch=lambda number, _: print(number, flush=True))\n"
+    )
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    def command(out: Path) -> list[str]:
+        return [sys.executable, "-c", code, str(start.checkpoint), str(dataset), str(out)]
+
+    subprocess.run(command(whole), check=True, capture_output=True, timeout=WAIT_SECONDS)
+    moments, first = random.Random(1), []
+    for _ in range(3):
+        with subprocess.Popen(command(broken), stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            first.append(int(process.stdout.readline()))
+            time.sleep(moments.uniform(0, 0.6))
+            process.kill()
+    assert first == sorted(set(first)), "no epoch is trained twice"
+    subprocess.run(command(broken), check=True, capture_output=True, timeout=WAIT_SECONDS)
+    assert weights_of(broken) == weights_of(whole)
+
+
+def test_images_are_not_held_in_memory(start: Mask2FormerDetector, tmp_path: Path) -> None:
+    from diffugen.dataset.yolo import write_yolo
+
+    def large(number: int) -> Item:
+        rgb = np.zeros((1300, 1400, 3), np.uint8)
+        mask = np.zeros(rgb.shape[:2], np.bool_)
+        mask[100:400, 200 : 400 + number] = True
+        return f"large-{number}", rgb, Instances((1400, 1300), ("car",), (encode(mask),), np.ones(1))
+
+    items = [large(number) for number in range(20)]
+    pixels = sum(rgb.nbytes for _, rgb, _ in items)
+    write_yolo(tmp_path / "set", {"train": items, "val": [large(30)]}, ["car"])
+    del items
+    tracemalloc.start()
+    try:
+        start.fit(tmp_path / "set", tmp_path / "fit", epochs=1, image_size=64, seed=0, batch_size=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < pixels, "reading a label file alone takes up to 64 MB"
+
+
+def test_pixels_in_a_band_do_not_count(start: Mask2FormerDetector) -> None:
+    """The mask losses are the same whatever the label says there, and differ if it says so beyond."""
+    model = start._new_model(["car", "truck"], 64)
+    ignore_bands(model)
+    mask = torch.zeros(1, 48, 64)
+    mask[:, 10:30, 20:50] = 1
+    band = edge_band(mask, 3)
+    inside, outside = mask.clone(), mask.clone()
+    inside[band > 0] = 1 - inside[band > 0]
+    outside[:, 40:, :10] = 1
+    set_bands(model, [band])
+    losses = [_mask_losses(model, one) for one in (mask, inside, outside)]
+    assert losses[0] == losses[1] != losses[2]
+    set_bands(model, [torch.zeros_like(band)])
+    assert _mask_losses(model, mask) != _mask_losses(model, inside)
+
+
+def _mask_losses(model: Mask2FormerForUniversalSegmentation, mask: torch.Tensor) -> list[float]:
+    torch.manual_seed(0)
+    queries = torch.randn(1, 8, 12, 16)
+    pairs = [(torch.tensor([5]), torch.tensor([0]))]
+    return [float(one) for one in model.criterion.loss_masks(queries, [mask], pairs, 1).values()]
+
+
+def test_a_band_covers_both_sides_of_an_edge_but_not_of_the_image() -> None:
+    mask = torch.zeros(2, 12, 20)
+    mask[0, 4:9, :7] = 1
+    band = edge_band(mask, 2)
+    assert band[0, 6].tolist() == [0] * 5 + [1] * 4 + [0] * 11
+    assert band[0, :, 1].tolist() == [0, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 0]
+    assert not band[1].any()
+    assert edge_band(mask[:0], 2).shape == (0, 12, 20)
+
+
+def test_a_mask_that_is_all_band_still_trains(start: Mask2FormerDetector, tmp_path: Path) -> None:
+    from diffugen.dataset.yolo import write_yolo
+
+    write_yolo(tmp_path / "set", {"train": [scene(0), background(1)], "val": [scene(1)]}, ["car"])
+    losses: list[float] = []
+    start.fit(
+        tmp_path / "set",
+        tmp_path / "fit",
+        epochs=2,
+        image_size=64,
+        seed=0,
+        ignore_band=0.19,
+        on_epoch=lambda number, values: losses.append(values["train/loss"]),
+    )
+    assert all(0 < loss < 1000 for loss in losses)
 
 
 def test_it_learns_what_it_is_shown(start: Mask2FormerDetector, tmp_path: Path) -> None:

@@ -294,6 +294,10 @@ def test_messages_name_the_mistake(detector: YoloDetector, dataset: Path, tmp_pa
     fit: dict[str, Any] = {"epochs": 1, "image_size": 64, "seed": 0}
     with pytest.raises(DiffugenError, match="image_size at least 64; got 1 and 32"):
         detector.fit(dataset, tmp_path / "fit", **{**fit, "image_size": 32})
+    with pytest.raises(
+        DiffugenError, match=r"detector.ignore_band is 0.01, but YOLO's loss counts every pixel"
+    ):
+        detector.fit(dataset, tmp_path / "fit", **{**fit, "ignore_band": 0.01})
     with pytest.raises(ModelError, match="without weights"):
         YoloDetector(SCRATCH).predict([scene(0)[1]], image_size=64)
     with pytest.raises(ModelError, match="device 'cuda:99' is not available"):

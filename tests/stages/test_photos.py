@@ -16,7 +16,9 @@ from diffugen.dataset.coco import read_coco
 from diffugen.dataset.files import write_image
 from diffugen.dataset.yolo import read_yolo, write_yolo
 from diffugen.errors import DiffugenError, StoreError
+from diffugen.labels.shapes import placed
 from diffugen.miniature.sets import exact_instances, scene_set
+from diffugen.records import RLE, Instances
 from diffugen.run import OnProgress, Run
 from diffugen.stages.photos import LabelledImages, label_images
 from diffugen.stages.verbs import run_for_detector
@@ -121,6 +123,83 @@ def test_no_image_takes_the_place_of_another(detecting: Run, tmp_path: Path, fir
         assert made.images == len(files) == len(list(read_yolo(made.folder)))
 
 
+COLUMNS, ROWS = 6, 3
+
+
+@pytest.fixture(scope="module")
+def panorama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Instances]:
+    """Return a photo of 18 scenes side by side, 384 x 192 px, and the objects in it."""
+    rows = [SCENES[number : number + COLUMNS] for number in range(0, COLUMNS * ROWS, COLUMNS)]
+    rgb = np.vstack([np.hstack([drawn.rgb for drawn in row]) for row in rows])
+    height, width = rgb.shape[:2]
+    size_wh = (width, height)
+    names, rles = list[str](), list[RLE]()
+    for number, drawn in enumerate(SCENES):
+        x, y = 64 * (number % COLUMNS), 64 * (number // COLUMNS)
+        truth = exact_instances(drawn).of_classes(CLASSES)
+        names += truth.class_names
+        rles += [placed(rle, (x, y, x + 64, y + 64), size_wh) for rle in truth.rles]
+    folder = tmp_path_factory.mktemp("panorama")
+    write_image(folder / "wide.png", rgb)
+    return folder, Instances(size_wh, tuple(names), tuple(rles), np.ones(len(names)))
+
+
+def found_share(truth: Instances, made: LabelledImages) -> tuple[float, int]:
+    """Return the share of the objects that were found, and how many objects there are too many."""
+    [(_, _, found)] = read_yolo(made.folder)
+    pairs = match(truth, found, min_iou=0.5, min_iou_swapped=None)
+    hits = sum(pair.first is not None and pair.second is not None for pair in pairs)
+    return hits / len(truth), len(found) - hits
+
+
+def test_tiles_find_what_is_too_small_in_the_whole_photo(
+    detecting: Run, panorama: tuple[Path, Instances], tmp_path: Path
+) -> None:
+    """Of the same detector; most scenes lie on the borders of several tiles, and nothing is found twice."""
+    source, truth = panorama
+    whole, _ = found_share(truth, labelled(detecting, source, tmp_path / "whole"))
+    tiled, wrong = found_share(truth, labelled(detecting, source, tmp_path / "tiled", tile_size=80))
+    assert whole < 0.1 and tiled > 0.8
+    assert wrong < len(truth) / 4
+
+
+def test_photos_smaller_than_a_tile_are_labelled_as_they_are(
+    detecting: Run, photos: Path, tmp_path: Path
+) -> None:
+    one, other = (
+        labelled(detecting, photos, tmp_path / str(size), tile_size=size).folder for size in (None, 64)
+    )
+    for first, second in zip(read_yolo(one), read_yolo(other), strict=True):
+        assert first[2].rles == second[2].rles
+
+
+def test_tiles_of_another_size_are_predicted_again(
+    detecting: Run, panorama: tuple[Path, Instances], tmp_path: Path
+) -> None:
+    """After a call that found everything and was killed before it wrote the dataset."""
+    source, _ = panorama
+    calls = [(None, 1), (80, 1), (80, 0), (96, 1), (None, 1)]
+    assert [predicted(detecting, source, tmp_path / "set", size) for size, _ in calls] == [
+        count for _, count in calls
+    ]
+
+
+def predicted(run: Run, source: Path, out: Path, tile_size: int | None) -> int:
+    """Label images, but die at the end, and return how many images the detector looked at."""
+    totals: list[int] = []
+
+    @contextmanager
+    def progress(title: str, unit: str) -> Iterator[OnProgress]:
+        yield lambda done, total, note="": totals.append(total)
+        if title == "label":
+            raise Killed
+
+    run.progress = progress
+    with pytest.raises(Killed):
+        labelled(run, source, out, tile_size=tile_size)
+    return totals[-1]
+
+
 class Killed(BaseException):
     pass
 
@@ -196,6 +275,8 @@ def test_the_command_labels_photos_and_says_what_it_found(
     assert "18 images in" in printed and "lorry" in printed and "truck" not in printed
     for arguments, message in (
         (["label", some, *out], "--out needs --detector"),
+        (["label", some, "--tile-size", "640"], "--tile-size needs --detector"),
+        (["label", some, "--detector", "miniature", "--tile-size", "9"], "Invalid value for '--tile-size'"),
         (["label", "--detector", "miniature"], "diffugen label FOLDER --detector CHECKPOINT"),
         (["label", some, "--detector", "miniature", "--class-map", "x"], "expected NAME=THEIRS"),
         (

@@ -64,6 +64,10 @@ def test_the_shipped_miniature_passes(tmp_path: Path) -> None:
             "detector.class_map={piano: lorry}",
             "detector.class_map.piano = lorry: the detector miniature knows car, truck",
         ),
+        "ignored band": (
+            "detector.ignore_band=0.01",
+            "but YOLO's loss counts every pixel; set it to 0, or let",
+        ),
         "model": ("diffusion.model=some/models/lost", "model 'some/models/lost' is neither"),
         "model of a task": (
             "tasks=[{task: txt2img}, {task: img2img, model: lost}]",

@@ -79,7 +79,7 @@ class LabelSettings(Section):
 
     @property
     def idle_keys(self) -> set[str]:
-        """Keys that earlier versions did not have and that are not in use: hashes of settings leave them out."""
+        """Keys that earlier versions lacked and that are not in use; hashes of settings leave them out."""
         idle = set() if self.refine == "sam" else {"segmenter"}
         return idle if self.self_attention else {*idle, "self_attention"}
 

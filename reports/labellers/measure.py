@@ -98,7 +98,7 @@ class World:
         return oracle.oracle_instances(self.truth[image_id], CLASSES)
 
     def whole(self, image_id: str) -> bool:
-        """Return whether an image shows all objects that its prompt names; others are not worth correcting."""
+        """Return whether an image shows all objects that its prompt names; only such are corrected."""
         return all(oracle.found(self.truth[image_id], name) for name in self.classes[self.kind[image_id]])
 
     def ious(self, labeller: Labeller) -> dict[str, list[float]]:
@@ -241,14 +241,14 @@ def measure(work: Path, count: int, draws: int) -> dict[str, Any]:
 
 
 INTRODUCTION = """\
-Made by `python reports/labellers/measure.py`: {judged} images of {kinds} kinds of prompt to judge, {taught} others
-to teach with (20 DDIM steps, guidance scale 3), each judged by the oracle (see [the miniature,
+Made by `python reports/labellers/measure.py`: {judged} images of {kinds} kinds of prompt to judge,
+{taught} others to teach with (20 DDIM steps, guidance scale 3), each judged by the oracle (see [the miniature,
 measured](../miniature/README.md)). A decoder is taught with some images that the oracle corrects, and with
 the attention labels of the other teaching images; {draws} times, with other corrected images. *Bad*: IoU
 below .5. In brackets: 95% bootstrap intervals over images. No setting was chosen on these images; the
-decoder's were chosen on a run of [loop-gain](../loop-gain/README.md) with another seed. *The paper's method*
-takes all layers and steps with equal weights, as the paper does. The witness and the detector know cars, trucks,
-people, and cones, but neither pianos nor buses."""
+decoder's were chosen on a run of [loop-gain](../loop-gain/README.md) with another seed. *The paper's
+method* takes all layers and steps with equal weights, as the paper does. The witness and the detector know
+cars, trucks, people, and cones, but neither pianos nor buses."""
 
 NOTES = """\
 Not measured: token optimisation (OVAM) and a probe over attention heads are not built. The decoder's inputs

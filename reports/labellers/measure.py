@@ -242,7 +242,8 @@ def measure(work: Path, count: int, draws: int) -> dict[str, Any]:
 
 INTRODUCTION = """\
 Made by `python reports/labellers/measure.py`: {judged} images of {kinds} kinds of prompt to judge,
-{taught} others to teach with (20 DDIM steps, guidance scale 3), each judged by the oracle (see [the miniature,
+{taught} others to teach with (20 DDIM steps, guidance scale 3), each judged by the oracle (see [the
+miniature,
 measured](../miniature/README.md)). A decoder is taught with some images that the oracle corrects, and with
 the attention labels of the other teaching images; {draws} times, with other corrected images. *Bad*: IoU
 below .5. In brackets: 95% bootstrap intervals over images. No setting was chosen on these images; the

@@ -110,17 +110,17 @@ class Projection:
         rng = np.random.default_rng(seed)
         share = max(1, SAMPLED_CELLS // max(1, count))
         rows: dict[str, list[Float]] = {}
-        groups: tuple[str, ...] | None = None
+        layout: tuple[tuple[str, ...], dict[str, int]] | None = None
         for features in images:
-            groups = groups or _groups(features)
-            if groups != _groups(features) or (rows and rows.keys() != features.activations.keys()):
+            layout = layout or _layout(features)
+            if layout != _layout(features):
                 raise ModelError("the features are not all of the same model; read them again")
             points = rng.random((share, 2))
             for name, array in features.activations.items():
                 h, w = array.shape[1:]
                 y, x = (points * (h, w)).astype(int).T
                 rows.setdefault(name, []).append(array[:, y, x].T.astype(np.float32))
-        if groups is None:
+        if layout is None:
             raise ModelError("there are no features to learn from")
         samples = {name: np.concatenate(parts) for name, parts in rows.items()}
         means = {name: values.mean(axis=0) for name, values in samples.items()}
@@ -134,7 +134,7 @@ class Projection:
         unit = np.pad(unit, ((0, 0), (0, COMPONENTS - kept))).astype(np.float32)
         ends = np.cumsum([len(mean) for mean in means.values()])[:-1]
         parts = zip(means, np.split(unit, ends), strict=True)
-        return cls(means, {name: part / spreads[name][:, None] for name, part in parts}, groups)
+        return cls(means, {name: part / spreads[name][:, None] for name, part in parts}, layout[0])
 
     def compact(self, features: PixelFeatures) -> PixelFeatures:
         """Return features whose activations are the principal components alone, in one small array.
@@ -142,9 +142,7 @@ class Projection:
         Raises:
             ModelError: The features are of another model.
         """
-        given = {name: len(array) for name, array in features.activations.items()}
-        known = {name: len(mean) for name, mean in self.means.items()}
-        if given != known or _groups(features) != self.groups:
+        if _layout(features) != (self.groups, {name: len(mean) for name, mean in self.means.items()}):
             raise ModelError(
                 "these features are of another model than those that the decoder was taught on; use that "
                 "model, or teach again"
@@ -319,9 +317,10 @@ class Decoder:
             raise ModelError(f"{folder} does not contain a decoder: {error}") from error
 
 
-def _groups(features: PixelFeatures) -> tuple[str, ...]:
-    """Return the names of the rows of `_heats`."""
-    return tuple(sorted({_depthless(name) for name in relative_names(features.heats).values()}))
+def _layout(features: PixelFeatures) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the names of the rows of `_heats`, and the channels of each block; they identify a model."""
+    groups = sorted({_depthless(name) for name in relative_names(features.heats).values()})
+    return tuple(groups), {name: len(array) for name, array in features.activations.items()}
 
 
 def _depthless(name: str) -> str:

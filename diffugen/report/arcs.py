@@ -28,6 +28,7 @@ def arcs(facts: RunFacts, survey: Survey) -> Section:
         ("relabelling", _relabelled(facts)),
         ("comparison", _compared(facts)),
         ("review", _reviewed(survey)),
+        ("teaching", _taught(facts)),
         ("tuning", _tuned(facts)),
         ("training set", _chosen(facts)),
         ("promotion", _promoted(facts)),
@@ -84,6 +85,18 @@ def _compared(facts: RunFacts) -> str:
 def _reviewed(survey: Survey) -> str:
     made = sum(count for verdicts in survey.verdicts.values() for count in verdicts.values())
     return f"{counted(made, 'image')} decided by a person" if made else ""
+
+
+def _taught(facts: RunFacts) -> str:
+    found = _of(facts, lambda kept: kept.teach if kept.teach and kept.teach.decoder else None)
+    one = _last(found)
+    if one is None:
+        return ""
+    learned = f"a decoder learned from {counted(one.corrected, 'decided image')}"
+    if not one.adopted:
+        return f"{learned}; its labels are no better, so attention stays"
+    gain = f"worth of labels {as_rate(one.worth.before)} to {as_rate(one.worth.after)}"
+    return f"{learned}, and draws what is labelled ({gain}, on held-out images)"
 
 
 def _tuned(facts: RunFacts) -> str:

@@ -1,4 +1,4 @@
-"""Label any images with a detector alone, as a dataset. Not a stage: no run keeps it.
+"""Label any images with a detector or a decoder, as a dataset. Not a stage: no run keeps it.
 
 What was found is kept beside the dataset, image by image, until the dataset is complete: a call that was
 killed continues.
@@ -17,23 +17,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item, read_image
 from diffugen.errors import DiffugenError, StoreError, did_you_mean, some_lines
-from diffugen.labels.objects import one_mask_per_object
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged, label_overlay
-from diffugen.labels.tiles import Window, merged, scaled_down, tile_windows
 from diffugen.records import Instances
 from diffugen.run.found import FoundObjects
 from diffugen.run.ledger import LEDGER_NAME
-from diffugen.run.rounds import OnProgress, Run
+from diffugen.run.rounds import Run
 from diffugen.run.store import RunStore
-from diffugen.stages.detector import OpenDetector, open_detector
+from diffugen.run.temporary import temporary_folder
 from diffugen.stages.export import check_format, dataset_writer
+from diffugen.stages.finders import Finder
 from diffugen.stages.sources import check_source, source_files
-
-PREDICTED_AT_A_TIME = 16
-"""Images or tiles of an image in memory at a time; images of 12 megapixels take 0.6 GB."""
 
 SHEET_IMAGES, PANEL_HEIGHT = 12, 160
 """Images on the contact sheet, and the height of each in pixels."""
@@ -58,7 +53,7 @@ Images = Mapping[str, _Image]
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """A dataset that a detector labelled.
+    """A dataset that was labelled.
 
     Attributes:
         folder: The folder of the dataset.
@@ -78,51 +73,38 @@ class LabelledImages:
 def label_images(
     run: Run,
     source: str,
-    checkpoint: str,
-    settings: DetectorSettings,
+    finder: Finder,
     out: Path,
     format: str,
     *,
     renamed: Mapping[str, str],
     only: Sequence[str] = (),
-    tile_size: int | None = None,
 ) -> LabelledImages:
-    """Label images with a detector, and write them as a dataset with one split, ``train``.
-
-    With tiles, one image is in memory at a time, with `PREDICTED_AT_A_TIME` tiles and their masks. Masks of
-    the image's size are run lengths, of which one is decoded at a time. The peak is reading and writing the
-    image: at most about 20 bytes a pixel; 2.4 GB in all were measured with 100 megapixels.
+    """Label images, and write them as a dataset with one split, ``train``.
 
     Args:
-        run: A run whose classes are the detector's; it shows the progress and is not written to.
+        run: Shows the progress, and is not written to.
         source: A folder of photos, an image file, a labelled set, whose labels are ignored, or a run.
-        checkpoint: The detector.
-        settings: Device, prediction size, least confidence, and whether its output is post-processed.
+        finder: Finds the objects.
         out: The folder to write, new or empty.
         format: ``yolo-seg``, ``coco`` or ``fiftyone``.
-        renamed: From the detector's name of a class to its name in the dataset, where that is another;
+        renamed: From the finder's name of a class to its name in the dataset, where that is another;
             several can become one.
         only: The classes, by their names in the dataset, whose objects are kept; empty for all.
-        tile_size: Side in pixels of the tiles that larger images are cut into; see `diffugen.labels.tiles`.
-            None for no tiles.
 
     Raises:
         DiffugenError: There are no images, some cannot be read, or a class or the format is unknown.
-        ModelError: The checkpoint cannot be loaded.
         StoreError: The folder is in use or cannot be written.
     """
     check_format(format)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"{out} is in use; remove it or choose another folder for the dataset")
-    names = _names(run.class_names, renamed)
+    names = _names(finder.class_names, renamed)
     kept = _kept(list(dict.fromkeys(names.values())), only)
     with _images(source) as images:
-        detector = open_detector(run, checkpoint, settings)
-        method = detector.method({}, settings.confidence)
-        tiles = "" if tile_size is None else f" {tile_size}px"
-        keys = {name: f"{method}{tiles} {one.mark}" for name, one in images.items()}
+        keys = {name: f"{finder.method} {one.mark}" for name, one in images.items()}
         found = FoundObjects(out.absolute().with_name(f".{out.name}.found"), keys)
-        _find(run, images, found, detector, tile_size)
+        _find(run, images, found, finder)
 
         def labels(name: str) -> Instances:
             return found.instances(name).renamed(names).of_classes(kept)
@@ -130,7 +112,7 @@ def label_images(
         def items() -> Iterator[Item]:
             yield from ((name, one.read(), labels(name)) for name, one in images.items())
 
-        with dataset_writer(format, run.folder) as write:
+        with temporary_folder("label") as folder, dataset_writer(format, folder) as write:
             write(out, {"train": items()}, kept)
         counts = Counter(name for image in images for name in labels(image).class_names)
         empty = sum(not len(labels(image)) for image in images)
@@ -140,12 +122,12 @@ def label_images(
 
 
 def _names(known: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
-    """Return the name in the dataset of each of the detector's classes."""
+    """Return the name in the dataset of each of the finder's classes."""
     for theirs, name in renamed.items():
         if theirs not in known:
             raise DiffugenError(
-                f"--class-map {name}={theirs}: the detector has no class {theirs!r}"
-                f"{did_you_mean(theirs, known)}; it has {', '.join(known)}"
+                f"--class-map {name}={theirs}: there is no class {theirs!r} to rename"
+                f"{did_you_mean(theirs, known)}; there are {', '.join(known)}"
             )
     return {**{name: name for name in known}, **renamed}
 
@@ -185,9 +167,7 @@ def _images(source: str) -> Iterator[Images]:
     yield images
 
 
-def _find(
-    run: Run, images: Images, found: FoundObjects, detector: OpenDetector, tile_size: int | None
-) -> None:
+def _find(run: Run, images: Images, found: FoundObjects, finder: Finder) -> None:
     """Find the objects in the images that lack them; all are read before the first is labelled."""
     missing, mistakes = found.missing(), list[str]()
     with run.progress("check the images", "image") as on_progress:
@@ -201,41 +181,15 @@ def _find(
         raise DiffugenError("\n".join(some_lines(mistakes)))
     with run.progress("label", "image") as on_progress:
         on_progress(0, len(missing))
-        if tile_size is not None:
-            for number, name in enumerate(missing):
-                on_share = partial(_report_share, on_progress, number, len(missing))
-                found.add({name: _predict_tiles(detector, images[name].read(), tile_size, on_share)})
-                on_progress(number + 1, len(missing))
-            return
-        for first in range(0, len(missing), PREDICTED_AT_A_TIME):
-            part = missing[first : first + PREDICTED_AT_A_TIME]
+        for first in range(0, len(missing), finder.at_a_time):
+            part = missing[first : first + finder.at_a_time]
+
+            def on_share(share: float, first: int = first) -> None:
+                on_progress(first + share, len(missing))
+
             pixels = [images[name].read() for name in part]
-            found.add(dict(zip(part, detector.predict(pixels, detector.settings.confidence), strict=True)))
+            found.add(dict(zip(part, finder.find(pixels, on_share), strict=True)))
             on_progress(first + len(part), len(missing))
-
-
-def _report_share(on_progress: OnProgress, number: int, images: int, share: float) -> None:
-    on_progress(number + share, images)
-
-
-def _predict_tiles(
-    detector: OpenDetector, rgb: NDArray[np.uint8], tile_size: int, on_share: Callable[[float], None]
-) -> Instances:
-    """Return the objects in an image, found in its tiles and in the whole, scaled down to a tile's size."""
-    confidence = detector.settings.confidence
-    size_wh = (rgb.shape[1], rgb.shape[0])
-    windows = tile_windows(size_wh, tile_size)
-    if len(windows) == 1:
-        return detector.predict([rgb], confidence)[0]
-    [whole] = detector.predict([scaled_down(rgb, tile_size)], confidence)
-    tiles: list[tuple[Window, Instances]] = []
-    for first in range(0, len(windows), PREDICTED_AT_A_TIME):
-        part = windows[first : first + PREDICTED_AT_A_TIME]
-        pixels = [rgb[upper:lower, left:right] for left, upper, right, lower in part]
-        tiles += zip(part, detector.predict(pixels, confidence), strict=True)
-        on_share(len(tiles) / (len(windows) + 1))
-    found = merged(size_wh, whole, tiles)
-    return one_mask_per_object(found) if detector.settings.postprocess else found
 
 
 def _sheet(images: Images, labels: Callable[[str], Instances], classes: Sequence[str], path: Path) -> Path:

@@ -167,7 +167,7 @@ def label(run: OpenRun) -> Labelled:
         (8, True)
     """
     round = run.run.newest_round(redo=True, keep=False)
-    return stages.label(round, _labelling(round, run.config))
+    return stages.label(round, labelling_of(round, run.config))
 
 
 def teach(run: OpenRun) -> Taught:
@@ -317,7 +317,7 @@ def tune_labels(run: OpenRun, round: int | None = None) -> Tuned:
     """
     chosen = run.run.newest_round(redo=True) if round is None else run.run.round(round, redo=True)
     method = stages.newest_method(run.store)
-    return stages.tune(chosen, method, _labelling(chosen, run.config), run.config.tune)
+    return stages.tune(chosen, method, labelling_of(chosen, run.config), run.config.tune)
 
 
 def evaluate(run: OpenRun, checkpoint: str | None = None) -> Evaluated:
@@ -379,7 +379,7 @@ def write_report(run: OpenRun) -> Path:
     return write(run.store)
 
 
-def _labelling(round: Round, config: Config) -> Labelling:
+def labelling_of(round: Round, config: Config) -> Labelling:
     """Return how a round labels: as tuned, by what a decoder draws, or as configured."""
     return round.taught_labelling(default=round.tuned_labelling(default=config.labelling))
 

@@ -89,7 +89,7 @@ def drawn_ious(decoder: Decoder) -> list[float]:
 
 def test_it_draws_objects_that_it_has_not_seen_better_than_attention(decoder: Decoder) -> None:
     settings = LabelSettings(erode_frac=0, dilate_frac=0)
-    ours, attention = [], []
+    ours, attention = list[float](), list[float]()
     for seed in range(100, 106):
         heat_maps = decoder.heat_maps("an-image", features(seed))
         plain = replace(

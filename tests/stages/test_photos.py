@@ -20,6 +20,7 @@ from diffugen.labels.shapes import placed
 from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.records import RLE, Instances
 from diffugen.run import OnProgress, Run
+from diffugen.stages.finders import detector_finder
 from diffugen.stages.photos import LabelledImages, label_images
 from diffugen.stages.verbs import run_for_detector
 from tests.support.command_line import run
@@ -44,9 +45,10 @@ def detecting() -> Iterator[Run]:
 
 
 def labelled(run: Run, source: Path, out: Path, format: str = "yolo-seg", **more: object) -> LabelledImages:
+    tile_size = more.pop("tile_size", None)
     arguments: dict[str, object] = {"renamed": {}, **more}
-    settings = load_config().detector
-    return label_images(run, str(source), "miniature", settings, out, format, **arguments)  # type: ignore[arg-type]
+    finder = detector_finder(run, "miniature", load_config().detector, tile_size)  # type: ignore[arg-type]
+    return label_images(run, str(source), finder, out, format, **arguments)  # type: ignore[arg-type]
 
 
 def test_photos_get_the_objects_that_are_in_them(detecting: Run, photos: Path, tmp_path: Path) -> None:
@@ -253,7 +255,7 @@ def test_bad_input_is_refused_before_any_work(detecting: Run, photos: Path, tmp_
     cases: list[tuple[dict[str, object], str]] = [
         ({"out": tmp_path / "full"}, "full is in use"),
         ({"format": "voc"}, "unknown format 'voc'"),
-        ({"renamed": {"trucks": "lorry"}}, "no class 'trucks', did you mean 'truck'"),
+        ({"renamed": {"trucks": "lorry"}}, "no class 'trucks' to rename, did you mean 'truck'"),
         ({"only": ["cat"]}, "--only cat: there is no such class, did you mean 'car'"),
         ({"source": tmp_path / "empty"}, "empty has no images"),
         ({"source": tmp_path / "absent"}, "not found"),
@@ -274,8 +276,8 @@ def test_the_command_labels_photos_and_says_what_it_found(
     printed = capsys.readouterr().out
     assert "18 images in" in printed and "lorry" in printed and "truck" not in printed
     for arguments, message in (
-        (["label", some, *out], "--out needs --detector"),
-        (["label", some, "--tile-size", "640"], "--tile-size needs --detector"),
+        (["label", some, *out], "--out needs --detector or --decoder"),
+        (["label", some, "--tile-size", "640"], "--tile-size needs --detector or --decoder"),
         (["label", some, "--detector", "miniature", "--tile-size", "9"], "Invalid value for '--tile-size'"),
         (["label", "--detector", "miniature"], "diffugen label FOLDER --detector CHECKPOINT"),
         (["label", some, "--detector", "miniature", "--class-map", "x"], "expected NAME=THEIRS"),

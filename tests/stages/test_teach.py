@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 import diffugen as dg
+from diffugen.dataset import read_yolo
+from diffugen.dataset.files import write_image
 from diffugen.labels.decoder import Decoder
 from diffugen.labels.shapes import decode, encode
+from diffugen.miniature.sets import scene_set
 from diffugen.records import Instances
 from diffugen.stages.verbs import OpenRun
+from tests.support.command_line import run as run_command
 
 QUICK = (
     "prompts.count=10",
@@ -75,7 +79,7 @@ def test_what_a_person_corrects_changes_the_labels_of_all_images(
         decided = decide(run, 7)
         taught = dg.teach(run)
         assert taught.adopted and taught.decoder is not None
-        assert taught.worth.after > taught.worth.before
+        assert (taught.worth.after or 0) > (taught.worth.before or 0)
         assert (taught.corrected, taught.weak) == (7, 0)
         method = run.store.latest_method("attention")
         assert method is not None and method.startswith("taught-")
@@ -131,3 +135,29 @@ def test_without_decisions_nothing_is_taught(run: OpenRun) -> None:
     never = dg.load_config("miniature", [*QUICK, "teach.min_decisions=null"])
     with dg.open_run(run.folder, never) as other:
         assert dg.teach(other).reason == "teach.min_decisions is null"
+
+
+def test_photos_are_labelled_by_what_a_run_was_taught(
+    run: OpenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    for number, drawn in enumerate(scene_set("streets", 3, (120, 80))):
+        write_image(photos / f"{number}.png", drawn.rgb)
+    given = ("label", str(photos), "--decoder", str(run.folder), "--out", str(tmp_path / "set"))
+    says = ("--prompt", "a photo of a grand piano and a car on a road")
+    with run:
+        assert run_command(monkeypatch, *given, *says) == 2
+        assert "has no decoder in use; diffugen teach makes one" in capsys.readouterr().err
+        decide(run, 7)
+        assert dg.teach(run).adopted
+    assert run_command(monkeypatch, *given, "--prompt", "a photo of a harp") == 2
+    assert "names no class of the run" in capsys.readouterr().err
+    assert run_command(monkeypatch, *given) == 2
+    assert "diffugen label FOLDER --decoder RUN --prompt TEXT" in capsys.readouterr().err
+    assert run_command(monkeypatch, *given, *says, "--tile-size", "64") == 2
+    assert "--tile-size needs --detector" in capsys.readouterr().err
+    assert run_command(monkeypatch, *given, *says) == 0
+    assert "3 images in" in capsys.readouterr().out
+    labels = [instances for _, _, instances in read_yolo(tmp_path / "set")]
+    assert [one.size_wh for one in labels] == [(120, 80)] * 3
+    assert {name for one in labels for name in one.class_names} == {"piano", "car"}

@@ -175,8 +175,8 @@ class HeatMaps:
             over heads, layers of the group, steps of the third, and the tokens of the phrase. A group is
             named ``"<place>-<h>x<w>"`` with place ``down``, ``mid`` or ``up`` in a UNet, and ``joint-`` with
             the number of the layer, as in ``joint-07-32x32``, in a transformer; earlier versions averaged
-            all its layers to ``joint-32x32``. Or ``"taught-<h>x<w>"`` alone: the probability of the phrase's
-            object, as a decoder drew it, three times.
+            all its layers to ``joint-32x32``. Or ``"taught-<h>x<w>"`` and ``"doubt-<h>x<w>"`` alone: the
+            probability of the phrase's object, as a decoder drew it, and its doubt in [0, 1], three times.
         region: The region that was painted over, as RLE of the image's size; the maps locate objects only
             there. None: everywhere.
         window_xyxy: Left, upper, right and lower edge, in pixels, of the crop that the maps cover. None: the

@@ -9,6 +9,7 @@ order          images come first
 ``change``     in which most labels are expected to change: the sum of the severities
 ``diverse``    severe ones that look unlike those before them (greedy k-center, weighted by severity)
 ``mixed``      by turns the most severe one and a random one
+``doubt``      about which a decoder is most in doubt; see `diffugen.labels.decoder`
 ``random``     in random order: what every other order has to beat
 =============  =======================================================================================
 
@@ -43,6 +44,7 @@ def rank(
     *,
     families: Mapping[str, str] | None = None,
     features: Mapping[str, Features] | None = None,
+    doubts: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> list[Disagreement]:
     """Return the review queue: image by image, the most severe disagreement of each image first.
@@ -55,24 +57,30 @@ def rank(
         families: Family (`diffugen.records.ImageRecord.family`) of each image id; None for one image each.
         features: Features of each image id, float32 (F,); needed for ``diverse``, see
             `diffugen.labels.features.features_of`.
+        doubts: Doubt of each image id, in [0, 1]; needed for ``doubt``.
         seed: Seed of ``random`` and ``mixed``.
 
     Raises:
-        DiffugenError: The order is unknown, or an image has no family or features.
+        DiffugenError: The order is unknown, or an image has no family, features or doubt.
     """
     if order not in ORDERS:
         raise DiffugenError(f"unknown order {order!r}; one of {', '.join(ORDERS)}")
     by_image: dict[str, list[Disagreement]] = {}
     for one in sorted(disagreements, key=_order):
         by_image.setdefault(one.image_id, []).append(one)
-    for name, given in (("family", families), ("features", features)):
-        missing = sorted(set(by_image) - set(given or by_image))
+    needed = (
+        ("family", families, families is not None),
+        ("features", features, order == "diverse"),
+        ("doubt", doubts, order == "doubt"),
+    )
+    for name, given, wanted in needed:
+        missing = sorted(set(by_image) - set(given or ())) if wanted else []
         if missing:
             raise DiffugenError(
                 f"{len(missing)} of the images to rank have no {name}, the first is {missing[0]}; "
                 "give those of all images"
             )
-    images = _images(by_image, order, families or {}, features or {}, seed)
+    images = _images(by_image, order, families or {}, features or {}, doubts or {}, seed)
     return [one for image_id in images for one in by_image[image_id]]
 
 
@@ -81,6 +89,7 @@ def _images(
     order: str,
     families: Mapping[str, str],
     features: Mapping[str, Features],
+    doubts: Mapping[str, float],
     seed: int,
 ) -> list[str]:
     shuffled = sorted(by_image, key=lambda image_id: content_id(seed, image_id))
@@ -91,6 +100,8 @@ def _images(
         image_id: sum(one.severity for one in found) if total else found[0].severity
         for image_id, found in by_image.items()
     }
+    if order == "doubt":
+        worth = {image_id: doubts[image_id] for image_id in by_image}
     ranked = _by_worth(worth, families)
     if order == "mixed":
         turns = [image_id for pair in zip(ranked, shuffled, strict=True) for image_id in pair]

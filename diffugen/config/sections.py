@@ -26,7 +26,7 @@ OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
 
 ReviewMode = Literal["none", "static", "fiftyone"]
-ReviewOrder = Literal["severity", "change", "diverse", "mixed", "random"]
+ReviewOrder = Literal["severity", "change", "diverse", "mixed", "doubt", "random"]
 
 MaskChoice = Literal["consensus", "attention", "model", "union", "intersection"]
 Trust = Literal["none", "attention", "model", "evidence"]

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.errors import ModelError
-from diffugen.labels.heatmaps import TAUGHT, relative_names, scaled
+from diffugen.labels.heatmaps import DOUBT, TAUGHT, relative_names, scaled
 from diffugen.labels.shapes import decode
 from diffugen.records import RLE, STEP_THIRDS, HeatMaps, Instances, PixelFeatures
 
@@ -261,7 +261,7 @@ class Decoder:
         return chances, np.maximum(doubts, 0)
 
     def heat_maps(self, image_id: str, features: PixelFeatures, region: RLE | None = None) -> HeatMaps:
-        """Return what the decoder draws as heat maps of one layer group, ``taught-<h>x<w>``.
+        """Return what the decoder draws as heat maps: ``taught-<h>x<w>``, and ``doubt-<h>x<w>`` beside it.
 
         Args:
             image_id: The image.
@@ -271,10 +271,13 @@ class Decoder:
         Raises:
             ModelError: The features are of another model.
         """
-        chances, _ = self.draw(features)
-        h, w = chances.shape[1:]
-        thirds = np.repeat(chances[:, None], STEP_THIRDS, axis=1).astype(np.float16)
-        maps = {f"{TAUGHT}-{h}x{w}": thirds}
+        drawn = dict(zip((TAUGHT, DOUBT), self.draw(features), strict=True))
+        maps = {
+            f"{place}-{array.shape[1]}x{array.shape[2]}": np.repeat(
+                array[:, None].astype(np.float16), STEP_THIRDS, axis=1
+            )
+            for place, array in drawn.items()
+        }
         return HeatMaps(image_id, features.size_wh, features.phrases, maps, region)
 
     def save(self, folder: Path) -> None:

@@ -20,8 +20,8 @@ from diffugen.errors import ConfigError
 from diffugen.labels.shapes import decode
 from diffugen.records import STEP_THIRDS, HeatMaps
 
-TAUGHT = "taught"
-"""Place, in the name of its group, of a map that a decoder drew."""
+TAUGHT, DOUBT = "taught", "doubt"
+"""Places, in the names of their groups, of what a decoder drew, and of how doubtful that is."""
 
 FLAT = 1e-3
 """A map whose range is below this fraction of its peak counts as constant: float16 resolves no finer."""
@@ -108,7 +108,7 @@ def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str,
             groups.
     """
     if is_taught(heat_maps):
-        return dict.fromkeys(heat_maps.maps, 1.0)
+        return {group: 1.0 for group in heat_maps.maps if group.startswith(f"{TAUGHT}-")}
     names = relative_names(heat_maps.maps)
     listed = [f"{key} ({relative})" for key, relative in names.items()]
     if len(listed) > MOST_GROUPS:
@@ -138,6 +138,13 @@ def group_weights(heat_maps: HeatMaps, groups: Mapping[str, float]) -> dict[str,
 def is_taught(heat_maps: HeatMaps) -> bool:
     """Return whether a decoder drew the maps; see `diffugen.labels.decoder`."""
     return any(group.startswith(f"{TAUGHT}-") for group in heat_maps.maps)
+
+
+def doubt(heat_maps: HeatMaps) -> float:
+    """Return how doubtful a decoder's drawing is: the mean over the pixels of all classes, in [0, 1]."""
+    [array] = [maps for group, maps in heat_maps.maps.items() if group.startswith(f"{DOUBT}-")]
+    named = [index for index, phrase in enumerate(heat_maps.phrases) if phrase.class_name is not None]
+    return float(array[named].mean(dtype=np.float64)) if named else 0.0
 
 
 def relative_names(maps: Mapping[str, NDArray[Any]]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol
 
-from diffugen.config.labelling import Labelling
+from diffugen.config.labelling import DecoderRef, Labelling
 from diffugen.config.sections import Config, resumable_keys
 from diffugen.errors import Interrupted
 from diffugen.records import content_id
@@ -233,15 +233,16 @@ class Round:
         return default
 
     def taught_labelling(self, default: Labelling) -> Labelling:
-        """Return a labelling with the decoder that the last teaching, in this round or before, has adopted.
+        """Return a labelling with the decoder that is in use, if there is one."""
+        return replace(default, decoder=self.taught_decoder())
 
-        If that teaching adopted none, or there was none, it is the default.
-        """
+    def taught_decoder(self) -> DecoderRef | None:
+        """Return the decoder that the last teaching, in this round or before, adopted; None without one."""
         for earlier in reversed(range(self.number + 1)):
             result = self.store.result(earlier, "teach", Taught)
             if result is not None:
-                return replace(default, decoder=result.decoder if result.adopted else None)
-        return default
+                return result.decoder if result.adopted else None
+        return None
 
 
 Work = Callable[Concatenate[Round, OnProgress, Arguments], Result]

@@ -12,6 +12,7 @@ from diffugen.comparison.disagreement import compare as compare_labels
 from diffugen.comparison.verdicts import outcomes
 from diffugen.config.sections import DisagreementSettings, ReviewOrder
 from diffugen.labels.features import features_of
+from diffugen.labels.heatmaps import doubt
 from diffugen.records import KINDS, Disagreement, Instances, LabelSet
 from diffugen.run.results import Compared
 from diffugen.run.rounds import OnProgress, Round, Run, stage
@@ -56,13 +57,22 @@ def compare(
         if images % REPORTED_EVERY == 0:
             on_progress(images, max(images, total))
     on_progress(images, images)
+    decoder = round.taught_decoder()
+    if order == "doubt" and decoder is None:
+        order = "severity"
+        round.run.notify_once("review.order: severity, because no decoder is in use whose doubt could count")
     for number in summary.rounds:
         found_here = by_round.get(number, [])
-        features = None
+        features = doubts = None
+        if order == "doubt" and decoder is not None:
+            ids = {one.image_id for one in found_here}
+            doubts = {image_id: doubt(store.taught(decoder.id, image_id)) for image_id in ids}
         if order == "diverse":
             ids = {one.image_id for one in found_here}
             features = {image_id: features_of(store.image(image_id)) for image_id in ids}
-        queue = rank(found_here, order, families=families, features=features, seed=round.run.seed)
+        queue = rank(
+            found_here, order, families=families, features=features, doubts=doubts, seed=round.run.seed
+        )
         store.put_disagreements(number, queue, method)
     kinds = Counter(one.kind for queue in by_round.values() for one in queue)
     return Compared(

@@ -22,7 +22,7 @@ from diffugen.stages.label import labelled_images
 from diffugen.stages.models import load_model
 from diffugen.stages.segmenter import open_segmenter
 from diffugen.stages.witness import witnesses
-from diffugen.tune.folds import choose, split
+from diffugen.tune.folds import split, standard_error
 from diffugen.tune.judge import Evidence, Judge
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ PROJECTED_IMAGES = 32
 TRAINING_SHARE = 20
 """Images that can be read in about the time of one training, for the progress."""
 
-SINGLE_TRIAL_ERRORS = 1.0
-"""Standard errors that the gain of a decoder must exceed; fewer than for the best of many settings, which
-many chances have made look good."""
+ADOPTION_ERRORS = 1.0
+"""Standard errors that the gain of a decoder must exceed: fewer than for the best of many settings, because
+nothing was chosen by these images."""
 
 
 @stage("teach", Taught, kept="The decoder will be taught again.")
@@ -117,15 +117,19 @@ def teach(round: Round, on_progress: OnProgress, labelling: Labelling, settings:
             region = store.record(image_id).region
             drawn[image_id] = decoder.heat_maps(image_id, features[image_id], region)
     values = _worth(round, labelling, evidence, (store.heat_maps, drawn.__getitem__))
-    choice = choose(
-        values, [one.family for one in evidence], settings.folds, round.seed, errors=SINGLE_TRIAL_ERRORS
+    gain = float((values[1] - values[0]).mean())
+    limit = ADOPTION_ERRORS * standard_error(values[1] - values[0], [one.family for one in evidence])
+    adopted = gain > limit
+    reason = (
+        f"the cross-validated gain of {gain:.4f} {'exceeds' if adopted else 'does not exceed'} "
+        f"{ADOPTION_ERRORS:g} standard error ({limit:.4f})"
     )
     ref = DecoderRef(f"decoders/{key}", key)
     train(corrected).save(store.folder / ref.folder)
-    if choice.adopted:
+    if adopted:
         draw(store, replace(labelling, decoder=ref), everything, lambda *_: steps.take(), pipeline)
     before, after = values.mean(axis=1).tolist()
-    return Taught(choice.adopted, choice.reason, ref, len(corrected), len(lessons), HeldOut(before, after))
+    return Taught(adopted, reason, ref, len(corrected), len(lessons), HeldOut(before, after))
 
 
 def _too_few(decided: int, least: int | None) -> str:

@@ -52,14 +52,7 @@ class Choice:
     reason: str
 
 
-def choose(
-    values: Values,
-    families: Sequence[str],
-    folds: int,
-    seed: int,
-    worthless: float = -inf,
-    errors: float = ADOPTION_ERRORS,
-) -> Choice:
+def choose(values: Values, families: Sequence[str], folds: int, seed: int, worthless: float = -inf) -> Choice:
     """Choose between trial 0 and the best of all trials.
 
     Args:
@@ -68,14 +61,13 @@ def choose(
         folds: Number of parts of the images; fewer if there are fewer families.
         seed: Decides which families share a fold.
         worthless: The value of having no labels at all; nothing is adopted unless it is worth more.
-        errors: Standard errors that the gain must exceed.
     """
     best = int(values.mean(axis=1).argmax())
     unseen = held_out(values, split(families, folds, seed))
     gain, value = float((unseen - values[0]).mean()), float(unseen.mean())
     error = standard_error(unseen - values[0], families)
-    limit = errors * error
-    numbers = f"the cross-validated gain of {gain:.4f} {{}} {errors:g} standard errors ({limit:.4f})"
+    limit = ADOPTION_ERRORS * error
+    numbers = f"the cross-validated gain of {gain:.4f} {{}} {ADOPTION_ERRORS:g} standard errors ({limit:.4f})"
     if best == 0:
         return Choice(best, False, value, "nothing was better on all evidence")
     if gain <= limit:

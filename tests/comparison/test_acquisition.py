@@ -80,9 +80,10 @@ def test_mixed_takes_turns_and_random_depends_on_the_seed_alone() -> None:
 def test_every_order_keeps_every_disagreement_once(order: str) -> None:
     items = [flagged(f"{number % 30:02}", number / 90, index=number) for number in range(90)]
     features = {one.image_id: np.full(2, float(one.image_id), np.float32) for one in items}
-    queue = rank(items, order, features=features)
+    doubts = {one.image_id: float(one.image_id) / 30 for one in items}
+    queue = rank(items, order, features=features, doubts=doubts)
     assert sorted(queue, key=items.index) == items
-    assert queue == rank(random.Random(0).sample(items, 90), order, features=features)
+    assert queue == rank(random.Random(0).sample(items, 90), order, features=features, doubts=doubts)
     assert rank([], order, features={}) == []
 
 
@@ -102,3 +103,11 @@ def test_errors_name_the_mistake() -> None:
         rank([flagged("a", 0.5), flagged("b", 0.5)], families={"a": "p"})
     with pytest.raises(DiffugenError, match="unknown order 'best'; one of severity"):
         rank([], "best")
+
+
+def test_doubt_alone_decides_where_it_is_asked_for() -> None:
+    items = [flagged(f"image {number}", number / 10) for number in range(5)]
+    doubts = {f"image {number}": 0.5 - number / 20 for number in range(5)}
+    assert ids(rank(items, "doubt", doubts=doubts)) == [f"image {number}" for number in range(5)]
+    with pytest.raises(DiffugenError, match="1 of the images to rank have no doubt"):
+        rank(items, "doubt", doubts={one: value for one, value in doubts.items() if one != "image 3"})

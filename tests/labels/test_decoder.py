@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from diffugen.config.labelling import LabelSettings, ScoreWeights
 from diffugen.errors import ModelError
 from diffugen.labels.decoder import ABOUT_NAME, Decoder, Lesson, Projection
-from diffugen.labels.heatmaps import combine, is_taught
+from diffugen.labels.heatmaps import combine, doubt, is_taught
 from diffugen.labels.label import label
 from diffugen.labels.shapes import decode, encode
 from diffugen.records import Instances, Phrase, PixelFeatures
@@ -148,8 +148,9 @@ def test_background_words_and_doubts(decoder: Decoder) -> None:
 def test_its_maps_stand_alone_whatever_the_groups(decoder: Decoder) -> None:
     heat_maps = decoder.heat_maps("an-image", features(100), region=None)
     assert is_taught(heat_maps) and heat_maps.image_id == "an-image" and heat_maps.phrases == PHRASES
-    [(group, array)] = heat_maps.maps.items()
-    assert group == f"taught-{HEIGHT}x{WIDTH}" and array.shape == (3, 3, HEIGHT, WIDTH)
+    assert list(heat_maps.maps) == [f"{place}-{HEIGHT}x{WIDTH}" for place in ("taught", "doubt")]
+    assert all(array.shape == (3, 3, HEIGHT, WIDTH) for array in heat_maps.maps.values())
+    assert doubt(heat_maps) == pytest.approx(decoder.draw(features(100))[1][:2].mean(), rel=0.01)
     heats = combine(heat_maps, {"up@1/7": 1.0}, (0.0, 1.0, 3.0), self_attention=2)
     np.testing.assert_allclose(heats, decoder.draw(features(100))[0], atol=1e-3)
 

@@ -76,7 +76,9 @@ def sift(
     The images that would train with labels that nobody has confirmed are divided into `FOLDS` folds, each
     family in one of them. A detector is trained on all training images but those of a fold, and judges these.
     It starts from the configured checkpoint: the one promoted last may have learned the labels that it would
-    judge. What a fold found is kept, and found again only if its images, labels or settings change.
+    judge. The outcome of a fold is kept, and a fold is judged again only if its images, labels or settings
+    have changed. What is held back may be confirmed later: in the next round, a detector that was not trained
+    on it labels it.
 
     Args:
         round: The round.
@@ -135,7 +137,8 @@ class _Judge:
             held_out: The images; the detector is not trained on them.
             on_progress: Called with epochs done and all epochs.
         """
-        others = [image_id for image_id in self.splits["train"] if image_id not in set(held_out)]
+        inside = set(held_out)
+        others = [image_id for image_id in self.splits["train"] if image_id not in inside]
         if not self.known and not any(_classes(self.chosen[image_id]) for image_id in others):
             return {}
         run = self.round.run
@@ -169,9 +172,9 @@ class _Judge:
     def _key(self, others: Sequence[str], held_out: Sequence[str]) -> str:
         """Return a hash of everything that decides what a detector says about the images."""
         lessons = [
-            [image_id, list(one.instances.class_names), list(one.instances.rles), list(one.hidden)]
+            [image_id, list(found.class_names), list(found.rles), found.scores.tolist(), list(one.hidden)]
             for image_id in (*others, *self.splits["val"], *held_out)
-            if (one := self.chosen[image_id]).instances is not None
+            if (found := (one := self.chosen[image_id]).instances) is not None
         ]
         return content_id(
             SIFTING_VERSION,

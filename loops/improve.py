@@ -42,7 +42,8 @@ def main(config: Config, run: Run) -> Path:
         stages.review(round, config.review)
         stages.tune(round, method, labelling, config.tune)
 
-        dataset = stages.choose(round, method, policy, sets.known)
+        sifted = stages.sift(round, method, policy, config.detector, sets.known)
+        dataset = stages.choose(round, method, policy, sets.known, sifted.held_back)
         trained = stages.train(round, dataset, detector, config.detector)
         best = stages.promote(round, trained, detector, method, policy, config.detector, sets.validation)
         if sets.truth:

@@ -164,9 +164,11 @@ class DatasetSettings(Section):
         crowds: What becomes of crowds in the known images (COCO's ``iscrowd``): ``hide`` paints over them,
             ``object`` trains with each as one object.
         paste: Images composed of pasted objects, as a fraction of the run's own training images.
+        noise_filter: Share of the training images with unconfirmed labels that is held back, in [0, 1): those
+            whose labels are contradicted most by a detector that was trained on the others; 0 for none.
     """
 
-    RESUMABLE = ("mask", "trust", "min_score", "known", "crowds", "paste")
+    RESUMABLE = ("mask", "trust", "min_score", "known", "crowds", "paste", "noise_filter")
 
     mask: MaskChoice = "consensus"
     trust: Trust = "none"
@@ -175,6 +177,7 @@ class DatasetSettings(Section):
     known: Text | None = None
     crowds: Literal["hide", "object"] = "hide"
     paste: Annotated[float, Field(ge=0)] = 0.0
+    noise_filter: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class ReviewSettings(Section):

@@ -26,7 +26,7 @@ that the object is background, so it has to be painted over. If nothing is left,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -49,8 +49,14 @@ Merge = Callable[[RLE, RLE], RLE]
 DOUBTFUL = 0.5
 """From this severity on, an attention label, or its absence, is more likely wrong than right."""
 
-LEFT_OUT = ("rejected", "low_score", "unlabelled", "disagreement")
-"""Why an image is left out of training."""
+LEFT_OUT = ("rejected", "low_score", "unlabelled", "disagreement", "noisy")
+"""Why an image is left out of training; ``noisy``: the noise filter holds it back, see `without_noisy`."""
+
+CONFIRMED_ORIGINS = ("human", "agreed")
+"""Origins of labels that a second source has confirmed."""
+
+UNCONFIRMED_ORIGINS = ("attention", "model", "evidence")
+"""Origins of labels that only one source vouches for, in part at least."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,22 @@ def training_labels(
     if not comparison.agreements:
         return TrainingLabels("negative", attention)
     return TrainingLabels("agreed", _agreed(attention, model, comparison.agreements, merge))
+
+
+def without_noisy(
+    chosen: Mapping[str, TrainingLabels], held_back: Collection[str]
+) -> dict[str, TrainingLabels]:
+    """Return what images train with when the noise filter holds some back, confirmed ones never.
+
+    Args:
+        chosen: From the id of an image to its training labels.
+        held_back: Ids from `diffugen.dataset.noise.most_contradicted`.
+    """
+    noisy = TrainingLabels(None, None, "noisy")
+    return {
+        image_id: noisy if image_id in held_back and one.origin in UNCONFIRMED_ORIGINS else one
+        for image_id, one in chosen.items()
+    }
 
 
 def _check_val_frac(val_frac: float) -> None:

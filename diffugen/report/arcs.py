@@ -129,6 +129,8 @@ def _chosen(facts: RunFacts) -> str:
         parts.append(f"{counted(one.hidden, 'doubtful object')} painted over")
     if one.left_out.get("disagreement"):
         parts.append(f"{counted(one.left_out['disagreement'], 'image')} left out until reviewed")
+    if one.left_out.get("noisy"):
+        parts.append(f"{counted(one.left_out['noisy'], 'image')} held back as noisy, by cross-validation")
     if one.pasted:
         parts.append(f"{counted(one.pasted, 'composed image')} besides")
     return ", ".join(parts)

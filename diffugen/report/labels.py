@@ -18,6 +18,7 @@ from diffugen.report.blocks import (
     Table,
     as_count,
     as_rate,
+    listed,
 )
 from diffugen.report.charts import Line, line_chart
 from diffugen.report.facts import RunFacts
@@ -28,7 +29,7 @@ _EVIDENCE: dict[Evidence, str] = {"human": "human labels", "model": "model label
 _WHEN = {"first": "first settings", "now": "newest"}
 _FEW = 5
 _ORIGINS = ("human", "agreed", "attention", "model", "evidence", "negative")
-_REASONS = ("disagreement", "rejected", "low_score", "unlabelled")
+_REASONS = ("disagreement", "rejected", "low_score", "unlabelled", "noisy")
 
 
 def labels(facts: RunFacts, quality: Quality) -> Section:
@@ -50,6 +51,7 @@ def labels(facts: RunFacts, quality: Quality) -> Section:
     blocks += tuning_blocks(facts)
     if any(one.dataset for one in facts.results.values()):
         blocks.append(_training_sets(facts))
+        blocks += _sifted(facts)
     return Section("labels", "Labels", tuple(blocks))
 
 
@@ -249,3 +251,20 @@ def _training_sets(facts: RunFacts) -> Table:
     reasons = (f"left out: {reason.replace('_', ' ')}" for reason in _REASONS)
     head = ("round", *_ORIGINS, "external", *reasons)
     return Table("Images in each round's dataset, by origin of their labels", head, rows)
+
+
+def _sifted(facts: RunFacts) -> list[Block]:
+    """Return what the noise filter held back and why; nothing where it is off."""
+    held_back = {number: one.sift for number, one in facts.results.items() if one.sift and one.sift.held_back}
+    if not held_back:
+        return []
+    rounds = [
+        f"{len(one.held_back)} of {one.judged} in round {number} "
+        f"({listed([f'{name} {count}' for name, count in sorted(one.by_class.items())])})"
+        for number, one in held_back.items()
+    ]
+    why = (
+        "Noisy images are held back (dataset.noise_filter): nobody confirmed their labels, and in their "
+        "class they are contradicted most by detectors that were trained on the other images: "
+    )
+    return [Paragraph((f"{why}{listed(rounds)}.",), tone="note")]

@@ -189,6 +189,21 @@ class Taught:
 
 
 @dataclass(frozen=True)
+class Sifted:
+    """What ``sift`` holds back from training.
+
+    Attributes:
+        judged: Images with unconfirmed labels that a detector judged which was not trained on them.
+        held_back: Ids of those whose labels it contradicts most, worst first.
+        by_class: From a class to the number of images with labels of it that are held back.
+    """
+
+    judged: int = 0
+    held_back: tuple[str, ...] = ()
+    by_class: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Chosen:
     """A training set that a stage chose and wrote.
 
@@ -322,6 +337,7 @@ class RoundResults:
     tune: Tuned | None = None
     known: Chosen | None = None
     train_known: Trained | None = None
+    sift: Sifted | None = None
     dataset: Chosen | None = None
     train: Trained | None = None
     promote: Promoted | None = None

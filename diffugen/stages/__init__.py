@@ -15,6 +15,7 @@ from diffugen.stages.promote import promote
 from diffugen.stages.relabel import relabel
 from diffugen.stages.review import import_decisions, review
 from diffugen.stages.sets import LabelledSets, open_sets
+from diffugen.stages.sift import sift
 from diffugen.stages.teach import teach
 from diffugen.stages.train import first_detector, train
 from diffugen.stages.tune import tune
@@ -36,6 +37,7 @@ __all__ = [
     "promote",
     "relabel",
     "review",
+    "sift",
     "teach",
     "train",
     "tune",

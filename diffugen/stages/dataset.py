@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from diffugen.config.sections import MaskChoice, TrainingPolicy
 from diffugen.dataset.files import Item
-from diffugen.dataset.policy import TrainingLabels, split_by_family, training_labels
+from diffugen.dataset.policy import (
+    CONFIRMED_ORIGINS,
+    TrainingLabels,
+    split_by_family,
+    training_labels,
+    without_noisy,
+)
 from diffugen.dataset.truth import Truth
 from diffugen.dataset.yolo import write_yolo
 from diffugen.errors import DiffugenError
@@ -25,13 +31,15 @@ from diffugen.run.results import Chosen
 from diffugen.run.rounds import OnProgress, Round, Run, stage
 from diffugen.stages.compare import label_pairs, learned_calibration
 
-CONFIRMED_ORIGINS = ("human", "agreed")
-"""Origins of labels that a second source has confirmed."""
-
 
 @stage("dataset", Chosen)
 def choose(
-    round: Round, on_progress: OnProgress, method: str, policy: TrainingPolicy, known: Truth | None = None
+    round: Round,
+    on_progress: OnProgress,
+    method: str,
+    policy: TrainingPolicy,
+    known: Truth | None = None,
+    held_back: Collection[str] = (),
 ) -> Chosen:
     """Choose the images and labels to train the detector on, and write them as a YOLO-seg folder.
 
@@ -43,13 +51,14 @@ def choose(
         method: Provenance of the attention labels.
         policy: Whose labels count, and which images are held out.
         known: Further labelled images to train on.
+        held_back: Ids of images that `diffugen.stages.sift` holds back.
 
     Raises:
         DiffugenError: Nothing is left to train on.
         StoreError: The folder cannot be written.
     """
     run, store = round.run, round.store
-    chosen = dict(chosen_labels(run, method, policy))
+    chosen = without_noisy(dict(chosen_labels(run, method, policy)), held_back)
     splits = split_images(run, chosen, policy)
     if known is None and not any(len(chosen[image_id].instances or ()) for image_id in splits["train"]):
         raise DiffugenError(_nothing_to_train_on(round, chosen.values()))
@@ -67,7 +76,7 @@ def choose(
     def train_items() -> Iterator[Item]:
         nonlocal pasted
         yield from items(splits["train"])
-        yield from ((f"known-{name}", rgb, found) for name, rgb, found in (known.items() if known else ()))
+        yield from known_items(known)
         for item in _pasted(round, chosen, splits["train"], policy):
             yield item
             pasted += 1
@@ -153,6 +162,11 @@ def chosen_items(run: Run, chosen: Mapping[str, TrainingLabels], ids: Iterable[s
         if one.instances is not None:
             rgb = painted_over(run.store.image(image_id), one.hidden, one.instances.rles)
             yield image_id, rgb, one.instances
+
+
+def known_items(known: Truth | None) -> Iterator[Item]:
+    """Yield labelled images from outside the run, under names that no image of the run has."""
+    yield from ((f"known-{name}", rgb, found) for name, rgb, found in (known.items() if known else ()))
 
 
 def _pasted(

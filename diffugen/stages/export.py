@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from diffugen.config.sections import TrainingPolicy
-from diffugen.errors import DiffugenError, did_you_mean
+from diffugen.dataset.policy import without_noisy
+from diffugen.errors import DiffugenError, counted, did_you_mean
+from diffugen.run.results import Sifted
 from diffugen.run.rounds import Run
 from diffugen.stages.dataset import chosen_items, chosen_labels, split_images
 
@@ -17,8 +19,9 @@ FORMATS = ("yolo-seg", "coco", "fiftyone")
 def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, format: str) -> dict[str, int]:
     """Write a dataset, and return the number of images in each split.
 
-    With ``dataset.trust: evidence``, doubtful objects are painted over in the images, as in training, and the
-    user is told how many.
+    As in training, doubtful objects are painted over in the images with ``dataset.trust: evidence``, and what
+    the newest round's noise filter held back is left out while ``dataset.noise_filter`` is set. The user is
+    told how many.
 
     Args:
         run: The run; open for reading is enough.
@@ -32,7 +35,7 @@ def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, for
         StoreError: The folder is in use or cannot be written.
     """
     check_format(format)
-    chosen = dict(chosen_labels(run, method, policy))
+    chosen = without_noisy(dict(chosen_labels(run, method, policy)), _held_back(run, policy))
     ids = split_images(run, chosen, policy)
     if not ids["train"]:
         raise DiffugenError(f"run {run.folder} has no labels to export yet; diffugen label makes some")
@@ -42,10 +45,24 @@ def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, for
             f"{hidden} doubtful objects are painted over in the images, as in training; to export the images "
             "as they are, give --set dataset.trust=attention"
         )
+    noisy = sum(one.reason == "noisy" for one in chosen.values())
+    if noisy:
+        run.notify(
+            f"{counted(noisy, 'image')} left out, which the noise filter held back from training; to export "
+            "all, give --set dataset.noise_filter=0"
+        )
     splits = {split: chosen_items(run, chosen, part) for split, part in ids.items() if part}
     with dataset_writer(format, run.folder) as write:
         write(out, splits, run.class_names)
     return {split: len(part) for split, part in ids.items()}
+
+
+def _held_back(run: Run, policy: TrainingPolicy) -> Sequence[str]:
+    """Return the ids of the images that the noise filter held back last, if it is on."""
+    if not policy.dataset.noise_filter:
+        return ()
+    kept = (run.store.result(number, "sift", Sifted) for number in sorted(run.store.summary().rounds)[::-1])
+    return next((one.held_back for one in kept if one is not None), ())
 
 
 def check_format(format: str) -> None:

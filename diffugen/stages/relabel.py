@@ -56,14 +56,14 @@ def relabel(round: Round, on_progress: OnProgress, checkpoint: str, settings: De
             LabelSet(image_id, source, part, method, round.number)
             for image_id, instances in zip(ids, found, strict=True)
             for source, part in zip(
-                ("model", "candidate"), _split(instances, settings.confidence), strict=True
+                ("model", "candidate"), sure_and_unsure(instances, settings.confidence), strict=True
             )
         )
     counts = [len(labels.instances) for labels in store.labels("model", method)]
     return Relabelled(method, checkpoint, len(counts), sum(counts))
 
 
-def _split(instances: Instances, confidence: float) -> tuple[Instances, Instances]:
+def sure_and_unsure(instances: Instances, confidence: float) -> tuple[Instances, Instances]:
     """Return the instances from a confidence on, and the others."""
     sure = instances.scores >= confidence
     return instances.take(np.flatnonzero(sure).tolist()), instances.take(np.flatnonzero(~sure).tolist())

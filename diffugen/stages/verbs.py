@@ -239,7 +239,8 @@ def train(run: OpenRun, round: int | None = None) -> Promoted:
     chosen = run.run.newest_round() if round is None else run.run.round(round)
     method = stages.newest_method(run.store)
     detector = chosen.promoted_detector(default=config.detector.checkpoint)
-    dataset = stages.choose(chosen, method, policy, sets.known)
+    sifted = stages.sift(chosen, method, policy, config.detector, sets.known)
+    dataset = stages.choose(chosen, method, policy, sets.known, sifted.held_back)
     trained = stages.train(chosen, dataset, detector, config.detector)
     return stages.promote(chosen, trained, detector, method, policy, config.detector, sets.validation)
 

@@ -164,7 +164,8 @@ def loop(
             stages.compare(round, method, config.disagreement, config.review.order)
             decide(round)
             stages.tune(round, method, labelling, config.tune)
-        dataset = stages.choose(round, method, policy, sets.known)
+        sifted = stages.sift(round, method, policy, config.detector, sets.known)
+        dataset = stages.choose(round, method, policy, sets.known, sifted.held_back)
         trained = stages.train(round, dataset, detector, config.detector)
         best = stages.promote(round, trained, detector, method, policy, config.detector, sets.validation)
         if sets.truth:

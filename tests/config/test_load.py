@@ -209,6 +209,7 @@ def test_anchors_can_be_merged_and_overridden(tmp_path: Path) -> None:
         ),
         ("prompts.negative=3", "prompts.negative = 3: expected text; put it in quotes"),
         # ranges
+        ("dataset.noise_filter=1", "dataset.noise_filter = 1: expected a number below 1"),
         (
             "diffusion.num_inference_steps=0",
             "diffusion.num_inference_steps = 0: expected a number of at least 1",

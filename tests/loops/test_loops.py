@@ -28,14 +28,16 @@ from tests.support.children import WAIT_SECONDS
 from tests.support.command_line import run
 from tests.support.rounds import round_of
 
-ROUND_0 = ("generate", "label", "dataset", "train", "promote", "evaluate")
+ROUND_0 = ("generate", "teach", "label", "sift", "dataset", "train", "promote", "evaluate")
 ROUND_1 = (
     "generate",
+    "teach",
     "label",
     "relabel",
     "compare",
     "review",
     "tune",
+    "sift",
     "dataset",
     "train",
     "promote",

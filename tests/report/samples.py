@@ -37,6 +37,7 @@ from diffugen.run.results import (
     Relabelled,
     Reviewed,
     RoundResults,
+    Sifted,
     Trained,
     Tuned,
     TunedSide,
@@ -218,7 +219,7 @@ def tuned(round: int = 0) -> Tuned:
 def results_of(round: int, promoted: bool, ap50: float) -> dict[str, Any]:
     """Results of all stages of a round, in the order in which the loop finishes them."""
     checkpoint = f"training/round-{round}/best"
-    origins, left_out = {"human": 3, "agreed": 17}, {"disagreement": 6}
+    origins, left_out = {"human": 3, "agreed": 17}, {"disagreement": 6, "noisy": 2}
     return {
         "generate": Generated(8),
         "label": labelled(round),
@@ -226,6 +227,7 @@ def results_of(round: int, promoted: bool, ap50: float) -> dict[str, Any]:
         "compare": compared(),
         "review": Reviewed("none", 3, {}),
         "tune": tuned(round),
+        "sift": Sifted(9, ("a", "b"), {"piano": 2, "car": 1}),
         "dataset": Chosen(f"datasets/round-{round}", 23 + round, 4, 0, origins, left_out),
         "train": Trained(checkpoint, "base", 3, 64),
         "promote": Promoted(promoted, checkpoint, "agreed", 4, Precision(0.71, 0.41), Precision(0.31)),

@@ -116,13 +116,16 @@ def test_the_parts_of_the_loop_say_what_they_did() -> None:
             relabel=Relabelled("model-1", "c", 160, 210),
             compare=Compared(160, 120, {"spurious": 30, "overlooked": 10}),
             tune=replace(tuned(), adopted=True, held_out=HeldOut(0.25, 0.375)),
-            dataset=Chosen("d", 131, 25, hidden=18, left_out={"disagreement": 4}),
+            dataset=Chosen("d", 131, 25, hidden=18, left_out={"disagreement": 4, "noisy": 9}),
             promote=LOST,
         ),
     }
     [table, note] = arcs(facts_of(results), Survey()).blocks
     assert isinstance(table, Table) and isinstance(note, Paragraph)
-    left = "131 training images, 18 doubtful objects painted over, 4 images left out until reviewed"
+    left = (
+        "131 training images, 18 doubtful objects painted over, 4 images left out until reviewed, 9 images "
+        "held back as noisy, by cross-validation"
+    )
     assert list(table.rows) == [
         ("relabelling", "210 labels on 160 images by the newest detector"),
         ("comparison", "both sources agree on 120 objects (75%), 40 are in dispute"),

@@ -74,6 +74,11 @@ def test_numbers_are_those_of_the_ledger(finished: Path, report: Report) -> None
     assert (verdicts["edited"], verdicts["rejected"], verdicts["all"]) == ("1", "1", "2")
     trained = row(page.tables["Images in each round's dataset, by origin of their labels"], "1")
     assert (trained["human"], trained["model"], trained["left out: disagreement"]) == ("3", "0", "6")
+    assert trained["left out: noisy"] == "2"
+    assert (
+        "trained on the other images: 2 of 9 in round 0 (car 1 and piano 2) and 2 of 9 in round 1"
+        in page.text
+    )
 
 
 def test_tuning_is_shown_with_what_it_changed(report: Report) -> None:

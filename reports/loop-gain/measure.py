@@ -13,16 +13,13 @@ steps (`detector.steps`); those that label round 0 alike share it. Each adds one
 - verdicts: 25 or 50 images decided by a simulated person, in our order or in random order;
 - tuning: label settings and score weights tuned against these verdicts.
 
-Further variants change one setting of these; they are measured on the first three seeds. Two more decide five
-images of round 0, drawn at random, and otherwise train on attention alone: with these five as labels, and
-also with a decoder that they teach. They are measured on the first two seeds.
+Further variants change one setting of these; they are measured on the first three seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -69,8 +66,7 @@ class Variant:
     Attributes:
         name: Its name in the report.
         overrides: Of the configuration.
-        budget: Images that the simulated person decides in later rounds.
-        first: Images that the person decides in round 0, drawn at random.
+        budget: Images that the simulated person decides in all rounds.
         order: Their order.
         of: The variants that it is compared with.
         most_seeds: On how many seeds it is measured.
@@ -79,7 +75,6 @@ class Variant:
     name: str
     overrides: Sequence[str]
     budget: int = 0
-    first: int = 0
     order: str = ""
     of: Sequence[str] = ()
     most_seeds: int = MANY
@@ -116,14 +111,6 @@ VARIANTS = (
             ("disputed images left out", "dataset.trust=none"),
         )
     ),
-    Variant("attention, 5 verdicts", ATTENTION, first=5, of=["attention"], most_seeds=2),
-    Variant(
-        "attention, 5 verdicts, teaching",
-        [*ATTENTION, "teach.min_decisions=5"],
-        first=5,
-        of=["attention", "attention, 5 verdicts"],
-        most_seeds=2,
-    ),
 )
 
 
@@ -157,9 +144,7 @@ def loop(
         stages.teach(round, labelling, config.teach)
         labelling = round.taught_labelling(default=labelling)
         method = stages.label(round, labelling).method
-        if round.number == 0:
-            decide(round)
-        else:
+        if round.number > 0:
             stages.relabel(round, detector, config.detector)
             stages.compare(round, method, config.disagreement, config.review.order)
             decide(round)
@@ -182,22 +167,7 @@ def loop(
 def deciding(variant: Variant, reviewer: Reviewer) -> Callable[[Round], None]:
     """Return the simulated review of a round: its share of the budget, from the head of the queue."""
 
-    def decide_first(round: Round) -> None:
-        store, method = round.store, stages.newest_method(round.store)
-        ids = sorted(store.image_ids())
-        random.Random(round.seed).shuffle(ids)
-        for image_id in ids:
-            decided = {one.image_id: one.instances for one in store.decisions()}
-            if sum(labels is not None for labels in decided.values()) >= variant.first:
-                return
-            if image_id not in decided:
-                [labels] = store.labels("attention", method, image_id=image_id)
-                rgb, given = store.image(image_id), labels.instances
-                store.add_decisions([reviewer.decide(store.record(image_id), rgb, given, given, 0)])
-
     def decide(round: Round) -> None:
-        if round.number == 0:
-            return decide_first(round)
         store, made = round.store, list[Decision]()
         decided = {one.image_id for one in store.decisions()}
         # Each later round gets its share of the budget, whatever a killed run has already decided.
@@ -254,7 +224,7 @@ def run_variant(variant: Variant, seed: int, folder: Path) -> dict[str, Any]:
     # Audits buy calibration, not labels, so they would blur the comparison of orders.
     common = [f"seed={seed}", f"loop.truth={TRUTH}", f"loop.reference={reference}", "review.audits=0"]
     config = load_config("miniature", [*common, *variant.overrides])
-    if not set(ATTENTION) <= set(variant.overrides):
+    if variant.overrides != ATTENTION:
         begin(config, begun)
         copy_once(begun, folder)
     with open_run(folder, config) as run:

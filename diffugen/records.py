@@ -326,7 +326,7 @@ class LabelSet:
 
     Attributes:
         image_id: The image.
-        source: ``attention``, ``model``, ``human`` or ``carried``.
+        source: One of `SOURCES`.
         instances: The labelled objects; may be empty.
         method: Provenance: hash of the label settings, the checkpoint's id, or the reviewer.
         round: The round that made the labels.

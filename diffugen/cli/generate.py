@@ -1,4 +1,4 @@
-"""The command that generates images and labels them by attention: `diffugen generate`."""
+"""The command that generates images and labels them: `diffugen generate`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def generate(
         int | None, typer.Option(min=1, help="Images per prompt. Default: loop.images_per_prompt.")
     ] = None,
 ) -> None:
-    """Generate images and label them by attention. Existing images are kept."""
+    """Generate images and label them. Existing images are kept."""
     from diffugen.config.files import Option
     from diffugen.stages import verbs
 

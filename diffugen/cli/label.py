@@ -1,4 +1,4 @@
-"""The command that labels images, by attention or with a detector: `diffugen label`."""
+"""The command that labels a run, or any images with a detector: `diffugen label`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def label(
         ),
     ] = None,
 ) -> None:
-    """Label a run by attention, or any images with a detector.
+    """Label a run as labels.source says, or any images with a detector.
 
     Needs no GPU; draws a contact sheet. What a detector found is kept while it works: the same command
     continues after an interruption.

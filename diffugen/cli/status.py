@@ -37,7 +37,10 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of the run.")] = Pat
                 str(number),
                 f"{one.images}" + (f" (+ {one.dropped} dropped)" if one.dropped else ""),
                 f"{one.seconds / one.images if one.images else 0.0:.2f}",
-                ", ".join(f"{name} {count} ({one.objects[name]})" for name, count in one.label_sets.items()),
+                ", ".join(
+                    f"{_source(store, number, source)} {count} ({one.objects[source]})"
+                    for source, count in one.label_sets.items()
+                ),
                 _listed(one.decisions) or "-",
                 next(reversed(one.stages), "-"),
             )
@@ -46,6 +49,15 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of the run.")] = Pat
             console().print(rounds_table(store))
         for number in summary.rounds:
             store.results(number)  # the tables leave out what cannot be read; here it is an error
+
+
+def _source(store: RunStore, number: int, source: str) -> str:
+    """Return the source of a round's labels; a detector's alone are stored in the place of attention's."""
+    from diffugen.config.labelling import by_detector
+
+    made = store.results(number).label
+    method = made.method if made else store.latest_method("attention")
+    return "detector" if source == "attention" and by_detector(method) else source
 
 
 def rounds_table(store: RunStore) -> Any:

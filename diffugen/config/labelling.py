@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffugen.config.sections import DetectorSettings, DiffusionSettings
 
 Method = Literal["paper", "compete"]
+Source = Literal["attention", "detector", "both"]
 Refinement = Literal["none", "crf", "sam"]
 Threshold = Literal["otsu"] | float
 
@@ -33,9 +34,12 @@ class LabelSettings(Section):
             pixels first.
         rival_weight: With ``compete``, how much of the hottest other class's heat a class loses, in [0, 1].
         background_weight: With ``compete``, how much of the hottest background word's heat it loses.
-        witness: ``base`` asks the detector that the run begins with about the classes that it knows; see
-            `diffugen.labels.witness`.
-        witness_confidence: Objects that it is less sure of do not count, in [0, 1].
+        source: ``attention`` labels by heat maps, the paper's unsupervised labelling; ``detector`` has the
+            detector that the run begins with label, its supervised one, with confidences as scores; no other
+            label setting and no score weight counts then. ``both`` has that detector label what it knows, and
+            attention the other classes; see `diffugen.labels.witness`.
+        detector_confidence: With ``detector`` and ``both``, objects that the detector is less sure of do not
+            count, in [0, 1].
         threshold: ``otsu``, or a fraction of the way from a map's minimum to its maximum, in (0, 1): higher
             is tighter.
         refine: ``crf`` moves mask edges to where the image's colours change; see `diffugen.labels.refine`.
@@ -57,11 +61,16 @@ class LabelSettings(Section):
         accept: Labels with a lower score are dropped, in [0, 1].
     """
 
+    FORMER: ClassVar[Mapping[str, str]] = {
+        "witness": "source: both for witness: base, or source: attention for witness: none",
+        "witness_confidence": "detector_confidence",
+    }
+
     method: Method = "paper"
     rival_weight: Share = 0.2
     background_weight: Share = 0.0
-    witness: Literal["none", "base"] = "none"
-    witness_confidence: Share = 0.5
+    source: Source = "attention"
+    detector_confidence: Share = 0.5
     threshold: Literal["otsu"] | Annotated[float, Field(gt=0, lt=1)] = "otsu"
     refine: Refinement = "none"
     segmenter: Text = "sam2.1_t.pt"
@@ -78,10 +87,16 @@ class LabelSettings(Section):
     accept: Share = 0.0
 
     @property
-    def idle_keys(self) -> set[str]:
-        """Keys that earlier versions lacked and that are not in use; hashes of settings leave them out."""
+    def hashed(self) -> dict[str, Any]:
+        """What hashes of settings contain: JSON values under the names that they had when runs were made.
+
+        Keys that earlier versions lacked are left out unless they are in use.
+        """
         idle = set() if self.refine == "sam" else {"segmenter"}
-        return idle if self.self_attention else {*idle, "self_attention"}
+        idle |= set() if self.self_attention else {"self_attention"}
+        values = self.model_dump(mode="json", exclude={"source", "detector_confidence", *idle})
+        witness = _AS_WITNESS.get(self.source, self.source)
+        return {**values, "witness": witness, "witness_confidence": self.detector_confidence}
 
     @field_validator("max_area_frac")
     @classmethod
@@ -89,6 +104,26 @@ class LabelSettings(Section):
         if value <= info.data.get("min_area_frac", 0):
             raise ValueError(f"more than labels.min_area_frac, which is {info.data['min_area_frac']:g}")
         return value
+
+
+_AS_WITNESS: Mapping[str, str] = {"attention": "none", "both": "base"}
+"""From ``source`` to the value of ``witness``, which earlier versions had in its place."""
+
+_CURRENT_NAMES = {"witness": "source", "witness_confidence": "detector_confidence"}
+
+
+def with_current_names(settings: Any) -> Any:
+    """Return label settings that a run keeps, JSON values, with the keys and values that they have now.
+
+    What is no mapping is returned as it is.
+    """
+    if not isinstance(settings, dict):
+        return settings
+    kept = {_CURRENT_NAMES.get(key, key): value for key, value in settings.items()}
+    if "witness" in settings:
+        witness = settings["witness"]
+        kept["source"] = next((now for now, then in _AS_WITNESS.items() if then == witness), witness)
+    return kept
 
 
 class ScoreWeights(Section):
@@ -154,9 +189,12 @@ class Labelling:
         weights: How an instance is scored.
         pinned: Dotted keys, such as ``labels.refine``, that the user set for this command: they win over
             tuned values.
-        base: The detector that the run begins with.
+        base: The detector that the run begins with; needed unless ``settings.source`` is ``attention``.
         diffusion: The model that decoders read features with.
         decoder: What draws the heat maps that become labels; None for attention itself.
+
+    Raises:
+        ValueError: The settings ask for a detector, and there is none.
     """
 
     settings: LabelSettings
@@ -166,15 +204,24 @@ class Labelling:
     diffusion: DiffusionSettings | None = None
     decoder: DecoderRef | None = None
 
+    def __post_init__(self) -> None:
+        if self.settings.source != "attention" and self.base is None:
+            raise ValueError(f"labels.source is {self.settings.source}, which needs a detector; pass base")
+
     @property
-    def witness(self) -> DetectorSettings | None:
-        """The detector that is asked about the classes that it knows; None for no such witness."""
-        return self.base if self.settings.witness == "base" else None
+    def detector(self) -> DetectorSettings | None:
+        """The detector that labels, alone or beside attention; None for attention alone."""
+        return None if self.settings.source == "attention" else self.base
+
+    @property
+    def uses_heat(self) -> bool:
+        """Whether labels are made from heat maps: without, there is nothing to tune or to teach."""
+        return self.settings.source != "detector"
 
     @property
     def segmenter(self) -> str | None:
         """The checkpoint of the segmenter that outlines objects; None for no such refinement."""
-        return self.settings.segmenter if self.settings.refine == "sam" else None
+        return self.settings.segmenter if self.uses_heat and self.settings.refine == "sam" else None
 
     @property
     def needs_images(self) -> bool:
@@ -183,26 +230,31 @@ class Labelling:
 
     @property
     def method(self) -> str:
-        """Provenance of attention labels: ``attention-`` and a hash of everything that decides them.
+        """Provenance of labels: ``attention-`` and a hash of everything that decides them.
 
-        With a decoder, it is ``taught-`` and such a hash.
+        With a decoder, it is ``taught-`` and such a hash; of a detector's labels alone, ``detector-``.
         """
-        unused = {"witness", "witness_confidence"} if self.witness is None else set()
+        seen_by = [] if self.detector is None else [self._of_detector(self.detector)]
+        if not self.uses_heat:
+            return f"{_BY_DETECTOR}{content_id(self.settings.detector_confidence, *seen_by)}"
+        unused = {"witness", "witness_confidence"} if self.detector is None else set()
         if self.settings.method == "paper":
             unused |= {"rival_weight", "background_weight"}
-        unused |= self.settings.idle_keys
         # Earlier versions did not have these terms; without a weight, they leave labels as they were.
         unweighted = {name for name in ("separation", "edge") if not getattr(self.weights, name)}
         parts: list[Any] = [
-            self.settings.model_dump(mode="json", exclude=unused),
+            {key: value for key, value in self.settings.hashed.items() if key not in unused},
             self.weights.model_dump(exclude=unweighted),
+            *seen_by,
         ]
-        if self.witness is not None:
-            seen_by = self.witness.model_dump(mode="json")
-            parts.append({key: seen_by[key] for key in self.witness.DECIDES_PREDICTIONS})
         if self.decoder is not None:
             return f"taught-{content_id(*parts, self.decoder.id)}"
         return f"attention-{content_id(*parts)}"
+
+    @staticmethod
+    def _of_detector(detector: DetectorSettings) -> dict[str, Any]:
+        values = detector.model_dump(mode="json")
+        return {key: values[key] for key in detector.DECIDES_PREDICTIONS}
 
     def tuned(self, settings: LabelSettings, weights: ScoreWeights) -> Labelling:
         """Return the labelling with tuned values, except for the pinned ones."""
@@ -218,6 +270,14 @@ class Labelling:
         return {
             key: value for key, value in section if any(_covers(pin, f"{name}.{key}") for pin in self.pinned)
         }
+
+
+_BY_DETECTOR = "detector-"
+
+
+def by_detector(method: str | None) -> bool:
+    """Return whether a provenance (`Labelling.method`) is that of labels that a detector alone has made."""
+    return method is not None and method.startswith(_BY_DETECTOR)
 
 
 def _covers(pin: str, key: str) -> bool:

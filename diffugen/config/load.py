@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from diffugen.config.files import Option, apply_overrides, find_config, read_settings
-from diffugen.config.labelling import TERMS
+from diffugen.config.labelling import TERMS, with_current_names
 from diffugen.config.mistakes import describe
 from diffugen.config.paper import from_paper, is_paper_format
 from diffugen.config.sections import Config
@@ -54,18 +54,25 @@ def kept_config(settings: Mapping[str, Any], origin: str, overrides: Sequence[st
     """Return a configuration from what a run keeps of it (`Config.dump`).
 
     Args:
-        settings: The kept values; keys that a later DiffuGen added take their defaults, but terms that the
-            score did not have yet stay out of it.
+        settings: The kept values; keys that a later DiffuGen renamed get their new names, keys that it added
+            take their defaults, but terms that the score did not have yet stay out of it.
         origin: Where they come from, for the error message.
         overrides: As in `load_config`.
 
     Raises:
         ConfigError: Every mistake.
     """
-    values = json.loads(json.dumps(settings))
+    values = json.loads(json.dumps(with_current_keys(settings)))
     if isinstance(values.get("score"), dict):
         values["score"] = {**dict.fromkeys(TERMS, 0.0), **values["score"]}
     return _config(values, origin, overrides, [])
+
+
+def with_current_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run keeps of its configuration, JSON values, with the names that keys have now."""
+    if "labels" not in settings:
+        return dict(settings)
+    return {**settings, "labels": with_current_names(settings["labels"])}
 
 
 def load_section(kind: type[SomeSection], overrides: Sequence[str | Option]) -> SomeSection:

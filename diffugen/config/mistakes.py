@@ -122,10 +122,12 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def _key_hint(path: Sequence[str], model: type[Any]) -> str:
-    """Suggest the same key of another section, else the nearest key, else list all keys of the section."""
+    """Suggest what replaced the key, else the same key elsewhere, else the nearest one, else list all."""
     section = model
     for part in path[:-1]:
         section = _fields(section).get(part) or section  # a number is an index into a list
+    if path[-1] in getattr(section, "FORMER", {}):
+        return f"; write {section.FORMER[path[-1]]}"
     sections = [(name, inner) for name, inner in _fields(model).items() if inner]
     home = next((f"{name}.{path[-1]}" for name, inner in sections if path[-1] in _fields(inner)), None)
     nearest = f", did you mean {home!r}?" if home else did_you_mean(path[-1], _fields(section))

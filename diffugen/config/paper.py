@@ -34,6 +34,9 @@ PAPER_GUIDANCE_SCALE = 7.5
 PAPER_STRENGTH = 0.8
 """Values of the paper's program, where the format leaves both to the defaults of the pipelines."""
 
+PAPER_CONFIDENCE = 0.45
+"""From this confidence on, the paper's program takes what its label model finds for a label."""
+
 _LABEL_KEYS = ("dataset_classes", "dataset_to_model_class_map", "label_model")
 _OWN_KEYS = frozenset({"dataset_name", "dataset_root", *_LABEL_KEYS, *SECTIONS})
 """Keys by which a file in the paper's format is recognised."""
@@ -294,7 +297,14 @@ def _diffusion(paper: PaperFile, notes: list[str]) -> dict[str, Any]:
 
 
 def _labelling(paper: PaperFile, classes: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Return how labels are made: from attention or, if the file says so, by the detector."""
+    """Return how labels are made, and where the detector starts.
+
+    The paper's program either thresholds heat maps (``unsupervised: true``, which uses no label model) or
+    takes the label model's objects of the mapped classes (``false``, in which heat maps are only drawn).
+    These are the sources ``attention`` and ``detector``. A file can be supervised and leave classes out of
+    its map: no object of such a class would ever be labelled, so the source is ``both`` then, and attention
+    labels them. An empty map says nothing of what the model knows, which is checked when the loop begins.
+    """
     mapped = paper.dataset_to_model_class_map.items()
     class_map = {name: theirs for name, theirs in mapped if name in classes and theirs != name}
     detector = {"checkpoint": paper.label_model.weights, **({"class_map": class_map} if class_map else {})}
@@ -303,11 +313,23 @@ def _labelling(paper: PaperFile, classes: Mapping[str, Any], notes: list[str]) -
             "unsupervised = true: labels come from attention (diffugen label), by the paper's method"
         )
         return {"labels": {"method": "paper"}, "detector": detector}
+    mapped_names = paper.dataset_to_model_class_map
+    left_out = [name for name in classes if name not in mapped_names] if mapped_names else []
     notes.append(
-        "unsupervised = false: the paper labels with its label model; here, diffugen relabel does so after "
-        "diffugen label, and dataset.trust: model prefers its labels where attention disagrees"
+        "unsupervised = false: labels are what the label model finds (labels.source), whatever a later "
+        "detector sees (dataset.trust: attention, which means these labels, whoever made them)"
     )
-    return {"detector": detector, "dataset": {"trust": "model"}}
+    if left_out:
+        notes.append(
+            f"dataset_to_model_class_map: {', '.join(left_out)} not in it, so labelled by attention, by the "
+            "paper's method, unless the label model knows the name"
+        )
+    source = "both" if left_out else "detector"
+    return {
+        "labels": {"method": "paper", "source": source, "detector_confidence": PAPER_CONFIDENCE},
+        "detector": detector,
+        "dataset": {"trust": "attention"},
+    }
 
 
 def _general_notes(paper: PaperFile) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -47,12 +47,6 @@ def _template(text: str) -> str:
     return text
 
 
-def _yolo(kind: str) -> str:
-    if kind != "YOLOSeg":
-        raise ValueError("'YOLOSeg', the only supported type; give the weights of a YOLO segmentation model")
-    return kind
-
-
 Count = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Templates = Annotated[tuple[Annotated[Text, AfterValidator(_template)], ...], AfterValidator(some)]
@@ -79,9 +73,13 @@ class ImageSize(PaperSection):
 
 
 class LabelModel(PaperSection):
-    """The detector that labels the images, and the file with the names of its classes."""
+    """The detector that labels the images, and the file with the names of its classes.
 
-    type: Annotated[str, AfterValidator(_yolo)]
+    The weights of a ``Mask2Former``, which the paper's program does not accept, are a folder or a name on the
+    Hub.
+    """
+
+    type: Literal["YOLOSeg", "Mask2Former"]
     weights: Text
     classes: Text | None = None
 

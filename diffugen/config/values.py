@@ -67,6 +67,7 @@ class Section(BaseModel):
     Attributes:
         RESUMABLE: Keys that may change when a run is continued, because they affect no image and no split.
             The key of a section covers all keys in it.
+        FORMER: From a key that an earlier version had to what to write instead.
 
     Raises:
         pydantic.ValidationError: A value is out of range or has the wrong type.
@@ -76,6 +77,7 @@ class Section(BaseModel):
         frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
     )
     RESUMABLE: ClassVar[tuple[str, ...]] = ()
+    FORMER: ClassVar[Mapping[str, str]] = {}
 
     def changed(self: SomeSection, **values: object) -> SomeSection:
         """Return a section with other values, validated like those of a file."""

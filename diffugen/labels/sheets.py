@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config.labelling import LabelSettings
+from diffugen.config.labelling import LabelSettings, by_detector
 from diffugen.labels.heatmaps import combine
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged, heat_overlay, label_overlay, outlined
 from diffugen.labels.shapes import decode
@@ -26,35 +26,33 @@ def attention_panel(
     rgb: NDArray[np.uint8],
     heat_maps: HeatMaps,
     instances: Instances,
-    settings: LabelSettings,
+    settings: LabelSettings | None,
     caption: str,
     *,
     source: NDArray[np.uint8] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Panel:
-    """Return a panel of one image: source (if any), image, heat map, masks and boxes.
+    """Return a panel of one image: source (if any), image, heat map (if any), masks and boxes.
 
     Args:
         rgb: uint8 (H, W, 3), the image.
         heat_maps: Its heat maps; the first phrase that names a class is shown.
         instances: Its labels.
-        settings: How the maps of layers and steps are combined into the heat map.
+        settings: How the maps of layers and steps are combined into the heat map; None to show no heat map.
         caption: The line of text below.
         source: uint8 (H, W, 3), the image it was made from, shown with the outline of the painted region;
             None if there is none.
         classes: Class names; the position of a class decides its colour. None: the classes of the phrases.
     """
     named = [phrase.class_name for phrase in heat_maps.phrases]
-    shown = next(number for number, name in enumerate(named) if name)
-    heat = combine(heat_maps, settings.groups, settings.step_weights, settings.self_attention)[shown]
     pictures = [] if source is None else [_source_picture(source, heat_maps)]
-    pictures += [
-        enlarged(rgb, TILE_HEIGHT),
-        heat_overlay(rgb, heat, TILE_HEIGHT),
-        label_overlay(
-            rgb, instances, TILE_HEIGHT, classes or list(dict.fromkeys(name for name in named if name))
-        ),
-    ]
+    pictures.append(enlarged(rgb, TILE_HEIGHT))
+    if settings is not None:
+        shown = next(number for number, name in enumerate(named) if name)
+        heat = combine(heat_maps, settings.groups, settings.step_weights, settings.self_attention)[shown]
+        pictures.append(heat_overlay(rgb, heat, TILE_HEIGHT))
+    colours = classes or list(dict.fromkeys(name for name in named if name))
+    pictures.append(label_overlay(rgb, instances, TILE_HEIGHT, colours))
     return Panel(pictures, caption)
 
 
@@ -73,11 +71,11 @@ def attention_sheet(
     count: int = 12,
     steps: Collection[str] | None = None,
 ) -> Path:
-    """Write a contact sheet of a run's attention labels, for images spread evenly over the run.
+    """Write a contact sheet of a run's labels, for images spread evenly over the run.
 
     Args:
         store: The run's store.
-        method: Provenance of the labels.
+        method: Provenance of the labels; of those that a detector alone has made, no heat maps are shown.
         settings: The settings they were made with.
         path: The PNG file to write.
         count: Maximum number of images.
@@ -96,7 +94,7 @@ def attention_sheet(
     chosen = [ids[int(number * stride)] for number in range(min(count, len(ids)))]
     shown = [next(store.labels("attention", method, image_id=image_id)).instances for image_id in chosen]
     classes = sorted({name for instances in shown for name in instances.class_names})
-    panels = []
+    panels, heat = [], not by_detector(method)
     for image_id, instances in zip(chosen, shown, strict=True):
         record = store.record(image_id)
         panels.append(
@@ -104,12 +102,14 @@ def attention_sheet(
                 store.image(image_id),
                 store.heat_maps(image_id),
                 instances,
-                settings,
+                settings if heat else None,
                 record.prompt.text,
                 source=None if record.parent is None else store.source(record.parent),
                 classes=classes,
             )
         )
-    source = "source, " if any(len(panel.pictures) > 3 for panel in panels) else ""
-    title = f"{store.folder.name}: {source}image, heat map of the class, masks with boxes and scores"
+    titles = ["image", *(["heat map of the class"] if heat else []), "masks with boxes and scores"]
+    if any(len(panel.pictures) > len(titles) for panel in panels):
+        titles.insert(0, "source")
+    title = f"{store.folder.name}: {', '.join(titles)}"
     return contact_sheet(panels, path, columns=2, height=TILE_HEIGHT, title=title)

@@ -84,8 +84,7 @@ def testify(
     for index, name in enumerate(witness.instances.class_names):
         mask = decode(witness.instances.rles[index])
         if painted is not None:
-            inside = mask & painted
-            mask = inside if 2 * inside.sum() >= mask.sum() else np.zeros_like(mask)
+            mask = within(mask, painted)
         if not mask.any() or _misnamed(mask, heats.get(name), heats, rough):
             continue
         taken |= mask
@@ -96,6 +95,15 @@ def testify(
     for objects in named.values():
         objects.sort(key=lambda mask: -int(mask.sum()))
     return Testimony(named, witness.instances.take(others), unknown, taken)
+
+
+def within(mask: Mask, painted: Mask) -> Mask:
+    """Return the part of an object's mask in the painted region; an empty mask if most of it lies outside.
+
+    Both and the result are bool (h, w).
+    """
+    inside = mask & painted
+    return inside if 2 * inside.sum() >= mask.sum() else np.zeros_like(mask)
 
 
 def _misnamed(

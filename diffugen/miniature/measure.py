@@ -125,12 +125,12 @@ def measure(
         samples.append(Sample(name, classes, done, oracle.segment(judge, [rgb for _, rgb, _, _ in done])))
         on_progress(1 + len(samples), steps)
     numbers["found"] = {sample.name: round(sample.found_frac(), 3) for sample in samples}
-    seen = _witnesses(weights, samples, label_settings.witness_confidence)
+    seen = _witnesses(weights, samples, label_settings.detector_confidence)
     numbers["labels"] = {
-        name: _label_quality(samples, settings, seen if settings.witness == "base" else None)
+        name: _label_quality(samples, settings, seen if settings.source == "both" else None)
         for name, settings in _compared(label_settings).items()
     }
-    numbers["scores"] = _score_quality(samples, label_settings.changed(witness="none"), config.score)
+    numbers["scores"] = _score_quality(samples, label_settings.changed(source="attention"), config.score)
     numbers["attention_iou_by_part"] = _iou_by_part(samples)
     numbers["seconds_an_image"] = _seconds_an_image(pipeline, size_wh)
     _draw(out, samples, pipeline, size_wh, config.labels, config.score)
@@ -214,14 +214,14 @@ def _judged(
 def _compared(settings: LabelSettings) -> dict[str, LabelSettings]:
     """Return the label settings that are compared, by name; the last are those of the configuration."""
     # The paper's method needs erosion and dilation; refined masks do not.
-    paper = settings.changed(method="paper", witness="none")
+    paper = settings.changed(method="paper", source="attention")
     rough = {"refine": "none", "erode_frac": 0.01, "dilate_frac": 0.01}
     return {
         "paper": paper.changed(**rough),
         "paper, refined": paper,
         "rivals subtracted": paper.changed(method="compete"),
-        "witness": paper.changed(witness="base"),
-        "both": paper.changed(method="compete", witness="base"),
+        "witness": paper.changed(source="both"),
+        "both": paper.changed(method="compete", source="both"),
     }
 
 

@@ -34,7 +34,7 @@ _MEASURES = {
     "agreed_frac": "Fewest images without a disagreement",
     "seen_frac": "Fewest images in which the detector finds the prompted classes",
     "score": "Lowest mean score",
-    "found_frac": "Fewest images in which attention finds the prompted classes",
+    "found_frac": "Fewest images in which {labeller} finds the prompted classes",
 }
 
 
@@ -44,16 +44,16 @@ def coverage(facts: RunFacts, survey: Survey) -> Section:
         missing = Missing("No images, so no prompts to cover", (facts.command("generate"),))
         return Section("coverage", "Prompt coverage", (missing,))
     gaps = attribute_gaps(survey)
-    blocks: list[Block] = [Paragraph((_gap(key, gap),)) for key, gap in gaps.items()]
+    blocks: list[Block] = [Paragraph((_gap(key, gap, facts.labeller),)) for key, gap in gaps.items()]
     if not gaps:
         blocks.append(Paragraph(("No attribute value does notably worse than the others.",)))
-    blocks.append(_attributes(survey))
+    blocks.append(_attributes(survey, facts.labeller))
     if not survey.attributes:
         blocks.append(Paragraph(("The prompts of this run have no attributes.",)))
     note = (
-        "Attention found, detector found: images in which attention labels, or model labels, include every "
-        "class that the prompt names. No disagreement: share of the images that have both kinds of labels. A "
-        "prompt whose template lacks an attribute is in none of its rows."
+        f"{facts.labeller.capitalize()} found, detector found: images in which {facts.labels_name}, or model "
+        "labels, include every class that the prompt names. No disagreement: share of the images that have "
+        "both kinds of labels. A prompt whose template lacks an attribute is in none of its rows."
     )
     blocks.append(Paragraph((note,), tone="note"))
     return Section("coverage", "Prompt coverage", tuple(blocks))
@@ -112,13 +112,14 @@ def reproduce(facts: RunFacts) -> Section:
 # -------------------------------------------------------------------- coverage
 
 
-def _gap(measure: str, gap: Gap) -> str:
+def _gap(measure: str, gap: Gap, labeller: str) -> str:
     written, of = (as_rate, "in") if measure == "score" else (as_percent, "of")
     value = f"{written(gap.value)} {of} {gap.images:,} images"
-    return f"{_MEASURES[measure]}: {gap.name}, {value}, compared with {written(gap.whole)} overall."
+    name = _MEASURES[measure].format(labeller=labeller)
+    return f"{name}: {gap.name}, {value}, compared with {written(gap.whole)} overall."
 
 
-def _attributes(survey: Survey) -> Table:
+def _attributes(survey: Survey, labeller: str) -> Table:
     whole = survey.overall.images
     rows = [_row("all images", "", survey.overall, whole)]
     for name, covers in survey.attributes.items():
@@ -131,7 +132,7 @@ def _attributes(survey: Survey) -> Table:
         "attribute",
         "value",
         "images",
-        "attention found",
+        f"{labeller} found",
         "mean score",
         "detector found",
         "no disagreement",

@@ -24,7 +24,7 @@ GAINS = "reports/loop-gain"
 def arcs(facts: RunFacts, survey: Survey) -> Section:
     """Return a table of the parts that ran; nothing before the second one has."""
     parts: tuple[tuple[str, str], ...] = (
-        ("attention labels", _labelled(facts)),
+        (facts.labels_name, _labelled(facts)),
         ("relabelling", _relabelled(facts)),
         ("comparison", _compared(facts)),
         ("review", _reviewed(survey)),
@@ -61,9 +61,15 @@ def _labelled(facts: RunFacts) -> str:
     one = _last(_of(facts, lambda kept: kept.label))
     if one is None:
         return ""
-    witness = one.settings.witness != "none"
     text = f"{counted(one.objects, 'label')} on {counted(one.images, 'image')}"
-    return f"{text}, with the starting detector as a witness" if witness else text
+    return (
+        text
+        + {
+            "attention": "",
+            "detector": ", all by the starting detector; heat maps were not used",
+            "both": ", with the starting detector as a witness",
+        }[one.settings.source]
+    )
 
 
 def _relabelled(facts: RunFacts) -> str:

@@ -48,10 +48,10 @@ def disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> Section:
     blocks: list[Block] = []
     counts = _counts(facts)
     if counts:
-        blocks += _kind_blocks(counts)
+        blocks += _kind_blocks(counts, facts.labeller)
         blocks += _queue_blocks(store, facts, survey)
     else:
-        what = "Attention labels and model labels have not been compared yet"
+        what = f"{facts.labels_name.capitalize()} and model labels have not been compared yet"
         blocks.append(Missing(what, facts.continuing))
     if survey.verdicts:
         blocks.append(_verdicts(survey))
@@ -74,7 +74,7 @@ def _counts(facts: RunFacts) -> dict[int, _Counts]:
     return {round: _Counts(one.disagreements) for round, one in rounds.items() if one.disagreements}
 
 
-def _kind_blocks(counts: Mapping[int, _Counts]) -> list[Block]:
+def _kind_blocks(counts: Mapping[int, _Counts], labeller: str) -> list[Block]:
     named = [kind.replace("_", " ") for kind in KINDS]
     by_round = {round: [one.kinds.get(kind, 0) for kind in KINDS] for round, one in counts.items()}
     bars = [
@@ -94,9 +94,9 @@ def _kind_blocks(counts: Mapping[int, _Counts]) -> list[Block]:
     )
     head = ("round", *named, "all", "agreements", "images compared", "disagreements per 100 images")
     note = (
-        "Overlooked: the detector sees an object that attention missed. Spurious: attention sees an object "
-        "that the detector does not. Swapped: same place, different classes. Badly located: same class, low "
-        "IoU. Each round compares all images that have both kinds of labels by then."
+        f"Overlooked: the detector sees an object that {labeller} missed. Spurious: {labeller} sees an "
+        "object that the detector does not. Swapped: same place, different classes. Badly located: same "
+        "class, low IoU. Each round compares all images that have both kinds of labels by then."
     )
     chart = bar_chart(
         "Disagreements found in each round, by kind",
@@ -166,7 +166,7 @@ def _labels_in_words(store: RunStore, facts: RunFacts, survey: Survey, one: Disa
         attention = attention_labels(store, one.image_id, facts.compared_method)
         if one.attention < len(attention):
             score = as_rate(float(attention.scores[one.attention]))
-            said.append(f"attention: {attention.class_names[one.attention]} {score}")
+            said.append(f"{facts.labeller}: {attention.class_names[one.attention]} {score}")
     if one.model is not None:
         model = evidence_labels(store, survey, "model", one.image_id)
         if one.model < len(model):

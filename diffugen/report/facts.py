@@ -12,7 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffugen.config.load import kept_config
+from diffugen.config.labelling import by_detector
+from diffugen.config.load import kept_config, with_current_keys
 from diffugen.config.sections import Config
 from diffugen.errors import ConfigError, StoreError, shell_command
 from diffugen.report.blocks import Code, Inline
@@ -35,7 +36,8 @@ class RunFacts:
         summary: Its counts.
         results: The stage results of each round of the summary.
         config: Its configuration; None where it keeps none, or none that this version understands.
-        kept_config: The configuration as it is kept, as JSON values; None where it keeps none.
+        kept_config: The configuration as it is kept, as JSON values under the names that keys have now; None
+            where it keeps none.
         loop: Name or file of the loop that makes the run; None if unknown.
         unreadable: A sentence for each stage result that cannot be read.
     """
@@ -126,8 +128,22 @@ class RunFacts:
     # ---------------------------------------------------------------- labels
 
     @property
+    def labeller(self) -> str:
+        """What made the newest labels, for a sentence: ``attention``, or a detector alone."""
+        made = _last(one.label.method if one.label else None for one in self.results.values())
+        detector = (
+            by_detector(made) if made or self.config is None else self.config.labels.source == "detector"
+        )
+        return "the starting detector" if detector else "attention"
+
+    @property
+    def labels_name(self) -> str:
+        """What the labels are called that a detector's are compared with."""
+        return "attention labels" if self.labeller == "attention" else f"labels of {self.labeller}"
+
+    @property
     def compared_method(self) -> str | None:
-        """Provenance of the attention labels in the last comparison, to which the disagreements refer."""
+        """Provenance of the labels in the last comparison, to which the disagreements refer."""
         return _last(one.label.method for one in self.results.values() if one.label and one.compare)
 
     @property
@@ -177,7 +193,8 @@ class RunFacts:
 
 def gather_facts(store: RunStore) -> RunFacts:
     """Read a run's counts, configuration and stage results; what cannot be read is left out and reported."""
-    summary, kept = store.summary(), store.config
+    summary = store.summary()
+    kept = None if store.config is None else with_current_keys(store.config)
     unreadable: list[str] = []
     results = {number: _results(store, number, unreadable) for number in summary.rounds}
     config = None

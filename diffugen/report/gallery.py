@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config.labelling import LabelSettings
+from diffugen.config.labelling import LabelSettings, by_detector
 from diffugen.errors import DiffugenError
 from diffugen.labels.heatmaps import combine
 from diffugen.labels.pictures import enlarged, heat_overlay, label_overlay
@@ -166,17 +166,20 @@ def _show(store: RunStore, facts: RunFacts, survey: Survey, choice: _Choice) -> 
     attention = attention_labels(store, record.id, method)
     other, instances = _other_labels(store, survey, record.id)
     rgb = _image(store, record)
-    heat_title, heat = _heat(store, facts, record, rgb, method)
+    detected = by_detector(method)
+    ours = "labels of the starting detector" if detected else "attention labels"
+    heat_title, heat = ("", None) if detected else _heat(store, facts, record, rgb, method)
     drawn = [
         ("image", None if rgb is None else enlarged(rgb, HEIGHT), f"generated image: {record.prompt.text}"),
-        (heat_title, heat, heat_title),
-        ("attention labels", _overlay(rgb, attention, survey), f"attention labels: {_in_words(attention)}"),
+        *([] if detected else [(heat_title, heat, heat_title)]),
+        (ours, _overlay(rgb, attention, survey), f"{ours}: {_in_words(attention)}"),
         (f"{other} labels", _overlay(rgb, instances, survey), f"{other} labels: {_in_words(instances)}"),
     ]
     lines = [f"round {record.round}, image {record.id}", *choice.lines]
-    lines.append(f"attention: {_in_words(attention)}; {other}: {_in_words(instances)}")
+    who = "starting detector" if detected else "attention"
+    lines.append(f"{who}: {_in_words(attention)}; {other}: {_in_words(instances)}")
     if choice.flagged is not None and (note.attention is None or method != note.method):
-        lines.append("labels as compared; newer attention labels exist")
+        lines.append("labels as compared; newer ones exist")
     pictures = tuple(Picture(label, None if one is None else jpeg(one), alt) for label, one, alt in drawn)
     return Shown(
         record.prompt.text, tuple(lines), pictures, side_by_side(record.size_wh, [one for _, one, _ in drawn])

@@ -43,8 +43,8 @@ def labels(facts: RunFacts, quality: Quality) -> Section:
     else:
         blocks.append(Missing("No image has labels yet", (facts.command("label"),)))
     if quality.comparisons:
-        blocks += _quality_blocks(quality)
-        blocks += _reliability_blocks(quality)
+        blocks += _quality_blocks(quality, facts.labels_name)
+        blocks += _reliability_blocks(quality, facts.labels_name)
     else:
         what = "There are no human or model labels to compare with, so the label quality is unknown"
         blocks.append(Missing(what, facts.continuing))
@@ -62,7 +62,9 @@ def _sources(facts: RunFacts) -> Table:
     for round, one in rounds.items():
         counts = [(one.label_sets.get(source, 0), one.objects.get(source, 0)) for source in sources]
         rows.append((str(round), *(as_count(count) for pair in counts for count in pair)))
-    head = ("made in round", *(f"{source}: {what}" for source in sources for what in ("images", "objects")))
+    # A detector's labels are stored in the place of attention's; the newest decide what the column is called.
+    names = [facts.labeller if source == "attention" else source for source in sources]
+    head = ("made in round", *(f"{name}: {what}" for name in names for what in ("images", "objects")))
     title = "Labels by source (an image counts once for each label setting and detector)"
     return Table(title, head, tuple(rows))
 
@@ -70,7 +72,7 @@ def _sources(facts: RunFacts) -> Table:
 # -------------------------------------------------------------------- IoU
 
 
-def _quality_blocks(quality: Quality) -> list[Block]:
+def _quality_blocks(quality: Quality, labels_name: str) -> list[Block]:
     rows: list[tuple[Cell, ...]] = []
     for one in quality.comparisons:
         for name, each in _classes(one).items():
@@ -79,7 +81,7 @@ def _quality_blocks(quality: Quality) -> list[Block]:
             rows.append((_EVIDENCE[one.evidence], _WHEN[one.when], *counts, *ious))
     head = (
         "compared with",
-        "attention labels",
+        labels_name,
         "images",
         "class",
         "objects",
@@ -89,9 +91,9 @@ def _quality_blocks(quality: Quality) -> list[Block]:
         "IoU per object",
     )
     return [
-        Paragraph((_quality_sentence(quality),)),
-        Table("Attention labels compared with the evidence", head, tuple(rows)),
-        Paragraph((_quality_note(quality),), tone="note"),
+        Paragraph((_quality_sentence(quality, labels_name),)),
+        Table(f"{labels_name.capitalize()} compared with the evidence", head, tuple(rows)),
+        Paragraph((_quality_note(quality, labels_name),), tone="note"),
     ]
 
 
@@ -110,13 +112,10 @@ def _classes(one: Comparison) -> dict[str, ClassQuality]:
     return {"all (mean over classes)": everything, **by_class}
 
 
-def _quality_sentence(quality: Quality) -> str:
-    sentences: dict[Evidence, str] = {
-        "human": "Against human labels, attention labels reach a mean IoU of",
-        "model": "Against model labels, attention labels reach a mean IoU of",
-    }
+def _quality_sentence(quality: Quality, labels_name: str) -> str:
     said = []
-    for evidence, sentence in sentences.items():
+    for evidence, known in _EVIDENCE.items():
+        sentence = f"Against {known}, {labels_name} reach a mean IoU of"
         now, first = quality.of(evidence, "now"), quality.of(evidence, "first")
         if now is not None:
             change = f" (first settings: {as_rate(first.quality.object_iou)})" if first else ""
@@ -129,9 +128,9 @@ def _quality_sentence(quality: Quality) -> str:
     return " ".join(said)
 
 
-def _quality_note(quality: Quality) -> str:
+def _quality_note(quality: Quality, labels_name: str) -> str:
     said = [
-        "IoU per label: mean over the attention labels; a label without a matching object counts 0. IoU per "
+        f"IoU per label: mean over the {labels_name}; a label without a matching object counts 0. IoU per "
         "object: mean over the objects of the evidence; a missed object counts 0. Pixel IoU: all pixels of a "
         "class together."
     ]
@@ -158,7 +157,7 @@ def _quality_note(quality: Quality) -> str:
 # -------------------------------------------------------------------- score
 
 
-def _reliability_blocks(quality: Quality) -> list[Block]:
+def _reliability_blocks(quality: Quality, labels_name: str) -> list[Block]:
     scored = [one for one in quality.comparisons if one.reliability.count]
     if not scored:
         return []
@@ -174,10 +173,15 @@ def _reliability_blocks(quality: Quality) -> list[Block]:
         "from it. Rank correlation: 1 if better labels always score higher, 0 if the score says nothing."
     )
     verdict = f"Compared with {_EVIDENCE[judged.evidence]}, {_worth(judged.reliability.spearman)}"
-    return [*charts, Paragraph((verdict,)), Paragraph((note,), tone="note"), *_reliability_tables(scored)]
+    return [
+        *charts,
+        Paragraph((verdict,)),
+        Paragraph((note,), tone="note"),
+        *_reliability_tables(scored, labels_name),
+    ]
 
 
-def _reliability_tables(scored: Sequence[Comparison]) -> list[Table]:
+def _reliability_tables(scored: Sequence[Comparison], labels_name: str) -> list[Table]:
     summed: list[tuple[Cell, ...]] = []
     curves: list[tuple[Cell, ...]] = []
     for one in scored:
@@ -195,7 +199,7 @@ def _reliability_tables(scored: Sequence[Comparison]) -> list[Table]:
             for each in all_labels.bins
             if each.count
         ]
-    who = ("compared with", "attention labels")
+    who = ("compared with", labels_name)
     head = (*who, "labels", "rank correlation of score and IoU", "calibration error")
     return [
         Table("Score compared with IoU", head, tuple(summed)),
@@ -249,7 +253,8 @@ def _training_sets(facts: RunFacts) -> Table:
         if one.dataset
     )
     reasons = (f"left out: {reason.replace('_', ' ')}" for reason in _REASONS)
-    head = ("round", *_ORIGINS, "external", *reasons)
+    origins = (facts.labeller if origin == "attention" else origin for origin in _ORIGINS)
+    head = ("round", *origins, "external", *reasons)
     return Table("Images in each round's dataset, by origin of their labels", head, rows)
 
 

@@ -39,10 +39,10 @@ SAME = 0.005
 EVIDENCE = {
     "human": "human labels",
     "validation": "the validation set",
-    "agreed": "labels on which attention and the detector agree",
+    "agreed": "labels on which {labeller} and the detector agree",
     "none": "no evidence",
 }
-"""From the evidence of a promotion to its name in a sentence."""
+"""From the evidence of a promotion to its name in a sentence; ``{labeller}`` is what made the labels."""
 
 
 def headline(facts: RunFacts, survey: Survey) -> Section:
@@ -89,7 +89,7 @@ def _verdict(facts: RunFacts) -> str:
         if not images:
             return "This run is empty."
         labelled = any("attention" in one.label_sets for one in facts.summary.rounds.values())
-        labels = "with attention labels" if labelled else "without labels"
+        labels = f"with {facts.labels_name}" if labelled else "without labels"
         text = f"This run has {counted(images, 'image')} {labels} and no trained detector."
         return f"{text} {_stopped(facts)}" if facts.looped else text
     return " ".join(filter(None, (_change(facts, current), _promoted(facts), _stopped(facts))))
@@ -194,7 +194,9 @@ def _stopped(facts: RunFacts) -> str:
 
 def _promotion(facts: RunFacts) -> tuple[Inline, ...]:
     kinds = [one.promote.evidence for one in facts.results.values() if one.promote]
-    named = [EVIDENCE.get(kind, kind) for kind in dict.fromkeys(kinds) if kind]
+    named = [
+        EVIDENCE.get(kind, kind).format(labeller=facts.labeller) for kind in dict.fromkeys(kinds) if kind
+    ]
     based = f"Promotion was based on {listed(named) or 'evidence that was not noted'}."
     if facts.promoted_on_truth is None:
         based += " Whether that is the truth set is unknown, because the configuration cannot be read."

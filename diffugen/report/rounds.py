@@ -43,7 +43,8 @@ def rounds(facts: RunFacts) -> Section:
     else:
         blocks.append(Missing("No round has trained a detector yet", facts.continuing))
     if measured or any(one.dataset or one.train or one.promote for one in results):
-        blocks += [_rounds_table(facts), Paragraph((_rounds_note(list(measured.values())),), tone="note")]
+        note = _rounds_note(list(measured.values()), facts.labels_name)
+        blocks += [_rounds_table(facts), Paragraph((note,), tone="note")]
     epochs = _training_chart(facts)
     if epochs is not None:
         blocks.append(epochs)
@@ -82,9 +83,9 @@ def _epochs(facts: RunFacts, number: int) -> tuple[tuple[float, float], ...]:
         return ()
 
 
-def _rounds_note(measured: Sequence[Evaluated]) -> str:
+def _rounds_note(measured: Sequence[Evaluated], labels_name: str) -> str:
     parts = [
-        "Agreed: training images on which attention labels and model labels agree. Awaiting review: images "
+        f"Agreed: training images on which {labels_name} and model labels agree. Awaiting review: images "
         "left out of training until someone decides. Decides: mask AP50 / AP50-95 of the new detector "
         "(candidate) and of the one before it (incumbent), on the evidence that the promotion was decided on."
         " On labels that no person has seen, a candidate may lag by as much as chance explains (±)."

@@ -23,7 +23,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from diffugen.config.foreign import as_path, parse_json, read_text
+from diffugen.config.labelling import by_detector
 from diffugen.errors import DiffugenError, StoreError, brief, did_you_mean, shell_command, some_lines
 from diffugen.labels.pictures import enlarged, label_overlay
 from diffugen.records import Decision, Disagreement, Instances, LabelSet
@@ -41,8 +42,8 @@ from diffugen.run.store import RunStore
 
 PAGE_NAME = "review.html"
 PICTURE_HEIGHT = 240
-AUDITED = "attention and model agree; are both right?"
-"""What the page says about an image on which the sources agree."""
+AUDITED = "{labeller} and model agree; are both right?"
+"""What the page says about an image on which the sources agree; see `_labeller`."""
 
 MOST_IMAGES = 200
 """Maximum number of images on a page; each takes about 30 KB."""
@@ -51,8 +52,8 @@ VERDICTS = ("attention", "model", "empty", "reject")
 """Verdicts of a page; it cannot edit labels."""
 
 MEANINGS = {
-    "overlooked": "the model sees an object that attention missed",
-    "spurious": "attention sees an object that the model does not",
+    "overlooked": "the model sees an object that {labeller} missed",
+    "spurious": "{labeller} sees an object that the model does not",
     "swapped": "same place, different classes",
     "badly_located": "same class, but the masks hardly overlap",
 }
@@ -80,12 +81,14 @@ def write_static(store: RunStore, folder: Path) -> Path:
     chosen = sorted(ranks, key=lambda image_id: image_id in queue.decisions)[:MOST_IMAGES]
     entries = [queue.entry(image_id) for image_id in chosen]
     classes = _classes(queue, entries)
+    names = {"attention": _labeller(store), "model": "model"}
     content = {
         "run": _run_name(store),
         "key": f"diffugen-review:{_run_name(store)}:{store.summary().created_at}",
         "command": shell_command("review", "--run", store.folder, "--decisions", "decisions.json"),
         "queue": len(ranks),
-        "cards": [_card(store, entry, ranks[entry.record.id], classes) for entry in entries],
+        "names": names,
+        "cards": [_card(store, entry, ranks[entry.record.id], classes, names) for entry in entries],
     }
     templates = Environment(
         loader=PackageLoader("diffugen.review"),
@@ -146,6 +149,11 @@ def read_decisions(store: RunStore, file: Path, *, reviewer: str, round: int) ->
 # -------------------------------------------------------------------- the page
 
 
+def _labeller(store: RunStore) -> str:
+    """Return what made the labels whose verdict is called ``attention``; a detector can have made them."""
+    return "starting detector" if by_detector(store.latest_method("attention")) else "attention"
+
+
 def _run_name(store: RunStore) -> str:
     return store.folder.resolve().name
 
@@ -157,7 +165,9 @@ def _classes(queue: Queue, entries: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys([*(queue.class_names or ()), *seen]))
 
 
-def _card(store: RunStore, entry: Entry, rank: int, classes: Sequence[str]) -> dict[str, Any]:
+def _card(
+    store: RunStore, entry: Entry, rank: int, classes: Sequence[str], names: Mapping[str, str]
+) -> dict[str, Any]:
     rgb = store.image(entry.record.id)
     decision = entry.decision
     return {
@@ -165,8 +175,8 @@ def _card(store: RunStore, entry: Entry, rank: int, classes: Sequence[str]) -> d
         "rank": rank,
         "severity": None if entry.severity is None else round(entry.severity, 2),
         "prompt": entry.record.prompt.text,
-        "points": [{"kind": one.kind, "text": _in_words(one, entry)} for one in entry.disagreements]
-        or [{"kind": AUDIT, "text": AUDITED}],
+        "points": [{"kind": one.kind, "text": _in_words(one, entry, names)} for one in entry.disagreements]
+        or [{"kind": AUDIT, "text": AUDITED.format(labeller=names["attention"])}],
         "image": _data_uri(enlarged(rgb, PICTURE_HEIGHT)),
         "attention": _side(rgb, entry.attention, classes),
         "model": _side(rgb, entry.model, classes),
@@ -181,14 +191,15 @@ def _side(rgb: NDArray[np.uint8], labels: LabelSet | None, classes: Sequence[str
     return {"picture": _data_uri(picture), "labels": len(labels.instances), "method": labels.method}
 
 
-def _in_words(one: Disagreement, entry: Entry) -> str:
+def _in_words(one: Disagreement, entry: Entry, names: Mapping[str, str]) -> str:
     """Return, e.g., ``attention piano 0.40, model car 0.80: same place, different classes``."""
     sides = [
-        f"{labels.source} {labels.instances.class_names[index]} {labels.instances.scores[index]:.2f}"
+        f"{names[labels.source]} {labels.instances.class_names[index]} {labels.instances.scores[index]:.2f}"
         for labels, index in ((entry.attention, one.attention), (entry.model, one.model))
         if labels is not None and index is not None and index < len(labels.instances)
     ]
-    return f"{', '.join(sides)}: {MEANINGS[one.kind]}" if sides else MEANINGS[one.kind]
+    meaning = MEANINGS[one.kind].format(labeller=names["attention"])
+    return f"{', '.join(sides)}: {meaning}" if sides else meaning
 
 
 def _data_uri(rgb: NDArray[np.uint8]) -> str:

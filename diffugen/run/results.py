@@ -7,17 +7,29 @@ order of the stages nor how a result came about.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-from diffugen.config.labelling import DecoderRef, LabelSettings, ScoreWeights
+from diffugen.config.labelling import DecoderRef, LabelSettings, ScoreWeights, with_current_names
 from diffugen.records import Curve, FalseFinds, SeverityBin, SizeBin
 
 Result = TypeVar("Result")
+
+
+def _of_any_version(settings: Any) -> Any:
+    if isinstance(settings, LabelSettings):
+        return settings
+    # As JSON once more: what a function returns is checked as Python, where a list is no tuple.
+    return LabelSettings.model_validate_json(json.dumps(with_current_names(settings)))
+
+
+KeptLabelSettings = Annotated[LabelSettings, BeforeValidator(_of_any_version)]
+"""Label settings that earlier versions may have kept under other names."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,8 @@ class Labelled:
     """What ``label`` made.
 
     Attributes:
-        method: Provenance of the attention labels.
+        method: Provenance of the labels; `diffugen.config.labelling.by_detector` says whether a detector made
+            them alone.
         images: Images with such labels.
         objects: Labels on them.
         settings: The label settings.
@@ -61,7 +74,7 @@ class Labelled:
     method: str
     images: int
     objects: int
-    settings: LabelSettings
+    settings: KeptLabelSettings
     weights: ScoreWeights
 
 
@@ -125,7 +138,7 @@ class TunedSide:
         weights: The score weights.
     """
 
-    settings: LabelSettings
+    settings: KeptLabelSettings
     weights: ScoreWeights
 
 

@@ -1,14 +1,19 @@
-"""The stage that labels images by attention. Does not know how heat maps or label settings came about."""
+"""The stage that labels images: by attention, with a detector, or by both.
+
+Does not know how heat maps or label settings came about. Whatever made them, the labels are stored and
+compared as those of source ``attention``, the first of the two sides; their provenance says what made them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from diffugen.config.labelling import Labelling
 from diffugen.errors import DiffugenError
 from diffugen.labels.segmenter import Segmenter
-from diffugen.labels.shapes import decode
-from diffugen.labels.witness import Witness
+from diffugen.labels.shapes import decode, encode
+from diffugen.labels.witness import Witness, within
 from diffugen.records import HeatMaps, ImageRecord, Instances, LabelSet
 from diffugen.run.results import Labelled
 from diffugen.run.rounds import OnProgress, Round, stage, unseen
@@ -34,7 +39,7 @@ def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labell
 
     Raises:
         DiffugenError: A heat map is missing or unreadable, or the settings do not fit it; or the detector or
-            segmenter that they name cannot be loaded.
+            segmenter that they name cannot be loaded, or does not know the classes.
     """
     label_images(round, labelling, on_progress)
     round.store.renew_labels("attention", labelling.method)
@@ -43,7 +48,7 @@ def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labell
 
 
 def label_images(round: Round, labelling: Labelling, on_progress: OnProgress = unseen) -> None:
-    """Keep attention labels of all images of a run that this labelling has not labelled yet.
+    """Keep labels of all images of a run that this labelling has not labelled yet.
 
     Args:
         round: The round that the labels are made in.
@@ -52,7 +57,8 @@ def label_images(round: Round, labelling: Labelling, on_progress: OnProgress = u
     """
     store = round.store
     missing = list(store.label_ids_missing("attention", labelling.method))
-    draw(store, labelling, missing, on_progress)
+    if labelling.uses_heat:
+        draw(store, labelling, missing, on_progress)
     on_progress(0, len(missing))
     found: list[LabelSet] = []
     for done, (image_id, instances) in enumerate(labelled_images(round, labelling, missing), start=1):
@@ -66,10 +72,10 @@ def label_images(round: Round, labelling: Labelling, on_progress: OnProgress = u
 def labelled_images(
     round: Round, labelling: Labelling, image_ids: Sequence[str]
 ) -> Iterator[tuple[str, Instances]]:
-    """Yield images with their attention labels, in order; the labels are not kept.
+    """Yield images with their labels, in order; the labels are not kept.
 
     Args:
-        round: The round that asks; what the witness finds is kept in its run.
+        round: The round that asks; what a detector finds is kept in its run.
         labelling: Label settings and score weights.
         image_ids: The images; if it has a decoder, that has drawn them. Images come before those that were
             made from them.
@@ -80,16 +86,33 @@ def labelled_images(
         new: dict[str, Instances] = {}
         part = image_ids[first : first + LABELS_PER_TRANSACTION]
         for image_id, witness in _with_witnesses(round, labelling, part):
-            new[image_id] = _labelled(round, heat_maps(image_id), labelling, witness, segmenter, new)
+            if witness is not None and not labelling.uses_heat:
+                new[image_id] = _detected(round, image_id, labelling, witness, new)
+            else:
+                new[image_id] = _labelled(round, heat_maps(image_id), labelling, witness, segmenter, new)
             yield image_id, new[image_id]
 
 
 def _with_witnesses(
     round: Round, labelling: Labelling, image_ids: Sequence[str]
 ) -> Iterable[tuple[str, Witness | None]]:
-    if labelling.witness is None:
+    if labelling.detector is None:
         return [(image_id, None) for image_id in image_ids]
-    return witnesses(round, labelling.witness, labelling.settings.witness_confidence, image_ids)
+    return witnesses(round, labelling, image_ids)
+
+
+def _detected(
+    round: Round, image_id: str, labelling: Labelling, seen: Witness, new: Mapping[str, Instances]
+) -> Instances:
+    """Return a detector's objects of the run's classes, with those carried over outside a painted region."""
+    record, found = round.store.record(image_id), seen.instances.of_classes(round.run.class_names)
+    carried = _carried(round.store, record, labelling.method, new)
+    if carried is None or record.region is None:
+        return found
+    painted = decode(record.region)
+    masks = [within(decode(rle), painted) for rle in found.rles]
+    inside = replace(found, rles=tuple(map(encode, masks)))
+    return carried.joined(inside.take([index for index, mask in enumerate(masks) if mask.any()]))
 
 
 def _labelled(

@@ -26,6 +26,7 @@ from diffugen.stages.generate import check_places
 from diffugen.stages.segmenter import open_segmenter
 from diffugen.stages.sets import open_sets
 from diffugen.stages.sources import source_files
+from diffugen.stages.witness import source_mistake
 
 LEAST_FREE = 200_000_000
 """Bytes on the disk below which no loop begins."""
@@ -42,14 +43,14 @@ def preflight(run: Run, config: Config) -> None:
     """Check what the stages of a loop will need, and report all mistakes at once.
 
     Checked are: the disk; that models, LoRAs, embeddings, sources and masks of the generation exist; the
-    detector, its class map, and whether it can be a witness; the segmenter; and every image and label of the
-    labelled sets, but only once.
+    detector, its class map, and whether it knows what it has to label; the segmenter; and every image and
+    label of the labelled sets, but only once.
 
     Raises:
         ConfigError: Something is missing or damaged.
     """
     checks: list[Check] = [("disk", partial(_check_disk, run.folder)), *_generation(config.generation)]
-    if config.labels.witness == "base" or not run.finished_rounds():
+    if config.labels.source != "attention" or not run.finished_rounds():
         checks.append(("detector", partial(_check_detector, run, config)))
     checks.append(("labels.segmenter", partial(open_segmenter, run.store, config.labelling)))
     about_sets = _mistakes([("labelled images", partial(_check_images, run, config))])
@@ -121,12 +122,10 @@ def _check_detector(run: Run, config: Config) -> None:
         detector.check_fit(extra=settings.extra, ignore_band=settings.ignore_band)
     except DiffugenError as error:
         mistakes.append(str(error))
-    known = {*knows, *mapped_classes(knows, names, settings.class_map)}
-    if config.labels.witness == "base" and known.isdisjoint(names):
-        mistakes.append(
-            f"labels.witness = base: {told}, none of the classes {', '.join(names)}; map classes to its "
-            "names with detector.class_map, or set labels.witness to none"
-        )
+    known = set(names) & {*knows, *mapped_classes(knows, names, settings.class_map)}
+    mistake = source_mistake(config.labels.source, settings.checkpoint, names, known)
+    if mistake is not None:
+        mistakes.append(mistake)
     if mistakes:
         raise ConfigError(mistakes)
 

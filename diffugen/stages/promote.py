@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from diffugen.comparison.metrics import average_precision, lead_error
+from diffugen.config.labelling import by_detector
 from diffugen.config.sections import DetectorSettings, TrainingPolicy
 from diffugen.dataset.files import Item
 from diffugen.dataset.policy import TrainingLabels
@@ -57,7 +58,8 @@ def promote(
     `GOLD_IMAGES`; or else the images of held-out families on which attention and detector agree, with the
     masks of the attention labels, because those of the model would favour the detector that drew them. For
     the same reason, an incumbent that does not know all classes is compared on those that it does not know:
-    as a witness, it may have drawn the labels of the others.
+    as a witness, it may have drawn the labels of the others. Where it has drawn all of them
+    (``labels.source: detector``), they are no evidence; the user is told.
 
     On exact labels, the better one wins. The run's own are not exact, and they are hard on a new detector:
     what the one before was sure of is in them, what it doubted is painted over. So the new one, which has
@@ -78,6 +80,13 @@ def promote(
         evidence = _Evidence("validation", validation.images, validation.items)
     else:
         evidence = _own_evidence(run, dict(chosen_labels(run, method, policy, mask="attention")), policy)
+    if evidence.kind == "agreed" and by_detector(method) and incumbent == settings.checkpoint:
+        run.notify_once(
+            f"promote: the labels are those of {incumbent} itself, so they cannot tell whether a detector "
+            "that was trained on them is better, and the new one is taken. To have it decided, set "
+            f"loop.validation, or review images until {GOLD_IMAGES} held-out ones are decided"
+        )
+        evidence = _Evidence("none", 0, lambda: iter(()))
     detectors = [
         open_detector(run, checkpoint, settings, allow_untrained=True)
         for checkpoint in (candidate.checkpoint, incumbent)

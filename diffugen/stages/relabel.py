@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from diffugen.config.labelling import by_detector
 from diffugen.config.sections import DetectorSettings
 from diffugen.records import Instances, LabelSet, Prompt
 from diffugen.run.results import Relabelled
@@ -24,7 +25,8 @@ def relabel(round: Round, on_progress: OnProgress, checkpoint: str, settings: De
     """Label the images that no detector of the run was trained on and that this one has not labelled.
 
     Where it has labelled an image before, by the same settings, and another detector or other settings since,
-    its labels are the newest again. Disagreements with labels that are no longer the newest are dropped.
+    its labels are the newest again. Disagreements with labels that are no longer the newest are dropped. The
+    user is told if it has made the labels too that its own will be compared with.
 
     Args:
         round: The round that the labels are made in.
@@ -38,6 +40,11 @@ def relabel(round: Round, on_progress: OnProgress, checkpoint: str, settings: De
         DiffugenError: The checkpoint or an image cannot be read.
     """
     store, class_names = round.store, round.run.class_names
+    if checkpoint == settings.checkpoint and by_detector(store.latest_method("attention")):
+        round.run.notify_once(
+            f"relabel: {checkpoint} has made the labels too (labels.source is detector), so where both sides "
+            "agree, nothing is confirmed; they differ only in the confidence that counts"
+        )
     detector = open_detector(round.run, checkpoint, settings)
     meanings = mapped_classes(detector.detector.class_names, class_names, settings.class_map)
     method = detector.method(meanings, settings.confidence)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffugen.config.labelling import by_detector
 from diffugen.config.sections import ReviewSettings
 from diffugen.errors import shell_command
 from diffugen.records import Decision
@@ -111,6 +112,8 @@ def _in_app(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
                 f"The database {uri} asks for no password: whoever can connect to it can change the review."
             )
         dataset = push(store)
+        if by_detector(store.latest_method("attention")):
+            notify("labels.source is detector: what the App calls attention are that detector's labels.")
         if settings.wait:
             open_app(dataset, port=settings.port, notify=notify)
         else:

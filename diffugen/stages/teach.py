@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from diffugen.config.labelling import DecoderRef, Labelling
 from diffugen.config.sections import TeachSettings
 from diffugen.errors import counted
-from diffugen.labels.witness import Witness
 from diffugen.records import HeatMaps, PixelFeatures, content_id
 from diffugen.run.results import HeldOut, Taught
 from diffugen.run.rounds import OnProgress, Round, stage
@@ -41,6 +40,8 @@ ADOPTION_ERRORS = 1.0
 """Standard errors that the gain of a decoder must exceed: fewer than for the best of many settings, because
 nothing was chosen by these images."""
 
+_NO_HEAT = "labels.source is detector, so no heat maps become labels, and better ones are of no use"
+
 
 @stage("teach", Taught, kept="The decoder will be taught again.")
 def teach(round: Round, on_progress: OnProgress, labelling: Labelling, settings: TeachSettings) -> Taught:
@@ -48,7 +49,8 @@ def teach(round: Round, on_progress: OnProgress, labelling: Labelling, settings:
 
     It also learns from attention labels of undecided images. Whether its labels are better is found out on
     decided images that it was not taught with, fold by fold. If it is adopted, it draws all images of the
-    run. As long as no image is decided anew, the last outcome stands.
+    run. As long as no image is decided anew, the last outcome stands. Nothing is taught where a detector
+    labels alone, because no heat map becomes a label then.
 
     Args:
         round: The round.
@@ -62,6 +64,8 @@ def teach(round: Round, on_progress: OnProgress, labelling: Labelling, settings:
     from diffugen.labels.decoder import Decoder, Lesson, Projection
 
     run, store, diffusion = round.run, round.store, labelling.diffusion
+    if not labelling.uses_heat:
+        return Taught(False, _NO_HEAT)
     evidence = _decided(round)
     if settings.min_decisions is None or len(evidence) < settings.min_decisions:
         return Taught(False, _too_few(len(evidence), settings.min_decisions))
@@ -169,10 +173,7 @@ def _worth(
     readers: Sequence[Callable[[str], HeatMaps]],
 ) -> NDArray[np.float64]:
     """Return what labels are worth in each decided image, made from each kind of heat maps: (kinds, N)."""
-    store, seen = round.store, dict[str, Witness]()
-    if labelling.witness is not None:
-        ids = [one.image_id for one in evidence]
-        seen = dict(witnesses(round, labelling.witness, labelling.settings.witness_confidence, ids))
+    store, seen = round.store, dict(witnesses(round, labelling, [one.image_id for one in evidence]))
     segmenter = open_segmenter(store, labelling)
     judges = [Judge(evidence, reader, store.image, seen.get, segmenter) for reader in readers]
     return np.stack([judge.judge(labelling.settings, labelling.weights).worth for judge in judges])

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from diffugen.config.labelling import Labelling
 from diffugen.config.sections import TuneSettings
-from diffugen.labels.witness import Witness
 from diffugen.run.results import HeldOut, Tuned, TunedSide
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
@@ -20,6 +19,11 @@ from diffugen.tune.study import tune as tune_labelling
 AGREEMENT_WEIGHT = 0.25
 """How much a detector's labels count beside a person's, which count 1: it repeats what it was taught."""
 
+_NO_HEAT = (
+    "labels.source is detector, whose labels depend on no heat map, so there are no label settings and no "
+    "score weights to tune"
+)
+
 
 @stage("tune", Tuned, unit="trial", kept="The trials so far are kept.")
 def tune(
@@ -29,7 +33,8 @@ def tune(
 
     The evidence is human labels, of images in dispute and of others, and with a lower weight out-of-sample
     model labels of the other images. The study is kept in the run's folder as ``tune.sqlite``. Nothing is
-    searched as long as fewer than ``settings.min_decisions`` images are decided.
+    searched as long as fewer than ``settings.min_decisions`` images are decided, nor where a detector labels
+    alone: its labels depend on no heat map.
 
     Args:
         round: The round; later ones label with what it adopts.
@@ -41,13 +46,13 @@ def tune(
     store = round.store
     kind, evidence = _evidence(store, method, round.run.class_names)
     decided = sum(one.weight == 1.0 for one in evidence)
-    if settings.trials and decided < settings.min_decisions:
+    idle = _NO_HEAT if not labelling.uses_heat else None
+    if idle is None and settings.trials and decided < settings.min_decisions:
+        idle = _too_few(decided, settings.min_decisions)
+    if idle is not None:
         now = TunedSide(labelling.settings, labelling.weights)
-        return Tuned(False, _too_few(decided, settings.min_decisions), kind, now, now)
-    seen: dict[str, Witness] = {}
-    if labelling.witness is not None:
-        ids, least = [one.image_id for one in evidence], labelling.settings.witness_confidence
-        seen = dict(witnesses(round, labelling.witness, least, ids))
+        return Tuned(False, idle, kind, now, now)
+    seen = dict(witnesses(round, labelling, [one.image_id for one in evidence]))
     found = tune_labelling(
         evidence,
         heat_maps_reader(store, labelling),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from diffugen import stages
 from diffugen.config import Config, kept_config, load_config
 from diffugen.config.labelling import Labelling
+from diffugen.config.load import with_current_keys
 from diffugen.errors import DiffugenError, ModelError, StoreError
 from diffugen.run import Progress, Round, Run, RunStore, silent
 from diffugen.run.changes import changed_keys
@@ -90,7 +91,8 @@ def resolve_config(
         return settings, path
     if config is None:
         return kept_config(kept, str(path / LEDGER_NAME), overrides), path
-    changed = [key for key in changed_keys(kept, settings.dump()) if key.split(".")[0] in ("labels", "score")]
+    differing = changed_keys(with_current_keys(kept), settings.dump())
+    changed = [key for key in differing if key.split(".")[0] in ("labels", "score")]
     return settings.pin({*settings.labelling.pinned, *changed}), path
 
 

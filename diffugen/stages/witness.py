@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from diffugen.config.sections import DetectorSettings
+from diffugen.config.labelling import Labelling, Source
 from diffugen.errors import DiffugenError
 from diffugen.labels.witness import Witness
 from diffugen.records import LabelSet
 from diffugen.run.rounds import OnProgress, Round, unseen
-from diffugen.stages.detector import mapped_classes, open_detector, unknown_classes
+from diffugen.stages.detector import mapped_classes, open_detector
 from diffugen.stages.relabel import as_prompted, predicted
 
 
 def witnesses(
-    round: Round,
-    settings: DetectorSettings,
-    confidence: float,
-    image_ids: Iterable[str],
-    on_progress: OnProgress = unseen,
+    round: Round, labelling: Labelling, image_ids: Iterable[str], on_progress: OnProgress = unseen
 ) -> Iterator[tuple[str, Witness]]:
-    """Yield images with what the configured detector finds in them; what it found once is kept in the run.
+    """Yield images with what a labelling's detector finds in them; what it found once is kept in the run.
 
     Args:
         round: The round that asks.
-        settings: The detector.
-        confidence: Minimum confidence of an object, in [0, 1].
+        labelling: The labelling; without a detector, nothing is yielded.
         image_ids: The images.
         on_progress: Called with images that the detector has seen and those that it has to see.
 
     Raises:
-        DiffugenError: The checkpoint or an image cannot be read, or the detector knows no class of the run.
+        DiffugenError: The checkpoint or an image cannot be read, or the detector does not know the classes
+            that it has to label; see `source_mistake`.
     """
+    settings, confidence = labelling.detector, labelling.settings.detector_confidence
+    if settings is None:
+        return
     run, store, ids = round.run, round.store, list(image_ids)
     detector = open_detector(run, settings.checkpoint, settings)
     meanings = mapped_classes(detector.detector.class_names, run.class_names, settings.class_map)
-    known = frozenset(run.class_names) - set(unknown_classes(run, settings.checkpoint, settings))
-    if not known:
-        raise DiffugenError(
-            f"labels.witness is base, but the detector {settings.checkpoint} knows none of the classes "
-            f"{', '.join(run.class_names)}; add classes that it knows to prompts.classes, map them to its "
-            "names with detector.class_map, or set labels.witness to none"
-        )
+    known = frozenset(run.class_names) & {*detector.detector.class_names, *meanings}
+    mistake = source_mistake(labelling.settings.source, settings.checkpoint, run.class_names, known)
+    if mistake is not None:
+        raise DiffugenError(mistake)
     method = detector.method(meanings, confidence)
     lacking = set(store.label_ids_missing("witness", method))
     missing = [image_id for image_id in ids if image_id in lacking]
@@ -59,3 +55,27 @@ def witnesses(
     for image_id in ids:
         labels = next(iter(store.labels("witness", method, image_id=image_id)))
         yield image_id, Witness(labels.instances, known)
+
+
+def source_mistake(
+    source: Source, checkpoint: str, class_names: Sequence[str], known: Collection[str]
+) -> str | None:
+    """Return why a detector cannot be what ``labels.source`` says, and the way out; None if it can.
+
+    Args:
+        source: The setting.
+        checkpoint: The detector.
+        class_names: The run's classes.
+        known: Those that the detector knows, under any name of the class map.
+    """
+    unknown = [name for name in class_names if name not in known]
+    if source == "attention" or not unknown or (source == "both" and known):
+        return None
+    if known:
+        lacks, other = f"does not know {', '.join(unknown)}", "both: attention labels what it does not know"
+    else:
+        lacks, other = f"knows none of the classes {', '.join(unknown)}", "attention"
+    return (
+        f"labels.source is {source}, but the detector {checkpoint} {lacks}; map classes to its names with "
+        f"detector.class_map, or set labels.source to {other}"
+    )

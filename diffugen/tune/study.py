@@ -296,7 +296,7 @@ def _identity(
         ]
         for one in evidence
     ]
-    searched = settings.model_dump(mode="json", exclude=settings.idle_keys), weights.model_dump()
+    searched = settings.hashed, weights.model_dump()
     return content_id(SEARCH_VERSION, labels, *searched, folds, seed)
 
 

@@ -98,7 +98,7 @@ def attention(count: int, seed: int, work: Path) -> World:
     An image's error is its first of: a class `swapped`, an object `missing`, one that is `spurious`, a mask
     with an IoU below `GOOD_IOU` (`coarse`).
     """
-    overrides = [f"seed={seed}", f"prompts.count={count}", "labels.method=paper", "labels.witness=none"]
+    overrides = [f"seed={seed}", f"prompts.count={count}", "labels.method=paper", "labels.source=attention"]
     config = load_config("miniature", overrides)
     model = load_oracle(WEIGHTS / "oracle")
     world = World([], [], [])

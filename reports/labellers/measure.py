@@ -190,10 +190,10 @@ def measure(work: Path, count: int, draws: int) -> dict[str, Any]:
     """Return all numbers."""
     world = World(work, count)
     configured = load_config("miniature").labels
-    alone = configured.changed(witness="none")
+    alone = configured.changed(source="attention")
     paper = alone.changed(method="paper", refine="none", erode_frac=0.01, dilate_frac=0.01, groups={"*": 1.0})
     paper = paper.changed(step_weights=(1.0, 1.0, 1.0), instances="pieces")
-    seen, found = witnesses(world, configured.witness_confidence)
+    seen, found = witnesses(world, configured.detector_confidence)
 
     def nobody(_: str) -> None:
         return None

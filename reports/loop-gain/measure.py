@@ -54,7 +54,7 @@ WITNESS = [*UNTUNED, "dataset.trust=attention", "dataset.mask=attention"]
 ATTENTION = [
     *WITNESS,
     "labels.method=paper",
-    "labels.witness=none",
+    "labels.source=attention",
     "labels.groups={up@1/2: 2, mid@1/2: 1, down@1/2: 1}",
 ]
 

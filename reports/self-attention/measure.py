@@ -113,7 +113,7 @@ def measure(count: int) -> dict[str, Any]:
     """Return all numbers."""
     pipeline, judge = load_pipeline("miniature"), oracle.load_oracle(WEIGHTS / "oracle")
     size_wh = default_size_wh(pipeline)
-    configured = load_config("miniature").labels.changed(witness="none")
+    configured = load_config("miniature").labels.changed(source="attention")
     variants = {"configured": configured, "not refined": configured.changed(refine="none")}
     ious: dict[str, dict[int, dict[str, list[list[float]]]]] = {
         name: {steps: {} for steps in STEPS} for name in variants

@@ -114,7 +114,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
             "--set",
             "prompts.attributes={}",
             "--set",
-            "labels.witness=none",
+            "labels.source=attention",
         ),
         r"knows none of the classes piano.*--known",
     ),
@@ -269,7 +269,7 @@ def test_a_detector_is_measured_without_a_run(
     assert list(Path().iterdir()) == [Path("photos")], "it left a run behind"
 
     classes = ("prompts.classes={harp: [harp]}", "prompts.templates=['a {harp}']", "prompts.attributes={}")
-    harps = [part for one in (*classes, "labels.witness=none") for part in ("--set", one)]
+    harps = [part for one in (*classes, "labels.source=attention") for part in ("--set", one)]
     assert run(monkeypatch, "evaluate", "miniature", *harps, *given) == 2
     assert re.search(r"photos/val labels none of.*'harp'", capsys.readouterr().err)
     RunStore.create_or_open("runs/miniature", config={"prompts": {"classes": {"harp": ["harp"]}}}).close()

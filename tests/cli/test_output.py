@@ -30,7 +30,7 @@ def test_prompts_are_shown_as_they_are(
 ) -> None:
     value = text.replace("'", "''")
     settings = ["prompts.templates=['a {weather} {piano}']", "prompts.classes={piano: [piano]}"]
-    settings += [f"prompts.attributes={{weather: ['{value}']}}", "prompts.count=1", "labels.witness=none"]
+    settings += [f"prompts.attributes={{weather: ['{value}']}}", "prompts.count=1", "labels.source=attention"]
     assert run(monkeypatch, "prompts", *(part for one in settings for part in ("--set", one))) == 0
     out = capsys.readouterr().out
     assert f"a {text} piano  [piano -> piano]" in out and f"{text} 1" in out

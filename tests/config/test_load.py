@@ -8,17 +8,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from diffugen.config.files import Option, config_path, list_configs
-from diffugen.config.labelling import TERMS, Labelling, LabelSettings, ScoreWeights
+from diffugen.config.labelling import TERMS, Labelling, LabelSettings, ScoreWeights, by_detector
 from diffugen.config.load import kept_config, load_config
-from diffugen.config.sections import resumable_keys
+from diffugen.config.sections import DetectorSettings, resumable_keys
 from diffugen.config.training import TrainingArguments
 from diffugen.config.values import Section
 from diffugen.errors import ConfigError
 from diffugen.prompts.tasks import plan_tasks, task_prompts
+from diffugen.records import Instances
+from diffugen.run.results import TunedSide, from_text
+from diffugen.tune.judge import Evidence
+from diffugen.tune.study import _identity
 
 ROOT = Path(__file__).parents[2]
 NEEDS_TOML = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
@@ -494,6 +499,70 @@ def test_the_segmenter_is_part_of_the_provenance_if_it_is_used() -> None:
     assert method(segmenter="sam_b.pt") == method()
     assert method(refine="crf", segmenter="sam_b.pt") == method(refine="crf")
     assert len({method(refine="sam"), method(refine="sam", segmenter="sam_b.pt"), method()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, "attention-d5c98990f7443f72"),
+        ({"detector_confidence": 0.25}, "attention-d5c98990f7443f72"),
+        ({"source": "both"}, "attention-8befc9f434629f5d"),
+        ({"source": "both", "detector_confidence": 0.25}, "attention-243634a6d4395702"),
+    ],
+)
+def test_the_provenance_is_that_of_the_versions_with_witnesses(changes: dict[str, Any], kept: str) -> None:
+    base = DetectorSettings(checkpoint="miniature", device="cpu")
+    assert Labelling(LabelSettings(**changes), ScoreWeights(), base=base).method == kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, "2ed18c6b5b4ceb2e"),
+        ({"source": "both"}, "bda58ed61e235c7f"),
+        ({"source": "both", "detector_confidence": 0.25}, "f5c040afecb7be4d"),
+        ({"detector_confidence": 0.25}, "263bf5c9ffc2de6c"),
+    ],
+)
+def test_studies_keep_the_names_of_the_versions_with_witnesses(changes: dict[str, Any], kept: str) -> None:
+    nothing = Instances((96, 64), (), (), np.zeros(0))
+    made = _identity([Evidence("a", "f", nothing)], LabelSettings(**changes), ScoreWeights(), 4, 0)
+    assert made == kept
+
+
+def test_the_provenance_of_a_detectors_labels_has_what_decides_them() -> None:
+    def method(base: DetectorSettings | None = None, **changes: Any) -> str:
+        settings = LabelSettings(source="detector", **changes)
+        return Labelling(settings, ScoreWeights(), base=base or DetectorSettings()).method
+
+    assert method().startswith("detector-") and by_detector(method())
+    assert method(threshold=0.3, refine="sam") == method(DetectorSettings(epochs=3)) == method()
+    other = DetectorSettings(checkpoint="other.pt"), DetectorSettings(class_map={"sedan": "car"})
+    assert len({method(), method(detector_confidence=0.9), *map(method, other)}) == 4
+    with pytest.raises(ValueError, match="needs a detector"):
+        Labelling(LabelSettings(source="detector"), ScoreWeights())
+
+
+@pytest.mark.parametrize(("then", "now"), [("none", "attention"), ("base", "both")])
+def test_a_run_of_an_earlier_version_keeps_who_labels(then: str, now: str) -> None:
+    kept = load_config("miniature").dump()
+    del kept["labels"]["source"], kept["labels"]["detector_confidence"]
+    kept["labels"] |= {"witness": then, "witness_confidence": 0.75}
+    labels = kept_config(kept, "the run").labels
+    assert (labels.source, labels.detector_confidence) == (now, 0.75)
+    settings = json.dumps({"settings": kept["labels"], "weights": kept["score"]})
+    assert from_text(TunedSide, settings).settings == labels, "as results of its stages have it"
+    assert kept_config(kept, "the run", ["labels.source=detector"]).labels.source == "detector"
+
+
+def test_a_file_that_says_witness_is_told_what_to_write(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD + "labels: {witness: base, witness_confidence: 0.5, methd: paper}\n")
+    told = mistakes(file)
+    assert f'{file}: labels.witness = "base": unknown key; write source: both for witness: base' in told[0]
+    assert told[1].endswith("labels.witness_confidence = 0.5: unknown key; write detector_confidence")
+    assert "did you mean 'method'?" in told[2] and len(told) == 3
+    [mistake] = mistakes("miniature", "labels.witness=none")
+    assert mistake.startswith("--set labels.witness=none: ") and "source: attention" in mistake
 
 
 def test_resumable_keys_exist_and_affect_no_image() -> None:

@@ -245,11 +245,32 @@ def test_overrides_use_our_keys(tmp_path: Path) -> None:
         load(tmp_path, VEHICLES, "steps=5")
 
 
-@pytest.mark.parametrize(("name", "trust"), [("vehicles", "model"), ("pianos", "none")])
-def test_the_file_decides_which_labels_are_used(tmp_path: Path, name: str, trust: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "source", "confidence", "trust"),
+    [("vehicles", "detector", 0.45, "attention"), ("pianos", "attention", 0.5, "none")],
+)
+def test_the_file_decides_who_labels(
+    tmp_path: Path, name: str, source: str, confidence: float, trust: str
+) -> None:
     config = load(tmp_path, EXAMPLES[name])
+    assert (config.labels.source, config.labels.detector_confidence) == (source, confidence)
     assert (config.labels.method, config.dataset.trust) == ("paper", trust)
-    assert ("diffugen relabel" in notes_of(EXAMPLES[name])) is (trust == "model")
+    assert ("what the label model finds" in notes_of(EXAMPLES[name])) is (source == "detector")
+
+
+def test_classes_that_a_supervised_file_does_not_map_are_labelled_by_attention(tmp_path: Path) -> None:
+    mapped = {"van": "car", "lorry": "truck"}
+    partly = changed(VEHICLES, "dataset_to_model_class_map", mapped)
+    assert load(tmp_path, partly).labels.source == "both"
+    assert "tram not in it, so labelled by attention" in notes_of(partly)
+    assert load(tmp_path, changed(partly, "unsupervised", True)).labels.source == "attention"
+    assert load(tmp_path, changed(VEHICLES, "dataset_to_model_class_map")).labels.source == "detector"
+
+
+@pytest.mark.parametrize("kind", ["YOLOSeg", "Mask2Former"])
+def test_the_label_model_is_a_yolo_model_or_a_mask2former(tmp_path: Path, kind: str) -> None:
+    settings = changed(changed(VEHICLES, "label_model.type", kind), "label_model.weights", "models/theirs")
+    assert load(tmp_path, settings).detector.checkpoint == "models/theirs"
 
 
 def test_classes_are_the_objects_in_the_order_of_dataset_classes(tmp_path: Path) -> None:
@@ -539,8 +560,8 @@ def test_a_missing_section_is_not_a_source(tmp_path: Path) -> None:
         ("label_model", ["yolo.pt"], 'label_model = "yolo.pt": expected a section'),
         (
             "label_model.type",
-            ["Mask2Former"],
-            "label_model.type = \"Mask2Former\": expected 'YOLOSeg', the only supported type",
+            ["MaskRCNN"],
+            "label_model.type = \"MaskRCNN\": expected 'YOLOSeg' or 'Mask2Former'",
         ),
         ("unsupervised", ["false"], 'unsupervised = "false": expected true or false'),
         ("images_per_shard", [0], "images_per_shard = 0: expected a number of at least 1"),

@@ -111,6 +111,16 @@ def test_a_panel_shows_the_map_of_the_first_class_and_the_source_if_there_is_one
         assert len(made.pictures) == 4 and (made.pictures[0] != 120).any() == drawn
 
 
+def test_labels_of_a_detector_alone_are_shown_without_heat_maps(tmp_path: Path) -> None:
+    record = ImageRecord(Prompt("a road", ()), 0, (60, 40), "tiny")
+    nothing = HeatMaps(record.id, (60, 40), (), {})
+    with RunStore.create_or_open(tmp_path / "run", config={}) as store:
+        store.add_image(record, GREY, nothing, 1.0)
+        store.put_labels([LabelSet(record.id, "attention", instances("piano"), "detector-1")])
+        sheet = attention_sheet(store, "detector-1", LabelSettings(), tmp_path / "sheet.png")
+    assert Image.open(sheet).width < 3 * 240, "image and labels"
+
+
 def test_the_sheet_of_a_run_spreads_over_its_images_and_keeps_to_the_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

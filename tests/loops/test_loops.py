@@ -19,6 +19,7 @@ import pytest
 
 from diffugen import stages
 from diffugen.config import ReviewSettings
+from diffugen.config.labelling import by_detector
 from diffugen.dataset.yolo import read_yolo, write_yolo
 from diffugen.detectors.yolo_checkpoint import find_checkpoint
 from diffugen.miniature.sets import exact_instances, scene_set
@@ -45,7 +46,7 @@ ROUND_1 = (
 )
 
 
-def settings(truth: Path, **changes: object) -> list[str]:
+def settings(truth: Path | str, **changes: object) -> list[str]:
     """Return overrides for a small loop that trusts attention, so its detector may learn little."""
     values: dict[str, object] = {
         "prompts.count": 12,
@@ -284,7 +285,7 @@ def test_improve_starts_from_a_dataset(
         assert store.loop == "improve"
         assert len(list(store.labels("model"))) == 6
     alone = settings(known, **{"prompts.classes": "{piano: [piano]}", "prompts.templates": "['a {piano}']"})
-    alone += ["--set", "prompts.attributes={}", "--set", "labels.witness=none"]
+    alone += ["--set", "prompts.attributes={}", "--set", "labels.source=attention"]
     assert run(monkeypatch, "improve", "--run", str(tmp_path / "other"), *alone) == 2
     assert re.search(r"knows none of the classes piano.*--known", capsys.readouterr().err)
 
@@ -298,6 +299,47 @@ MOMENTS = (  # (round, stage): killed at a random moment after this stage
     (1, "tune"),
     (1, "train"),
 )
+
+
+@pytest.mark.slow
+def test_a_detector_labels_the_classes_that_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = tmp_path / "run"
+    changes: dict[str, object] = {
+        "labels.source": "detector",
+        "prompts.classes": "{car: [car], truck: [truck]}",
+        "prompts.attributes": "{weather: [sunny, rainy, snowy], vehicle: [car, truck]}",
+        "prompts.templates": '["a photo of a {vehicle} on a road, {weather}"]',
+        "prompts.count": 6,
+        "loop.images_per_prompt": 2,
+    }
+    assert run(monkeypatch, "bootstrap", "--run", str(folder), *settings("null", **changes)) == 0
+    told = capsys.readouterr().out
+    assert "the labels are those of miniature itself" in " ".join(told.split())
+    with RunStore.open(folder, readonly=True) as store:
+        first, second = store.results(0), store.results(1)
+        assert first.label and second.label and first.label.method == second.label.method
+        assert by_detector(first.label.method) and second.label.images == 24 and second.label.objects > 6
+        for labels in store.labels("attention", second.label.method):
+            assert set(labels.instances.class_names) <= {"car", "truck"}
+            assert (labels.instances.scores >= 0.5).all()
+        assert first.promote and (first.promote.evidence, first.promote.promoted) == ("none", True)
+        assert second.relabel and second.relabel.checkpoint == first.promote.checkpoint
+        assert second.compare and second.compare.images > 0
+        assert second.tune and "no heat map" in second.tune.reason
+        assert second.teach and "labels.source is detector" in second.teach.reason
+    assert run(monkeypatch, "status", str(folder)) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"detector 12 \(\d+\)", said) and "attention" not in said
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "all by the starting detector; heat maps were not used" in page
+    assert "attention labels" not in page and "heat map of" not in page
+    for command in ("label", "compare", "tune", "teach"):
+        assert run(monkeypatch, command, "--run", str(folder)) == 0, command
+    with RunStore.open(folder, readonly=True) as store:
+        assert by_detector(store.latest_method("attention"))
 
 
 @pytest.mark.slow

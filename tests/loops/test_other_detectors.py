@@ -25,7 +25,7 @@ def test_the_loop_runs_with_it(
         "loop.rounds": "2",
         "loop.truth": "null",
         "diffusion.num_inference_steps": "6",
-        "labels.witness": "none",
+        "labels.source": "attention",
         "detector.checkpoint": start,
         "detector.steps": "3",
         "detector.batch_size": "2",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from diffugen.config import LabelSettings
 from diffugen.report.arcs import arcs
 from diffugen.report.blocks import (
     Page,
@@ -26,7 +27,16 @@ from diffugen.report.markdown import to_markdown
 from diffugen.report.outcome import headline
 from diffugen.report.survey import Cover, Survey, attribute_gaps
 from diffugen.run.results import Chosen, Compared, HeldOut, Promoted, Relabelled, RoundResults
-from tests.report.samples import CONFIG, PageReader, evaluated, facts_of, markdown_tables, plain, tuned
+from tests.report.samples import (
+    CONFIG,
+    PageReader,
+    evaluated,
+    facts_of,
+    labelled,
+    markdown_tables,
+    plain,
+    tuned,
+)
 
 WON, LOST = Promoted(True, "c", "agreed"), Promoted(False, "b", "agreed")
 
@@ -139,6 +149,26 @@ def test_the_parts_of_the_loop_say_what_they_did() -> None:
     ]
     assert "reports/loop-gain" in str(note.parts[0])
     assert not arcs(facts_of({0: RoundResults(promote=WON)}), Survey()).blocks, "one part explains itself"
+
+
+@pytest.mark.parametrize(
+    ("source", "part", "said"),
+    [
+        ("attention", "attention labels", "8 labels on 8 images"),
+        ("both", "attention labels", "8 labels on 8 images, with the starting detector as a witness"),
+        (
+            "detector",
+            "labels of the starting detector",
+            "8 labels on 8 images, all by the starting detector; heat maps were not used",
+        ),
+    ],
+)
+def test_the_report_says_who_labelled(source: str, part: str, said: str) -> None:
+    method = "detector-1" if source == "detector" else "attention-1"
+    made = replace(labelled(method=method), settings=LabelSettings().changed(source=source))
+    round = RoundResults(label=made, dataset=Chosen("d", 65, 15), promote=WON)
+    [table, _] = arcs(facts_of({0: round}), Survey()).blocks
+    assert isinstance(table, Table) and table.rows[0] == (part, said)
 
 
 def test_a_round_without_a_finished_stage() -> None:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,16 @@ def test_an_audit_says_what_it_is(tmp_path: Path) -> None:
     audit = next(card for card in cards if card["id"] == made.image_id(4))
     assert len(cards) == 6 and audit["severity"] is None
     assert audit["points"] == [{"kind": "audit", "text": "attention and model agree; are both right?"}]
+
+
+def test_a_detectors_labels_are_not_called_attention(tmp_path: Path) -> None:
+    with made.make_run(tmp_path / "run") as store:
+        labels = next(store.labels("attention", image_id=made.image_id(1)))
+        store.put_labels([replace(labels, method="detector-1")])
+        path = write_static(store, tmp_path)
+    assert Page(path).content["names"]["attention"] == "starting detector"
+    text = path.read_text(encoding="utf-8")
+    assert "starting detector labels are right" in text and "Attention is right" not in text
 
 
 def test_decided_images_come_last_and_the_limit_holds(

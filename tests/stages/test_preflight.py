@@ -103,9 +103,20 @@ def test_all_mistakes_are_in_one_list(tmp_path: Path) -> None:
 
 def test_a_witness_that_knows_none_of_the_classes_is_refused(tmp_path: Path) -> None:
     only = "prompts.classes={piano: [piano]}", 'prompts.templates=["a {piano} on a road"]'
-    [mistake] = mistakes(tmp_path / "run", *only, "prompts.attributes={}", "labels.witness=base")
-    assert "labels.witness = base: the detector miniature knows car, truck" in mistake
-    assert check(tmp_path / "other", *only, "prompts.attributes={}", "labels.witness=none") == []
+    [mistake] = mistakes(tmp_path / "run", *only, "prompts.attributes={}", "labels.source=both")
+    assert "labels.source is both, but the detector miniature knows none of the classes piano" in mistake
+    assert mistake.endswith("set labels.source to attention")
+    [mistake] = mistakes(tmp_path / "alone", *only, "prompts.attributes={}", "labels.source=detector")
+    assert mistake.endswith("set labels.source to attention"), "it knows nothing for `both` either"
+    assert check(tmp_path / "other", *only, "prompts.attributes={}", "labels.source=attention") == []
+
+
+def test_a_detector_that_labels_alone_must_know_all_classes(tmp_path: Path) -> None:
+    [mistake] = mistakes(tmp_path / "run", "labels.source=detector")
+    assert "labels.source is detector, but the detector miniature does not know piano; map" in mistake
+    assert "set labels.source to both" in mistake
+    assert check(tmp_path / "both", "labels.source=both") == []
+    assert check(tmp_path / "mapped", "labels.source=detector", "detector.class_map={piano: car}") == []
 
 
 def test_a_segmenter_is_opened_if_it_is_used(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_the_miniatures_objects_are_outlined(tmp_path: Path, monkeypatch: pytest
         "prompts.count=2",
         "diffusion.num_inference_steps=2",
         "diffusion.size_wh=[96, 64]",
-        "labels.witness=none",
+        "labels.source=attention",
         "labels.refine=sam",
         f"labels.segmenter={file}",
         "detector.device=cpu",

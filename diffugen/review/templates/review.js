@@ -67,8 +67,9 @@ function build(card, index) {
   for (const source of ["attention", "model"]) {
     const side = card[source];
     const count = side && (side.labels === 1 ? "1 label" : `${side.labels || "no"} labels`);
-    const caption = side ? `${source}: ${count}` : source;
-    picture(find("." + source), side && side.picture, caption, `no ${source} labels`);
+    const name = content.names[source];
+    const caption = side ? `${name}: ${count}` : name;
+    picture(find("." + source), side && side.picture, caption, `no ${name} labels`);
   }
   for (const button of article.querySelectorAll("button")) {
     button.disabled = button.dataset.verdict in card && !card[button.dataset.verdict];

@@ -93,7 +93,7 @@ def label(
         ),
     ] = None,
 ) -> None:
-    """Label a run as labels.source says, or any images with a detector.
+    """Label a run, or any images with a detector or a decoder.
 
     Needs no GPU; draws a contact sheet. What a detector found is kept while it works: the same command
     continues after an interruption.

@@ -252,9 +252,8 @@ method* takes all layers and steps with equal weights, as the paper does. The wi
 cars, trucks, people, and cones, but neither pianos nor buses."""
 
 NOTES = """\
-Not measured: token optimisation (OVAM) and a probe over attention heads are not built. The decoder's inputs
-contain each layer group's heat, so a linear probe over layers is a special case of it. Mask2Former is
-measured as a detector in [detectors](../detectors/README.md)."""
+Optimised tokens and a probe over attention heads are measured in [attention-probe](../attention-probe/README.md),
+on other images. Mask2Former is measured as a detector in [detectors](../detectors/measure.py)."""
 
 
 def page(numbers: dict[str, Any]) -> str:

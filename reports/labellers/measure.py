@@ -252,8 +252,8 @@ method* takes all layers and steps with equal weights, as the paper does. The wi
 cars, trucks, people, and cones, but neither pianos nor buses."""
 
 NOTES = """\
-Optimised tokens and a probe over attention heads are measured in [attention-probe](../attention-probe/README.md),
-on other images. Mask2Former is measured as a detector in [detectors](../detectors/measure.py)."""
+Optimised tokens and a probe over attention heads are measured in
+[attention-probe](../attention-probe/README.md), on other images. Mask2Former is measured as a detector in [detectors](../detectors/measure.py)."""
 
 
 def page(numbers: dict[str, Any]) -> str:

@@ -253,7 +253,8 @@ cars, trucks, people, and cones, but neither pianos nor buses."""
 
 NOTES = """\
 Optimised tokens and a probe over attention heads are measured in
-[attention-probe](../attention-probe/README.md), on other images. Mask2Former is measured as a detector in [detectors](../detectors/measure.py)."""
+[attention-probe](../attention-probe/README.md), on other images. Mask2Former is measured as a detector in
+[detectors](../detectors/measure.py)."""
 
 
 def page(numbers: dict[str, Any]) -> str:

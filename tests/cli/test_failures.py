@@ -82,7 +82,7 @@ def test_a_full_disk_inside_training(tmp_path: Path) -> None:
     assert re.search(r"^error: no space left on the disk.*diffugen bootstrap", full.stderr, re.M), full.stderr
     assert "Traceback" not in full.stderr
     with RunStore.open(tmp_path / "run", readonly=True) as store:
-        assert list(store.summary().rounds[0].stages) == ["generate", "label", "dataset"]
+        assert list(store.summary().rounds[0].stages) == ["generate", "teach", "label", "sift", "dataset"]
     done = without_terminal(LOOP, tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "report" / "index.html").is_file()

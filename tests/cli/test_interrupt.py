@@ -61,6 +61,6 @@ def test_a_training_begins_again_and_an_impatient_user_sees_no_traceback(tmp_pat
     code, text = on_terminal(LOOP, tmp_path, press_when=lambda so_far: ": train" in so_far, presses=3)
     assert code in (130, -2) and "Traceback" not in text, text
     with RunStore.open(tmp_path / "run", readonly=True) as store:
-        assert list(store.summary().rounds[0].stages) == ["generate", "label", "dataset"]
+        assert list(store.summary().rounds[0].stages) == ["generate", "teach", "label", "sift", "dataset"]
     done = without_terminal(LOOP, tmp_path)
     assert done.returncode == 0 and "round 0 (1 of 1): train: 3 of 3 epochs" in done.stdout, done.stderr

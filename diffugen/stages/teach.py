@@ -69,8 +69,8 @@ def teach(round: Round, on_progress: OnProgress, labelling: Labelling, settings:
     evidence = _decided(round)
     if settings.min_decisions is None or len(evidence) < settings.min_decisions:
         return Taught(False, _too_few(len(evidence), settings.min_decisions))
-    if len({one.family for one in evidence}) < 2:
-        return Taught(False, "all decided images go back to one prompt, so nothing can be held out")
+    if len({one.family for one in evidence if len(one.instances)}) < 2:
+        return Taught(False, "decided images with objects go back to fewer than two prompts or photos")
     assert diffusion is not None
     key = content_id(
         TEACHING_VERSION,
@@ -84,10 +84,11 @@ def teach(round: Round, on_progress: OnProgress, labelling: Labelling, settings:
     if last is not None and last.decoder is not None and last.decoder.id == key:
         draw(store, round.taught_labelling(labelling), everything, on_progress)
         return last
-    for name in set(run.class_names) - {name for one in evidence for name in one.instances.class_names}:
-        run.notify_once(f"teach: no decided image shows the class {name!r}; it is drawn by what others teach")
+    shown = {name for one in evidence for name in one.instances.class_names}
+    for name in [one for one in run.class_names if one not in shown]:
+        run.notify_once(f"teach: no decided image shows a {name}; it is drawn by what other classes teach")
     about = {"model": diffusion.model, "corrected": len(evidence), "classes": list(run.class_names)}
-    weak = _undecided(round, evidence, settings.images)
+    weak = _undecided(round, settings.images)
     folds = split([one.family for one in evidence], settings.folds, round.seed)
     ids = [*(one.image_id for one in evidence), *weak]
     probed = random.Random(round.seed).sample(ids, min(PROJECTED_IMAGES, len(ids)))
@@ -159,9 +160,12 @@ def _last(round: Round) -> Taught | None:
     return next((one for one in kept if one is not None), None)
 
 
-def _undecided(round: Round, evidence: Sequence[Evidence], most: int) -> list[str]:
-    """Return at most so many images that are not decided, drawn at random by the round's seed."""
-    decided = {one.image_id for one in evidence}
+def _undecided(round: Round, most: int) -> list[str]:
+    """Return at most so many images that are not decided, drawn at random by the round's seed.
+
+    Rejected images are decided, too: a person has seen that they are unusable.
+    """
+    decided = {one.image_id for one in round.store.decisions()}
     ids = sorted(one for one in round.store.image_ids() if one not in decided)
     return random.Random(round.seed).sample(ids, min(most, len(ids)))
 

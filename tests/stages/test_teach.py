@@ -108,6 +108,24 @@ def test_a_decoder_that_is_no_better_is_not_used(run: OpenRun) -> None:
         assert not (run.folder / "taught").exists()
 
 
+def test_rejected_images_teach_nothing(run: OpenRun) -> None:
+    run.close()
+    with dg.open_run(run.folder, dg.load_config("miniature", [*QUICK, "teach.images=100"])) as other:
+        decided = decide(other, 5)
+        rejected = [one for one in other.store.image_ids() if one not in decided][:3]
+        dg.decide(other, [dg.Decision(one, "reject", None, "ann") for one in rejected])
+        taught = dg.teach(other)
+        assert (taught.corrected, taught.weak) == (5, 2)
+
+
+def test_empty_images_alone_teach_nothing(run: OpenRun) -> None:
+    with run:
+        nothing = Instances((64, 64), (), (), np.zeros(0))
+        dg.decide(run, [dg.Decision(one, "empty", nothing, "ann") for one in run.store.image_ids()])
+        taught = dg.teach(run)
+        assert taught.decoder is None and "with objects go back to fewer than two prompts" in taught.reason
+
+
 def test_an_interrupted_drawing_continues(run: OpenRun) -> None:
     with run:
         decide(run, 7)

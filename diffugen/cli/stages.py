@@ -157,7 +157,7 @@ def teach(config: ConfigArgument = None, set_: SetOption = None, run: RunOption 
     """Learn better heat maps from decided images; relabel all images.
 
     Reads features of the images with the diffusion model, so it is faster on a GPU. What was learned is used
-    only if it labels decided images better that it has not seen.
+    only if its labels are better on decided images that it has not seen.
     """
     from diffugen.stages import verbs
 

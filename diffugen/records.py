@@ -33,7 +33,10 @@ KINDS = ("overlooked", "spurious", "swapped", "badly_located")
 """Kinds of disagreement between the attention and the model labels of an image; see `Disagreement`."""
 
 VERDICTS = ("attention", "model", "edited", "empty", "reject")
-"""Possible decisions of a reviewer about an image; see `Decision`."""
+"""Verdicts that settle an image; see `Decision`."""
+
+OPEN = "open"
+"""The verdict that settles nothing: an image that is decided in part, or no longer."""
 
 FIELD = re.compile(r"\{([^{}]*)\}")
 """Matches a ``{field}`` of a template; group 1 is the name of the field."""
@@ -380,16 +383,50 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a reviewer said about one object of an image.
+
+    Attributes:
+        source: ``attention`` or ``model``, whose label it is; ``human`` for an object that the reviewer drew.
+        index: The label's place in its label set; for ``human`` among the drawn objects.
+        kept: Whether it belongs to the correct labels.
+        class_name: Its correct class; None for the label's own, never for ``human``.
+        mask: Its correct mask; None for the label's own, never for ``human``.
+        method: Provenance of its label set; empty for ``human``.
+    """
+
+    source: str
+    index: int
+    kept: bool
+    class_name: str | None = None
+    mask: RLE | None = None
+    method: str = ""
+
+    def __post_init__(self) -> None:
+        if self.source not in ("attention", "model", "human"):
+            raise ValueError(f"an object of {self.source!r}; expected attention, model or human")
+        if self.index < 0:
+            raise ValueError(f"an object at place {self.index}")
+        if self.source == "human" and (self.class_name is None or self.mask is None):
+            raise ValueError("a drawn object needs a class and a mask")
+        if self.class_name == "":
+            raise ValueError("an object with an empty class")
+
+
+@dataclass(frozen=True)
 class Decision:
     """The decision of a reviewer about one image.
 
     Attributes:
         image_id: The image.
         verdict: ``attention`` or ``model`` (the labels of that source are right), ``edited`` (corrected
-            labels), ``empty`` (nothing to label) or ``reject`` (unusable: do not train on the image).
-        instances: The correct labels from now on; None if and only if the image is rejected.
+            labels), ``empty`` (nothing to label), ``reject`` (unusable: do not train on the image) or
+            ``open`` (not decided: only some of its objects are, or the reviewer took a decision back).
+        instances: The correct labels from now on; None if and only if the image is rejected or open.
         reviewer: Name of the reviewer.
         round: The round in which the decision was made.
+        judged: What was said about single objects, for the record, and to continue with an open image.
+        made_at: When it was stored, UTC, ISO 8601; empty before. Does not count in a comparison.
     """
 
     image_id: str
@@ -397,11 +434,13 @@ class Decision:
     instances: Instances | None
     reviewer: str
     round: int = 0
+    judged: tuple[Judged, ...] = ()
+    made_at: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if self.verdict not in VERDICTS:
-            raise ValueError(f"unknown verdict {self.verdict!r}; one of {', '.join(VERDICTS)}")
-        if (self.instances is None) != (self.verdict == "reject"):
+        if self.verdict not in (*VERDICTS, OPEN):
+            raise ValueError(f"unknown verdict {self.verdict!r}; one of {', '.join((*VERDICTS, OPEN))}")
+        if (self.instances is None) != (self.verdict in ("reject", OPEN)):
             raise ValueError(
                 f"a decision {self.verdict!r} {'needs' if self.instances is None else 'has no'} labels"
             )

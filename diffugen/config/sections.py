@@ -187,6 +187,7 @@ class ReviewSettings(Section):
         mode: ``static`` writes an HTML page, ``fiftyone`` opens the FiftyOne App, ``none`` skips the review.
         order: Which images come first; see `diffugen.comparison.acquisition`.
         audits: Images in the queue on which both sources agree, per image on which they do not.
+        consensus: How many reviewers must agree on an image before it is decided.
         wait: Whether each round waits until the reviewer is done.
         reviewer: Name that is kept with each decision.
         port: Port of the FiftyOne App.
@@ -195,6 +196,7 @@ class ReviewSettings(Section):
     mode: ReviewMode = "none"
     order: ReviewOrder = "severity"
     audits: Share = 0.1
+    consensus: Annotated[int, Field(ge=1)] = 1
     wait: bool = False
     reviewer: Text = "reviewer"
     port: Annotated[int, Field(ge=1, le=65535)] = 5151

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from diffugen.errors import did_you_mean
 from diffugen.labels.shapes import boxes, decode, encode, rescale
 from diffugen.records import RLE, Disagreement, Instances, LabelSet, content_id
-from diffugen.review.tags import Unclear
+from diffugen.review.judged import Unclear
 from diffugen.run.codec import rgb_from_png
 from diffugen.run.files import write_file
 

@@ -11,16 +11,13 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from diffugen.errors import StoreError
-from diffugen.labels.shapes import iou_matrix
 from diffugen.records import SOURCES, Decision, Instances
 from diffugen.review import samples
 from diffugen.review.detections import to_instances
+from diffugen.review.judged import Unclear, joined, refuse_doubles
 from diffugen.review.queue import fingerprint, same_outcome
-from diffugen.review.tags import ACCEPT, TAG_OF, Unclear, misspelt
+from diffugen.review.tags import ACCEPT, TAG_OF, misspelt
 from diffugen.run.store import RunStore
-
-SAME_OBJECT_IOU = 0.5
-"""Two accepted labels of different sources that overlap more than this are the same object."""
 
 
 def pull(
@@ -106,11 +103,5 @@ def _edited(sample: Any, size_wh: tuple[int, int], classes: Collection[str]) -> 
                 f"label, tag it {TAG_OF['empty']}"
             )
     parts = [to_instances(found, size_wh, classes) for found in accepted.values()]
-    for number, first in enumerate(parts):
-        for second in parts[number + 1 :]:
-            overlap = iou_matrix(first.rles, second.rles)
-            if overlap.size and overlap.max() > SAME_OBJECT_IOU:
-                raise Unclear(
-                    "one object is accepted twice, from two sources; remove the tag accept from one of them"
-                )
-    return to_instances([one for found in accepted.values() for one in found], size_wh, classes)
+    refuse_doubles(parts)
+    return joined(parts, size_wh)

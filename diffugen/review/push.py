@@ -13,9 +13,10 @@ from typing import Any
 from diffugen.records import SOURCES, Decision, LabelSet
 from diffugen.review import samples
 from diffugen.review.detections import to_detections
+from diffugen.review.judged import Unclear
 from diffugen.review.queue import AUDIT, Entry, Queue, configured_classes, fingerprint, read_queue
 from diffugen.review.schema import declare, open_dataset, prompt_field, save_views
-from diffugen.review.tags import ACCEPT, TAG_OF, VERDICT_OF, Unclear
+from diffugen.review.tags import ACCEPT, TAG_OF, VERDICT_OF
 from diffugen.run.store import RunStore
 
 SAMPLES_A_BATCH = 100

@@ -13,9 +13,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
-from diffugen.records import Decision, Disagreement, ImageRecord, Instances, LabelSet, content_id
+from diffugen.records import OPEN, Decision, Disagreement, ImageRecord, Instances, LabelSet, content_id
 from diffugen.run.results import Compared, Labelled
 from diffugen.run.store import RunStore
+from diffugen.run.votes import newest_votes
 
 AUDIT = "audit"
 """What a queued image is called on which the sources agree, in place of a kind of disagreement."""
@@ -30,7 +31,8 @@ class Entry:
         disagreements: Its disagreements, in the order of the queue; empty if the sources agree.
         attention: The attention labels that were compared; None if it has none.
         model: The model labels that were compared; None if it has none.
-        decision: The newest decision about it; None if there is none.
+        decision: The decision about it that counts; None if it is not decided.
+        votes: The newest decision of each reviewer, ``open`` ones too, oldest first.
     """
 
     record: ImageRecord
@@ -38,6 +40,7 @@ class Entry:
     attention: LabelSet | None
     model: LabelSet | None
     decision: Decision | None
+    votes: tuple[Decision, ...] = ()
 
     @property
     def severity(self) -> float | None:
@@ -58,7 +61,8 @@ class Queue:
         store: The run.
         disagreements: From an image id to its disagreements, none for an audit; images in the order of the
             queue.
-        decisions: From an image id to the newest decision about it.
+        decisions: From an image id to the decision about it that counts; only decided images.
+        votes: From an image id to the newest decision of each reviewer, oldest first.
         method: Provenance of the attention labels that were compared; None for each image's newest.
         class_names: Classes that count in model labels; None for all.
     """
@@ -66,6 +70,7 @@ class Queue:
     store: RunStore
     disagreements: Mapping[str, tuple[Disagreement, ...]]
     decisions: Mapping[str, Decision]
+    votes: Mapping[str, tuple[Decision, ...]]
     method: str | None
     class_names: Collection[str] | None
 
@@ -79,7 +84,8 @@ class Queue:
         attention = self.labels(image_id, "attention", self.method) or self.labels(image_id, "attention")
         model = self.labels(image_id, "model")
         found = self.disagreements.get(image_id, ())
-        return Entry(record, found, attention, model, self.decisions.get(image_id))
+        votes = self.votes.get(image_id, ())
+        return Entry(record, found, attention, model, self.decisions.get(image_id), votes)
 
     def labels(self, image_id: str, source: str, method: str | None = None) -> LabelSet | None:
         """Return the newest labels of an image, of one source and provenance; None if it has none.
@@ -117,6 +123,7 @@ def read_queue(store: RunStore) -> Queue:
         store,
         {image_id: tuple(found.get(image_id, ())) for image_id in order},
         {one.image_id: one for one in store.decisions()},
+        newest_votes(store.votes()),
         _compared_method(store),
         configured_classes(store) or None,
     )
@@ -159,6 +166,11 @@ def _compared_method(store: RunStore) -> str | None:
     return None
 
 
+def run_name(store: RunStore) -> str:
+    """Return the name of a run: that of its folder."""
+    return store.folder.resolve().name
+
+
 def fingerprint(instances: Instances) -> str:
     """Return 16 hex digits that depend on classes, masks and scores, but not on the score terms."""
     counts = [rle["counts"] for rle in instances.rles]
@@ -166,7 +178,12 @@ def fingerprint(instances: Instances) -> str:
 
 
 def same_outcome(first: Decision, second: Decision) -> bool:
-    """Return whether two decisions about an image give it the same labels, or both reject it."""
+    """Return whether two decisions about an image give it the same labels, or both reject it.
+
+    Two that leave the image open are the same if they say the same about its objects.
+    """
+    if OPEN in (first.verdict, second.verdict):
+        return (first.verdict, first.judged) == (second.verdict, second.judged)
     if first.instances is None or second.instances is None:
         return first.instances is second.instances
     return fingerprint(first.instances) == fingerprint(second.instances)

@@ -11,8 +11,9 @@ from typing import Any
 
 from diffugen.records import SOURCES, Disagreement, LabelSet
 from diffugen.review.detections import to_detections, to_instances
+from diffugen.review.judged import Unclear
 from diffugen.review.queue import fingerprint
-from diffugen.review.tags import ACCEPT, VERDICT_OF, Unclear, verdict_of
+from diffugen.review.tags import ACCEPT, VERDICT_OF, verdict_of
 
 
 def value(sample: Any, name: str) -> Any:

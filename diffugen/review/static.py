@@ -1,20 +1,7 @@
 """Review without FiftyOne: one HTML page that needs no network and no server, and its decisions file.
 
 The page shows the queue with the labels of both sources side by side; a person decides with single keys and
-saves ``decisions.json``. :func:`read_decisions` reads that file. It can also be written by hand:
-
-```
-{"run": "piano",                                        the name of the run's folder
- "decisions": [
-   {"image_id": "569317217d8000d5", "verdict": "attention"},
-   {"image_id": "a709c28d41a83a09", "verdict": "reject", "reviewer": "anna"}]}
-```
-
-``verdict`` is ``attention`` or ``model`` (the labels of that source are right), ``empty`` (there is nothing
-to label) or ``reject`` (the image is useless). To the first two, the page adds ``method``, the provenance of
-the labels that it showed, so that a file still means what was seen if it is imported when newer labels exist.
-Without it, the labels that a new page would show count.
-
+saves ``decisions.json``, which `diffugen.review.decisions` reads.
 Knows no FiftyOne.
 """
 
@@ -22,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +17,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from diffugen.config.foreign import as_path, parse_json, read_text
 from diffugen.config.labelling import by_detector
-from diffugen.errors import DiffugenError, StoreError, brief, did_you_mean, shell_command, some_lines
+from diffugen.errors import DiffugenError, shell_command
 from diffugen.labels.pictures import enlarged, label_overlay
-from diffugen.records import Decision, Disagreement, Instances, LabelSet
-from diffugen.review.queue import AUDIT, Entry, Queue, read_queue, same_outcome
+from diffugen.records import Disagreement, LabelSet
+from diffugen.review.queue import AUDIT, Entry, Queue, read_queue, run_name
 from diffugen.run.files import write_file
 from diffugen.run.store import RunStore
 
@@ -83,8 +68,8 @@ def write_static(store: RunStore, folder: Path) -> Path:
     classes = _classes(queue, entries)
     names = {"attention": _labeller(store), "model": "model"}
     content = {
-        "run": _run_name(store),
-        "key": f"diffugen-review:{_run_name(store)}:{store.summary().created_at}",
+        "run": run_name(store),
+        "key": f"diffugen-review:{run_name(store)}:{store.summary().created_at}",
         "command": shell_command("review", "--run", store.folder, "--decisions", "decisions.json"),
         "queue": len(ranks),
         "names": names,
@@ -111,51 +96,12 @@ def write_static(store: RunStore, folder: Path) -> Path:
     return page
 
 
-def read_decisions(store: RunStore, file: Path, *, reviewer: str, round: int) -> list[Decision]:
-    """Return the decisions of a file that are new or differ from the run's.
-
-    The caller keeps them with ``store.add_decisions``.
-
-    Args:
-        store: The run.
-        file: The file, saved by the page or written by hand; the docstring of this module has its format.
-        reviewer: Who decided, if the file does not say.
-        round: The round in which it was decided.
-
-    Raises:
-        DiffugenError: The file cannot be read or has mistakes; the message lists all of them.
-    """
-    file = as_path(file, "the decisions file")
-    content = _content(file)
-    queue = read_queue(store)
-    mistakes: list[str] = []
-    _check_run(store, content, mistakes)
-    found = []
-    for number, item in enumerate(_list_of(content, mistakes), start=1):
-        try:
-            found.append(_decision(queue, item, reviewer, round))
-        except _Mistake as mistake:
-            mistakes.append(f"decision {number}: {mistake}")
-    counts = Counter(one.image_id for one in found)
-    mistakes += [
-        f"image {name} is decided {count} times; keep one" for name, count in counts.items() if count > 1
-    ]
-    if mistakes:
-        raise DiffugenError(_nothing_imported(file, mistakes))
-    before = queue.decisions
-    return [one for one in found if one.image_id not in before or not same_outcome(before[one.image_id], one)]
-
-
 # -------------------------------------------------------------------- the page
 
 
 def _labeller(store: RunStore) -> str:
     """Return what made the labels whose verdict is called ``attention``; a detector can have made them."""
     return "starting detector" if by_detector(store.latest_method("attention")) else "attention"
-
-
-def _run_name(store: RunStore) -> str:
-    return store.folder.resolve().name
 
 
 def _classes(queue: Queue, entries: Sequence[Entry]) -> list[str]:
@@ -209,100 +155,3 @@ def _data_uri(rgb: NDArray[np.uint8]) -> str:
     # Without subsampling, which smears thin coloured outlines.
     Image.fromarray(rgb).save(buffer, format="JPEG", quality=85, subsampling=0, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-# -------------------------------------------------------------------- the decisions file
-
-
-_MOST_BYTES, _MOST_CHARACTERS = 64 << 20, 1000
-
-
-class _Mistake(Exception):
-    pass
-
-
-def _nothing_imported(file: Path, mistakes: list[str]) -> str:
-    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    return "\n  - ".join([f"{count} in {file}; nothing was imported:", *some_lines(mistakes)])
-
-
-def _content(file: Path) -> Any:
-    try:
-        return parse_json(read_text(file, _MOST_BYTES))
-    except OSError as error:
-        raise DiffugenError(
-            f"cannot read the decisions file {file}: {error.strerror or error}. Give the file that the "
-            "review page saved"
-        ) from error
-    except ValueError as error:
-        raise DiffugenError(_nothing_imported(file, [str(error)])) from error
-
-
-def _check_run(store: RunStore, content: Any, mistakes: list[str]) -> None:
-    if not isinstance(content, dict):
-        return
-    name, own = content.get("run"), _run_name(store)
-    if name != own:
-        found = f"it belongs to run {brief(name)}" if name is not None else 'it does not name its run ("run")'
-        mistakes.append(f'{found}; this run is {own!r}. Give the run it belongs to, or correct its "run"')
-    mistakes += [f"unknown key {brief(key)}" for key in content if key not in ("run", "decisions")]
-
-
-def _list_of(content: Any, mistakes: list[str]) -> list[Any]:
-    items = content.get("decisions") if isinstance(content, dict) else None
-    if isinstance(items, list):
-        return items
-    mistakes.append('expected {"run": ..., "decisions": [...]}')
-    return []
-
-
-def _decision(queue: Queue, item: Any, reviewer: str, round: int) -> Decision:
-    _check_item(item)
-    image_id, verdict = item["image_id"], item["verdict"]
-    if verdict not in VERDICTS:
-        hint = did_you_mean(verdict, VERDICTS)
-        expected = f"expected {', '.join(VERDICTS[:-1])} or {VERDICTS[-1]}"
-        raise _Mistake(f"unknown verdict {brief(verdict)} on image {brief(image_id)}{hint}; {expected}")
-    try:
-        size_wh = queue.store.record(image_id).size_wh
-    except StoreError as error:
-        if queue.store.knows_image(image_id):
-            raise  # the ledger is damaged, not the file
-        raise _Mistake(f"the run has no image {brief(image_id)}") from error
-    instances: Instances | None = None
-    if verdict in ("attention", "model"):
-        instances = _labels(queue, image_id, verdict, item.get("method"))
-    elif verdict == "empty":
-        instances = Instances(size_wh, (), (), np.zeros(0))
-    return Decision(image_id, verdict, instances, item.get("reviewer", reviewer), round)
-
-
-def _check_item(item: Any) -> None:
-    if not isinstance(item, dict):
-        raise _Mistake(f"expected an object with image_id and verdict, not {brief(item)}")
-    unknown = [key for key in item if key not in ("image_id", "verdict", "reviewer", "method")]
-    if unknown:
-        raise _Mistake(f"unknown key {brief(unknown[0])}; expected image_id, verdict, reviewer or method")
-    texts = {key: item.get(key) for key in ("image_id", "verdict")}
-    texts |= {key: item[key] for key in ("reviewer", "method") if key in item}
-    for key, value in texts.items():
-        if not isinstance(value, str) or not value or len(value) > _MOST_CHARACTERS:
-            raise _Mistake(
-                f"{key} is {brief(value)}; expected a text of at most {_MOST_CHARACTERS} characters"
-            )
-
-
-def _labels(queue: Queue, image_id: str, source: str, method: str | None) -> Instances:
-    if method is None:
-        entry = queue.entry(image_id)
-        labels = entry.attention if source == "attention" else entry.model
-        missing = f"image {image_id} has no {source} labels to accept"
-    else:
-        labels = queue.labels(image_id, source, method)
-        missing = (
-            f"image {image_id} no longer has the {source} labels {method!r}; write the page again and review "
-            "the image there"
-        )
-    if labels is None:
-        raise _Mistake(missing)
-    return labels.instances

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from diffugen.errors import did_you_mean
+from diffugen.records import OPEN
+from diffugen.review.judged import Unclear
 
 VERDICT_OF = {
     "accept_attention": "attention",
@@ -16,6 +18,7 @@ VERDICT_OF = {
     "empty": "empty",
     "reject": "reject",
     "edited": "edited",
+    "open": OPEN,
 }
 """From a tag on an image to its verdict."""
 
@@ -23,10 +26,6 @@ TAG_OF = {verdict: tag for tag, verdict in VERDICT_OF.items()}
 
 ACCEPT = "accept"
 """Tag on a single label."""
-
-
-class Unclear(Exception):
-    """The tags or labels of an image cannot be interpreted; the message says why, and what to do."""
 
 
 def verdict_of(tags: Collection[str], accepted: int) -> str | None:

@@ -11,8 +11,9 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from diffugen.config.foreign import parse_json
 from diffugen.errors import first_line
-from diffugen.records import HeatMaps, ImageRecord, Instances, Phrase, Prompt
+from diffugen.records import HeatMaps, ImageRecord, Instances, Judged, Phrase, Prompt
 from diffugen.run.rle import check_counts, check_rle, check_size
 
 _ABOUT = "about"
@@ -137,6 +138,30 @@ def instances_from_json(text: str) -> Instances:
             terms=tuple(fields["terms"]),
             rivals=tuple(fields.get("rivals", ())),
         )
+
+
+def judged_to_json(judged: Iterable[Judged]) -> str:
+    """Return what a reviewer said about single objects as JSON."""
+    return to_json([{name: value for name, value in asdict(one).items() if value != ""} for one in judged])
+
+
+def judged_from_json(text: str, size_wh: tuple[int, int]) -> tuple[Judged, ...]:
+    """Return what :func:`judged_to_json` wrote about the objects of an image.
+
+    Raises:
+        ValueError: The text does not contain that.
+    """
+    found = []
+    for one in parse_json(text):
+        with _as_value_errors():
+            made = Judged(**one)
+            texts = (made.source, made.method, made.class_name or "")
+            if type(made.index) is not int or type(made.kept) is not bool or {*map(type, texts)} != {str}:
+                raise ValueError("a value of another type")
+            if made.mask is not None:
+                check_rle(made.mask["size"], made.mask["counts"], size_wh)
+            found.append(made)
+    return tuple(found)
 
 
 def rgb_to_png(rgb: NDArray[np.uint8]) -> bytes:

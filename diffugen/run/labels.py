@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from diffugen.records import Decision, Disagreement, LabelSet
+from diffugen.records import OPEN, Decision, Disagreement, LabelSet
 from diffugen.run import codec
 from diffugen.run.images import ImageStore
+from diffugen.run.ledger import WITH_JUDGED
 from diffugen.run.rows import filters, now, pairs
+from diffugen.run.votes import settled
 
 _SUPERSEDED = (
     "EXISTS (SELECT 1 FROM labels AS n "
     "WHERE n.image_id = t.image_id AND n.source = t.source AND +n.seq > t.seq)"
 )
 """Whether a label set of the table ``t`` has a newer one of the same image and source."""
+
+NEWEST = (
+    "NOT EXISTS (SELECT 1 FROM decisions AS n "
+    "WHERE n.image_id = t.image_id AND n.seq > t.seq AND n.seq <= :until)"
+)
+"""Whether a decision of the table ``t`` is the newest about its image."""
 
 
 class LabelStore(ImageStore):
@@ -172,55 +180,98 @@ class LabelStore(ImageStore):
             yield found
 
     def add_decisions(self, decisions: Iterable[Decision]) -> None:
-        """Store decisions, and the labels of each as the image's human label set, in one transaction.
+        """Store decisions, and update the human label sets of their images, in one transaction.
 
-        Earlier decisions on the same images stay in the ledger; the newest one counts.
+        Earlier decisions on the same images stay in the ledger; `votes` yields all, `decisions` what counts.
 
         Raises:
             StoreError: The run has no such image, or cannot be written. Then nothing of this call is stored.
             ValueError: The labels of a decision have another size than its image.
         """
-        decisions = list(decisions)
         rows = []
         for one in decisions:
             size_wh = self.record(one.image_id).size_wh
-            if one.instances is not None and one.instances.size_wh != size_wh:
-                raise ValueError(
-                    f"a decision of size {one.instances.size_wh} for image {one.image_id} of size {size_wh}"
-                )
-            text = None if one.instances is None else codec.instances_to_json(one.instances)
+            sizes = {tuple(object.mask["size"][::-1]) for object in one.judged if object.mask is not None}
+            if one.instances is not None:
+                sizes.add(one.instances.size_wh)
+            for size in sizes - {size_wh}:
+                raise ValueError(f"a decision of size {size} for image {one.image_id} of size {size_wh}")
             row = {
                 "image_id": one.image_id,
                 "verdict": one.verdict,
                 "reviewer": one.reviewer,
                 "round": one.round,
+                "instances": None if one.instances is None else codec.instances_to_json(one.instances),
+                "judged": codec.judged_to_json(one.judged) if one.judged else None,
+                "now": one.made_at or now(),
             }
-            objects = 0 if one.instances is None else len(one.instances)
-            rows.append({**row, "instances": text, "objects": objects, "now": now()})
+            rows.append(row)
         with self._ledger.transaction():
             self._ledger.write(
-                "INSERT INTO decisions (image_id, verdict, instances, reviewer, round, created_at) "
-                "VALUES (:image_id, :verdict, :instances, :reviewer, :round, :now)",
+                "INSERT INTO decisions (image_id, verdict, instances, reviewer, round, judged, created_at) "
+                "VALUES (:image_id, :verdict, :instances, :reviewer, :round, :judged, :now)",
                 rows,
             )
-            # A rejected image loses its human labels.
-            self._ledger.write("DELETE FROM labels WHERE image_id = :image_id AND source = 'human'", rows)
+            for image_id in dict.fromkeys(row["image_id"] for row in rows):
+                self._put_human_labels(image_id)
+
+    def _put_human_labels(self, image_id: str) -> None:
+        """Replace the human labels of an image by those of the decision that counts, inside a transaction."""
+        self._ledger.write(
+            "DELETE FROM labels WHERE image_id = :image_id AND source = 'human'", [{"image_id": image_id}]
+        )
+        for one in settled(self.votes(image_id), self.consensus).values():
+            if one.instances is None:
+                continue
+            row = {
+                "image_id": image_id,
+                "reviewer": one.reviewer,
+                "round": one.round,
+                "instances": codec.instances_to_json(one.instances),
+                "objects": len(one.instances),
+                "now": one.made_at,
+            }
             self._ledger.write(
                 "INSERT INTO labels (image_id, source, method, round, instances, objects, created_at) "
                 "VALUES (:image_id, 'human', :reviewer, :round, :instances, :objects, :now)",
-                [row for row in rows if row["instances"] is not None],
+                [row],
             )
 
+    @property
+    def consensus(self) -> int:
+        """How many reviewers must agree before an image is decided; see `diffugen.run.votes.settled`."""
+        raise NotImplementedError
+
     def decisions(self, round: int | None = None) -> Iterator[Decision]:
-        """Yield the newest decision of each image, oldest first; only those of ``round``, if given."""
+        """Yield the decision that counts of each decided image, oldest first.
+
+        Args:
+            round: Yield only those that were made in this round.
+        """
+        if self.consensus > 1:
+            found = settled(self.votes(), self.consensus).values()
+            yield from (one for one in found if round in (None, one.round))
+            return
         where, values = filters(round=round)
-        newer = (
-            "SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq AND n.seq <= :until"
-        )
-        columns = "image_id, verdict, instances, reviewer, round"
-        stream = self._ledger.stream("decisions", columns, f"{where} AND NOT EXISTS ({newer})", **values)
-        for image_id, verdict, text, reviewer, made_in in stream:
+        yield from self._votes(f"{where} AND {NEWEST} AND verdict <> '{OPEN}'", values)
+
+    def votes(self, image_id: str | None = None) -> Iterator[Decision]:
+        """Yield every decision of every reviewer, also those that later ones replaced, oldest first.
+
+        Args:
+            image_id: Yield only those about this image.
+        """
+        yield from self._votes(*filters(image_id=image_id))
+
+    def _votes(self, where: str, values: Mapping[str, Any]) -> Iterator[Decision]:
+        judged_column = "judged" if self._ledger.version >= WITH_JUDGED else "NULL"
+        columns = f"image_id, verdict, instances, reviewer, round, {judged_column}, created_at"
+        stream = self._ledger.stream("decisions", columns, where, **values)
+        for image_id, verdict, text, reviewer, made_in, judged, made_at in stream:
             with self._ledger.reading("decisions", image_id):
                 labels = None if text is None else codec.instances_from_json(text)
-                found = Decision(image_id, verdict, labels, reviewer, made_in)
+                objects = (
+                    () if judged is None else codec.judged_from_json(judged, self.record(image_id).size_wh)
+                )
+                found = Decision(image_id, verdict, labels, reviewer, made_in, objects, made_at)
             yield found

@@ -85,8 +85,18 @@ _MIGRATIONS: tuple[str, ...] = (
         id TEXT PRIMARY KEY, round INTEGER NOT NULL, reason TEXT NOT NULL,
         created_at TEXT NOT NULL) WITHOUT ROWID;
     """,
+    # Version 4: what was said about single objects. Readers need not have it.
+    """
+    ALTER TABLE decisions ADD COLUMN judged TEXT;
+    """,
 )
 """One script per schema version, run in order; a new ledger runs all. To add a table, append a script."""
+
+WITH_JUDGED = 4
+"""The first schema whose decisions have the column ``judged``."""
+
+_READABLE = 3
+"""The oldest schema that can be read as it is, so that old runs can be looked at without being changed."""
 
 
 class Ledger:
@@ -95,6 +105,7 @@ class Ledger:
     Attributes:
         folder: The run directory.
         readonly: Whether writing is refused.
+        version: Number of its schema.
     """
 
     def __init__(self, folder: Path, *, readonly: bool, about: Mapping[str, str] | None = None) -> None:
@@ -114,11 +125,12 @@ class Ledger:
         with explained(folder):
             self._connection = _connect_reader(folder) if readonly else _connect_writer(folder)
             try:
-                version = self._version()
+                self.version = self._version()
                 if not readonly:
-                    self._upgrade(version, about or {})
-                elif version < len(_MIGRATIONS):
-                    raise StoreError(self._outdated(version))
+                    self._upgrade(self.version, about or {})
+                    self.version = len(_MIGRATIONS)
+                elif self.version < _READABLE:
+                    raise StoreError(self._outdated(self.version))
                 self._check_rows()
             except BaseException:
                 self._connection.close()
@@ -202,7 +214,7 @@ class Ledger:
 
     def _outdated(self, version: int) -> str:
         state = (
-            f"has schema {version}, which is older than {len(_MIGRATIONS)}"
+            f"has schema {version}, which is older than {_READABLE}"
             if version
             else "is incomplete, because its creation was interrupted"
         )

@@ -149,6 +149,13 @@ class RunStore(LabelStore):
             return config
 
     @property
+    def consensus(self) -> int:
+        """How many reviewers must agree on an image: ``review.consensus`` of the run, 1 for an older run."""
+        review = (self.config or {}).get("review")
+        count = review.get("consensus") if isinstance(review, dict) else None
+        return count if isinstance(count, int) and count >= 1 else 1
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing was made with its configuration yet, which may therefore be corrected."""
         return not self.summary().rounds
@@ -236,7 +243,14 @@ class RunStore(LabelStore):
     def summary(self) -> RunSummary:
         """Count the content of the run, from the ledger's indexes only: fast even with many images."""
         with explained(self.folder):
-            return summarise(self._ledger)
+            found = summarise(self._ledger)
+        if self.consensus > 1:
+            for round in found.rounds.values():
+                round.decisions.clear()
+            for one in self.decisions():
+                decisions = found.rounds[one.round].decisions
+                decisions[one.verdict] = decisions.get(one.verdict, 0) + 1
+        return found
 
 
 def _not_a_run(folder: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffugen.records import OPEN
 from diffugen.run.ledger import LEDGER_NAME, Ledger
 
 
@@ -20,7 +21,8 @@ class RoundSummary:
         label_sets: From a label source to the number of label sets that the round made.
         objects: From a label source to the number of labelled objects in them.
         disagreements: From a kind to the number of disagreements on the round's images.
-        decisions: From a verdict to the number of decisions made in the round, including superseded ones.
+        decisions: From a verdict to the number of images that were decided so in the round, by their newest
+            decisions.
         stages: From each finished stage to its time in seconds, in the order in which they finished,
             whatever the clock said.
     """
@@ -70,7 +72,9 @@ def summarise(ledger: Ledger) -> RunSummary:
     dropped = ledger.all("SELECT round, count(*), max(created_at) FROM dropped GROUP BY round")
     kinds = ledger.all("SELECT round, kind, count(*) FROM disagreements GROUP BY round, kind")
     verdicts = ledger.all(
-        "SELECT round, verdict, count(*), max(created_at) FROM decisions GROUP BY round, verdict"
+        "SELECT round, verdict, count(*), max(created_at) FROM decisions AS t WHERE NOT EXISTS "
+        "(SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq) "
+        "GROUP BY round, verdict"
     )
     everything = [*images, *labels, *stages, *verdicts, *dropped]
     rounds = {number: RoundSummary() for number in sorted({row[0] for row in everything})}
@@ -84,7 +88,8 @@ def summarise(ledger: Ledger) -> RunSummary:
     for number, kind, count in kinds:
         rounds[number].disagreements[kind] = count
     for number, verdict, count, _ in verdicts:
-        rounds[number].decisions[verdict] = count
+        if verdict != OPEN:
+            rounds[number].decisions[verdict] = count
     for number, name, seconds, _ in stages:
         rounds[number].stages[name] = seconds
     about = dict(ledger.all("SELECT key, value FROM meta"))

@@ -54,12 +54,12 @@ def review(round: Round, on_progress: OnProgress, settings: ReviewSettings) -> R
 
 
 def import_decisions(round: Round, file: Path, reviewer: str) -> Reviewed:
-    """Keep the decisions of a file saved by the review page or by a person; see `diffugen.review.static`.
+    """Keep the decisions of a file saved by the review page or by a person; see `diffugen.review.decisions`.
 
     Raises:
         DiffugenError: The file has mistakes; nothing is kept then.
     """
-    from diffugen.review.static import read_decisions
+    from diffugen.review.decisions import read_decisions
 
     found = read_decisions(round.store, file, reviewer=reviewer, round=round.number)
     round.store.add_decisions(found)
@@ -71,7 +71,8 @@ def _counts(decisions: Sequence[Decision]) -> dict[str, int]:
 
 
 def _on_page(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
-    from diffugen.review.static import read_decisions, write_static
+    from diffugen.review.decisions import read_decisions
+    from diffugen.review.static import write_static
 
     store, notify = round.store, round.run.notify
     folder = review_folder(store)

@@ -15,7 +15,7 @@ from hypothesis import given
 from diffugen.config.load import load_config
 from diffugen.errors import DiffugenError
 from diffugen.records import Decision, Disagreement
-from diffugen.review.static import read_decisions
+from diffugen.review.decisions import read_decisions
 from diffugen.run.results import Promoted
 from diffugen.run.store import RunStore
 from tests.support.command_line import run

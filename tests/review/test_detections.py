@@ -15,7 +15,7 @@ from diffugen.labels.shapes import decode, encode
 from diffugen.records import Disagreement, Instances, LabelSet
 from diffugen.review import detections
 from diffugen.review.detections import crop, paste, to_detections, to_instances
-from diffugen.review.tags import Unclear
+from diffugen.review.judged import Unclear
 from tests.support import run_for_review as made
 
 SIZE_HW = (24, 40)

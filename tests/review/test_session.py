@@ -359,7 +359,7 @@ def accept(sample: Any, *labels: Any) -> None:
         (
             2,
             lambda one: accept(one, one.attention.detections[1], one.model.detections[0]),
-            "one object is accepted twice",
+            "one object is kept twice",
         ),
         (1, lambda one: leave(one, tags=["empty"], image_id="nothing"), "no image with id 'nothing'"),
     ],

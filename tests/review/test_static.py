@@ -22,8 +22,9 @@ from diffugen.comparison.disagreement import compare
 from diffugen.errors import DiffugenError
 from diffugen.records import Decision, HeatMaps, ImageRecord, LabelSet, Prompt
 from diffugen.review import static
+from diffugen.review.decisions import read_decisions
 from diffugen.review.queue import read_queue
-from diffugen.review.static import read_decisions, write_static
+from diffugen.review.static import write_static
 from diffugen.run.store import RunStore
 from tests.support import run_for_review as made, store_child as child
 from tests.support.children import WAIT_SECONDS
@@ -182,7 +183,8 @@ def test_page_cannot_be_written(store: RunStore, tmp_path: Path) -> None:
 def test_page_does_not_load_fiftyone(store: RunStore, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom diffugen.run.store import RunStore\n"
-        "from diffugen.review.static import write_static, read_decisions\n"
+        "from diffugen.review.static import write_static\n"
+        "from diffugen.review.decisions import read_decisions\n"
         "write_static(RunStore.open(sys.argv[1], readonly=True), Path(sys.argv[2]))\n"
         "print(*(name for name in ('fiftyone', 'pymongo', 'psutil') if name in sys.modules))"
     )
@@ -271,7 +273,7 @@ GOOD = {"image_id": "IMAGE-1", "verdict": "empty"}
         (decisions({"image_id": "IMAGE-1"}), ["verdict is None"]),
         (decisions({"image_id": 7, "verdict": "empty"}), ["image_id is 7"]),
         (decisions({"image_id": "IMAGE-1", "verdict": "atention"}), ["did you mean 'attention'"]),
-        (decisions({"image_id": "IMAGE-1", "verdict": "edited"}), ["unknown verdict 'edited' on image"]),
+        (decisions({"image_id": "IMAGE-1", "verdict": "edited"}), ["'edited' needs objects"]),
         (decisions({**GOOD, "reviewer": ""}), ["reviewer is ''"]),
         (decisions({**GOOD, "note": "x"}), ["unknown key 'note'"]),
         (decisions({"image_id": "IMAGE-BARE", "verdict": "model"}), ["has no model labels to accept"]),

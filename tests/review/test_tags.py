@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from diffugen.records import VERDICTS
-from diffugen.review.tags import TAG_OF, Unclear, misspelt, verdict_of
+from diffugen.records import OPEN, VERDICTS
+from diffugen.review.judged import Unclear
+from diffugen.review.tags import TAG_OF, misspelt, verdict_of
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_contradictions_are_reported(tags: list[str], accepted: int, message: st
 
 
 def test_every_verdict_has_a_tag() -> None:
-    assert sorted(TAG_OF) == sorted(VERDICTS)
+    assert sorted(TAG_OF) == sorted((*VERDICTS, OPEN))
 
 
 @pytest.mark.parametrize(

@@ -526,13 +526,14 @@ def test_an_older_schema_is_upgraded_and_a_newer_one_refused(
         newer.setattr(
             ledger, "_MIGRATIONS", (*ledger._MIGRATIONS, "CREATE TABLE later (id TEXT); CREATE TABLE x (y)")
         )
-        with pytest.raises(StoreError, match="has schema 3, which is older than 4"):
+        newer.setattr(ledger, "_READABLE", 5)
+        with pytest.raises(StoreError, match="has schema 4, which is older than 5"):
             RunStore.open(folder, readonly=True)
         with RunStore.open(folder) as upgraded:
             assert upgraded.has_image(make_record(0).id)
             assert upgraded._ledger.all("SELECT * FROM later") == []
     for readonly in (True, False):
-        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 4"):
+        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 5"):
             RunStore.open(folder, readonly=readonly)
 
 

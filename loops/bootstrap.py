@@ -33,6 +33,8 @@ def main(config: Config, run: Run) -> Path:
         stages.generate(round, config.generation, labelling)
         stages.teach(round, labelling, config.teach)
         labelling = round.taught_labelling(default=labelling)  # with a decoder, if that labels better
+        stages.thresholds(round, labelling)
+        labelling = round.adapted_labelling(default=labelling)  # with thresholds by class, if asked
         method = stages.label(round, labelling).method
 
         if round.number > 0:

@@ -22,6 +22,7 @@ Method = Literal["paper", "compete"]
 Source = Literal["attention", "detector", "both"]
 Refinement = Literal["none", "crf", "sam"]
 Threshold = Literal["otsu"] | float
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -41,7 +42,8 @@ class LabelSettings(Section):
         detector_confidence: With ``detector`` and ``both``, objects that the detector is less sure of do not
             count, in [0, 1].
         threshold: ``otsu``, or a fraction of the way from a map's minimum to its maximum, in (0, 1): higher
-            is tighter.
+            is tighter. A mapping from classes to either; those that are missing have ``otsu``. ``adaptive``
+            has such a mapping chosen from the run's own maps and images; see `diffugen.labels.thresholds`.
         refine: ``crf`` moves mask edges to where the image's colours change; see `diffugen.labels.refine`.
             ``sam`` has each object outlined by ``segmenter``; see `diffugen.labels.segmenter`.
         segmenter: With ``sam``, a checkpoint of a Segment Anything Model: a file, or the name of one that
@@ -71,7 +73,7 @@ class LabelSettings(Section):
     background_weight: Share = 0.0
     source: Source = "attention"
     detector_confidence: Share = 0.5
-    threshold: Literal["otsu"] | Annotated[float, Field(gt=0, lt=1)] = "otsu"
+    threshold: Literal["otsu", "adaptive"] | Fraction | dict[str, Literal["otsu"] | Fraction] = "otsu"
     refine: Refinement = "none"
     segmenter: Text = "sam2.1_t.pt"
     erode_frac: Radius = 0.01
@@ -85,6 +87,15 @@ class LabelSettings(Section):
     step_weights: Annotated[tuple[Weight, Weight, Weight], AfterValidator(some_weight)] = (1.0, 1.0, 1.0)
     self_attention: Annotated[int, Field(ge=0, le=4)] = 0
     accept: Share = 0.0
+
+    def threshold_of(self, class_name: str) -> Threshold:
+        """Return how the map of a class is thresholded.
+
+        As long as no thresholds were chosen for ``adaptive``, that is Otsu's method.
+        """
+        if isinstance(self.threshold, dict):
+            return self.threshold.get(class_name, "otsu")
+        return "otsu" if self.threshold == "adaptive" else self.threshold
 
     @property
     def hashed(self) -> dict[str, Any]:
@@ -212,6 +223,15 @@ class Labelling:
     def detector(self) -> DetectorSettings | None:
         """The detector that labels, alone or beside attention; None for attention alone."""
         return None if self.settings.source == "attention" else self.base
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a threshold is to be chosen for each class."""
+        return self.uses_heat and self.settings.threshold == "adaptive"
+
+    def with_thresholds(self, chosen: Mapping[str, float]) -> Labelling:
+        """Return the same labelling with these thresholds for classes, and Otsu's for the others."""
+        return replace(self, settings=self.settings.changed(threshold=dict(chosen)))
 
     @property
     def uses_heat(self) -> bool:

@@ -21,12 +21,13 @@ objects of classes that the prompt does not name are labels too, with its confid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config.labelling import LabelSettings, ScoreWeights
+from diffugen.config.labelling import LabelSettings, ScoreWeights, Threshold
 from diffugen.labels.heatmaps import combine, level, morphology, scaled
 from diffugen.labels.refine import ColourTies, refine
 from diffugen.labels.score import in_lab, measure, rescore
@@ -113,20 +114,11 @@ def label_combined(
         raise ValueError(f"score.edge is {weights.edge}, which needs the image; pass rgb")
     lab = None if rgb is None else in_lab(rgb)
     ties = ColourTies(rgb) if settings.refine == "crf" and rgb is not None else None
-    painted = None if region is None else decode(region)
-    if painted is not None:  # outside, phrases attend to what was there before
-        heats = np.where(painted, heats, heats.min(axis=(1, 2), keepdims=True))
-    names, maps = _maps_by_class(heats, phrases)
-    how = settings.threshold
-    seen = None if witness is None else testify(witness, names, maps[: len(names)], how, painted)
-    own = list(maps[: len(names)]) if settings.method == "paper" else _contested(maps, len(names), settings)
-    if seen is not None:
-        for index, name in enumerate(names):
-            if name in seen.unknown:
-                own[index] = np.where(seen.taken, own[index].min(), own[index])
-    # Refinement and filled holes can reach out of the region again, and into what the witness named.
-    limits = [_limit(name, painted, seen) for name in names]
-    masks = [_within(_mask(heat, settings, ties), limit) for heat, limit in zip(own, limits, strict=True)]
+    names, maps, own, limits, seen = contest(heats, phrases, settings, region, witness)
+    masks = [
+        within_limit(mask_of(heat, settings.threshold_of(name), settings, ties), limit)
+        for name, heat, limit in zip(names, own, limits, strict=True)
+    ]
     given = [[] if seen is None else seen.named.get(name, []) for name in names]
     objects = [[] if known else _separate(mask, settings) for known, mask in zip(given, masks, strict=True)]
     if settings.refine == "sam" and rgb is not None and segmenter is not None:
@@ -145,6 +137,47 @@ def label_combined(
     )
     scored = rescore(instances, weights, settings.accept)
     return scored if seen is None else scored.joined(seen.others)
+
+
+class Contest(NamedTuple):
+    """The maps of an image's N classes, ready to be thresholded.
+
+    Attributes:
+        names: The N classes.
+        maps: Their heat maps, float32 (h, w), joined by the maximum, followed by those of background words.
+        own: What is left of the first N maps after classes competed for pixels.
+        limits: bool (h, w), the pixels that the labels of each class must not leave; None for all pixels.
+            Refinement and filled holes can reach out of a region again, and into what a witness named.
+        seen: What the witness contributes; None without one.
+    """
+
+    names: list[str]
+    maps: list[Heat]
+    own: list[Heat]
+    limits: list[Mask | None]
+    seen: Testimony | None
+
+
+def contest(
+    heats: Heat,
+    phrases: Sequence[Phrase],
+    settings: LabelSettings,
+    region: RLE | None = None,
+    witness: Witness | None = None,
+) -> Contest:
+    """Return the maps of an image's classes, ready for thresholds; the arguments are `label_combined`'s."""
+    painted = None if region is None else decode(region)
+    if painted is not None:  # outside, phrases attend to what was there before
+        heats = np.where(painted, heats, heats.min(axis=(1, 2), keepdims=True))
+    names, maps = _maps_by_class(heats, phrases)
+    how = {name: settings.threshold_of(name) for name in names}
+    seen = None if witness is None else testify(witness, names, maps[: len(names)], how, painted)
+    own = list(maps[: len(names)]) if settings.method == "paper" else _contested(maps, len(names), settings)
+    if seen is not None:
+        for index, name in enumerate(names):
+            if name in seen.unknown:
+                own[index] = np.where(seen.taken, own[index].min(), own[index])
+    return Contest(names, maps, own, [_limit(name, painted, seen) for name in names], seen)
 
 
 def _maps_by_class(heats: Heat, phrases: Sequence[Phrase]) -> tuple[list[str], list[Heat]]:
@@ -178,8 +211,16 @@ def _contested(maps: Sequence[Heat], classes: int, settings: LabelSettings) -> l
     return contested
 
 
-def _mask(heat: Heat, settings: LabelSettings, ties: ColourTies | None) -> Mask:
-    least = level(heat, settings.threshold)
+def mask_of(heat: Heat, how: Threshold, settings: LabelSettings, ties: ColourTies | None) -> Mask:
+    """Return the mask of a class, bool (h, w), from its map, float32 (h, w).
+
+    Args:
+        heat: The map.
+        how: How it is thresholded.
+        settings: How the mask is cleaned and filled.
+        ties: The colours of the image, to refine the mask by; None for no such refinement.
+    """
+    least = level(heat, how)
     rough = np.asarray(heat > least) if ties is None else refine(heat, least, ties)
     mask = morphology(rough, settings.erode_frac, settings.dilate_frac)
     if settings.method == "paper":
@@ -195,7 +236,8 @@ def _limit(name: str, painted: Mask | None, seen: Testimony | None) -> Mask | No
     return ~seen.taken if painted is None else painted & ~seen.taken
 
 
-def _within(mask: Mask, limit: Mask | None) -> Mask:
+def within_limit(mask: Mask, limit: Mask | None) -> Mask:
+    """Return the part of a mask that its class may have: all of it if ``limit`` is None."""
     return mask if limit is None else mask & limit
 
 

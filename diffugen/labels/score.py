@@ -149,7 +149,7 @@ def _measure_one(
         **shared,
     }
     if lab is not None:
-        terms["edge"] = _edge(inside, lab[part])
+        terms["edge"] = edge(inside, lab[part])
     return {name: min(max(float(value), 0.0), 1.0) for name, value in terms.items()}
 
 
@@ -174,8 +174,13 @@ def _separation(heat: NDArray[np.float32]) -> float:
     return share * (1 - share) * gap**2 / spread
 
 
-def _edge(mask: NDArray[np.bool_], lab: NDArray[np.float32]) -> float:
-    """Return the term of a mask, bool (h, w), in a part of the image; 0 if it has no pixel beside it."""
+def edge(mask: NDArray[np.bool_], lab: NDArray[np.float32]) -> float:
+    """Return the term ``edge`` of a mask, in [0, 1]; 0 if it has no pixel, or none beside it.
+
+    Args:
+        mask: bool (h, w), in the image or a part of it.
+        lab: float32 (h, w, 3), the same part, from `in_lab`.
+    """
     pixels = mask.astype(np.uint8)
     outside = cv2.dilate(pixels, np.ones((3, 3), np.uint8)) - pixels
     beside = cv2.boxFilter(outside.astype(np.float32), -1, (3, 3), normalize=False)

@@ -57,7 +57,7 @@ def testify(
     witness: Witness,
     names: Sequence[str],
     maps: Sequence[NDArray[np.float32]],
-    how: Threshold,
+    how: Mapping[str, Threshold],
     painted: Mask | None = None,
 ) -> Testimony:
     """Return what a witness contributes to the labels of an image.
@@ -70,13 +70,13 @@ def testify(
         witness: What the detector found.
         names: The N classes that the prompt names.
         maps: N heat maps, float32 (h, w) each.
-        how: How a map is thresholded.
+        how: From each of these classes to how its map is thresholded.
         painted: bool (h, w), the part of the image that was painted; objects that lie mostly outside do not
             count. None for all of it.
     """
     heats = {name: scaled(heat) for name, heat in zip(names, maps, strict=True)}
     unknown = frozenset(names) - witness.class_names
-    rough = {name: threshold(heats[name], how) for name in unknown}
+    rough = {name: threshold(heats[name], how[name]) for name in unknown}
     width, height = witness.instances.size_wh
     taken = np.zeros((height, width), dtype=np.bool_)
     named: dict[str, list[Mask]] = {}

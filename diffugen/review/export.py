@@ -20,7 +20,7 @@ from diffugen.dataset.files import Item, check_plan, checked, read_image, whole_
 from diffugen.errors import DiffugenError
 from diffugen.records import Instances, LabelSet
 from diffugen.review.detections import to_detections, to_instances
-from diffugen.review.tags import Unclear
+from diffugen.review.judged import Unclear
 
 FIELD = "ground_truth"
 """The label field; FiftyOne uses the same name when it imports other formats."""

@@ -196,7 +196,7 @@ class LabelStore(ImageStore):
                 sizes.add(one.instances.size_wh)
             for size in sizes - {size_wh}:
                 raise ValueError(f"a decision of size {size} for image {one.image_id} of size {size_wh}")
-            row = {
+            row: dict[str, Any] = {
                 "image_id": one.image_id,
                 "verdict": one.verdict,
                 "reviewer": one.reviewer,

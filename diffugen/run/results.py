@@ -202,6 +202,22 @@ class Taught:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """The thresholds that ``thresholds`` chose.
+
+    Attributes:
+        chosen: From a class to its threshold, a fraction of the way from a map's minimum to its maximum, for
+            classes where that is clearly better than Otsu's.
+        maps: From a class to the number of maps that were looked at; classes with too few are missing.
+        drawn_by: The id of the decoder that drew these maps; None for attention.
+    """
+
+    chosen: Mapping[str, float] = field(default_factory=dict)
+    maps: Mapping[str, int] = field(default_factory=dict)
+    drawn_by: str | None = None
+
+
+@dataclass(frozen=True)
 class Sifted:
     """What ``sift`` holds back from training.
 
@@ -347,6 +363,7 @@ class RoundResults:
     compare: Compared | None = None
     review: Reviewed | None = None
     teach: Taught | None = None
+    thresholds: Thresholds | None = None
     tune: Tuned | None = None
     known: Chosen | None = None
     train_known: Trained | None = None

@@ -24,7 +24,7 @@ from diffugen.config.sections import Config, resumable_keys
 from diffugen.errors import Interrupted
 from diffugen.records import content_id
 from diffugen.run.changes import unchanged_keys
-from diffugen.run.results import Promoted, Result, RoundResults, Taught, Tuned
+from diffugen.run.results import Promoted, Result, RoundResults, Taught, Thresholds, Tuned
 from diffugen.run.store import RunStore
 
 Arguments = ParamSpec("Arguments")
@@ -235,6 +235,24 @@ class Round:
     def taught_labelling(self, default: Labelling) -> Labelling:
         """Return a labelling with the decoder that is in use, if there is one."""
         return replace(default, decoder=self.taught_decoder())
+
+    def adapted_labelling(self, default: Labelling) -> Labelling:
+        """Return a labelling with the thresholds that were chosen for each class, if it asks for them."""
+        found = self.chosen_thresholds(default)
+        return default if found is None else default.with_thresholds(found.chosen)
+
+    def chosen_thresholds(self, labelling: Labelling) -> Thresholds | None:
+        """Return the thresholds chosen last, in this round or before, for maps that are drawn in this way.
+
+        None without any, or if the labelling does not ask for them.
+        """
+        if not labelling.adaptive:
+            return None
+        drawn_by = labelling.decoder and labelling.decoder.id
+        kept = (
+            self.store.result(number, "thresholds", Thresholds) for number in reversed(range(self.number + 1))
+        )
+        return next((one for one in kept if one is not None and one.drawn_by == drawn_by), None)
 
     def taught_decoder(self) -> DecoderRef | None:
         """Return the decoder that the last teaching, in this round or before, adopted; None without one."""

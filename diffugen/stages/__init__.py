@@ -17,6 +17,7 @@ from diffugen.stages.review import import_decisions, review
 from diffugen.stages.sets import LabelledSets, open_sets
 from diffugen.stages.sift import sift
 from diffugen.stages.teach import teach
+from diffugen.stages.thresholds import thresholds
 from diffugen.stages.train import first_detector, train
 from diffugen.stages.tune import tune
 
@@ -39,6 +40,7 @@ __all__ = [
     "review",
     "sift",
     "teach",
+    "thresholds",
     "train",
     "tune",
 ]

@@ -85,7 +85,7 @@ def labelled_images(
     for first in range(0, len(image_ids), LABELS_PER_TRANSACTION):
         new: dict[str, Instances] = {}
         part = image_ids[first : first + LABELS_PER_TRANSACTION]
-        for image_id, witness in _with_witnesses(round, labelling, part):
+        for image_id, witness in with_witnesses(round, labelling, part):
             if witness is not None and not labelling.uses_heat:
                 new[image_id] = _detected(round, image_id, labelling, witness, new)
             else:
@@ -93,9 +93,10 @@ def labelled_images(
             yield image_id, new[image_id]
 
 
-def _with_witnesses(
+def with_witnesses(
     round: Round, labelling: Labelling, image_ids: Sequence[str]
 ) -> Iterable[tuple[str, Witness | None]]:
+    """Return images with what the detector of a labelling found in each; None where it has no detector."""
     if labelling.detector is None:
         return [(image_id, None) for image_id in image_ids]
     return witnesses(round, labelling, image_ids)

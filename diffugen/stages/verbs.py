@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,8 +168,11 @@ def label(run: OpenRun) -> Labelled:
         >>> made.images, made.objects > 0
         (8, True)
     """
-    round = run.run.newest_round(redo=True, keep=False)
-    return stages.label(round, labelling_of(round, run.config))
+    round = run.run.newest_round(redo=True)
+    taught = round.taught_labelling(default=round.tuned_labelling(default=run.config.labelling))
+    if taught.adaptive:
+        stages.thresholds(round, taught)
+    return stages.label(replace(round, keep=False), labelling_of(round, run.config))
 
 
 def teach(run: OpenRun) -> Taught:
@@ -383,8 +386,9 @@ def write_report(run: OpenRun) -> Path:
 
 
 def labelling_of(round: Round, config: Config) -> Labelling:
-    """Return how a round labels: as tuned, by what a decoder draws, or as configured."""
-    return round.taught_labelling(default=round.tuned_labelling(default=config.labelling))
+    """Return how a round labels: as tuned, by what a decoder draws, by chosen thresholds, as configured."""
+    labelling = round.taught_labelling(default=round.tuned_labelling(default=config.labelling))
+    return round.adapted_labelling(default=labelling)
 
 
 def _kept_config(folder: Path, *, of_empty: bool) -> dict[str, object] | None:

@@ -48,13 +48,14 @@ def label_space(settings: LabelSettings) -> tuple[Space, ...]:
 
     The groups decide how maps are thresholded, how they are averaged, how masks are cleaned, and, if phrases
     compete now, how much they take from each other. ``accept`` is not among them: a label that is dropped
-    leaves its object in the image, where a detector learns it as background.
+    leaves its object in the image, where a detector learns it as background. Thresholds by class are kept or
+    given up as a whole.
     """
     fraction = _fraction(settings)
     thresholded: Space = {
         "method": METHODS,
         "refine": REFINEMENTS if settings.refine in REFINEMENTS else (settings.refine,),
-        "threshold": ("otsu", "fraction"),
+        "threshold": ("otsu", "fraction", *(["current"] if _is_by_class(settings) else [])),
         "fraction": (min(FRACTIONS[0], fraction), max(FRACTIONS[1], fraction)),
     }
     averaged: Space = dict.fromkeys(
@@ -78,7 +79,7 @@ def label_params(settings: LabelSettings) -> Params:
     return {
         **{name: getattr(settings, name) for name in _PLAIN},
         **({name: getattr(settings, name) for name in _COMPETING} if settings.method == "compete" else {}),
-        "threshold": "otsu" if settings.threshold == "otsu" else "fraction",
+        "threshold": _kind_of_threshold(settings),
         "fraction": _fraction(settings),
         **_ratios("groups", _groups(settings)),
         **_ratios("step_weights", _thirds(settings)),
@@ -129,7 +130,8 @@ def to_settings(params: Params, settings: LabelSettings) -> LabelSettings:
     limits = {name: limits for space in label_space(settings) for name, limits in space.items()}
     found = {name: _rounded(value, limits[name]) for name, value in params.items()}
     changed: dict[str, Any] = {name: found[name] for name in (*_PLAIN, *_COMPETING) if name in found}
-    changed["threshold"] = "otsu" if found["threshold"] == "otsu" else found["fraction"]
+    given = {"otsu": "otsu", "fraction": found["fraction"], "current": settings.threshold}
+    changed["threshold"] = given[found["threshold"]]
     if _groups(settings):
         changed["groups"] = _weights(found, "groups.", _groups(settings))
     changed["step_weights"] = tuple(_weights(found, "step_weights.", _thirds(settings)).values())
@@ -149,7 +151,17 @@ def _rounded(value: Any, limits: Limits) -> Any:
 
 
 def _fraction(settings: LabelSettings) -> float:
-    return 0.5 if isinstance(settings.threshold, str) else float(settings.threshold)
+    return settings.threshold if isinstance(settings.threshold, float) else 0.5
+
+
+def _is_by_class(settings: LabelSettings) -> bool:
+    return not isinstance(settings.threshold, float) and settings.threshold != "otsu"
+
+
+def _kind_of_threshold(settings: LabelSettings) -> str:
+    if _is_by_class(settings):
+        return "current"
+    return "fraction" if isinstance(settings.threshold, float) else "otsu"
 
 
 def _groups(settings: LabelSettings) -> Mapping[str, float]:

@@ -27,8 +27,10 @@ from diffugen.diffusion.features import read_features
 from diffugen.diffusion.generate import generate, plan_jobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.labels.decoder import Decoder, Lesson, Projection
+from diffugen.labels.heatmaps import combine
 from diffugen.labels.label import label
 from diffugen.labels.objects import finished
+from diffugen.labels.thresholds import Worth, choose, worths
 from diffugen.labels.witness import Witness
 from diffugen.miniature import oracle
 from diffugen.miniature.measure import BAD_IOU, SETTINGS, WEIGHTS, class_mask, iou, kinds_of_prompts
@@ -140,6 +142,20 @@ def by_maps(
     return labelled
 
 
+def adapted(world: World, settings: LabelSettings, witness: Callable[[str], Witness | None]) -> LabelSettings:
+    """Return the settings with the thresholds that the teaching images suggest, which no label is used for."""
+    by_class: dict[str, list[Worth]] = {}
+    for image_id in world.teaching:
+        maps, rgb = world.store.heat_maps(image_id), world.store.image(image_id)
+        heats = combine(maps, settings.groups, settings.step_weights)
+        found = worths(heats, maps.phrases, settings, rgb, None, witness(image_id))
+        for name, one in found.items():
+            by_class.setdefault(name, []).append(one)
+    chosen = choose(by_class)
+    print("thresholds by class:", chosen, flush=True)
+    return settings.changed(threshold=chosen)
+
+
 def witnesses(world: World, confidence: float) -> tuple[dict[str, Witness], dict[str, Instances]]:
     """Return what the embedded detector finds in each image: as a witness, and as labels."""
     detector = YoloDetector(WEIGHTS / "detector")
@@ -202,8 +218,12 @@ def measure(work: Path, count: int, draws: int) -> dict[str, Any]:
         "the paper's method": [world.ious(attention(world, paper, nobody))],
         "attention, as configured": [world.ious(attention(world, alone, nobody))],
         "+ self-attention, 1 step": [world.ious(attention(world, alone.changed(self_attention=1), nobody))],
+        "+ thresholds by class": [world.ious(attention(world, adapted(world, alone, nobody), nobody))],
         "detector that knows four classes": [world.ious(found.__getitem__)],
         "attention with that detector as witness": [world.ious(attention(world, configured, seen.get))],
+        "the same + thresholds by class": [
+            world.ious(attention(world, adapted(world, configured, seen.get), seen.get))
+        ],
     }
     print("labelled by attention", flush=True)
     projection = Projection.fit((one for _, one in world.features(world.teaching[::4])), 32, 0)
@@ -249,7 +269,8 @@ the attention labels of the other teaching images; {draws} times, with other cor
 below .5. In brackets: 95% bootstrap intervals over images. No setting was chosen on these images; the
 decoder's were chosen on a run of [loop-gain](../loop-gain/README.md) with another seed. *The paper's
 method* takes all layers and steps with equal weights, as the paper does. The witness and the detector know
-cars, trucks, people, and cones, but neither pianos nor buses."""
+cars, trucks, people, and cones, but neither pianos nor buses. *Thresholds by class*
+(`labels.threshold: adaptive`) are chosen on the teaching images, without any label."""
 
 NOTES = """\
 Optimised tokens and a probe over attention heads are measured in

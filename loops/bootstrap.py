@@ -33,8 +33,9 @@ def main(config: Config, run: Run) -> Path:
         stages.generate(round, config.generation, labelling)
         stages.teach(round, labelling, config.teach)
         labelling = round.taught_labelling(default=labelling)  # with a decoder, if that labels better
-        stages.thresholds(round, labelling)
-        labelling = round.adapted_labelling(default=labelling)  # with thresholds by class, if asked
+        if labelling.adaptive:
+            stages.thresholds(round, labelling)
+            labelling = round.adapted_labelling(default=labelling)  # with a threshold for each class
         method = stages.label(round, labelling).method
 
         if round.number > 0:

@@ -364,6 +364,17 @@ class Config(Section):
             )
         return value
 
+    @field_validator("labels")
+    @classmethod
+    def _thresholds_own_classes(cls, value: LabelSettings, info: ValidationInfo) -> LabelSettings:
+        prompts: PromptSettings | None = info.data.get("prompts")
+        if prompts is not None and isinstance(value.threshold, dict):
+            for name in value.threshold:
+                if name not in prompts.classes:
+                    hint = did_you_mean(name, prompts.classes)
+                    raise ValueError(f"in threshold classes of prompts, not {name!r}{hint}")
+        return value
+
     @field_validator("detector")
     @classmethod
     def _maps_own_classes(cls, value: DetectorSettings, info: ValidationInfo) -> DetectorSettings:

@@ -20,7 +20,7 @@ MAPS_PER_CLASS = 30
 
 @stage("thresholds", Thresholds)
 def thresholds(round: Round, on_progress: OnProgress, labelling: Labelling) -> Thresholds:
-    """Choose a threshold for each class whose maps it has not chosen one for; only for ``adaptive``.
+    """Choose a threshold for each class whose maps it has not chosen one for.
 
     What was chosen once stands, so that labels do not change from round to round; a class waits for a
     threshold until there are enough maps of it.
@@ -28,11 +28,9 @@ def thresholds(round: Round, on_progress: OnProgress, labelling: Labelling) -> T
     Args:
         round: The round.
         on_progress: Called with images looked at and images to look at.
-        labelling: How images are labelled, with the decoder if one is in use.
+        labelling: How images are labelled, by ``adaptive`` thresholds; with the decoder if one is in use.
     """
     drawn_by = None if labelling.decoder is None else labelling.decoder.id
-    if not labelling.adaptive:
-        return Thresholds(drawn_by=drawn_by)
     before = round.chosen_thresholds(labelling) or Thresholds(drawn_by=drawn_by)
     wanted = [name for name in round.run.class_names if name not in before.maps]
     by_class: dict[str, list[Worth]] = {name: [] for name in wanted}

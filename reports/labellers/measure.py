@@ -143,7 +143,7 @@ def by_maps(
 
 
 def adapted(world: World, settings: LabelSettings, witness: Callable[[str], Witness | None]) -> LabelSettings:
-    """Return the settings with the thresholds that the teaching images suggest, which no label is used for."""
+    """Return the settings with the thresholds that the teaching images suggest without any label."""
     by_class: dict[str, list[Worth]] = {}
     for image_id in world.teaching:
         maps, rgb = world.store.heat_maps(image_id), world.store.image(image_id)

@@ -261,9 +261,9 @@ def test_anchors_can_be_merged_and_overridden(tmp_path: Path) -> None:
         ("diffusion.dtype=float61", "did you mean 'float16'?"),
         (
             "labels.threshold=ots",
-            "labels.threshold = \"ots\": expected 'otsu' or a number, did you mean 'otsu'?",
+            "labels.threshold = \"ots\": expected 'otsu' or 'adaptive' or a number or a section",
         ),
-        ("labels.threshold=1.5", "labels.threshold = 1.5: expected 'otsu' or a number below 1"),
+        ("labels.threshold=1.5", "labels.threshold = 1.5: expected 'otsu' or 'adaptive' or a number below 1"),
         (
             "diffusion.device=cude:0",
             "expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu', did you mean 'cuda",

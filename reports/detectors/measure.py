@@ -1,11 +1,11 @@
-"""Measure how well both kinds of detectors learn the miniature's scenes from exact labels, in the same time.
+"""Measure how well both kinds of detectors learn the miniature's scenes from exact labels, at the same cost.
 
     python reports/detectors/measure.py --work runs/detectors-report
 
 Trains a tiny Mask2Former with random weights, then the architecture of the embedded YOLOv8n-seg, also with
-random weights, for as many epochs as fit into the same time. Both learn the same scenes of streets, choose
-their best epoch on others, and are measured on others again, none of them of a test set. Writes README.md and
-numbers.json beside itself. After an interruption, the same command continues.
+random weights, for as many epochs as fit into the same processor time. Both learn the same scenes of streets,
+choose their best epoch on others, and are measured on others again, none of them of a test set. Writes
+README.md and numbers.json beside itself. After an interruption, the same command continues.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Curve:
 
     file: Path
     epochs: list[dict[str, float]] = field(default_factory=list)
-    since: float = field(default_factory=time.perf_counter)
+    since: float = field(default_factory=time.process_time)
 
     def __post_init__(self) -> None:
         if self.file.exists():
@@ -85,7 +85,7 @@ class Curve:
 
     def add(self, epoch: int, values: Mapping[str, float]) -> None:
         """Print an epoch and keep it; those that it repeats are forgotten."""
-        now = time.perf_counter()
+        now = time.process_time()
         loss = sum(value for name, value in values.items() if name.startswith("train/"))
         ap50 = values["metrics/mAP50(M)"]
         self.epochs = [one for one in self.epochs if one["epoch"] < epoch]
@@ -99,7 +99,7 @@ class Curve:
 
     @property
     def seconds(self) -> float:
-        """Seconds of all epochs."""
+        """Processor time of all epochs, in seconds."""
         return sum(one["seconds"] for one in self.epochs)
 
 
@@ -139,7 +139,7 @@ def train_mask2former(scenes: Path, work: Path, epochs: int, seed: int) -> dict[
 
 
 def train_yolo(scenes: Path, work: Path, seconds: float, seed: int) -> dict[str, Any]:
-    """Train a YOLO model for about as many seconds, and return what there is to say about it."""
+    """Train a YOLO model for about as many processor seconds, and return what there is to say about it."""
     start = open_checkpoint("yolov8n-seg.yaml")
     more: dict[str, Any] = {
         "image_size": IMAGE_SIZE,
@@ -147,7 +147,7 @@ def train_yolo(scenes: Path, work: Path, seconds: float, seed: int) -> dict[str,
         "batch_size": BATCH_SIZE,
         "extra": TrainingArguments(mosaic=0.0, mask_ratio=2),
     }
-    trial = Curve(work / "curve-trial.json", since=time.perf_counter())
+    trial = Curve(work / "curve-trial.json", since=time.process_time())
     start.fit(scenes, work / "training-trial", epochs=2, on_epoch=trial.add, **more)
     epochs = max(1, round(seconds / trial.epochs[-1]["seconds"]))
     curve = Curve(work / "curve-yolo.json")
@@ -180,7 +180,7 @@ def page(numbers: Mapping[str, Any], command: str) -> str:
         fill(
             f"Both begin with random weights and learn {numbers['images']} scenes of streets with exact "
             f"masks, at {IMAGE_SIZE} px; the YOLO model trains for as many epochs as fit into the "
-            f"Mask2Former's time, on {counted(numbers['threads'], 'thread')}. The table gives mask AP on "
+            f"Mask2Former's processor time, on {counted(numbers['threads'], 'thread')}. The table gives mask AP on "
             f"{HELD_OUT['test']} other scenes. The "
             "Mask2Former is far smaller than any published one (reports/detectors/measure.py); the point is "
             "that `detector.checkpoint` trains either, not which is better on photographs.",
@@ -188,7 +188,7 @@ def page(numbers: Mapping[str, Any], command: str) -> str:
             break_on_hyphens=False,
         ),
         "",
-        "| detector | epochs | minutes | AP50 | AP50-95 | "
+        "| detector | epochs | processor minutes | AP50 | AP50-95 | "
         + " | ".join(f"AP50 {name}" for name in KNOWN_CLASSES)
         + " |",
         "|---|" + "---|" * (4 + len(KNOWN_CLASSES)),

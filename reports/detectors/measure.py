@@ -180,8 +180,8 @@ def page(numbers: Mapping[str, Any], command: str) -> str:
         fill(
             f"Both begin with random weights and learn {numbers['images']} scenes of streets with exact "
             f"masks, at {IMAGE_SIZE} px; the YOLO model trains for as many epochs as fit into the "
-            f"Mask2Former's processor time, on {counted(numbers['threads'], 'thread')}. The table gives mask AP on "
-            f"{HELD_OUT['test']} other scenes. The "
+            f"Mask2Former's processor time, on {counted(numbers['threads'], 'thread')}. The table gives "
+            f"mask AP on {HELD_OUT['test']} other scenes. The "
             "Mask2Former is far smaller than any published one (reports/detectors/measure.py); the point is "
             "that `detector.checkpoint` trains either, not which is better on photographs.",
             120,

@@ -275,7 +275,7 @@ cars, trucks, people, and cones, but neither pianos nor buses. *Thresholds by cl
 NOTES = """\
 Optimised tokens and a probe over attention heads are measured in
 [attention-probe](../attention-probe/README.md), on other images. Mask2Former is measured as a detector in
-[detectors](../detectors/measure.py)."""
+[detectors](../detectors/README.md)."""
 
 
 def page(numbers: dict[str, Any]) -> str:

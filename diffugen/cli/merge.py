@@ -29,8 +29,8 @@ def merge(
 ) -> None:
     """Join runs of the same configuration. Existing images are kept.
 
-    Takes images, heat maps, source images, labels, decisions and dropped images. Leaves out what describes the
-    rounds of one run: stage results, disagreements, decoders and detectors.
+    Takes images, heat maps, source images, labels, decisions and dropped images. Leaves out what describes
+    the rounds of one run: stage results, disagreements, decoders and detectors.
     """
     from diffugen.run.merge import merge as merge_runs
 

@@ -1,7 +1,7 @@
 """Join runs of one configuration, made elsewhere, into one run.
 
-Taken are images with their heat maps, source images, label sets, every reviewer's decisions and dropped images.
-Not taken is what describes the rounds of one run: results of stages, disagreements, decoders, detectors.
+Images with their heat maps, source images, label sets, every reviewer's decisions and dropped images are
+taken. What describes the rounds of one run is not: results of stages, disagreements, decoders, detectors.
 
 All checks come first. Then each page of images is written like generated ones: files, then rows, in one
 transaction with the label sets of these images. So a killed merge continues where it stopped.
@@ -74,19 +74,15 @@ def merge(
     _check_folders(folders, into)
     with ExitStack() as stack:
         sources = [stack.enter_context(_unwritten(folder)) for folder in folders]
-        exists = (into / LEDGER_NAME).is_file()
-        if exists:
-            # Opened for reading first: a run that does not fit is not even upgraded.
-            with RunStore.open(into, readonly=True) as target:
-                kept = target.config
-                _check_configs(sources if kept is None and target.is_empty else [target, *sources])
-        else:
-            _check_configs(sources)
         total = sum(_count(source) for source in sources)
-        if exists:
+        if (into / LEDGER_NAME).is_file():
             target = stack.enter_context(RunStore.open(into))
+            # A merge that was killed at its very beginning leaves a run without a configuration.
+            begun = target.config is None and target.is_empty
+            _check_configs(sources if begun else [target, *sources])
             _check_same(sources, target)
         else:
+            _check_configs(sources)
             _check_same(sources, None)
             target = stack.enter_context(RunStore.create_or_open(into, config=None))
         if target.config is None:
@@ -155,14 +151,15 @@ def _check_same(sources: Sequence[RunStore], target: RunStore | None) -> None:
     """Check that images and source images of one id are the same everywhere."""
     seen = [] if target is None else [target]
     for source in sources:
-        for record in source.records():
-            if not _has_files(source, record.id):
-                continue
+        for image_id in source.image_ids():
+            record = source.record(image_id)
             for other in seen:
-                if other.has_image(record.id):
-                    if other.record(record.id) != record:
-                        raise StoreError(_unlike(record.id, "record", other, source))
-                    _check_pixels(record.id, other.image_path(record.id), source.image_path(record.id))
+                if not other.knows_image(image_id):
+                    continue
+                if other.record(image_id) != record:
+                    raise StoreError(_unlike(image_id, "record", other, source))
+                if _has_files(other, image_id) and _has_files(source, image_id):
+                    _check_pixels(image_id, other.image_path(image_id), source.image_path(image_id))
         for path in _source_files(source):
             for other in seen:
                 twin = other.folder / "sources" / path.name
@@ -185,7 +182,8 @@ def _check_pixels(image_id: str, first: Path, second: Path) -> None:
 
 
 def _unlike(image_id: str, what: str, first: RunStore, second: RunStore) -> str:
-    return f"image {image_id} has a different {what} in {first.folder} and {second.folder}; leave one of them out"
+    places = f"{first.folder} and {second.folder}"
+    return f"image {image_id} has a different {what} in {places}; leave one of these runs out"
 
 
 def _count(store: RunStore) -> int:
@@ -235,7 +233,7 @@ def _take_sources(source: RunStore, target: RunStore) -> None:
 
 
 def _take_images(source: RunStore, target: RunStore, page: Sequence[str], merged: Merged) -> None:
-    """Take a page of images with their label sets; of those that are known, label sets of a new source only."""
+    """Take a page of images with their label sets; of known images, only label sets of a new source."""
     new = []
     labels: list[Row] = []
     for image_id in page:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from diffugen.config.generation import Task
 from diffugen.config.labelling import Labelling
 from diffugen.config.sections import DiffusionSettings, Generation
-from diffugen.errors import Interrupted, counted
+from diffugen.errors import DiffugenError, Interrupted, counted
 from diffugen.labels.shapes import decode
 from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
 from diffugen.records import ImageRecord, LabelSet
@@ -138,9 +138,9 @@ def _check_shardable(chosen: Sequence[Task], names: Collection[str]) -> None:
     for task in chosen:
         if task.source in names:
             raise DiffugenError(
-                f"task {task.step} starts from the images of task {task.source}, of which a shard has only a "
-                f"part. Generate {task.source} in shards (--task {task.source}), merge the runs, and generate "
-                "the rest in the merged run, without --shard"
+                f"task {task.step} starts from the images of task {task.source}, and a shard has only some "
+                f"of them. Generate {task.source} in shards (--task {task.source}), merge the runs, and "
+                "generate the rest in the merged run, without --shard"
             )
 
 

@@ -17,6 +17,7 @@ from diffugen.run.ledger import LEDGER_NAME
 from diffugen.run.merge import Merged, merge
 from diffugen.run.store import RunStore
 from tests.support import store_child
+from tests.support.children import WAIT_SECONDS
 from tests.support.store_child import make_heat_maps, make_labels, make_record, make_rgb, write_part
 
 
@@ -186,6 +187,7 @@ def test_kills_at_many_moments_lose_nothing(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, str(store_child.__file__), "merge", str(tmp_path), "61"],
         check=True,
+        timeout=WAIT_SECONDS,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     whole = content(tmp_path / "whole")

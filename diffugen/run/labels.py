@@ -188,7 +188,7 @@ class LabelStore(ImageStore):
             StoreError: The run has no such image, or cannot be written. Then nothing of this call is stored.
             ValueError: The labels of a decision have another size than its image.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
         for one in decisions:
             size_wh = self.record(one.image_id).size_wh
             sizes = {tuple(object.mask["size"][::-1]) for object in one.judged if object.mask is not None}

@@ -3,8 +3,8 @@
     python reports/speed/ledger.py --work runs/ledger
 
 The ledgers are planted: rows of images with attention and model labels, and a decision on every tenth; there
-are no files. Each operation runs in its own process, whose peak memory is measured too (on Linux), and the median of three
-times is taken. The size of a ledger changes by factors of ten, so the growth shows what is not linear.
+are no files. Each operation runs in its own process, whose peak memory is measured too (on Linux). The size of
+a ledger changes by factors of ten, so the growth shows what is not linear.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from textwrap import fill
 
 import numpy as np
 
+from diffugen.labels.shapes import encode
 from diffugen.records import ImageRecord, Instances, Phrase, Prompt
 from diffugen.run import codec
 from diffugen.run.ledger import LEDGER_NAME
@@ -55,8 +56,9 @@ def plant(folder: Path, images: int) -> None:
     RunStore.create_or_open(folder, config=None).close()
     phrase = Phrase("grand piano", "piano")
     record = ImageRecord(Prompt("a grand piano on a road", (phrase,)), 0, (96, 64), "miniature")
-    mask = {"size": [64, 96], "counts": "o0Q2000000000000000000000000000000000000000000000000000000oc2"}
-    labels = codec.instances_to_json(Instances((96, 64), ("piano",), (mask,), np.array([0.8])))
+    mask = np.zeros((64, 96), dtype=np.bool_)
+    mask[20:50, 10:40] = True
+    labels = codec.instances_to_json(Instances((96, 64), ("piano",), (encode(mask),), np.array([0.8])))
 
     def rows() -> Iterator[tuple[str, str]]:
         for seed in range(images):
@@ -85,7 +87,7 @@ def plant(folder: Path, images: int) -> None:
     connection.close()
 
 
-def measure(operation: str, folder: Path) -> tuple[float, float]:
+def measure(operation: str, folder: Path, repeats: int) -> tuple[float, float]:
     """Return the median time of an operation in seconds, and the peak memory of its process in MB."""
     code = (
         f"import sys, time\n{BASE}folder = sys.argv[1]\n"
@@ -94,7 +96,7 @@ def measure(operation: str, folder: Path) -> tuple[float, float]:
         "print(spent, int(peak) / 1024)"
     )
     times, peaks = [], []
-    for _ in range(3):
+    for _ in range(repeats):
         done = subprocess.run(
             [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
         )
@@ -110,6 +112,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("runs/ledger"))
     arguments = parser.parse_args()
     sizes = arguments.sizes
@@ -120,15 +123,15 @@ def main() -> None:
         plant(folder, size)
         print(size, "planted", round(time.perf_counter() - start, 1), flush=True)
         for name, operation in OPERATIONS.items():
-            measured[name].append(measure(operation, folder))
+            measured[name].append(measure(operation, folder, arguments.repeats))
             print(size, name, json.dumps(measured[name][-1]), flush=True)
         shutil.rmtree(folder)
     lines = [
         "# The ledger of a run with many images",
         "",
         fill(
-            f"Measured by `python reports/speed/ledger.py --sizes {' '.join(map(str, sizes))}`, which also "
-            "describes the planted ledgers (n = 3 each, median). The machine was shared, so compare ratios, "
+            f"Measured by `python reports/speed/ledger.py --sizes {' '.join(map(str, sizes))} --repeats {arguments.repeats}`, which also "
+            f"describes the planted ledgers (n = {arguments.repeats} each, median). The machine was shared, so compare ratios, "
             "not seconds. Every operation but `open for writing` opens the run for reading first.",
             120,
             break_on_hyphens=False,

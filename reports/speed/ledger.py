@@ -3,8 +3,8 @@
     python reports/speed/ledger.py --work runs/ledger
 
 The ledgers are planted: rows of images with attention and model labels, and a decision on every tenth; there
-are no files. Each operation runs in its own process, whose peak memory is measured too (on Linux). The size of
-a ledger changes by factors of ten, so the growth shows what is not linear.
+are no files. Each operation runs in its own process, whose peak memory is measured too (on Linux). The size
+of a ledger changes by factors of ten, so the growth shows what is not linear.
 """
 
 from __future__ import annotations
@@ -126,13 +126,15 @@ def main() -> None:
             measured[name].append(measure(operation, folder, arguments.repeats))
             print(size, name, json.dumps(measured[name][-1]), flush=True)
         shutil.rmtree(folder)
+    given = f"--sizes {' '.join(map(str, sizes))} --repeats {arguments.repeats}"
+    command = f"python reports/speed/ledger.py {given}"
     lines = [
         "# The ledger of a run with many images",
         "",
         fill(
-            f"Measured by `python reports/speed/ledger.py --sizes {' '.join(map(str, sizes))} --repeats {arguments.repeats}`, which also "
-            f"describes the planted ledgers (n = {arguments.repeats} each, median). The machine was shared, so compare ratios, "
-            "not seconds. Every operation but `open for writing` opens the run for reading first.",
+            f"Measured by `{command}`, which also describes the planted ledgers "
+            f"(n = {arguments.repeats}, median). The machine was shared: compare ratios, not seconds. Every "
+            "operation but `open for writing` opens the run for reading first.",
             120,
             break_on_hyphens=False,
         ),

@@ -24,6 +24,7 @@ from diffugen.cli import (
     invert,
     label,
     loops,
+    merge,
     miniature,
     prompts,
     stages,
@@ -57,7 +58,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (prompts, generate, label, loops, status, stages, export, invert, configs, miniature, doctor):
+for commands in (
+    prompts,
+    generate,
+    merge,
+    label,
+    loops,
+    status,
+    stages,
+    export,
+    invert,
+    configs,
+    miniature,
+    doctor,
+):
     commands.register(app)
 
 

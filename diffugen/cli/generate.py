@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
             "diffugen generate piano-on-road --images 4 --run runs/pianos",
             "diffugen generate piano-on-own-photos --source photos",
             "diffugen generate txt2img cars.json",
+            "diffugen generate cars.json --shard 1/4 --run runs/cars-1",
             "diffugen generate --set diffusion.model=/models/sd15 --set diffusion.size_wh=[512,512]",
         )
     )(generate)
@@ -56,24 +57,41 @@ def generate(
     images: Annotated[
         int | None, typer.Option(min=1, help="Images per prompt. Default: loop.images_per_prompt.")
     ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Generate only part I of N, such as 1/4; join the parts with diffugen merge.",
+        ),
+    ] = "1/1",
 ) -> None:
     """Generate images and label them. Existing images are kept."""
     from diffugen.config.files import Option
     from diffugen.stages import verbs
+    from diffugen.stages.shards import Shard
 
+    part = Shard.parse(shard)
     config, only = _split_arguments(what or [], task)
     number = [] if images is None else [Option("--images", "loop.images_per_prompt", images)]
     settings, folder = verbs.resolve_config(config, [*(set_ or ()), *number], run)
     if source is not None:
         settings = _with_source(settings, str(source), only)
     with printing(verbs.open_run(folder, settings, progress=progress)) as opened:
-        made = verbs.generate(opened, only)
+        made = verbs.generate(opened, only, part)
+        if not made.images and part.count > 1:
+            say(f"Nothing to generate: there are fewer batches than shards, and none is left for {part}")
+            return
         labelled = verbs.label(opened)
         name = f"contact-sheet-{only}.png" if only else "contact-sheet.png"
         sheet = verbs.contact_sheet(opened, name=name, steps=made.tasks)
         changed = changed_settings(opened)
     say(f"{made.images} images in {folder}{_left_out(made)}, {labelled.objects} labels")
     say(f"contact sheet: {sheet}")
+    if part.count > 1:
+        merge = shell_command("merge", folder, "...", "--into", "RUN")
+        say(f"Next, when all {part.count} shards are done: {merge}")
+        return
     bootstrap = shell_command("bootstrap", "--run", folder, *changed)
     say(f"Next: {shell_command('export', folder)}, or {bootstrap}")
 

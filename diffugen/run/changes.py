@@ -30,6 +30,7 @@ def differing_keys(
     given: Mapping[str, Any],
     ignore_keys: Collection[str],
     default_keys: Collection[str] = (),
+    places: tuple[str, str] = ("in the run", "now"),
 ) -> list[str]:
     """Return a line for each dotted key whose value differs, with both values.
 
@@ -39,6 +40,7 @@ def differing_keys(
         ignore_keys: Dotted keys that may differ, each with all keys below it.
         default_keys: Dotted keys that the run need not have: an earlier version made it, which did not know
             them, and the given values mean what it did.
+        places: Where the values of each configuration stand, in words.
     """
     old, new = _flat(kept), _flat(given)
     lines = []
@@ -47,7 +49,7 @@ def differing_keys(
             continue
         if not any(key == ignored or key.startswith(f"{ignored}.") for ignored in ignore_keys):
             was, now = (to_json(side[key]) if key in side else "not set" for side in (old, new))
-            lines.append(f"{key}: {was} in the run, {now} now")
+            lines.append(f"{key}: {was} {places[0]}, {now} {places[1]}")
     return lines
 
 

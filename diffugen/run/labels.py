@@ -188,7 +188,7 @@ class LabelStore(ImageStore):
             StoreError: The run has no such image, or cannot be written. Then nothing of this call is stored.
             ValueError: The labels of a decision have another size than its image.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
         for one in decisions:
             size_wh = self.record(one.image_id).size_wh
             sizes = {tuple(object.mask["size"][::-1]) for object in one.judged if object.mask is not None}
@@ -213,9 +213,9 @@ class LabelStore(ImageStore):
                 rows,
             )
             for image_id in dict.fromkeys(row["image_id"] for row in rows):
-                self._put_human_labels(image_id)
+                self.put_human_labels(image_id)
 
-    def _put_human_labels(self, image_id: str) -> None:
+    def put_human_labels(self, image_id: str) -> None:
         """Replace the human labels of an image by those of the decision that counts, inside a transaction."""
         self._ledger.write(
             "DELETE FROM labels WHERE image_id = :image_id AND source = 'human'", [{"image_id": image_id}]

@@ -276,6 +276,11 @@ class Ledger:
         with explained(self.folder):
             return self._connection.execute(sql).fetchall()
 
+    def select(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Return all rows of a query with values, whose result is small."""
+        with explained(self.folder):
+            return self._connection.execute(sql, values).fetchall()
+
     def stream(self, table: str, columns: str, where: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """Yield rows of a table that has ``seq``, oldest first, reading one page at a time.
 

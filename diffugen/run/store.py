@@ -160,6 +160,19 @@ class RunStore(LabelStore):
         """Whether nothing was made with its configuration yet, which may therefore be corrected."""
         return not self.summary().rounds
 
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, for what joins runs row by row."""
+        return self._ledger
+
+    def keep_config(self, config: Mapping[str, Any] | None) -> None:
+        """Keep the configuration of a new or empty run; any other must have been created with the same one.
+
+        Raises:
+            StoreError: The configuration differs.
+        """
+        self._keep_config(config, (), ())
+
     def _keep_config(
         self, config: Mapping[str, Any] | None, ignore_keys: Collection[str], default_keys: Collection[str]
     ) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from diffugen.config.generation import Task
 from diffugen.config.labelling import Labelling
 from diffugen.config.sections import DiffusionSettings, Generation
-from diffugen.errors import Interrupted, counted
+from diffugen.errors import DiffugenError, Interrupted, counted
 from diffugen.labels.shapes import decode
 from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
 from diffugen.records import ImageRecord, LabelSet
@@ -26,6 +26,7 @@ from diffugen.stages.label import label_images
 from diffugen.stages.models import load_model
 from diffugen.stages.plan import Common, Plan, find_regions, plan_from_prompts, plan_from_sources
 from diffugen.stages.regions import check_mask
+from diffugen.stages.shards import WHOLE, Shard
 from diffugen.stages.sources import check_source, images_of_task, sources_outside, with_classes
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def generate(
     generation: Generation,
     labelling: Labelling,
     only: str | None = None,
+    shard: Shard = WHOLE,
 ) -> Generated:
     """Generate the images of a round that the run does not have yet, batch by batch, with their heat maps.
 
@@ -52,6 +54,7 @@ def generate(
         generation: What is generated, and how. Sources keep their proportions whatever ``size_wh`` says.
         labelling: How the images of one task are labelled before they are the sources of another.
         only: Do only the task of this name or kind; the images of the tasks before it must exist.
+        shard: The part of each task's images to generate.
 
     Raises:
         DiffugenError: The model cannot be used, a phrase cannot be traced, a source or region cannot be read,
@@ -62,6 +65,8 @@ def generate(
     chosen = choose_tasks(tasks, only)
     for task in chosen:
         check_places(task, {one.step for one in tasks})
+    if shard.count > 1:
+        _check_shardable(chosen, {one.step for one in tasks})
     work = _Work(round, generation, labelling, tasks)
     store, models = round.store, _Models(generation.diffusion)
     done = total = in_work = 0
@@ -81,19 +86,21 @@ def generate(
     for task in chosen:
         pipeline = models.load(task)
         plan = _plan(work, task, pipeline)
-        total += len(plan.jobs)
-        _tell_what_is_unread(round, pipeline, plan.jobs)
+        batches = shard.of(_batches(plan.jobs, generation.diffusion.batch_size, pipeline))
+        jobs = [job for batch in batches for job in batch]
+        total += len(jobs)
+        _tell_what_is_unread(round, pipeline, jobs)
         report(done)
         try:
-            for finished in _make(store, pipeline, plan.jobs, generation.diffusion, on_step):
+            for finished in _make(store, pipeline, batches, generation.diffusion, on_step):
                 done, in_work = done + finished, max(0, in_work - finished)
                 report(done)
         except KeyboardInterrupt as stop:
             again = f"; the {counted(in_work, 'image')} in work will be generated again" if in_work else ""
             raise Interrupted(f"{done} of {counted(total, 'image')} are kept{again}.") from stop
         _keep_carried(store, plan, round.number)
-        dropped = sum(store.is_dropped(job.id) for job in plan.jobs)
-        counts[task.step] = TaskImages(len(plan.jobs), dropped, plan.skipped)
+        dropped = sum(store.is_dropped(job.id) for job in jobs)
+        counts[task.step] = TaskImages(len(jobs), dropped, plan.skipped)
     return Generated(
         images=sum(one.images for one in counts.values()),
         dropped=sum(one.dropped for one in counts.values()),
@@ -120,6 +127,21 @@ def check_places(task: Task, names: Collection[str]) -> None:
         from diffugen.detectors.load import open_checkpoint
 
         open_checkpoint(task.region.detector)
+
+
+def _check_shardable(chosen: Sequence[Task], names: Collection[str]) -> None:
+    """Check that no task starts from images of another, of which a shard has only a part.
+
+    Raises:
+        DiffugenError: A task does.
+    """
+    for task in chosen:
+        if task.source in names:
+            raise DiffugenError(
+                f"task {task.step} starts from the images of task {task.source}, and a shard has only some "
+                f"of them. Generate {task.source} in shards (--task {task.source}), merge the runs, and "
+                "generate the rest in the merged run, without --shard"
+            )
 
 
 def file_digest(file: str) -> str:
@@ -223,26 +245,33 @@ def _pixel_settings(settings: DiffusionSettings) -> Mapping[str, Any]:
     }
 
 
+def _batches(jobs: Sequence[ImageRecord], size: int | None, pipeline: Any) -> list[list[ImageRecord]]:
+    """Return the images in the batches that they are made in."""
+    from diffugen.diffusion.generate import default_batch_size, grouped
+
+    size = size or default_batch_size(pipeline)
+    return [group[first : first + size] for group in grouped(jobs) for first in range(0, len(group), size)]
+
+
 def _make(
     store: RunStore,
     pipeline: Any,
-    jobs: Sequence[ImageRecord],
+    batches: Sequence[Sequence[ImageRecord]],
     settings: DiffusionSettings,
     on_step: Callable[[float, int], None],
 ) -> Iterator[int]:
     """Make the images that are missing, and yield after each step how many more exist."""
-    from diffugen.diffusion.generate import default_batch_size, generate as generate_images, grouped
+    from diffugen.diffusion.generate import default_batch_size, generate as generate_images
 
     size = settings.batch_size or default_batch_size(pipeline)
     # Whole batches, although some of their images may exist: an image's rounding depends on its batch.
-    batches = [group[first : first + size] for group in grouped(jobs) for first in range(0, len(group), size)]
     unfinished = [
         job
         for batch in batches
         if not all(store.has_image(job.id) or store.is_dropped(job.id) for job in batch)
         for job in batch
     ]
-    yield len(jobs) - len(unfinished)
+    yield sum(map(len, batches)) - len(unfinished)
     dropped: list[ImageRecord] = []
 
     def drop(record: ImageRecord, reason: str) -> None:

@@ -23,6 +23,7 @@ from diffugen.run.ledger import LEDGER_NAME
 from diffugen.run.results import Compared, Evaluated, Generated, Labelled, Promoted, Relabelled, Taught, Tuned
 from diffugen.run.temporary import temporary_folder
 from diffugen.stages.export import export_dataset
+from diffugen.stages.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -145,19 +146,20 @@ def run_for_detector(
             yield opened
 
 
-def generate(run: OpenRun, only: str | None = None) -> Generated:
+def generate(run: OpenRun, only: str | None = None, shard: Shard = WHOLE) -> Generated:
     """Generate the images of the first round that the run does not have yet, with their heat maps.
 
     Args:
         run: The run.
         only: Do only the task of this name or kind.
+        shard: The part of each task's images to generate.
 
     Example:
         >>> dg.generate(run).images
         8
     """
     round = run.run.round(0, redo=True, keep=False)
-    return stages.generate(round, run.config.generation, run.config.labelling, only)
+    return stages.generate(round, run.config.generation, run.config.labelling, only, shard)
 
 
 def label(run: OpenRun) -> Labelled:

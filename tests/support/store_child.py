@@ -3,6 +3,7 @@
 store_child.py write FOLDER        write the sample run, or continue it; print one line per image
 store_child.py hold FOLDER         open the run for writing and wait
 store_child.py limit FOLDER BYTES  write the sample run with files limited to BYTES; print the error
+store_child.py merge FOLDER STEP   for n = 1, 1 + STEP, ...: merge two runs, killed before line n, twice
 store_child.py lines FOLDER STEP   for n = 1, 1 + STEP, ...: write FOLDER/n, killed before its n-th line
 """
 
@@ -12,7 +13,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from diffugen.errors import StoreError
-from diffugen.records import HeatMaps, ImageRecord, Instances, LabelSet, Phrase, Prompt
+from diffugen.records import Decision, HeatMaps, ImageRecord, Instances, LabelSet, Phrase, Prompt
 from diffugen.run.results import TaskImages
 from diffugen.run.store import RunStore
 
@@ -123,11 +124,48 @@ def lines(folder: Path, step: int) -> None:
         number += step
 
 
-def killer(number: int) -> Any:
+def merge(folder: Path, step: int) -> None:
+    from diffugen.run.merge import merge as merge_runs
+
+    parts = [folder / "part-1", folder / "part-2"]
+    for part, numbers in zip(parts, (range(2), range(1, 4)), strict=True):
+        write_part(part, numbers)
+    merge_runs(parts, folder / "whole")
+    number = 1
+    while True:
+        into = folder / str(number)
+        pid = os.fork()
+        if pid == 0:
+            sys.settrace(killer(number, "merge"))
+            merge_runs(parts, into)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        merge_runs(parts, into)
+        if not os.WIFSIGNALED(status):
+            return
+        number += step
+
+
+def write_part(folder: Path, numbers: Iterable[int], **changes: Any) -> None:
+    """Write a run of the miniature's configuration with these sample images, their labels and a decision."""
+    from diffugen.config import load_config
+
+    overrides = [f"{key}={value}" for key, value in changes.items()]
+    with RunStore.create_or_open(folder, config=load_config("miniature", overrides).dump()) as store:
+        for record in [make_record(number, round=0) for number in numbers]:
+            store.add_image(record, make_rgb(record), make_heat_maps(record), seconds=1.5)
+            store.put_labels([make_labels(record)])
+            labels = make_labels(record, objects=1).instances
+            store.add_decisions([Decision(record.id, "edited", labels, folder.name, 0)])
+        store.put_source("photo", np.zeros((4, 6, 3), np.uint8))
+        store.drop_image(make_record(100 + max(numbers)), "black")
+
+
+def killer(number: int, *more: str) -> Any:
     """Return a trace function that kills this process before the ``number``-th line in the store's files."""
     own = tuple(
         str(Path(sys.modules[f"diffugen.run.{name}"].__file__ or ""))
-        for name in ("store", "images", "labels", "files", "ledger")
+        for name in ("store", "images", "labels", "files", "ledger", *more)
     )
     left = number
 
@@ -151,6 +189,8 @@ def main(job: str, folder: Path, *numbers: str) -> None:
         hold(folder)
     elif job == "limit":
         limit(folder, int(numbers[0]))
+    elif job == "merge":
+        merge(folder, int(numbers[0]))
     else:
         lines(folder, int(numbers[0]))
 

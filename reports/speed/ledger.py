@@ -1,0 +1,151 @@
+"""Measure the ledger of runs with many images, and write ``ledger.md`` beside this file.
+
+    python reports/speed/ledger.py --work runs/ledger
+
+The ledgers are planted: rows of images with attention and model labels, and a decision on every tenth; there
+are no files. Each operation runs in its own process, whose peak memory is measured too (on Linux). The size
+of a ledger changes by factors of ten, so the growth shows what is not linear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+
+from diffugen.labels.shapes import encode
+from diffugen.records import ImageRecord, Instances, Phrase, Prompt
+from diffugen.run import codec
+from diffugen.run.ledger import LEDGER_NAME
+from diffugen.run.store import RunStore
+
+HERE = Path(__file__).parent
+NOW = "2026-01-01T00:00:00+00:00"
+BASE = "from diffugen.run import RunStore\nfrom itertools import islice\n"
+OPERATIONS = {
+    "open for reading": "RunStore.open(folder, readonly=True).close()",
+    "open for writing": "RunStore.open(folder).close()",
+    "status (summary)": "RunStore.open(folder, readonly=True).summary()",
+    "next batch without labels": (
+        "list(islice(RunStore.open(folder, readonly=True).label_ids_missing('attention', 'otsu'), 32))"
+    ),
+    "first page of newest labels": (
+        "list(islice(RunStore.open(folder, readonly=True).latest_labels('model', 0), 500))"
+    ),
+    "images both have labelled, agreed": "sum(1 for _ in RunStore.open(folder, readonly=True).agreed_ids(0))",
+    "all decisions": "sum(1 for _ in RunStore.open(folder, readonly=True).decisions())",
+    "all records": "sum(1 for _ in RunStore.open(folder, readonly=True).records())",
+}
+
+
+def plant(folder: Path, images: int) -> None:
+    """Create a ledger with rows of this many images."""
+    shutil.rmtree(folder, ignore_errors=True)
+    RunStore.create_or_open(folder, config=None).close()
+    phrase = Phrase("grand piano", "piano")
+    record = ImageRecord(Prompt("a grand piano on a road", (phrase,)), 0, (96, 64), "miniature")
+    mask = np.zeros((64, 96), dtype=np.bool_)
+    mask[20:50, 10:40] = True
+    labels = codec.instances_to_json(Instances((96, 64), ("piano",), (encode(mask),), np.array([0.8])))
+
+    def rows() -> Iterator[tuple[str, str]]:
+        for seed in range(images):
+            one = dataclasses.replace(record, seed=seed)
+            yield one.id, codec.record_to_json(one)
+
+    source = rows()
+    connection = sqlite3.connect(folder / LEDGER_NAME)
+    while page := list(islice(source, 10_000)):
+        with connection:
+            connection.executemany(
+                "INSERT INTO images (id, round, record, seconds, bytes, created_at) "
+                "VALUES (?, 0, ?, 1.0, 9, ?)",
+                [(image_id, text, NOW) for image_id, text in page],
+            )
+            connection.executemany(
+                "INSERT INTO labels (image_id, source, method, round, instances, objects, created_at) "
+                "VALUES (?, ?, 'otsu', 0, ?, 1, ?)",
+                [(one, source, labels, NOW) for source in ("attention", "model") for one, _ in page],
+            )
+            connection.executemany(
+                "INSERT INTO decisions (image_id, verdict, instances, reviewer, round, created_at) "
+                "VALUES (?, 'edited', ?, 'anna', 0, ?)",
+                [(one, labels, NOW) for one, _ in page[::10]],
+            )
+    connection.close()
+
+
+def measure(operation: str, folder: Path, repeats: int) -> tuple[float, float]:
+    """Return the median time of an operation in seconds, and the peak memory of its process in MB."""
+    code = (
+        f"import sys, time\n{BASE}folder = sys.argv[1]\n"
+        f"start = time.perf_counter()\n{operation}\nspent = time.perf_counter() - start\n"
+        "peak = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+        "print(spent, int(peak) / 1024)"
+    )
+    times, peaks = [], []
+    for _ in range(repeats):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+        )
+        spent, peak = map(float, done.stdout.split())
+        times.append(spent)
+        peaks.append(peak)
+    return statistics.median(times), max(peaks)
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path("runs/ledger"))
+    arguments = parser.parse_args()
+    sizes = arguments.sizes
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in OPERATIONS}
+    for size in sizes:
+        folder = arguments.work / str(size)
+        start = time.perf_counter()
+        plant(folder, size)
+        print(size, "planted", round(time.perf_counter() - start, 1), flush=True)
+        for name, operation in OPERATIONS.items():
+            measured[name].append(measure(operation, folder, arguments.repeats))
+            print(size, name, json.dumps(measured[name][-1]), flush=True)
+        shutil.rmtree(folder)
+    given = f"--sizes {' '.join(map(str, sizes))} --repeats {arguments.repeats}"
+    command = f"python reports/speed/ledger.py {given}"
+    lines = [
+        "# The ledger of a run with many images",
+        "",
+        fill(
+            f"Measured by `{command}`, which also describes the planted ledgers "
+            f"(n = {arguments.repeats}, median). The machine was shared: compare ratios, not seconds. Every "
+            "operation but `open for writing` opens the run for reading first.",
+            120,
+            break_on_hyphens=False,
+        ),
+        "",
+        f"| operation | {' | '.join(f'{size:,} images: s | MB' for size in sizes)} |",
+        "|---|" + "---|---|" * len(sizes),
+    ]
+    for name, found in measured.items():
+        lines.append(f"| {name} | {' | '.join(f'{spent:.3f} | {peak:.0f}' for spent, peak in found)} |")
+    (HERE / "ledger.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -265,6 +265,7 @@ class _Pool:
 
     def __init__(self, ray: Any, work: Work[Any, Any], size: int, cpus: int, gpus: float) -> None:
         self.work = work
+        self._sent = ray.put(work)  # once, however many workers load it
         self._ray = ray
         self._size = size
         self._gpus = gpus
@@ -316,7 +317,7 @@ class _Pool:
 
     def _start(self) -> None:
         actor = self._actor.remote()
-        asked = {actor.where.remote(): "where", actor.load.remote(self.work, self._gpus): "load"}
+        asked = {actor.where.remote(): "where", actor.load.remote(self._sent, self._gpus): "load"}
         self._members.append(_Member(actor, dict(asked)))
 
     def _next(self) -> dict[int, list[Any]]:

@@ -30,6 +30,7 @@ from heapq import heappop, heappush
 from itertools import islice
 from typing import Any
 
+from diffugen import __version__
 from diffugen.config.sections import ExecutorSettings
 from diffugen.errors import DiffugenError, counted, first_line
 from diffugen.run.executors import Batch, Item, Work
@@ -70,6 +71,7 @@ class RayExecutor:
 
     def __init__(self, settings: ExecutorSettings) -> None:
         self._settings = settings
+        _prepare(own=settings.address is None)
         self._ray: Any = None
         self._nodes: list[_Node] = []
         self._gpus = 0.0
@@ -85,7 +87,7 @@ class RayExecutor:
         """
         if self._ray is not None:
             return
-        ray = _import_ray(own=self._settings.address is None)
+        ray = _import_ray()
         with ExitStack() as undo:
             if not ray.is_initialized():  # else the process uses one already, and keeps it
                 _connect(ray, self._settings.address, undo)
@@ -219,8 +221,11 @@ class _Worker:
         """Return its process and machine."""
         return f"{os.getpid()} on {socket.gethostname()}"
 
-    def load(self, work: Work[Any, Any], gpus: float) -> _Trouble | None:
+    def load(self, work: Work[Any, Any], gpus: float, version: str) -> _Trouble | None:
         """Load what the work needs."""
+        if version != __version__:  # on a node that has come since the others were looked at
+            theirs, ours = f"DiffuGen {__version__}", f"DiffuGen {version}"
+            return _Trouble(_versions_differ(socket.gethostname(), theirs, ours), True, "")
         if not gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU that it was not given belongs to others
         try:
@@ -317,7 +322,10 @@ class _Pool:
 
     def _start(self) -> None:
         actor = self._actor.remote()
-        asked = {actor.where.remote(): "where", actor.load.remote(self._sent, self._gpus): "load"}
+        asked = {
+            actor.where.remote(): "where",
+            actor.load.remote(self._sent, self._gpus, __version__): "load",
+        }
         self._members.append(_Member(actor, dict(asked)))
 
     def _next(self) -> dict[int, list[Any]]:
@@ -383,8 +391,9 @@ class _Pool:
                     f"{ATTEMPTS} workers ended with the same batch in work (the last: {name}, {why}). Is "
                     "there enough memory? Lower executor.workers or diffusion.batch_size"
                 ) from error
-        again = f"; {counted(len(member.batches), 'batch').replace('batchs', 'batches')} will be done again"
-        self._notify(f"lost worker {name}: {why}{again if member.batches else ''}")
+        count = len(member.batches)
+        again = f"; its {'batch' if count == 1 else f'{count} batches'} will be done again" if count else ""
+        self._notify(f"lost worker {name}: {why}{again}")
 
 
 def _reason(error: Exception) -> str:
@@ -402,13 +411,20 @@ def _chained(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
     yield from rest
 
 
-def _import_ray(*, own: bool) -> Any:
-    """Import Ray, quiet, and for a Ray of our own with a token, without which nobody else can use it."""
-    if "ray" not in sys.modules:  # it reads its environment while it is imported
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        if own and "RAY_AUTH_MODE" not in os.environ:
-            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+def _prepare(*, own: bool) -> None:
+    """Make Ray quiet, and require a token of whoever uses a Ray of our own: its ports are open to all.
+
+    Ray reads its environment while it is imported, which others do too, such as Ultralytics.
+    """
+    if "ray" in sys.modules:
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if own and "RAY_AUTH_MODE" not in os.environ:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
@@ -423,6 +439,11 @@ def _connect(ray: Any, address: str | None, undo: ExitStack) -> None:
     """Start a Ray, or join the one at an address."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
+        if "RAY_AUTH_MODE" not in os.environ:
+            raise DiffugenError(
+                "this process imported Ray before the run was opened, so others could use the Ray that is "
+                "started now. Open the run first, set RAY_AUTH_MODE before Python starts, or call ray.init()"
+            )
         folder = str(undo.enter_context(temporary_folder("ray")))
         place = {"_temp_dir": folder} if len(os.fsencode(folder)) <= LONGEST_FOLDER else {}
         undo.callback(ray.shutdown)
@@ -524,7 +545,8 @@ def _check_versions(ray: Any, nodes: list[_Node]) -> None:
         other = [name for name in here if has[name] != here[name]]
         if other:
             theirs, ours = (" and ".join(f"{name} {one[name]}" for name in other) for one in (has, here))
-            raise DiffugenError(
-                f"the Ray node {asked[answer].address} has {theirs}, this machine has {ours}; install the "
-                "same version there"
-            )
+            raise DiffugenError(_versions_differ(asked[answer].address, theirs, ours))
+
+
+def _versions_differ(node: str, theirs: str, ours: str) -> str:
+    return f"the Ray node {node} has {theirs}, this machine has {ours}; install the same version there"

@@ -14,6 +14,7 @@ A batch goes to one worker as a whole, so its images share a call of the model h
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import secrets
@@ -50,6 +51,9 @@ ANSWER_SECONDS = 60.0
 
 CONNECT_SECONDS = 10.0
 """Longest wait for a connection to the address of a Ray."""
+
+JOIN_SECONDS = 60.0
+"""Longest wait for a Ray where something listens at its address; a step that is under way may add 40."""
 
 POLL_SECONDS = 1.0
 """Time after which waiting for workers is interrupted to look whether there is still hope."""
@@ -412,9 +416,10 @@ def _chained(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _prepare(*, own: bool) -> None:
-    """Make Ray quiet, and require a token of whoever uses a Ray of our own: its ports are open to all.
+    """Make Ray quiet, and have a Ray of our own, whose ports are open to all, ask for a token that is ours.
 
-    Ray reads its environment while it is imported, which others do too, such as Ultralytics.
+    Ray reads its environment while it is imported, which others do too, such as Ultralytics. Then it takes a
+    token of its own, which it keeps in the user's home.
     """
     if "ray" in sys.modules:
         return
@@ -439,11 +444,6 @@ def _connect(ray: Any, address: str | None, undo: ExitStack) -> None:
     """Start a Ray, or join the one at an address."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        if "RAY_AUTH_MODE" not in os.environ:
-            raise DiffugenError(
-                "this process imported Ray before the run was opened, so others could use the Ray that is "
-                "started now. Open the run first, set RAY_AUTH_MODE before Python starts, or call ray.init()"
-            )
         folder = str(undo.enter_context(temporary_folder("ray")))
         place = {"_temp_dir": folder} if len(os.fsencode(folder)) <= LONGEST_FOLDER else {}
         undo.callback(ray.shutdown)
@@ -457,7 +457,7 @@ def _connect(ray: Any, address: str | None, undo: ExitStack) -> None:
         _check_answers(address)
     undo.callback(ray.shutdown)
     try:
-        with _own_signals():
+        with _own_signals(), _silenced(), _within(JOIN_SECONDS):
             ray.init(address=address, **quiet)
     except Exception as error:
         if "ersion mismatch" in str(error):
@@ -485,7 +485,8 @@ def _check_answers(address: str) -> None:
 def _no_ray(address: str, why: str) -> str:
     return (
         f"no Ray can be joined at executor.address {address!r}: {why} Start one there (ray start --head), "
-        "give another address, or set it to null to start a Ray on this machine for this command"
+        "give another address, or set it to null to start a Ray on this machine for this command. If it asks "
+        "for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
     )
 
 
@@ -500,6 +501,49 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, kept)
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Interrupt the main thread after a time.
+
+    Raises:
+        TimeoutError: The time is over.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = threading.Event()
+
+    def stop() -> None:
+        over.set()
+        _thread.interrupt_main()
+
+    timer = threading.Timer(seconds, stop)
+    timer.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if over.is_set():
+            raise TimeoutError(f"no answer for {seconds:.0f} seconds") from None
+        raise
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep what Ray's C++ code writes about each attempt to connect from the user, who gets one message."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _nodes_of(ray: Any) -> list[_Node]:

@@ -123,7 +123,8 @@ def test_an_unforeseen_error_is_one_line_with_its_trace_beneath(workers: RayExec
 
 
 def test_a_node_that_is_taken_away_costs_nothing(cluster: Any, tmp_path: Path) -> None:
-    node, said, gate = cluster.add_node(num_cpus=2), [], tmp_path / "gate"
+    node, gate = cluster.add_node(num_cpus=2), tmp_path / "gate"
+    said: list[str] = []
     cluster.wait_for_nodes()
     executor = joined(cluster, workers=4)
     found = executor.spread(Squares(tmp_path, gate=gate, gated=3), batches(9), said.append)

@@ -363,8 +363,9 @@ class _Pool:
         until = time.monotonic() + ANSWER_SECONDS
         while True:
             ready, _ = self._ray.wait(list(waited), num_returns=1, timeout=POLL_SECONDS)
-            if ready:
-                return waited[ready[0]], ready[0]
+            if ready:  # a worker answers in order, but of two batches that it dies with, either may be first
+                member = waited[ready[0]]
+                return member, next(iter(member.waits))
             if time.monotonic() > until and not any(member.name for member in self._members):
                 raise DiffugenError(
                     f"Ray has had no place for a worker for {ANSWER_SECONDS:.0f} seconds: others use it, or "

@@ -212,3 +212,26 @@ def test_ctrl_c_ends_the_ray_that_was_started(tmp_path: Path) -> None:
         said, _ = child.communicate(timeout=WAIT_SECONDS)
     assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt"), said
     assert len(below) > 2 and not psutil.wait_procs(below, timeout=WAIT_SECONDS)[1]
+
+
+def test_a_command_says_so_in_one_message_before_it_makes_anything(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        command = [
+            sys.executable,
+            "-m",
+            "diffugen.cli",
+            "generate",
+            "miniature",
+            "--run",
+            str(tmp_path / "run"),
+        ]
+        command += ["--set", "executor.kind=ray", "--set", f"executor.address={address}"]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
+        )
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if not line.startswith("round 0: generate")]
+    assert line.startswith(f"error: no Ray can be joined at executor.address '{address}'")
+    assert not any((tmp_path / "run" / "images").iterdir())

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +103,17 @@ def assert_same_images(first: RunStore, second: RunStore) -> None:
             assert np.abs(heat.astype(float) - theirs.maps[group]).max() <= HEAT
 
 
-def killing_one(seen: list[float]) -> Progress:
-    """Return a progress that kills a worker when the first image is there."""
+def killing_all(seen: list[float]) -> Progress:
+    """Return a progress that kills the workers when the first image is there, and before the last batch."""
 
     @contextmanager
     def progress(title: str, unit: str) -> Iterator[OnProgress]:
         def report(done: float, total: int, note: str = "") -> None:
             if done >= 1 > max(seen, default=0):
-                below = psutil.Process().children(recursive=True)
-                next(one for one in below if one.cmdline()[:1] == ["ray::_Worker"]).kill()
+                for one in psutil.Process().children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):  # a helper of Ray's that was ending anyway
+                        if one.name().startswith("ray::_Worker"):
+                            one.kill()
             seen.append(done)
 
         yield report
@@ -119,19 +121,19 @@ def killing_one(seen: list[float]) -> Progress:
     return progress
 
 
-def test_images_are_those_of_one_process_although_a_worker_is_killed(
+def test_images_are_those_of_one_process_although_workers_are_killed(
     address: str, settings: list[str], local: Path, tmp_path: Path
 ) -> None:
     seen: list[float] = []
     said: list[str] = []
     config = on_ray(settings, address)
-    with open_run(tmp_path / "run", config, progress=killing_one(seen)) as run:
+    with open_run(tmp_path / "run", config, progress=killing_all(seen)) as run:
         run.run.notify = said.append
         assert verbs.generate(run).images == IMAGES
         with RunStore.open(local, readonly=True) as alone:
             assert_same_images(alone, run.store)
     assert seen[-1] == IMAGES and seen == sorted(seen)
-    assert len([one for one in said if one.startswith("lost worker")]) == 1, said
+    assert 1 <= len([one for one in said if one.startswith("lost worker")]) <= 2, said
 
 
 def test_labels_are_those_of_one_process(
@@ -169,7 +171,7 @@ def test_a_killed_command_leaves_nothing_running_and_continues(
         assert any("raylet" in one.name() for one in below)
         agents = [one for one in below if one.cmdline()[0].endswith("Agent")]
         child.send_signal(signal.SIGKILL)
-        child.wait(WAIT_SECONDS)
+        child.wait(timeout=WAIT_SECONDS)
     # Two small agents of Ray look for it for a minute longer; they keep no memory or device from others.
     working = [one for one in below if one not in agents]
     assert not psutil.wait_procs(working, timeout=WAIT_SECONDS)[1], "Ray ends with the command"

@@ -157,9 +157,10 @@ class RayExecutor:
         if room >= (settings.workers or 1):
             return
         cpus, gpus = (sum(getattr(node, what) for node in self._nodes) for what in ("cpus", "gpus"))
-        asked = f"{counted(settings.workers or 1, 'worker')} with {counted(settings.cpus_per_worker, 'CPU')}"
-        if self._gpus:
-            asked += f" and {self._gpus:g} GPU each"
+        count = settings.workers or 1
+        asked = f"{counted(count, 'worker')} with {counted(settings.cpus_per_worker, 'CPU')}"
+        asked += f" and {self._gpus:g} GPU" if self._gpus else ""
+        asked += " each" if count > 1 else ""
         raise DiffugenError(
             f"the executor asks for {asked}, but Ray has room for {room}: "
             f"{counted(len(self._nodes), 'node')} with {cpus:g} CPU and {gpus:g} GPU in all. Lower "

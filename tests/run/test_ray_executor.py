@@ -142,10 +142,10 @@ def test_a_node_that_is_taken_away_costs_nothing(cluster: Any, tmp_path: Path) -
     [
         (
             {"workers": 9},
-            "asks for 9 workers with 1 CPU, but Ray has room for 2: 1 node with 2 CPU and 0 GPU",
+            "asks for 9 workers with 1 CPU each, but Ray has room for 2: 1 node with 2 CPU and 0 GPU",
         ),
         ({"cpus_per_worker": 3}, "asks for 1 worker with 3 CPUs, but Ray has room for 0"),
-        ({"gpus_per_worker": 0.5}, "with 1 CPU and 0.5 GPU each, but Ray has room for 0"),
+        ({"gpus_per_worker": 0.5}, "with 1 CPU and 0.5 GPU, but Ray has room for 0"),
     ],
 )
 def test_more_than_there_is_is_refused(cluster: Any, settings: dict[str, Any], message: str) -> None:

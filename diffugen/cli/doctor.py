@@ -23,6 +23,7 @@ PACKAGES = (
     ("ultralytics", "yolo", "YOLOv8-seg detectors (AGPL-3.0); 5 MB"),
     ("optuna", "tune", "tuning score weights and thresholds; 10 MB"),
     ("fiftyone", "review", "review sessions in the FiftyOne App; about 300 MB"),
+    ("ray", "ray", "spreading work over GPUs and machines (executor.kind: ray); about 250 MB"),
     ("daam", "daam", "the reference attention backend; install it with: pip install --no-deps daam==0.2.0"),
 )
 """Package, the extra that installs it, and what it is for with its size on disk."""

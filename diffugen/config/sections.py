@@ -257,6 +257,33 @@ class LoopSettings(Section):
     reference: bool = True
 
 
+class ExecutorSettings(Section):
+    """Where images are made and labelled: in this process, or on the workers of a Ray.
+
+    Attributes:
+        kind: ``local`` for this process; ``ray`` for workers, to which all other keys of this section apply.
+        address: The Ray to join: ``auto`` for one that runs on this machine, ``host:port``, or
+            ``ray://host:port``; None to start one on this machine for as long as the command runs.
+        workers: Number of workers; None for as many as there is room for.
+        gpus_per_worker: GPUs of each worker, a fraction if several share one; None for 1 where there are
+            GPUs, else 0.
+        cpus_per_worker: CPU cores of each worker.
+    """
+
+    kind: Literal["local", "ray"] = "local"
+    address: Text | None = None
+    workers: Annotated[int, Field(ge=1)] | None = None
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_or_shared(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and not value.is_integer():
+            raise ValueError("a whole number, or a fraction below 1")
+        return value
+
+
 class InversionSettings(Section):
     """How a token is learned by textual inversion; not a part of a run's configuration.
 
@@ -333,9 +360,21 @@ class Config(Section):
         teach: How a decoder learns from decided images.
         tune: How better label settings are searched for.
         loop: How long it runs.
+        executor: Where images are made and labelled.
     """
 
-    RESUMABLE = ("tasks", "labels", "score", "detector", "disagreement", "review", "teach", "tune", "loop")
+    RESUMABLE = (
+        "tasks",
+        "labels",
+        "score",
+        "detector",
+        "disagreement",
+        "review",
+        "teach",
+        "tune",
+        "loop",
+        "executor",
+    )
 
     name: Name = "miniature"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -351,6 +390,7 @@ class Config(Section):
     teach: TeachSettings = Field(default_factory=TeachSettings)
     tune: TuneSettings = Field(default_factory=TuneSettings)
     loop: LoopSettings = Field(default_factory=LoopSettings)
+    executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
 
     _pinned: frozenset[str] = PrivateAttr(default_factory=frozenset)
 

@@ -123,9 +123,9 @@ def plan_jobs(
     return jobs
 
 
-def default_batch_size(pipeline: Any) -> int:
+def default_batch_size(device: str) -> int:
     """Return how many images share a call where the caller does not say: more on a CUDA GPU."""
-    return GPU_BATCH_SIZE if pipeline.device.type == "cuda" else BATCH_SIZE
+    return GPU_BATCH_SIZE if device.startswith("cuda") else BATCH_SIZE
 
 
 def generate(
@@ -135,6 +135,7 @@ def generate(
     source: Callable[[ImageRecord], Source] | None = None,
     on_drop: Callable[[ImageRecord, str], None] = lambda record, reason: None,
     on_step: Callable[[float, int], None] = lambda share, images: None,
+    on_halve: Callable[[int], None] = lambda size: None,
     batch_size: int | None = None,
     attention_backend: str = "native",
     keep_self_attention: bool = False,
@@ -153,6 +154,7 @@ def generate(
         on_drop: Called instead of yielding an image that the safety checker blackened, with the reason.
         on_step: Called after each denoising step with the fraction of the batch that is done, below 1, and
             the number of its images.
+        on_halve: Called with the new number of images per call when memory has run out.
         batch_size: Images per call, >= 1; None means 32 on a CUDA GPU and 8 elsewhere. Free memory is not
             measured: when memory runs out, this and all later batches are halved.
         attention_backend: ``"native"``, or ``"daam"``: square images with guidance, one per call.
@@ -179,18 +181,11 @@ def generate(
     if keep_self_attention and attention_backend != "native":
         raise ModelError("daam does not trace self-attention; use the attention backend native")
     if batch_size is None:
-        batch_size = default_batch_size(pipeline)
+        batch_size = default_batch_size(pipeline.device.type)
     tracer: Tracer = partial(trace, keep_self_attention=keep_self_attention)
     if attention_backend == "daam":
         tracer, batch_size = trace_with_daam, 1
-    tokens: dict[str, TokenIndex] = {}
-    pipelines = {task: task_pipeline(pipeline, task) for task in dict.fromkeys(job.task for job in jobs)}
-    for job in jobs:
-        _check_job(pipelines[job.task], job)
-        if job.prompt.id not in tokens:
-            tokens[job.prompt.id] = index_tokens(
-                pipeline, job.prompt.text, [phrase.text for phrase in job.prompt.phrases]
-            )
+    pipelines, tokens = _checked(pipeline, jobs)
     for group in grouped(jobs):
         while group:
             batch = group[:batch_size]
@@ -210,6 +205,7 @@ def generate(
                     raise
             if not done:
                 batch_size = _halve(pipeline, len(batch), batch[0].size_wh)
+                on_halve(batch_size)
                 continue
             group = group[len(batch) :]
             for job, result in zip(batch, done, strict=True):
@@ -217,6 +213,35 @@ def generate(
                     on_drop(job, "the model's safety checker blackened it")
                 else:
                     yield result
+
+
+def check_jobs(pipeline: Any, jobs: Sequence[ImageRecord]) -> None:
+    """Check, before any image is generated, that a model can generate and trace all of them.
+
+    Args:
+        pipeline: As for `generate`; its weights do not matter.
+        jobs: The images to generate.
+
+    Raises:
+        PromptError: A phrase is missing from its prompt or beyond the token limit.
+        ModelError: The pipeline rejects a setting.
+    """
+    _checked(pipeline, jobs)
+
+
+def _checked(
+    pipeline: Any, jobs: Sequence[ImageRecord]
+) -> tuple[Mapping[str, Any], Mapping[str, TokenIndex]]:
+    """Return the pipeline of each task, and by the id of each prompt where its phrases stand."""
+    tokens: dict[str, TokenIndex] = {}
+    pipelines = {task: task_pipeline(pipeline, task) for task in dict.fromkeys(job.task for job in jobs)}
+    for job in jobs:
+        _check_job(pipelines[job.task], job)
+        if job.prompt.id not in tokens:
+            tokens[job.prompt.id] = index_tokens(
+                pipeline, job.prompt.text, [phrase.text for phrase in job.prompt.phrases]
+            )
+    return pipelines, tokens
 
 
 def _check_job(pipeline: Any, job: ImageRecord) -> None:

@@ -24,6 +24,7 @@ from diffugen.config.sections import Config, resumable_keys
 from diffugen.errors import Interrupted
 from diffugen.records import content_id
 from diffugen.run.changes import unchanged_keys
+from diffugen.run.executors import Executor, LocalExecutor, executor_of
 from diffugen.run.results import Promoted, Result, RoundResults, Taught, Thresholds, Tuned
 from diffugen.run.store import RunStore
 
@@ -65,6 +66,7 @@ class Run:
         on_round: Called with each round that is finished.
         loop: Name or file of the loop that is running; the run keeps it once the loop makes rounds.
         planned: Maximum number of rounds of the loop that is running; None outside of a loop.
+        executor: Where the work of its stages is done.
     """
 
     store: RunStore
@@ -75,6 +77,7 @@ class Run:
     on_round: Callable[[Round], None] = lambda round: None
     loop: str | None = None
     planned: int | None = None
+    executor: Executor = field(default_factory=LocalExecutor)
     _said: set[str] = field(default_factory=set, init=False, repr=False)
 
     @classmethod
@@ -96,7 +99,7 @@ class Run:
             ignore_keys=tuple(resumable_keys()),
             default_keys=unchanged_keys(Config(prompts=config.prompts).dump(), config.dump()),
         )
-        return cls(store, tuple(config.prompts.classes), config.seed, progress)
+        return cls._of(store, config, progress)
 
     @classmethod
     def open_existing(
@@ -107,14 +110,25 @@ class Run:
         Raises:
             StoreError: As in `RunStore.open`.
         """
-        store = RunStore.open(folder, readonly=readonly)
-        return cls(store, tuple(config.prompts.classes), config.seed, progress)
+        return cls._of(RunStore.open(folder, readonly=readonly), config, progress)
+
+    @classmethod
+    def _of(cls, store: RunStore, config: Config, progress: Progress) -> Run:
+        executor = executor_of(config.executor)
+        return cls(store, tuple(config.prompts.classes), config.seed, progress, executor=executor)
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.store.close()
+        self.close()
+
+    def close(self) -> None:
+        """End what its stages started, and let other processes write the run."""
+        try:
+            self.executor.close()
+        finally:
+            self.store.close()
 
     @property
     def folder(self) -> Path:
@@ -309,6 +323,8 @@ def stage(
             except KeyboardInterrupt as stop:
                 said = str(stop) if isinstance(stop, Interrupted) else kept
                 raise Interrupted(f"Interrupted in {title}. {said}") from stop
+            finally:
+                round.run.executor.release()
             if round.keep:
                 round.store.finish_stage(round.number, name, result, time.perf_counter() - start)
             return result

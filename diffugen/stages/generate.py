@@ -23,7 +23,8 @@ from diffugen.run.results import Generated, TaskImages
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
 from diffugen.stages.label import label_images
-from diffugen.stages.models import load_model
+from diffugen.stages.making import Dropped, ImageBatch, ImageMaker
+from diffugen.stages.models import load_for_planning, load_model
 from diffugen.stages.plan import Common, Plan, find_regions, plan_from_prompts, plan_from_sources
 from diffugen.stages.regions import check_mask
 from diffugen.stages.shards import WHOLE, Shard
@@ -61,6 +62,9 @@ def generate(
             or the run cannot be written.
         Interrupted: Ctrl-C while a batch is in work; its images cannot be kept.
     """
+    from diffugen.diffusion.generate import check_jobs
+
+    round.run.executor.open()
     tasks = plan_tasks(generation.tasks)
     chosen = choose_tasks(tasks, only)
     for task in chosen:
@@ -68,8 +72,8 @@ def generate(
     if shard.count > 1:
         _check_shardable(chosen, {one.step for one in tasks})
     work = _Work(round, generation, labelling, tasks)
-    store, models = round.store, _Models(generation.diffusion)
-    done = total = in_work = 0
+    models = _Models(generation.diffusion, planning=round.run.executor.spreads)
+    store, done, total, in_work = round.store, 0, 0, 0
     reached = 0.0
     counts: dict[str, TaskImages] = {}
 
@@ -78,21 +82,25 @@ def generate(
         reached = max(reached, now)  # images of a batch are saved one by one, after all of its steps
         on_progress(reached, total)
 
-    def on_step(share: float, images: int) -> None:
+    def on_begin(images: int) -> None:
         nonlocal in_work
-        in_work = images
+        in_work += images
+
+    def on_step(share: float, images: int) -> None:
         report(done + share * images)
 
     for task in chosen:
         pipeline = models.load(task)
         plan = _plan(work, task, pipeline)
-        batches = shard.of(_batches(plan.jobs, generation.diffusion.batch_size, pipeline))
+        maker = _maker(work, task, pipeline, on_step)
+        batches = shard.of(_batches(plan.jobs, maker.batch_size))
         jobs = [job for batch in batches for job in batch]
         total += len(jobs)
+        check_jobs(pipeline, jobs)
         _tell_what_is_unread(round, pipeline, jobs)
         report(done)
         try:
-            for finished in _make(store, pipeline, batches, generation.diffusion, on_step):
+            for finished in _make(work, maker, batches, on_begin):
                 done, in_work = done + finished, max(0, in_work - finished)
                 report(done)
         except KeyboardInterrupt as stop:
@@ -163,8 +171,9 @@ class _Work:
 class _Models:
     """Loads the diffusion model of a task, one at a time in memory."""
 
-    def __init__(self, settings: DiffusionSettings) -> None:
+    def __init__(self, settings: DiffusionSettings, *, planning: bool) -> None:
         self._settings = settings
+        self._load = load_for_planning if planning else load_model
         self._loaded: str | None = None
         self._pipeline: Any = None
 
@@ -172,7 +181,7 @@ class _Models:
         model = task.model or self._settings.model
         if self._loaded != model:
             self._pipeline = None  # frees its memory before the next one takes some
-            self._pipeline = load_model(self._settings, model)
+            self._pipeline = self._load(self._settings, model)
             self._loaded = model
         return self._pipeline
 
@@ -245,53 +254,51 @@ def _pixel_settings(settings: DiffusionSettings) -> Mapping[str, Any]:
     }
 
 
-def _batches(jobs: Sequence[ImageRecord], size: int | None, pipeline: Any) -> list[list[ImageRecord]]:
+def _batches(jobs: Sequence[ImageRecord], size: int) -> list[list[ImageRecord]]:
     """Return the images in the batches that they are made in."""
-    from diffugen.diffusion.generate import default_batch_size, grouped
+    from diffugen.diffusion.generate import grouped
 
-    size = size or default_batch_size(pipeline)
     return [group[first : first + size] for group in grouped(jobs) for first in range(0, len(group), size)]
 
 
+def _maker(work: _Work, task: Task, pipeline: Any, on_step: Callable[[float, int], None]) -> ImageMaker:
+    """Return what makes the images of a task, here or elsewhere."""
+    from diffugen.diffusion.generate import default_batch_size
+
+    settings, executor = work.generation.diffusion, work.round.run.executor
+    model = task.model or settings.model
+    if not executor.spreads:
+        size = settings.batch_size or default_batch_size(pipeline.device.type)
+        return ImageMaker(settings, model, size, pipeline, on_step)
+    device = "cuda" if settings.device != "cpu" and executor.gives_gpu() else "cpu"
+    return ImageMaker(settings, model, settings.batch_size or default_batch_size(device))
+
+
 def _make(
-    store: RunStore,
-    pipeline: Any,
-    batches: Sequence[Sequence[ImageRecord]],
-    settings: DiffusionSettings,
-    on_step: Callable[[float, int], None],
+    work: _Work, maker: ImageMaker, batches: Sequence[Sequence[ImageRecord]], on_begin: Callable[[int], None]
 ) -> Iterator[int]:
     """Make the images that are missing, and yield after each step how many more exist."""
-    from diffugen.diffusion.generate import default_batch_size, generate as generate_images
-
-    size = settings.batch_size or default_batch_size(pipeline)
+    store, run = work.round.store, work.round.run
     # Whole batches, although some of their images may exist: an image's rounding depends on its batch.
     unfinished = [
-        job
+        batch
         for batch in batches
         if not all(store.has_image(job.id) or store.is_dropped(job.id) for job in batch)
-        for job in batch
     ]
-    yield sum(map(len, batches)) - len(unfinished)
-    dropped: list[ImageRecord] = []
+    yield sum(map(len, batches)) - sum(map(len, unfinished))
 
-    def drop(record: ImageRecord, reason: str) -> None:
-        store.drop_image(record, reason)
-        dropped.append(record)
+    def begun() -> Iterator[ImageBatch]:
+        for batch in unfinished:
+            on_begin(len(batch))
+            sources = tuple(_source(store, job) for job in batch if job.parent is not None)
+            yield ImageBatch(tuple(batch), sources)
 
-    made = generate_images(
-        pipeline,
-        unfinished,
-        source=lambda job: _source(store, job),
-        on_drop=drop,
-        on_step=on_step,
-        batch_size=size,
-        attention_backend=settings.attention_backend,
-        keep_self_attention=settings.keep_self_attention,
-    )
-    for record, rgb, heat_maps, seconds in made:
-        store.add_image(record, rgb, heat_maps, seconds)
+    for made in run.executor.spread(maker, begun(), run.notify):
+        if isinstance(made, Dropped):
+            store.drop_image(made.record, made.reason)
+        else:
+            store.add_image(*made)
         yield 1
-    yield len(dropped)
 
 
 def _source(store: RunStore, job: ImageRecord) -> Source:

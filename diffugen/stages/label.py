@@ -6,24 +6,27 @@ compared as those of source ``attention``, the first of the two sides; their pro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from diffugen.config.labelling import Labelling
 from diffugen.errors import DiffugenError
-from diffugen.labels.segmenter import Segmenter
 from diffugen.labels.shapes import decode, encode
 from diffugen.labels.witness import Witness, within
-from diffugen.records import HeatMaps, ImageRecord, Instances, LabelSet
+from diffugen.records import ImageRecord, Instances, LabelSet
 from diffugen.run.results import Labelled
 from diffugen.run.rounds import OnProgress, Round, stage, unseen
 from diffugen.run.store import RunStore
 from diffugen.stages.decoder import draw, heat_maps_reader
+from diffugen.stages.labellers import Evidence
 from diffugen.stages.regions import outside
-from diffugen.stages.segmenter import open_segmenter
+from diffugen.stages.segmenter import heat_labeller
 from diffugen.stages.witness import witnesses
 
 LABELS_PER_TRANSACTION = 200
+
+LABELLED_AT_A_TIME = 8
+"""Images that a worker is given at a time; how many makes no difference to their labels."""
 
 
 @stage("label", Labelled, kept="The labels saved so far are kept.")
@@ -55,13 +58,16 @@ def label_images(round: Round, labelling: Labelling, on_progress: OnProgress = u
         labelling: Label settings and score weights.
         on_progress: Called with images labelled and images to label.
     """
+    round.run.executor.open()
     store = round.store
     missing = list(store.label_ids_missing("attention", labelling.method))
     if labelling.uses_heat:
         draw(store, labelling, missing, on_progress)
     on_progress(0, len(missing))
     found: list[LabelSet] = []
-    for done, (image_id, instances) in enumerate(labelled_images(round, labelling, missing), start=1):
+    for done, (image_id, instances) in enumerate(
+        labelled_images(round, labelling, missing, on_progress), start=1
+    ):
         found.append(LabelSet(image_id, "attention", instances, labelling.method, round.number))
         if len(found) == LABELS_PER_TRANSACTION or done == len(missing):
             store.put_labels(found)
@@ -70,7 +76,7 @@ def label_images(round: Round, labelling: Labelling, on_progress: OnProgress = u
 
 
 def labelled_images(
-    round: Round, labelling: Labelling, image_ids: Sequence[str]
+    round: Round, labelling: Labelling, image_ids: Sequence[str], on_progress: OnProgress = unseen
 ) -> Iterator[tuple[str, Instances]]:
     """Yield images with their labels, in order; the labels are not kept.
 
@@ -79,27 +85,37 @@ def labelled_images(
         labelling: Label settings and score weights.
         image_ids: The images; if it has a decoder, that has drawn them. Images come before those that were
             made from them.
+        on_progress: Called with images that the detector has seen and those that it has to see.
     """
-    store, heat_maps = round.store, heat_maps_reader(round.store, labelling)
-    segmenter = open_segmenter(store, labelling) if image_ids else None
-    for first in range(0, len(image_ids), LABELS_PER_TRANSACTION):
-        new: dict[str, Instances] = {}
-        part = image_ids[first : first + LABELS_PER_TRANSACTION]
-        for image_id, witness in with_witnesses(round, labelling, part):
-            if witness is not None and not labelling.uses_heat:
-                new[image_id] = _detected(round, image_id, labelling, witness, new)
-            else:
-                new[image_id] = _labelled(round, heat_maps(image_id), labelling, witness, segmenter, new)
-            yield image_id, new[image_id]
+    new: dict[str, Instances] = {}
+    seen = witnesses(round, labelling, image_ids, on_progress)
+    found = _by_heat(round, labelling, image_ids, seen) if labelling.uses_heat else None
+    for number, image_id in enumerate(image_ids):
+        if number % LABELS_PER_TRANSACTION == 0:  # the earlier ones are in the store
+            new = {}
+        if found is None:
+            new[image_id] = _detected(round, image_id, labelling, next(seen)[1], new)
+        else:
+            new[image_id] = _with_carried(round, image_id, labelling, next(found), new)
+        yield image_id, new[image_id]
 
 
-def with_witnesses(
-    round: Round, labelling: Labelling, image_ids: Sequence[str]
-) -> Iterable[tuple[str, Witness | None]]:
-    """Return images with what the detector of a labelling found in each; None where it has no detector."""
-    if labelling.detector is None:
-        return [(image_id, None) for image_id in image_ids]
-    return witnesses(round, labelling, image_ids)
+def _by_heat(
+    round: Round, labelling: Labelling, image_ids: Sequence[str], seen: Iterator[tuple[str, Witness]]
+) -> Iterator[Instances]:
+    """Yield the labels of images by their heat maps, in order."""
+    run, heat_maps = round.run, heat_maps_reader(round.store, labelling)
+
+    def evidence(image_id: str) -> Evidence:
+        rgb = run.store.image(image_id) if labelling.needs_images else None
+        witness = None if labelling.detector is None else next(seen)[1]
+        return Evidence(heat_maps(image_id), rgb, witness)
+
+    batches = (
+        [evidence(image_id) for image_id in image_ids[first : first + LABELLED_AT_A_TIME]]
+        for first in range(0, len(image_ids), LABELLED_AT_A_TIME)
+    )
+    return run.executor.spread(heat_labeller(run.store, labelling), batches, run.notify)
 
 
 def _detected(
@@ -116,24 +132,14 @@ def _detected(
     return carried.joined(inside.take([index for index, mask in enumerate(masks) if mask.any()]))
 
 
-def _labelled(
-    round: Round,
-    heat_maps: HeatMaps,
-    labelling: Labelling,
-    witness: Witness | None,
-    segmenter: Segmenter | None,
-    new: Mapping[str, Instances],
+def _with_carried(
+    round: Round, image_id: str, labelling: Labelling, found: Instances, new: Mapping[str, Instances]
 ) -> Instances:
-    """Return an image's attention labels, those carried over from the image it was made from included."""
-    from diffugen.labels.label import label as label_image
-
-    store, image_id = round.store, heat_maps.image_id
-    rgb = store.image(image_id) if labelling.needs_images else None
-    instances = label_image(heat_maps, labelling.settings, labelling.weights, rgb, witness, segmenter)
-    if witness is not None:  # the witness may know classes that the run does not have
-        instances = instances.of_classes(round.run.class_names)
-    carried = _carried(store, store.record(image_id), labelling.method, new)
-    return instances if carried is None else carried.joined(instances)
+    """Return an image's attention labels with those carried over from the image it was made from."""
+    if labelling.detector is not None:  # it may know classes that the run does not have
+        found = found.of_classes(round.run.class_names)
+    carried = _carried(round.store, round.store.record(image_id), labelling.method, new)
+    return found if carried is None else carried.joined(found)
 
 
 def _carried(

@@ -34,3 +34,19 @@ def load_model(settings: DiffusionSettings, model: str | None = None) -> Any:
     )
     load_embeddings(pipeline, settings.embeddings)
     return pipeline
+
+
+def load_for_planning(settings: DiffusionSettings, model: str) -> Any:
+    """Return the pipeline of a diffusion model for its tokenizers and sizes, where others make the images.
+
+    Its weights stay in main memory, in half the precision, and are not as configured; learned tokens are.
+
+    Args:
+        settings: As for `load_model`.
+        model: The model.
+
+    Raises:
+        ModelError: A part cannot be loaded.
+    """
+    light = {"device": "cpu", "dtype": "bfloat16", "offload": "none", "compile": False, "loras": {}}
+    return load_model(settings.changed(**light), model)

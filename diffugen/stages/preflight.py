@@ -42,13 +42,15 @@ Check = tuple[str, Callable[[], object]]
 def preflight(run: Run, config: Config) -> None:
     """Check what the stages of a loop will need, and report all mistakes at once.
 
-    Checked are: the disk; that models, LoRAs, embeddings, sources and masks of the generation exist; the
-    detector, its class map, and whether it knows what it has to label; the segmenter; and every image and
-    label of the labelled sets, but only once.
+    Checked are: where the work is to be done; the disk; that models, LoRAs, embeddings, sources and masks of
+    the generation exist; the detector, its class map, and whether it knows what it has to label; the
+    segmenter; and every image and label of the labelled sets, but only once.
 
     Raises:
         ConfigError: Something is missing or damaged.
+        DiffugenError: The workers of ``executor`` are not to be had.
     """
+    run.executor.open()
     checks: list[Check] = [("disk", partial(_check_disk, run.folder)), *_generation(config.generation)]
     if config.labels.source != "attention" or not run.finished_rounds():
         checks.append(("detector", partial(_check_detector, run, config)))

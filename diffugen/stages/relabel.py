@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -10,11 +11,13 @@ from diffugen.config.labelling import by_detector
 from diffugen.config.sections import DetectorSettings
 from diffugen.records import Instances, LabelSet, Prompt
 from diffugen.run.results import Relabelled
-from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.rounds import OnProgress, Round, Run, stage
 from diffugen.run.store import RunStore
 from diffugen.stages.detector import OpenDetector, mapped_classes, open_detector, trained_on
+from diffugen.stages.labellers import PackedDetector, Predictor
 
-PREDICTED_AT_A_TIME = 64
+PREDICTED_AT_A_TIME = 16
+"""Images in a batch; as many as a YOLO model is given at a time, so that none shares a call with others."""
 
 CANDIDATE_CONFIDENCE = 0.05
 """From this confidence on, an object that is no label still counts for or against attention labels."""
@@ -39,6 +42,7 @@ def relabel(round: Round, on_progress: OnProgress, checkpoint: str, settings: De
     Raises:
         DiffugenError: The checkpoint or an image cannot be read.
     """
+    round.run.executor.open()
     store, class_names = round.store, round.run.class_names
     if checkpoint == settings.checkpoint and by_detector(store.latest_method("attention")):
         round.run.notify_once(
@@ -53,7 +57,7 @@ def relabel(round: Round, on_progress: OnProgress, checkpoint: str, settings: De
     _drop_disagreements(store, {*missing, *store.superseded("model", method)})
     store.renew_labels("model", method)
     least = min(CANDIDATE_CONFIDENCE, settings.confidence)
-    for ids, found in predicted(store, detector, missing, least, on_progress):
+    for ids, found in predicted(round.run, detector, missing, least, on_progress):
         if meanings:
             found = [
                 as_prompted(instances, store.record(image_id).prompt, meanings, class_names)
@@ -77,22 +81,27 @@ def sure_and_unsure(instances: Instances, confidence: float) -> tuple[Instances,
 
 
 def predicted(
-    store: RunStore, detector: OpenDetector, ids: Sequence[str], confidence: float, on_progress: OnProgress
+    run: Run, detector: OpenDetector, ids: Sequence[str], confidence: float, on_progress: OnProgress
 ) -> Iterator[tuple[Sequence[str], list[Instances]]]:
     """Yield the ids of some images of a run at a time, with what a detector finds in them.
 
     Args:
-        store: The run.
+        run: The run.
         detector: The detector.
         ids: The images.
         confidence: Minimum confidence of an object.
         on_progress: Called with images done and all of them, after the caller has taken what was yielded.
     """
     on_progress(0, len(ids))
-    for first in range(0, len(ids), PREDICTED_AT_A_TIME):
-        part = ids[first : first + PREDICTED_AT_A_TIME]
-        yield part, detector.predict([store.image(image_id) for image_id in part], confidence)
-        on_progress(first + len(part), len(ids))
+    parts = [ids[first : first + PREDICTED_AT_A_TIME] for first in range(0, len(ids), PREDICTED_AT_A_TIME)]
+    if not parts:
+        return
+    work = Predictor(PackedDetector.of(detector) if run.executor.spreads else detector, confidence)
+    batches = ([run.store.image(image_id) for image_id in part] for part in parts)
+    found = run.executor.spread(work, batches, run.notify)
+    for done, part in enumerate(parts, start=1):
+        yield part, list(islice(found, len(part)))
+        on_progress(min(done * PREDICTED_AT_A_TIME, len(ids)), len(ids))
 
 
 def _drop_disagreements(store: RunStore, image_ids: Collection[str]) -> None:

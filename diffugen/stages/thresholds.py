@@ -12,7 +12,7 @@ from diffugen.labels.thresholds import LEAST_MAPS, Worth, choose, worths
 from diffugen.run.results import Thresholds
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.stages.decoder import draw, heat_maps_reader
-from diffugen.stages.label import with_witnesses
+from diffugen.stages.witness import witnesses
 
 MAPS_PER_CLASS = 30
 """Maps of a class that decide about its threshold."""
@@ -62,7 +62,8 @@ def _images(round: Round, wanted: list[str]) -> list[str]:
 
 def _worths(round: Round, labelling: Labelling, ids: list[str]) -> Iterator[dict[str, Worth]]:
     store, settings, read = round.store, labelling.settings, heat_maps_reader(round.store, labelling)
-    for image_id, witness in with_witnesses(round, labelling, ids):
-        maps = read(image_id)
+    seen = dict(witnesses(round, labelling, ids))
+    for image_id in ids:
+        maps, witness = read(image_id), seen.get(image_id)
         heats = combine(maps, settings.groups, settings.step_weights, settings.self_attention)
         yield worths(heats, maps.phrases, settings, store.image(image_id), maps.region, witness)

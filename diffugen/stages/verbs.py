@@ -52,8 +52,8 @@ class OpenRun:
         self.close()
 
     def close(self) -> None:
-        """Let other processes write the run."""
-        self.run.store.close()
+        """End what its stages started, and let other processes write the run."""
+        self.run.close()
 
     @property
     def folder(self) -> Path:

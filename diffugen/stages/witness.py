@@ -9,6 +9,7 @@ from diffugen.errors import DiffugenError
 from diffugen.labels.witness import Witness
 from diffugen.records import LabelSet
 from diffugen.run.rounds import OnProgress, Round, unseen
+from diffugen.run.store import RunStore
 from diffugen.stages.detector import mapped_classes, open_detector
 from diffugen.stages.relabel import as_prompted, predicted
 
@@ -16,11 +17,13 @@ from diffugen.stages.relabel import as_prompted, predicted
 def witnesses(
     round: Round, labelling: Labelling, image_ids: Iterable[str], on_progress: OnProgress = unseen
 ) -> Iterator[tuple[str, Witness]]:
-    """Yield images with what a labelling's detector finds in them; what it found once is kept in the run.
+    """Return images with what a labelling's detector finds in them; what it found once is kept in the run.
+
+    All of them are looked at before the first is returned; what was found is then read one by one.
 
     Args:
         round: The round that asks.
-        labelling: The labelling; without a detector, nothing is yielded.
+        labelling: The labelling; without a detector, nothing is returned.
         image_ids: The images.
         on_progress: Called with images that the detector has seen and those that it has to see.
 
@@ -30,7 +33,7 @@ def witnesses(
     """
     settings, confidence = labelling.detector, labelling.settings.detector_confidence
     if settings is None:
-        return
+        return iter(())
     run, store, ids = round.run, round.store, list(image_ids)
     detector = open_detector(run, settings.checkpoint, settings)
     meanings = mapped_classes(detector.detector.class_names, run.class_names, settings.class_map)
@@ -41,7 +44,7 @@ def witnesses(
     method = detector.method(meanings, confidence)
     lacking = set(store.label_ids_missing("witness", method))
     missing = [image_id for image_id in ids if image_id in lacking]
-    for part, found in predicted(store, detector, missing, confidence, on_progress):
+    for part, found in predicted(run, detector, missing, confidence, on_progress):
         store.put_labels(
             LabelSet(
                 image_id,
@@ -52,7 +55,13 @@ def witnesses(
             )
             for image_id, instances in zip(part, found, strict=True)
         )
-    for image_id in ids:
+    return _kept(store, method, ids, known)
+
+
+def _kept(
+    store: RunStore, method: str, image_ids: Iterable[str], known: frozenset[str]
+) -> Iterator[tuple[str, Witness]]:
+    for image_id in image_ids:
         labels = next(iter(store.labels("witness", method, image_id=image_id)))
         yield image_id, Witness(labels.instances, known)
 

@@ -126,9 +126,7 @@ def next_command(store: RunStore) -> str:
     return shell_command(store.loop, "--run", store.folder, "--rounds", rounds + 1)
 
 
-def _content(
-    store: RunStore, queue: Queue, reviewer: str, served: bool, known: Pictures
-) -> dict[str, Any]:
+def _content(store: RunStore, queue: Queue, reviewer: str, served: bool, known: Pictures) -> dict[str, Any]:
     ranks = {image_id: rank for rank, image_id in enumerate(queue.disagreements, start=1)}
     chosen = sorted(ranks, key=lambda image_id: image_id in queue.decisions)[:MOST_IMAGES]
     entries = [queue.entry(image_id) for image_id in chosen]
@@ -143,7 +141,7 @@ def _content(
         "key": f"diffugen-review:{run_name(store)}:{store.summary().created_at}",
         "served": served,
         "file": file,
-        "command": shell_command("review", "--run", store.folder, "--decisions", file),
+        "command": shell_command("review", store.folder, "--decisions", file),
         "next": next_command(store),
         "queue": len(ranks),
         "undecided": sum(1 for image_id in ranks if image_id not in queue.decisions),

@@ -98,7 +98,7 @@ function edgesOf(mask, width, height) {
 // line and no staircase.
 function outlineOf(mask, [width, height]) {
   const edges = edgesOf(mask, width, height);
-  let path = "", left = width, top = height;
+  let path = "", left = width, top = height;  // the uppermost point
   for (const [start, directions] of edges) {
     while (directions.length) {
       const ring = [];
@@ -120,8 +120,7 @@ function outlineOf(mask, [width, height]) {
       });
       path += "M" + turns.map((point) => `${point.x} ${point.y}`).join("L") + "Z";
       for (const point of turns) {
-        left = Math.min(left, point.x);
-        top = Math.min(top, point.y);
+        if (point.y < top || (point.y === top && point.x < left)) [left, top] = [point.x, point.y];
       }
     }
   }

@@ -35,8 +35,9 @@ Pictures = dict[str, dict[str, str | None]]
 
 
 def decisions_name(store: RunStore) -> str:
-    """Return the name under which the page saves its decisions."""
-    return f"{run_name(store)}-decisions.json"
+    """Return the name under which the page saves its decisions, as browsers write it to a disk."""
+    name = "".join(letter if letter.isalnum() or letter in " ._-" else "_" for letter in run_name(store))
+    return f"{'_' if name.startswith('.') else ''}{name.lstrip('.')}-decisions.json"
 
 
 def write_static(store: RunStore, folder: Path, reviewer: str = "reviewer") -> Path:

@@ -27,8 +27,10 @@ function isAgreed(one) {
   return one.use !== "human" && one.labels.attention !== null && one.labels.model !== null;
 }
 
-// Agreed objects take the labels of the side that the other kept objects come from.
+// Agreed objects take the labels of the side that the mix is, or else that the other kept objects come from.
 function mainSide(objects) {
+  const whole = SIDES.find((side) => objects.every((one) => one.kept === (one.labels[side] !== null)));
+  if (whole) return whole;
   const others = objects.filter((one) => one.kept && one.use !== "human" && !isAgreed(one));
   return others.length && others.every((one) => one.labels.attention === null) ? "model" : "attention";
 }

@@ -20,9 +20,10 @@ from diffugen.cli.shared import (
     examples,
     open_existing_run,
     printing,
+    run_or_config,
 )
 from diffugen.cli.status import rounds_table
-from diffugen.errors import counted
+from diffugen.errors import DiffugenError, counted
 
 if TYPE_CHECKING:
     from diffugen.config.files import Option
@@ -45,9 +46,10 @@ def register(app: typer.Typer) -> None:
     )(compare)
     app.command(
         epilog=examples(
-            "diffugen review --run runs/pianos",
-            "diffugen review --run runs/pianos --static",
-            "diffugen review --run runs/pianos --decisions decisions.json --reviewer ann",
+            "diffugen review runs/pianos",
+            "diffugen review runs/pianos --serve",
+            "diffugen review runs/pianos --static",
+            "diffugen review runs/pianos --decisions pianos-decisions.json --reviewer ann",
         )
     )(review)
     app.command(
@@ -98,11 +100,20 @@ def compare(config: ConfigArgument = None, set_: SetOption = None, run: RunOptio
 
 
 def review(
-    config: ConfigArgument = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN|CONFIG",
+            help="Folder of the run, or the configuration whose run it is. Default: see --run.",
+        ),
+    ] = None,
     set_: SetOption = None,
     run: RunOption = None,
     static: Annotated[
         bool, typer.Option("--static", help="Write an HTML page instead of opening the FiftyOne App.")
+    ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the page on this machine and store each decision at once.")
     ] = False,
     decisions: Annotated[
         Path | None, typer.Option("--decisions", help="Import a decisions file and exit.")
@@ -112,15 +123,19 @@ def review(
         str | None, typer.Option("--reviewer", help="Name kept with each decision. Default: review.reviewer.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", help="Port of the FiftyOne App. Default: review.port.")
+        int | None, typer.Option("--port", help="Port of the App or the page. Default: review.port.")
     ] = None,
 ) -> None:
-    """Review disagreements in the FiftyOne App, or on a page."""
+    """Review the queue in the FiftyOne App, or on a page."""
     from diffugen import stages
     from diffugen.config.files import Option
 
+    if static and serve:
+        raise DiffugenError("give --static or --serve, not both")
+    config, run = run_or_config(what, run)
+    mode = "static" if static else "serve" if serve else "fiftyone"
     given = [
-        Option("--static", "review.mode", "static" if static else "fiftyone"),
+        Option(f"--{mode}", "review.mode", mode),
         Option("--wait", "review.wait", wait and not static),
         *([] if reviewer is None else [Option("--reviewer", "review.reviewer", reviewer)]),
         *([] if port is None else [Option("--port", "review.port", port)]),

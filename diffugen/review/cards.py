@@ -72,7 +72,7 @@ def card(entry: Entry, rank: int, names: Mapping[str, str], good_iou: float) -> 
         "severity": None if entry.severity is None else round(entry.severity, 2),
         "prompt": entry.record.prompt.text,
         "kinds": entry.kinds or [AUDIT],
-        "points": [{"kind": one.kind, "text": _in_words(one, entry, names)} for one in entry.disagreements]
+        "points": [{"kind": one.kind, "text": in_words(one, entry, names)} for one in entry.disagreements]
         or [{"kind": AUDIT, "text": AUDITED.format(labeller=names["attention"])}],
         "attention": _side(entry.attention),
         "model": _side(entry.model),
@@ -88,7 +88,7 @@ def pictures(store: RunStore, image_id: str) -> dict[str, str | None]:
     Raises:
         StoreError: The image or its heat maps cannot be read.
     """
-    return {"image": _data_uri(_small(store.image(image_id))), "heat": _heat(store, image_id)}
+    return {"image": _data_uri(_small(store.image(image_id))), "heat": _heat_picture(store, image_id)}
 
 
 # -------------------------------------------------------------------- labels
@@ -156,7 +156,7 @@ def _vote(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _in_words(one: Disagreement, entry: Entry, names: Mapping[str, str]) -> str:
+def in_words(one: Disagreement, entry: Entry, names: Mapping[str, str]) -> str:
     """Return, e.g., ``attention piano 0.40, model car 0.80: same place, different classes``."""
     sides = [
         f"{names[labels.source]} {labels.instances.class_names[index]} {labels.instances.scores[index]:.2f}"
@@ -176,14 +176,18 @@ def _small(rgb: NDArray[np.uint8]) -> bytes:
     while True:
         scaled = rgb if height == rgb.shape[0] else enlarged(rgb, height)
         for quality in QUALITIES:
-            data = _jpeg(scaled, quality)
+            data = jpeg(scaled, quality)
             if len(data) <= MOST_BYTES:
                 return data
         height = height * 3 // 4
 
 
-def _heat(store: RunStore, image_id: str) -> str | None:
-    """Return the attention of the phrases that name a class, each scaled to the range of colours."""
+def heat_of(store: RunStore, image_id: str) -> NDArray[np.float32] | None:
+    """Return the heat of the phrases that name a class, each scaled to [0, 1], at its hottest; None without.
+
+    Returns:
+        float32 (H, W).
+    """
     if not store.heat_maps_path(image_id).is_file():
         return None  # the image was never generated here, or its maps were thrown away
     maps = store.heat_maps(image_id)
@@ -193,12 +197,19 @@ def _heat(store: RunStore, image_id: str) -> str | None:
     settings = LabelSettings()
     heats = combine(maps, settings.groups, settings.step_weights)[named]
     low, high = heats.min(axis=(1, 2), keepdims=True), heats.max(axis=(1, 2), keepdims=True)
-    heat = ((heats - low) / np.maximum(high - low, 1e-12)).max(axis=0)
+    return np.asarray(((heats - low) / np.maximum(high - low, 1e-12)).max(axis=0), dtype=np.float32)
+
+
+def _heat_picture(store: RunStore, image_id: str) -> str | None:
+    heat = heat_of(store, image_id)
+    if heat is None:
+        return None
     colours = heat_picture(heat)
-    return _data_uri(_jpeg(enlarged(colours, min(HEAT_SIDE, len(colours))), 80))
+    return _data_uri(jpeg(enlarged(colours, min(HEAT_SIDE, len(colours))), 80))
 
 
-def _jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
+def jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
+    """Return an image, uint8 (H, W, 3), as a JPEG of a quality from 1 to 95."""
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -140,7 +140,8 @@ def _unused(path: Path) -> Path:
 
 def _in_app(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
     from diffugen.review.database import database, is_open
-    from diffugen.review.session import open_app, pull, push
+    from diffugen.review.session import Takeover, open_app, push
+    from diffugen.review.static import next_command
 
     store, notify = round.store, round.run.notify
     with database(review_folder(store)) as uri:
@@ -149,13 +150,25 @@ def _in_app(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
                 f"The database {uri} asks for no password: whoever can connect to it can change the review."
             )
         dataset = push(store)
+        take_over = Takeover(store, dataset, reviewer=settings.reviewer, round=round.number, notify=notify)
+        # What an earlier session left goes first, so that the App begins with what is undecided.
+        if take_over():
+            dataset = push(store)
         if by_detector(store.latest_method("attention")):
             notify("labels.source is detector: what the App calls attention are that detector's labels.")
-        if settings.wait:
-            open_app(dataset, port=settings.port, notify=notify)
-        else:
+        if not settings.wait:
             command = shell_command("review", "--run", store.folder)
             notify(f"To review: {command}; the next round imports the tags.")
-        found = pull(store, dataset, reviewer=settings.reviewer, round=round.number, notify=notify)
-        store.add_decisions(found)
-        return found
+            return take_over.decisions
+
+        def took_over_and_finished() -> bool:
+            take_over()
+            return take_over.finished
+
+        finished = open_app(dataset, port=settings.port, notify=notify, take_over=took_over_and_finished)
+        images = len({one.image_id for one in take_over.decisions})
+        said = f"{counted(images, 'image')} decided in this review, all stored in the run"
+        if not finished:
+            raise Interrupted(f"{said}. To go on with the run: {next_command(store)}")
+        notify(f"{said}.")
+        return take_over.decisions

@@ -7,13 +7,19 @@
   const KEYS = {1: "attention", 2: "model", 3: "empty", 4: "reject", 5: "keep", u: "undo", n: "next", p: "previous"};
   const LEGEND = [
     ["1", "attention is right"], ["2", "model is right"], ["3", "nothing here"], ["4", "reject"],
-    ["5", "keep the labels you clicked"], ["u", "undo"], ["n p", "next, previous"], ["space", "what is drawn"],
+    ["5", "keep the labels you clicked"], ["u", "undo"], ["n p", "next, previous"], ["space", "what is drawn"], ["e", "edit masks and classes"],
   ];
   const VIEWS = [
-    ["both", ["attention", "model", "human"]], ["image", []], ["heat map", ["heat"]],
-    ["attention", ["attention"]], ["model", ["model"]],
+    ["both", ["attention", "model", "human"], 0.2], ["image", [], 0.2], ["heat map", ["heat"], 0.7],
+    ["attention", ["attention"], 0.2], ["model", ["model"], 0.2],
   ];
   const REVIEWER = "diffugen-reviewer";
+
+  // FiftyOne's advertisement for another product.
+  localStorage.setItem("fiftyone-enterprise-tooltip-seen", "true");
+  const style = document.createElement("style");
+  style.textContent = "a:has(> #fo-cta-enterprise-button), #fo-cta-enterprise-button { display: none !important; }";
+  document.head.append(style);
   const changed = new EventTarget();
   let view = 0;
   let busy = false;
@@ -31,11 +37,35 @@
     call(name, {}, {callback: done});
   }
 
-  function show() {
-    view = (view + 1) % VIEWS.length;
-    const [name, fields] = VIEWS[view];
-    operators.executeOperator("set_active_fields", {fields: ["decision", ...fields]});
-    operators.executeOperator("notify", {message: `Drawn: ${name}`, variant: "info"});
+  // What is drawn is part of FiftyOne's state, which only its own components and operators can reach.
+  class Show extends operators.Operator {
+    get config() {
+      return new operators.OperatorConfig({name: "show", label: "Review: change what is drawn (space)"});
+    }
+
+    useHooks() {
+      const {activeFields, alpha} = window.__fos__;
+      return {
+        grid: window.recoil.useSetRecoilState(activeFields({modal: false})),
+        modal: window.recoil.useSetRecoilState(activeFields({modal: true})),
+        opacity: window.recoil.useSetRecoilState(alpha(true)),
+      };
+    }
+
+    async execute({hooks, params}) {
+      view = params.view ?? (view + 1) % VIEWS.length;
+      const [name, fields, opacity] = VIEWS[view];
+      hooks.grid(["decision", ...fields]);
+      hooks.modal(fields);
+      hooks.opacity(opacity);
+      operators.executeOperator("notify", {message: `Drawn: ${name}`, variant: "info"});
+    }
+  }
+  operators.registerOperator(Show, "@diffugen/review");
+
+  // FiftyOne's own tools, which offer only labels that are drawn.
+  function edit() {
+    call("show", {view: 0}, {callback: () => document.querySelector("#modal [data-cy=annotate]")?.click()});
   }
 
   function isTyping(event) {
@@ -44,13 +74,14 @@
   }
 
   // Where labels are drawn and changed, keys belong to FiftyOne's own tools.
-  const isAnnotating = () => Boolean(document.querySelector("[data-cy=annotate-sidebar], [data-cy=annotation-sidebar]"));
+  const isAnnotating = () => Boolean(document.querySelector("[data-cy=annotation-save-state]"));
 
   window.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || isTyping(event) || isAnnotating()) return;
     const name = KEYS[event.key];
     if (name) press(name);
-    else if (event.key === " ") show();
+    else if (event.key === " ") call("show");
+    else if (event.key === "e") edit();
     else return;
     event.preventDefault();
     event.stopImmediatePropagation();

@@ -10,8 +10,8 @@
     ["5", "keep the labels you clicked"], ["u", "undo"], ["n p", "next, previous"], ["space", "what is drawn"], ["e", "edit masks and classes"],
   ];
   const VIEWS = [
-    ["both", ["attention", "model", "human"], 0.2], ["image", [], 0.2], ["heat map", ["heat"], 0.7],
-    ["attention", ["attention"], 0.2], ["model", ["model"], 0.2],
+    ["both", ["attention", "model", "human"]], ["image", []], ["heat map", ["heat"]],
+    ["attention", ["attention"]], ["model", ["model"]],
   ];
   const REVIEWER = "diffugen-reviewer";
 
@@ -44,20 +44,18 @@
     }
 
     useHooks() {
-      const {activeFields, alpha} = window.__fos__;
+      const {activeFields} = window.__fos__;
       return {
         grid: window.recoil.useSetRecoilState(activeFields({modal: false})),
         modal: window.recoil.useSetRecoilState(activeFields({modal: true})),
-        opacity: window.recoil.useSetRecoilState(alpha(true)),
       };
     }
 
     async execute({hooks, params}) {
       view = params.view ?? (view + 1) % VIEWS.length;
-      const [name, fields, opacity] = VIEWS[view];
+      const [name, fields] = VIEWS[view];
       hooks.grid(["decision", ...fields]);
       hooks.modal(fields);
-      hooks.opacity(opacity);
       operators.executeOperator("notify", {message: `Drawn: ${name}`, variant: "info"});
     }
   }

@@ -81,7 +81,7 @@ def test_page_has_a_card_an_image_in_the_order_of_the_queue(store: RunStore, tmp
 
 def test_pictures_are_small_whatever_they_show(tmp_path: Path) -> None:
     with made.make_run(tmp_path / "run", ()) as store:
-        record = ImageRecord(Prompt("noise", ()), seed=1, size_wh=(900, 1200), model="miniature")
+        record = child.make_record(1, size_wh=(900, 1200))
         store.add_image(record, child.make_rgb(record), child.make_heat_maps(record), 1.0)
         found = pictures(store, record.id)
     assert len(made.sure(found["image"])) + len(made.sure(found["heat"])) < 64_000

@@ -221,6 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif address.path == "/" and self._is_token(token):
             cookie = f"{self._cookie}={self.server.token}; HttpOnly; SameSite=Strict; Path=/"
             self._write((200, "text/html", ENTRY), {"Set-Cookie": cookie})
+        elif address.path == "/favicon.ico":
+            self._write((204, "image/x-icon", ""))  # browsers ask for it without being told to
         elif self._may_pass():
             self._answer(Review.page) if address.path == "/" else self._refuse("There is no such page.", 404)
 

@@ -42,8 +42,10 @@ def review(round: Round, on_progress: OnProgress, settings: ReviewSettings) -> R
     Raises:
         DiffugenError: The decisions file has mistakes, or the App or its database cannot be started.
     """
-    queue = list(round.store.disagreements())
-    images = len({one.image_id for one in queue})
+    from diffugen.review.queue import read_queue
+
+    disagreements = len(list(round.store.disagreements()))
+    images = len(read_queue(round.store).disagreements)
     on_progress(0, images)
     found: Sequence[Decision] = []
     if settings.mode == "static":
@@ -53,7 +55,7 @@ def review(round: Round, on_progress: OnProgress, settings: ReviewSettings) -> R
     elif settings.mode == "fiftyone":
         found = _in_app(round, settings)
     on_progress(images, images)
-    return Reviewed(settings.mode, len(queue), _counts(found))
+    return Reviewed(settings.mode, disagreements, _counts(found))
 
 
 def import_decisions(round: Round, file: Path, reviewer: str) -> Reviewed:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Browser, Page
 
-from tests.support.children import WAIT_SECONDS
+PAGE_SECONDS = 60
+"""How long a page has for what it does at once when the machine is not busy."""
+
 
 DESKTOP = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -30,8 +32,7 @@ class Reviewer:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on(
-            "console",
-            lambda message: self.errors.append(message.text) if message.type == "error" else None,
+            "console", lambda message: self.errors.append(message.text) if message.type == "error" else None
         )
         self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))
         self.page.goto(address)
@@ -49,7 +50,7 @@ class Reviewer:
         """Wait until an expression is true; Playwright's own way needs ``eval``, which the page forbids."""
         self.page.evaluate(
             f"""async () => {{
-                const end = Date.now() + {WAIT_SECONDS * 1000};
+                const end = Date.now() + {PAGE_SECONDS * 1000};
                 while (!({condition}) && Date.now() < end) await new Promise((go) => setTimeout(go, 20));
                 if (!({condition})) throw new Error("it did not happen");
             }}"""
@@ -98,7 +99,9 @@ class Reviewer:
     def saved(self, path: Path) -> dict[str, Any]:
         """Save the decisions as a file, and return what it says."""
         with self.page.expect_download() as download:
-            self.page.locator("#finish-save" if self.page.locator("#finish").is_visible() else "#save").click()
+            self.page.locator(
+                "#finish-save" if self.page.locator("#finish").is_visible() else "#save"
+            ).click()
         download.value.save_as(path / download.value.suggested_filename)
         content: dict[str, Any] = json.loads((path / download.value.suggested_filename).read_text())
         return content

@@ -106,7 +106,7 @@ function undo() {
   }
   remember();
   open(cards.findIndex((card) => card.id === last[0][0]));
-  flush();
+  flush(true);
   say(last.length > 1 ? `Took back ${last.length} verdicts.` : "Took back the last step.");
 }
 

@@ -22,7 +22,7 @@ from diffugen.cli.shared import (
     printing,
 )
 from diffugen.cli.status import rounds_table
-from diffugen.errors import counted
+from diffugen.errors import DiffugenError, counted
 
 if TYPE_CHECKING:
     from diffugen.config.files import Option
@@ -48,6 +48,10 @@ def register(app: typer.Typer) -> None:
             "diffugen review --run runs/pianos",
             "diffugen review --run runs/pianos --static",
             "diffugen review --run runs/pianos --decisions decisions.json --reviewer ann",
+            "diffugen review --run runs/pianos --out cvat --folder to-cvat",
+            "diffugen review --run runs/pianos --in annotations.zip --reviewer ann",
+            "diffugen review --run runs/pianos --out labelme",
+            "diffugen review --run runs/pianos --in runs/pianos/review/labelme",
         )
     )(review)
     app.command(
@@ -114,8 +118,28 @@ def review(
     port: Annotated[
         int | None, typer.Option("--port", help="Port of the FiftyOne App. Default: review.port.")
     ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", metavar="TOOL", help="Write the queue for cvat, labelstudio or labelme, and exit."
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="Folder for --out, new or empty. Default: review/TOOL in the run."),
+    ] = None,
+    in_: Annotated[
+        Path | None,
+        typer.Option("--in", metavar="PATH", help="Import what such a tool has exported, and exit."),
+    ] = None,
 ) -> None:
-    """Review disagreements in the FiftyOne App, or on a page."""
+    """Review the queue in the FiftyOne App, on a page, or in another tool.
+
+    --out writes the images that wait for a decision, with the labels of attention and those of the model that
+    are not the same (same class, IoU above 0.5); each label names its source. --in takes CVAT's .xml or .zip
+    (CVAT for images 1.1), Label Studio's .json, or labelme's folder. An image whose labels were not changed
+    stays undecided unless it is marked as reviewed, or was submitted in Label Studio.
+    """
     from diffugen import stages
     from diffugen.config.files import Option
 
@@ -125,15 +149,34 @@ def review(
         *([] if reviewer is None else [Option("--reviewer", "review.reviewer", reviewer)]),
         *([] if port is None else [Option("--port", "review.port", port)]),
     ]
+    _check_trip(out, folder, in_, static, decisions)
     with open_existing_run(config, [*(set_ or ()), *given], run) as opened:
         round = opened.run.newest_round(redo=True, keep=False)
-        if decisions is not None:
+        if out is not None:
+            written, count = stages.send_queue(round, out, folder)
+            say(f"{counted(count, 'image')} of the queue in {written}")
+            return
+        if in_ is not None:
+            made = stages.import_annotations(round, in_, opened.config.review.reviewer)
+        elif decisions is not None:
             made = stages.import_decisions(round, decisions, opened.config.review.reviewer)
         else:
             made = stages.review(round, opened.config.review)
         kept = sum(1 for _ in opened.store.decisions())
     new = ", ".join(f"{count} {verdict}" for verdict, count in made.decisions.items()) or "none"
     say(f"new decisions: {new}; the run has decisions on {kept} images")
+
+
+def _check_trip(
+    out: str | None, folder: Path | None, in_: Path | None, static: bool, decisions: Path | None
+) -> None:
+    """Refuse options that do not go together, before the run is opened."""
+    given = {"--out": out, "--in": in_, "--static": static or None, "--decisions": decisions}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise DiffugenError(f"{' and '.join(names)} cannot be used together; give one of them")
+    if folder is not None and out is None:
+        raise DiffugenError("--folder needs --out: cvat, labelstudio or labelme")
 
 
 def tune(

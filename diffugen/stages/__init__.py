@@ -18,6 +18,7 @@ from diffugen.stages.sets import LabelledSets, open_sets
 from diffugen.stages.sift import sift
 from diffugen.stages.teach import teach
 from diffugen.stages.train import first_detector, train
+from diffugen.stages.trips import import_annotations, send_queue
 from diffugen.stages.tune import tune
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "evaluate_reference",
     "first_detector",
     "generate",
+    "import_annotations",
     "import_decisions",
     "label",
     "newest_method",
@@ -37,6 +39,7 @@ __all__ = [
     "promote",
     "relabel",
     "review",
+    "send_queue",
     "sift",
     "teach",
     "train",

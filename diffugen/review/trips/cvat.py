@@ -46,7 +46,7 @@ NEXT = (
     "upload annotations.xml as CVAT 1.1. When done, export as CVAT for images 1.1."
 )
 
-_MOST_BYTES = 256 << 20
+MOST_BYTES = 256 << 20
 _SHAPES = ("mask", "polygon")
 _OTHERS = ("box", "polyline", "points", "ellipse", "cuboid", "skeleton")
 
@@ -70,7 +70,7 @@ def read(file: Path, size_of: SizeOf) -> Iterator[Reader]:
         OSError: The file cannot be read.
         ValueError: It is not such a file.
     """
-    text = _from_zip(file) if file.suffix.lower() == ".zip" else read_text(file, _MOST_BYTES)
+    text = _from_zip(file) if file.suffix.lower() == ".zip" else read_text(file, MOST_BYTES)
     # No tool writes a document type, and only there can a text grow when it is read.
     if re.search(r"<!(DOCTYPE|ENTITY)", text):
         raise ValueError("it has a document type; CVAT writes none. Export it from CVAT again")
@@ -172,11 +172,11 @@ def _from_zip(file: Path) -> str:
                     f"it contains no {ANNOTATIONS}; export the task from CVAT as CVAT for images 1.1"
                 )
             with archive.open(ANNOTATIONS) as entry:
-                data = entry.read(_MOST_BYTES + 1)
+                data = entry.read(MOST_BYTES + 1)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise ValueError(f"damaged or encrypted zip file ({error}); export it from CVAT again") from error
-    if len(data) > _MOST_BYTES:
-        raise ValueError(f"{ANNOTATIONS} is larger than {_MOST_BYTES / 1e6:,.0f} MB, the most that is read")
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"{ANNOTATIONS} is larger than {MOST_BYTES / 1e6:,.0f} MB, the most that is read")
     return data.decode("utf-8-sig")
 
 

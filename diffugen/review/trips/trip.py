@@ -150,7 +150,8 @@ def read_trip(store: RunStore, path: Path, kept: Path, *, reviewer: str, round: 
         try:
             one = decided(queue, answer, sent.get(answer.image_id, ()), name, round)
         except Unclear as mistake:
-            mistakes.append(str(mistake))
+            named = "" if answer.image_id in str(mistake) else f"image {answer.image_id}: "
+            mistakes.append(f"{named}{mistake}")
             continue
         untouched += one is None
         found += [] if one is None else [one]

@@ -21,7 +21,7 @@ from diffugen.cli.shared import (
     open_existing_run,
     printing,
 )
-from diffugen.cli.status import rounds_table
+from diffugen.cli.status import queue_lines, rounds_table
 from diffugen.errors import DiffugenError, counted
 
 if TYPE_CHECKING:
@@ -163,8 +163,11 @@ def review(
         else:
             made = stages.review(round, opened.config.review)
         kept = sum(1 for _ in opened.store.decisions())
+        standing = queue_lines(opened.store)
     new = ", ".join(f"{count} {verdict}" for verdict, count in made.decisions.items()) or "none"
-    say(f"new decisions: {new}; the run has decisions on {kept} images")
+    say(f"new decisions: {new}; the run has decisions on {counted(kept, 'image')}")
+    for line in standing:
+        say(line)
 
 
 def _check_trip(

@@ -148,10 +148,12 @@ def test_headline_says_what_happened(report: Report) -> None:
 
 def test_queue_leaves_out_what_is_decided(report: Report) -> None:
     _, page, _ = report
-    queue = page.tables["Review these next: head of the queue of round 1"]
-    assert [one[2] for one in queue[1:]] == ["overlooked", "spurious"]
-    assert queue[1][4] == "model: piano 0.600" and queue[2][4] == "attention: piano 0.650"
-    assert "In all rounds, 4 images have a disagreement but no decision yet." in page.text
+    queue = page.tables["Review these next: head of the queue, worst disagreement of each image"]
+    assert [one[2] for one in queue[1:]] == ["overlooked", "overlooked", "spurious", "spurious"]
+    assert [one[0] for one in queue[1:]] == ["3", "4", "5", "6"], "places in the whole queue"
+    assert queue[1][4] == "model: piano 0.600" and queue[3][4] == "attention: piano 0.650"
+    said = "The review queue has 6 images: 6 with a disagreement (6 disagreements in all) and 0 audits"
+    assert said in page.text and "2 of them are decided, 4 wait for a decision." in page.text
 
 
 def test_config_is_shown_whole(report: Report) -> None:

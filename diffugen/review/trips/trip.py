@@ -76,7 +76,7 @@ def write_trip(store: RunStore, tool: str, folder: Path, kept: Path) -> int:
     """
     check_tool(tool)
     queue = read_queue(store)
-    waiting = [image_id for image_id in queue.disagreements if image_id not in queue.decisions]
+    waiting = queue.waiting
     if not waiting:
         raise DiffugenError("no image of the review queue waits for a decision; nothing was written")
     sent = _read_sent(kept)

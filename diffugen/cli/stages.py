@@ -153,8 +153,7 @@ def review(
     with open_existing_run(config, [*(set_ or ()), *given], run) as opened:
         round = opened.run.newest_round(redo=True, keep=False)
         if out is not None:
-            written, count = stages.send_queue(round, out, folder)
-            say(f"{counted(count, 'image')} of the queue in {written}")
+            stages.send_queue(round, out, folder)
             return
         if in_ is not None:
             made = stages.import_annotations(round, in_, opened.config.review.reviewer)

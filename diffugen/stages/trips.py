@@ -5,6 +5,7 @@ Knows where a run keeps its review; `diffugen.review.trips` knows the tools.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from diffugen.run.rounds import Round
 from diffugen.stages.review import review_folder
 
 
-def send_queue(round: Round, tool: str, folder: Path | None = None) -> tuple[Path, int]:
+def send_queue(round: Round, tool: str, folder: Path | None = None) -> int:
     """Write the undecided images of the review queue for an annotation tool, worst first.
 
     Args:
@@ -24,7 +25,7 @@ def send_queue(round: Round, tool: str, folder: Path | None = None) -> tuple[Pat
             folder.
 
     Returns:
-        The folder, and the number of images.
+        The number of images.
 
     Raises:
         DiffugenError: The tool is unknown, no image waits, or the folder cannot be written.
@@ -34,11 +35,12 @@ def send_queue(round: Round, tool: str, folder: Path | None = None) -> tuple[Pat
     kept = review_folder(round.store)
     folder = kept / tool if folder is None else folder
     images = write_trip(round.store, tool, folder, kept)
-    round.run.notify(TOOLS[tool].NEXT)
+    round.run.notify(f"{counted(images, 'image')} of the review queue written to {folder}")
+    round.run.notify(TOOLS[tool].NEXT.format(folder=shlex.quote(str(folder))))
     where = folder if tool == "labelme" else "EXPORTED_FILE"
     command = shell_command("review", "--run", round.store.folder, "--in", where)
     round.run.notify(f"Then import what it saved: {command}")
-    return folder, images
+    return images
 
 
 def import_annotations(round: Round, path: Path, reviewer: str) -> Reviewed:

@@ -38,8 +38,8 @@ from diffugen.review.trips.labels import (
 )
 
 NEXT = (
-    "Open the folder in labelme, with labels.txt and flags.txt: "
-    "labelme FOLDER --labels FOLDER/labels.txt --flags FOLDER/flags.txt --nodata."
+    "Open the folder in labelme: "
+    "labelme {folder} --labels {folder}/labels.txt --flags {folder}/flags.txt --nodata"
 )
 
 _VERSION = "5.5.0"

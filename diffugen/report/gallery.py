@@ -117,7 +117,11 @@ def _choose(store: RunStore, survey: Survey, queue: Queue, quality: Quality) -> 
     what = "agreement" if quality.agreement else "mean score"
     other = " among the images not flagged above" if flagged else ""
     return [
-        _Group("Flagged", "Head of the review queue: images with a disagreement but no decision.", flagged),
+        _Group(
+            "Flagged",
+            "Head of the review queue: images with a disagreement that wait for a decision.",
+            flagged,
+        ),
         _Group("Worst", f"Lowest {what}{other}, one image per prompt.", shown_worst),
         _Group("Best", f"Highest {what}, one image per prompt.", shown_best),
     ]

@@ -56,7 +56,7 @@ def test_numbers_are_those_of_the_ledger(finished: Path, report: Report) -> None
             assert shown["new images"] == "8"
             assert shown["train images"] == str(kept.dataset.train)
             assert shown["val images"] == str(kept.dataset.val)
-            assert shown["agreed"] == "17" and shown["awaiting review"] == "6"
+            assert shown["agreed"] == "17" and shown["left out until decided"] == "6"
             assert shown["truth: AP50"] == f"{kept.evaluate.mask.ap50:.3f}"
             assert shown["truth: AP50-95"] == f"{kept.evaluate.mask.ap50_95:.3f}"
             assert shown["truth: box AP50"] == f"{kept.evaluate.box.ap50:.3f}"

@@ -225,6 +225,20 @@ def test_cvat_also_exports_plain_xml(store: RunStore) -> None:
     assert (found.verdict, made.sure(found.instances).class_names) == ("edited", ("car",))
 
 
+@every_tool
+def test_class_names_are_text_whatever_they_contain(tmp_path: Path, tool: type[Annotator]) -> None:
+    name = """<b onclick='x'>"&amp; {folder} ü\n</b>"""
+    attention = made.instances_of((name, made.box_mask(2, 3, 20, 20), 0.5), made.AGREED)
+    with made.make_run(tmp_path / "run", config=None) as store:
+        made.put_labels(store, store.record(SPURIOUS), attention=attention)
+        annotator = sent(store, tool)
+        assert annotator.classes(SPURIOUS)[0] == (name, "attention")
+        annotator.delete(SPURIOUS, 1)
+        annotator.mark(SWAPPED, "reject")
+        found = decided(brought(store, annotator.saved()))
+    assert made.sure(found[SPURIOUS].instances).class_names == (name,)
+
+
 # -------------------------------------------------------------------- the tools' own files
 
 

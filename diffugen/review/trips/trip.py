@@ -26,8 +26,8 @@ from diffugen.run.files import write_file
 from diffugen.run.store import RunStore
 
 TOOLS: Mapping[str, ModuleType] = {"cvat": cvat, "labelstudio": labelstudio, "labelme": labelme}
-"""The tools by name. Each has ``write(folder, package)``, ``read(path, size_of)``, and ``NEXT``, what to do there, with a place for
-the ``{folder}``."""
+"""The tools by name. Each has ``write(folder, package)``, ``read(path, size_of)``, and ``NEXT``: what to do
+there, with a place for the ``{folder}``."""
 
 SENT = "sent.json"
 """Beside the run's review page: from an image id to what was written for it, each time."""

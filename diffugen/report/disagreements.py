@@ -206,4 +206,4 @@ def _verdicts(survey: Survey) -> Table:
         for round, counts in sorted(survey.verdicts.items())
     )
     head = ("round", *(_HEADS[verdict] for verdict in VERDICTS), "all")
-    return Table("Decisions by verdict (the newest of each image)", head, rows)
+    return Table("Decisions by verdict (one for each image)", head, rows)

@@ -54,7 +54,7 @@ def _agreement_blocks(found: ReviewerAgreement) -> list[Block]:
     if not found.images.of:
         return []
     text = (
-        f"Two or more reviewers decided the same image {found.images.of:,} times; they agree on "
+        f"Two or more reviewers decided {counted(found.images.of, 'image')}; they agree on "
         f"{share_in_words(found.images)}. They agree if both reject the image, or give it the same objects: "
         "same classes, masks with an IoU of at least 0.75. The newest vote of each reviewer counts, and an "
         "image counts once for each kind of its disagreements."

@@ -87,8 +87,9 @@ def _rounds_note(measured: Sequence[Evaluated], labels_name: str) -> str:
     parts = [
         f"Agreed: training images on which {labels_name} and model labels agree. Left out until decided: "
         "images with a disagreement that the round did not train on. Decides: mask AP50 / AP50-95 of the new "
-        "detector (candidate) and of the one before it (incumbent), on the evidence that the promotion was decided on."
-        " On labels that no person has seen, a candidate may lag by as much as chance explains (±)."
+        "detector (candidate) and of the one before it (incumbent), on the evidence that the promotion was "
+        "decided on. On labels that no person has seen, a candidate may lag by as much as chance explains "
+        "(±)."
     ]
     if measured:
         parts.append(

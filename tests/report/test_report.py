@@ -70,7 +70,7 @@ def test_numbers_are_those_of_the_ledger(finished: Path, report: Report) -> None
     kinds = row(page.tables["Disagreements by kind and round"], "0")
     assert (kinds["overlooked"], kinds["badly located"], kinds["all"]) == ("2", "1", "3")
     assert kinds["disagreements per 100 images"] == "37.5"
-    verdicts = row(page.tables["Decisions by verdict (the newest of each image)"], "1")
+    verdicts = row(page.tables["Decisions by verdict (one for each image)"], "1")
     assert (verdicts["edited"], verdicts["rejected"], verdicts["all"]) == ("1", "1", "2")
     trained = row(page.tables["Images in each round's dataset, by origin of their labels"], "1")
     assert (trained["human"], trained["model"], trained["left out: disagreement"]) == ("3", "0", "6")

@@ -396,7 +396,7 @@ def test_shapes_that_are_no_masks(store: RunStore) -> None:
     refuse(store, annotator.saved(), f"image {SPURIOUS}: a box of 'piano'; only masks and polygons")
 
 
-@pytest.mark.parametrize("value", ["text", [1, 2], [0] * 40, [-1, 2], [256], None, [255] * 60])
+@pytest.mark.parametrize("value", ["text", 1 << 40, {}, [1, 2], [0] * 40, [-1, 2], [256], None, [255] * 60])
 def test_damaged_masks_of_label_studio(store: RunStore, value: Any) -> None:
     annotator = sent(store, LabelStudio)
     assert isinstance(annotator, LabelStudio)
@@ -412,6 +412,51 @@ def test_a_mask_of_labelme_is_not_decompressed_if_its_size_is_wrong(
     assert isinstance(annotator, Labelme)
     annotator.content(SPURIOUS)["shapes"][0]["mask"] = png_base64(size)
     refuse(store, annotator.saved(), f"{SPURIOUS}.json", f"its PNG has {size[0]} x {size[1]} px")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("shapes", [3]),
+        ("shapes", [{"label": ["car"], "points": [], "shape_type": "mask", "mask": ""}]),
+        ("shapes", [{"label": 5, "points": [[0, 0], [1, 1]], "shape_type": "mask", "mask": ""}]),
+        ("shapes", [{"label": "car", "points": [[0, 0], [1e999, 1]], "shape_type": "mask", "mask": ""}]),
+        ("shapes", [{"label": "car", "points": [[0, 0], [1, 1]], "shape_type": "mask", "mask": 7}]),
+        ("shapes", [{"label": "car", "points": [[0, 0], [1, 1]], "shape_type": "polygon"}]),
+        ("shapes", [{"label": "car", "points": [[0, 0], [1, 1]], "shape_type": "rectangle"}]),
+        ("flags", [1]),
+        ("diffugen", 3),
+        ("diffugen", {"image_id": 3}),
+    ],
+)
+def test_damaged_files_of_labelme(store: RunStore, key: str, value: Any) -> None:
+    annotator = sent(store, Labelme)
+    assert isinstance(annotator, Labelme)
+    annotator.content(SPURIOUS)[key] = value
+    refuse(store, annotator.saved(), "1 mistake", f"{SPURIOUS}.json: ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": 3},
+        {"data": {}},
+        {"annotations": [{"result": 3}]},
+        {"annotations": [{"result": [3]}]},
+        {"annotations": [{"result": [{"type": "brushlabels", "value": {"brushlabels": []}}]}]},
+        {"annotations": [{"result": [{"type": "rectanglelabels", "value": {}}]}]},
+        {"annotations": [{"result": [], "updated_at": "yesterday"}]},
+        {"annotations": [{"result": [], "updated_at": 5}]},
+        {"annotations": [3]},
+        {"annotations": {}},
+    ],
+)
+def test_damaged_tasks_of_label_studio(store: RunStore, change: dict[str, Any]) -> None:
+    annotator = sent(store, LabelStudio)
+    assert isinstance(annotator, LabelStudio)
+    annotator.result(annotator.tasks[0]["data"]["image_id"])
+    annotator.tasks[0].update(change)
+    refuse(store, annotator.saved(), "1 mistake")
 
 
 def test_a_damaged_record_of_what_was_sent(store: RunStore) -> None:

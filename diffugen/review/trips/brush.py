@@ -38,7 +38,7 @@ def mask_from_brush(rle: Sequence[int], size_wh: tuple[int, int]) -> NDArray[np.
         ValueError: They are damaged, or not those of an image of this size.
     """
     try:
-        data = bytes(rle)
+        data = bytes(list(rle))  # a number alone would make as many zeros
     except (TypeError, ValueError) as error:
         raise ValueError("its rle is not a list of bytes") from error
     width, height = size_wh

@@ -115,7 +115,7 @@ def _answer(file: Path, size_of: SizeOf) -> Answer:
         raise ValueError(f"cannot read {file.name}: {error.strerror or error}") from error
     except (ValueError, Unclear) as error:
         raise ValueError(f"{file.name}: {error}") from error
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"{file.name}: {_NOT_LABELME}") from error
 
 
@@ -163,6 +163,8 @@ def _drawn(shape: dict[str, Any], size_wh: tuple[int, int]) -> Drawn:
     name, kind, points = shape["label"], shape.get("shape_type"), shape["points"]
     if kind not in ("mask", "polygon"):
         raise ValueError(f"a {brief(kind)} of {brief(name)}; only masks and polygons can be read")
+    if not isinstance(name, str):
+        raise ValueError(f"a {kind} has the label {brief(name)}; expected a text")
     source = shape.get("description")
     try:
         if kind == "mask":

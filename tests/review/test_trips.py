@@ -7,7 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -26,11 +26,12 @@ from tests.support import run_for_review as made
 from tests.support.annotators import ANNOTATORS, Annotator, Cvat, Labelme, LabelStudio, png_base64
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "annotation-tools"
+Tool = TypeVar("Tool", bound=Annotator)
 TRIANGLE = [(20.0, 10.0), (36.0, 12.0), (24.0, 22.0)]
 OVERLOOKED, SPURIOUS, SWAPPED, BADLY, ONE_PIXEL = (made.image_id(number) for number in (0, 1, 2, 3, 5))
 
 
-def sent(store: RunStore, tool: type[Annotator], name: str = "out") -> Annotator:
+def sent(store: RunStore, tool: type[Tool], name: str = "out") -> Tool:
     """Write the queue for a tool, and open it there."""
     folder = store.folder / name
     write_trip(store, tool.name, folder, store.folder / "review")
@@ -73,7 +74,6 @@ def test_the_labels_are_those_of_attention_and_what_the_model_alone_says(
 def test_undecided_images_worst_first_with_their_pixels(store: RunStore) -> None:
     store.add_decisions([Decision(SWAPPED, "reject", None, "ben")])
     annotator = sent(store, Cvat)
-    assert isinstance(annotator, Cvat)
     order = [image.get("name") for image in annotator.root.findall("image")]
     assert order == [f"{image_id}.png" for image_id in (ONE_PIXEL, SPURIOUS, BADLY, OVERLOOKED)]
     for name in order:
@@ -88,14 +88,13 @@ def test_label_studio_gets_images_in_its_json_and_files_if_they_are_large(
     store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     annotator = sent(store, LabelStudio)
-    assert isinstance(annotator, LabelStudio) and not (annotator.folder / "images").exists()
+    assert not (annotator.folder / "images").exists()
     head, _, data = annotator.task(SWAPPED)["data"]["image"].partition(",")
     assert head == "data:image/png;base64"
     (store.folder / "embedded.png").write_bytes(base64.b64decode(data))
     np.testing.assert_array_equal(read_image(store.folder / "embedded.png"), store.image(SWAPPED))
     monkeypatch.setattr(labelstudio, "MOST_EMBEDDED", 1000)
     served = sent(store, LabelStudio, "large")
-    assert isinstance(served, LabelStudio)
     assert served.task(SWAPPED)["data"]["image"] == f"/data/local-files/?d=images/{SWAPPED}.png"
     assert (served.folder / "images" / f"{SWAPPED}.png").is_file()
 
@@ -184,7 +183,6 @@ def test_verdicts(store: RunStore, tool: type[Annotator]) -> None:
 
 def test_label_studio_skipped_tasks_and_two_people(store: RunStore) -> None:
     annotator = sent(store, LabelStudio)
-    assert isinstance(annotator, LabelStudio)
     annotator.delete(SWAPPED, 0)
     annotator.result(SPURIOUS)
     for task in annotator.tasks:
@@ -206,7 +204,6 @@ def test_label_studio_skipped_tasks_and_two_people(store: RunStore) -> None:
 
 def test_labelme_shapes_of_one_group_are_one_object(store: RunStore) -> None:
     annotator = sent(store, Labelme)
-    assert isinstance(annotator, Labelme)
     annotator.delete(ONE_PIXEL, 0)
     for points in ([(1.0, 1.0), (4.0, 1.0), (4.0, 4.0), (1.0, 4.0)], TRIANGLE):
         annotator.draw(ONE_PIXEL, "piano", points)
@@ -399,7 +396,6 @@ def test_shapes_that_are_no_masks(store: RunStore) -> None:
 @pytest.mark.parametrize("value", ["text", 1 << 40, {}, [1, 2], [0] * 40, [-1, 2], [256], None, [255] * 60])
 def test_damaged_masks_of_label_studio(store: RunStore, value: Any) -> None:
     annotator = sent(store, LabelStudio)
-    assert isinstance(annotator, LabelStudio)
     annotator.result(SPURIOUS)[0]["value"]["rle"] = value
     refuse(store, annotator.saved(), SPURIOUS, "its rle")
 
@@ -409,7 +405,6 @@ def test_a_mask_of_labelme_is_not_decompressed_if_its_size_is_wrong(
     store: RunStore, size: tuple[int, int]
 ) -> None:
     annotator = sent(store, Labelme)
-    assert isinstance(annotator, Labelme)
     annotator.content(SPURIOUS)["shapes"][0]["mask"] = png_base64(size)
     refuse(store, annotator.saved(), f"{SPURIOUS}.json", f"its PNG has {size[0]} x {size[1]} px")
 
@@ -431,7 +426,6 @@ def test_a_mask_of_labelme_is_not_decompressed_if_its_size_is_wrong(
 )
 def test_damaged_files_of_labelme(store: RunStore, key: str, value: Any) -> None:
     annotator = sent(store, Labelme)
-    assert isinstance(annotator, Labelme)
     annotator.content(SPURIOUS)[key] = value
     refuse(store, annotator.saved(), "1 mistake", f"{SPURIOUS}.json: ")
 
@@ -453,7 +447,6 @@ def test_damaged_files_of_labelme(store: RunStore, key: str, value: Any) -> None
 )
 def test_damaged_tasks_of_label_studio(store: RunStore, change: dict[str, Any]) -> None:
     annotator = sent(store, LabelStudio)
-    assert isinstance(annotator, LabelStudio)
     annotator.result(annotator.tasks[0]["data"]["image_id"])
     annotator.tasks[0].update(change)
     refuse(store, annotator.saved(), "1 mistake")

@@ -14,7 +14,7 @@ import pytest
 
 from diffugen.dataset.files import read_image
 from diffugen.dataset.masks import rle_from_rings
-from diffugen.errors import DiffugenError, StoreError
+from diffugen.errors import DiffugenError
 from diffugen.labels.shapes import decode
 from diffugen.records import Decision, Instances, Judged
 from diffugen.review.queue import read_queue
@@ -102,7 +102,7 @@ def test_label_studio_gets_images_in_its_json_and_files_if_they_are_large(
 @every_tool
 def test_a_folder_in_use_an_unknown_tool_and_an_empty_queue(store: RunStore, tool: type[Annotator]) -> None:
     sent(store, tool)
-    with pytest.raises(StoreError, match="is in use"):
+    with pytest.raises(DiffugenError, match="is in use, perhaps by annotations"):
         sent(store, tool)
     with pytest.raises(DiffugenError, match="unknown tool 'cvta', did you mean 'cvat'"):
         write_trip(store, "cvta", store.folder / "new", store.folder / "review")

@@ -72,10 +72,15 @@ def write_trip(store: RunStore, tool: str, folder: Path, kept: Path) -> int:
         The number of images.
 
     Raises:
-        DiffugenError: The tool is unknown, or no image waits for a decision.
+        DiffugenError: The tool is unknown, the folder is in use, or no image waits for a decision.
         StoreError: The run cannot be read, or a folder cannot be written.
     """
     check_tool(tool)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise DiffugenError(
+            f"{folder} is in use, perhaps by annotations that were not imported yet; give a new folder with "
+            "--folder, or remove it"
+        )
     queue = read_queue(store)
     waiting = queue.waiting
     if not waiting:
@@ -84,7 +89,7 @@ def write_trip(store: RunStore, tool: str, folder: Path, kept: Path) -> int:
     for image_id in waiting:
         made = outcome(written_labels(queue.entry(image_id)))
         sent[image_id] = list(dict.fromkeys([*sent.get(image_id, []), made]))
-    with whole_folder(Path(folder)) as partial:
+    with whole_folder(folder) as partial:
         TOOLS[tool].write(
             partial, Package(run_name(store), _classes(queue, waiting), _images(queue, waiting))
         )

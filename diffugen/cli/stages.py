@@ -133,7 +133,7 @@ def review(
         typer.Option("--in", metavar="PATH", help="Import what such a tool has exported, and exit."),
     ] = None,
 ) -> None:
-    """Review the queue in the FiftyOne App, on a page, or in another tool.
+    """Review the queue in the FiftyOne App, or elsewhere.
 
     --out writes the images that wait for a decision, with the labels of attention and those of the model that
     are not the same (same class, IoU above 0.5); each label names its source. --in takes CVAT's .xml or .zip

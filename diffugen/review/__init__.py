@@ -1,4 +1,4 @@
-"""A person's review of the disagreements: in the FiftyOne App, or on one HTML page without it.
+"""A person's review of the queue: in the FiftyOne App, or on one HTML page without it.
 
 `queue` says which images to look at. In the App, `session` has the three steps: `push` the queue into a
 dataset, `open_app` on it, `pull` the decisions from its tags; `database` is where the dataset lives. `static`

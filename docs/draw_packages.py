@@ -110,7 +110,10 @@ class Picture:
         return MARGIN + HEADER_H + row * (BOX_H + GAP_Y)
 
     def _header(self) -> Iterator[str]:
-        arrows = "Arrows are imports; those that follow from a chain are left out. Any file may import the bottom row."
+        arrows = (
+            "Arrows are imports; those that follow from a chain are left out. "
+            "Any file may import the bottom row."
+        )
         library = "A library is imported by the packages that show it and by no other."
         beside = MARGIN + pill_width("library") + 8
         yield f'  <text class="name" x="{MARGIN}" y="{MARGIN + 14}">diffugen/</text>'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +22,7 @@ from diffugen.cli.shared import (
     printing,
     run_or_config,
 )
-from diffugen.cli.status import rounds_table
+from diffugen.cli.status import queue_lines, rounds_table
 from diffugen.errors import DiffugenError, counted
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ def register(app: typer.Typer) -> None:
             "diffugen review runs/pianos --serve",
             "diffugen review runs/pianos --static",
             "diffugen review runs/pianos --decisions pianos-decisions.json --reviewer ann",
+            "diffugen review runs/pianos --out cvat --folder to-cvat",
+            "diffugen review runs/pianos --in annotations.zip --reviewer ann",
+            "diffugen review runs/pianos --out labelme",
+            "diffugen review runs/pianos --in runs/pianos/review/labelme",
         )
     )(review)
     app.command(
@@ -125,13 +129,34 @@ def review(
     port: Annotated[
         int | None, typer.Option("--port", help="Port of the App or the page. Default: review.port.")
     ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", metavar="TOOL", help="Write the queue for cvat, labelstudio or labelme, and exit."
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="Folder for --out, new or empty. Default: review/TOOL in the run."),
+    ] = None,
+    in_: Annotated[
+        Path | None,
+        typer.Option("--in", metavar="PATH", help="Import what such a tool has exported, and exit."),
+    ] = None,
 ) -> None:
-    """Review the queue in the FiftyOne App, or on a page."""
+    """Review the queue in the FiftyOne App, or elsewhere.
+
+    --out writes the images that wait for a decision, with the labels of attention and those of the model that
+    are not the same (same class, IoU above 0.5); each label names its source. --in takes CVAT's .xml or .zip
+    (CVAT for images 1.1), Label Studio's .json, or labelme's folder. An image whose labels were not changed
+    stays undecided unless it is marked as reviewed, or was submitted in Label Studio.
+    """
     from diffugen import stages
     from diffugen.config.files import Option
 
-    if static and serve:
-        raise DiffugenError("give --static or --serve, not both")
+    _check_way(
+        {"--out": out, "--in": in_, "--decisions": decisions, "--static": static, "--serve": serve}, folder
+    )
     config, run = run_or_config(what, run)
     mode = "static" if static else "serve" if serve else "fiftyone"
     given = [
@@ -142,13 +167,30 @@ def review(
     ]
     with open_existing_run(config, [*(set_ or ()), *given], run) as opened:
         round = opened.run.newest_round(redo=True, keep=False)
-        if decisions is not None:
+        if out is not None:
+            stages.send_queue(round, out, folder)
+            return
+        if in_ is not None:
+            made = stages.import_annotations(round, in_, opened.config.review.reviewer)
+        elif decisions is not None:
             made = stages.import_decisions(round, decisions, opened.config.review.reviewer)
         else:
             made = stages.review(round, opened.config.review)
         kept = sum(1 for _ in opened.store.decisions())
+        standing = queue_lines(opened.store)
     new = ", ".join(f"{count} {verdict}" for verdict, count in made.decisions.items()) or "none"
-    say(f"new decisions: {new}; the run has decisions on {kept} images")
+    say(f"new decisions: {new}; the run has decisions on {counted(kept, 'image')}")
+    for line in standing:
+        say(line)
+
+
+def _check_way(ways: Mapping[str, object], folder: Path | None) -> None:
+    """Refuse options that do not go together, before the run is opened."""
+    names = [name for name, value in ways.items() if value]
+    if len(names) > 1:
+        raise DiffugenError(f"{' and '.join(names)} cannot be used together; give one of them")
+    if folder is not None and not ways["--out"]:
+        raise DiffugenError("--folder needs --out: cvat, labelstudio or labelme")
 
 
 def tune(

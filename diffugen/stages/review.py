@@ -42,10 +42,9 @@ def review(round: Round, on_progress: OnProgress, settings: ReviewSettings) -> R
     Raises:
         DiffugenError: The decisions file has mistakes, or the App or its database cannot be started.
     """
-    from diffugen.review.queue import read_queue
+    from diffugen.review.queue import count_queue
 
-    disagreements = len(list(round.store.disagreements()))
-    images = len(read_queue(round.store).disagreements)
+    images = count_queue(round.store).images
     on_progress(0, images)
     found: Sequence[Decision] = []
     if settings.mode == "static":
@@ -55,7 +54,7 @@ def review(round: Round, on_progress: OnProgress, settings: ReviewSettings) -> R
     elif settings.mode == "fiftyone":
         found = _in_app(round, settings)
     on_progress(images, images)
-    return Reviewed(settings.mode, disagreements, _counts(found))
+    return Reviewed(settings.mode, images, _counts(found))
 
 
 def import_decisions(round: Round, file: Path, reviewer: str) -> Reviewed:
@@ -65,10 +64,11 @@ def import_decisions(round: Round, file: Path, reviewer: str) -> Reviewed:
         DiffugenError: The file has mistakes; nothing is kept then.
     """
     from diffugen.review.decisions import read_decisions
+    from diffugen.review.queue import count_queue
 
     found = read_decisions(round.store, file, reviewer=reviewer, round=round.number)
     round.store.add_decisions(found)
-    return Reviewed("file", len(list(round.store.disagreements())), _counts(found))
+    return Reviewed("file", count_queue(round.store).images, _counts(found))
 
 
 def _counts(decisions: Sequence[Decision]) -> dict[str, int]:

@@ -109,7 +109,8 @@ def _fill(sample: Any, entry: Entry, queue: Queue) -> None:
     for name, value in values.items():
         sample[name] = value
     heat = heat_of(queue.store, record.id)
-    sample["heat"] = None if heat is None else fo.Heatmap(map=np.round(heat * 255).astype(np.uint8))
+    if heat is not None and samples.value(sample, "heat") is None:
+        sample["heat"] = fo.Heatmap(map=np.round(heat * 255).astype(np.uint8))
     sample["strip"] = str(_strip(entry, heat, queue))
     if not samples.is_touched(sample, record.size_wh):
         for source, labels in (("attention", entry.attention), ("model", entry.model)):

@@ -111,8 +111,8 @@ class Picture:
 
     def _header(self) -> Iterator[str]:
         arrows = (
-            "Arrows are imports; those that follow from a chain of arrows are left out. "
-            "Any file may import the modules at the bottom."
+            "Arrows are imports; those that follow from a chain are left out. "
+            "Any file may import the bottom row."
         )
         library = "A library is imported by the packages that show it and by no other."
         beside = MARGIN + pill_width("library") + 8

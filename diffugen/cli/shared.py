@@ -45,6 +45,18 @@ def examples(*commands: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {one}" for one in commands)])
 
 
+def run_or_config(what: str | None, run: Path | None) -> tuple[str | None, Path | None]:
+    """Return the configuration and the run's folder that a command line means, where one names either.
+
+    Args:
+        what: The folder of a run, or a configuration; None if not given.
+        run: The folder given with ``--run``; None if not given.
+    """
+    if what is None or run is not None or not Path(what).is_dir():
+        return what, run
+    return None, Path(what)
+
+
 def open_or_create_run(config: str | None, overrides: Sequence[str | Option], folder: Path | None) -> OpenRun:
     """Open the run that a command line means for writing, or create it."""
     from diffugen.stages.verbs import open_run, resolve_config

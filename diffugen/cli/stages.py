@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,9 +20,10 @@ from diffugen.cli.shared import (
     examples,
     open_existing_run,
     printing,
+    run_or_config,
 )
-from diffugen.cli.status import rounds_table
-from diffugen.errors import counted
+from diffugen.cli.status import queue_lines, rounds_table
+from diffugen.errors import DiffugenError, counted
 
 if TYPE_CHECKING:
     from diffugen.config.files import Option
@@ -45,9 +46,14 @@ def register(app: typer.Typer) -> None:
     )(compare)
     app.command(
         epilog=examples(
-            "diffugen review --run runs/pianos",
-            "diffugen review --run runs/pianos --static",
-            "diffugen review --run runs/pianos --decisions decisions.json --reviewer ann",
+            "diffugen review runs/pianos",
+            "diffugen review runs/pianos --serve",
+            "diffugen review runs/pianos --static",
+            "diffugen review runs/pianos --decisions pianos-decisions.json --reviewer ann",
+            "diffugen review runs/pianos --out cvat --folder to-cvat",
+            "diffugen review runs/pianos --in annotations.zip --reviewer ann",
+            "diffugen review runs/pianos --out labelme",
+            "diffugen review runs/pianos --in runs/pianos/review/labelme",
         )
     )(review)
     app.command(
@@ -98,11 +104,20 @@ def compare(config: ConfigArgument = None, set_: SetOption = None, run: RunOptio
 
 
 def review(
-    config: ConfigArgument = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN|CONFIG",
+            help="Folder of the run, or the configuration whose run it is. Default: see --run.",
+        ),
+    ] = None,
     set_: SetOption = None,
     run: RunOption = None,
     static: Annotated[
         bool, typer.Option("--static", help="Write an HTML page instead of opening the FiftyOne App.")
+    ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the page on this machine and store each decision at once.")
     ] = False,
     decisions: Annotated[
         Path | None, typer.Option("--decisions", help="Import a decisions file and exit.")
@@ -112,28 +127,70 @@ def review(
         str | None, typer.Option("--reviewer", help="Name kept with each decision. Default: review.reviewer.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", help="Port of the FiftyOne App. Default: review.port.")
+        int | None, typer.Option("--port", help="Port of the App or the page. Default: review.port.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", metavar="TOOL", help="Write the queue for cvat, labelstudio or labelme, and exit."
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="Folder for --out, new or empty. Default: review/TOOL in the run."),
+    ] = None,
+    in_: Annotated[
+        Path | None,
+        typer.Option("--in", metavar="PATH", help="Import what such a tool has exported, and exit."),
     ] = None,
 ) -> None:
-    """Review disagreements in the FiftyOne App, or on a page."""
+    """Review the queue in the FiftyOne App, or elsewhere.
+
+    --out writes the images that wait for a decision, with the labels of attention and those of the model that
+    are not the same (same class, IoU above 0.5); each label names its source. --in takes CVAT's .xml or .zip
+    (CVAT for images 1.1), Label Studio's .json, or labelme's folder. An image whose labels were not changed
+    stays undecided unless it is marked as reviewed, or was submitted in Label Studio.
+    """
     from diffugen import stages
     from diffugen.config.files import Option
 
+    _check_way(
+        {"--out": out, "--in": in_, "--decisions": decisions, "--static": static, "--serve": serve}, folder
+    )
+    config, run = run_or_config(what, run)
+    mode = "static" if static else "serve" if serve else "fiftyone"
     given = [
-        Option("--static", "review.mode", "static" if static else "fiftyone"),
+        Option(f"--{mode}", "review.mode", mode),
         Option("--wait", "review.wait", wait and not static),
         *([] if reviewer is None else [Option("--reviewer", "review.reviewer", reviewer)]),
         *([] if port is None else [Option("--port", "review.port", port)]),
     ]
     with open_existing_run(config, [*(set_ or ()), *given], run) as opened:
         round = opened.run.newest_round(redo=True, keep=False)
-        if decisions is not None:
+        if out is not None:
+            stages.send_queue(round, out, folder)
+            return
+        if in_ is not None:
+            made = stages.import_annotations(round, in_, opened.config.review.reviewer)
+        elif decisions is not None:
             made = stages.import_decisions(round, decisions, opened.config.review.reviewer)
         else:
             made = stages.review(round, opened.config.review)
         kept = sum(1 for _ in opened.store.decisions())
+        standing = queue_lines(opened.store)
     new = ", ".join(f"{count} {verdict}" for verdict, count in made.decisions.items()) or "none"
-    say(f"new decisions: {new}; the run has decisions on {kept} images")
+    say(f"new decisions: {new}; the run has decisions on {counted(kept, 'image')}")
+    for line in standing:
+        say(line)
+
+
+def _check_way(ways: Mapping[str, object], folder: Path | None) -> None:
+    """Refuse options that do not go together, before the run is opened."""
+    names = [name for name, value in ways.items() if value]
+    if len(names) > 1:
+        raise DiffugenError(f"{' and '.join(names)} cannot be used together; give one of them")
+    if folder is not None and not ways["--out"]:
+        raise DiffugenError("--folder needs --out: cvat, labelstudio or labelme")
 
 
 def tune(

@@ -10,6 +10,7 @@ import typer
 
 from diffugen.cli.output import as_value, console, say, table
 from diffugen.cli.shared import examples
+from diffugen.errors import counted
 
 if TYPE_CHECKING:
     from diffugen.run import RunStore
@@ -45,10 +46,38 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of the run.")] = Pat
                 next(reversed(one.stages), "-"),
             )
         console().print(shown)
+        for line in queue_lines(store):
+            say(line)
         if any("promote" in one.stages for one in summary.rounds.values()):
             console().print(rounds_table(store))
         for number in summary.rounds:
             store.results(number)  # the tables leave out what cannot be read; here it is an error
+
+
+def queue_lines(store: RunStore) -> list[str]:
+    """Return what a run's review queue holds, and what its audits say; nothing before a comparison."""
+    from diffugen.review.audits import audit_errors
+    from diffugen.review.queue import read_queue
+
+    queue = read_queue(store)
+    counts, errors = queue.counts, audit_errors(queue)
+    if not counts.images:
+        return []
+    audits = f", {counted(counts.audits, 'audit')}" if counts.audits else ""
+    lines = [
+        f"review queue: {counted(counts.images, 'image')} "
+        f"({counted(counts.disagreements, 'disagreement')}{audits}), "
+        f"{counts.decided} decided, {counts.waiting} waiting"
+    ]
+    if counts.voted:
+        lines[0] += f" ({counts.voted} for another reviewer)"
+    if errors.interval is not None:
+        low, high = errors.interval
+        lines.append(
+            f"audits: where both sources agree, the labels were wrong on {errors.hits} of "
+            f"{counted(errors.of, 'decided image')} (95% interval {low:.0%} to {high:.0%})"
+        )
+    return lines
 
 
 def _source(store: RunStore, number: int, source: str) -> str:
@@ -72,7 +101,16 @@ def rounds_table(store: RunStore) -> Any:
 
     facts = gather_facts(store)
     rare = facts.rare_classes if facts.current and len(facts.current.by_class) > 1 else []
-    columns = ["round", "agreed", "disputed", "train", "decides: AP50", "better", "truth: AP50", "AP50-95"]
+    columns = [
+        "round",
+        "agreed",
+        "disagreements",
+        "train",
+        "decides: AP50",
+        "better",
+        "truth: AP50",
+        "AP50-95",
+    ]
     for name in rare:
         columns += [f"truth: {name} AP50-95", f"false {name}"]
     shown = table(*columns, "min")

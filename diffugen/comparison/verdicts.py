@@ -41,6 +41,17 @@ def outcomes(
         yield Outcome(one.kind, one.severity, wrong)
 
 
+def is_wrong(labels: Instances, human: Instances, *, good_iou: float = 0.5) -> bool:
+    """Return whether the labels of an image are wrong: not one to one those of a person.
+
+    Args:
+        labels: The labels.
+        human: The labels that a person decided on.
+        good_iou: IoU from which two masks of one class are of the same object, in [0, 1].
+    """
+    return not len(labels) == len(human) == len(_partners(labels, human, good_iou))
+
+
 def _partners(labels: Instances, human: Instances, good_iou: float) -> dict[int | None, int]:
     """Return from the number of each label that a human label confirms to the number of that one."""
     pairs = match(labels, human, min_iou=good_iou, min_iou_swapped=None)

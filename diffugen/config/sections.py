@@ -25,7 +25,7 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
 
-ReviewMode = Literal["none", "static", "fiftyone"]
+ReviewMode = Literal["none", "static", "serve", "fiftyone"]
 ReviewOrder = Literal["severity", "change", "diverse", "mixed", "doubt", "random"]
 
 MaskChoice = Literal["consensus", "attention", "model", "union", "intersection"]
@@ -184,13 +184,14 @@ class ReviewSettings(Section):
     """How a person reviews the images on which attention and model disagree.
 
     Attributes:
-        mode: ``static`` writes an HTML page, ``fiftyone`` opens the FiftyOne App, ``none`` skips the review.
+        mode: ``static`` writes an HTML page, ``serve`` serves it on this machine, ``fiftyone`` opens the
+            FiftyOne App, ``none`` skips the review.
         order: Which images come first; see `diffugen.comparison.acquisition`.
         audits: Images in the queue on which both sources agree, per image on which they do not.
         consensus: How many reviewers must agree on an image before it is decided.
         wait: Whether each round waits until the reviewer is done.
         reviewer: Name that is kept with each decision.
-        port: Port of the FiftyOne App.
+        port: Port of the FiftyOne App, or of the page.
     """
 
     mode: ReviewMode = "none"

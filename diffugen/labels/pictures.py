@@ -57,11 +57,20 @@ def heat_overlay(rgb: RGB, heat: NDArray[np.float32], height: int) -> RGB:
         heat: float32 (H, W); rescaled from its minimum and maximum to the range of colours.
         height: Height of the result in pixels.
     """
-    spread = float(heat.max() - heat.min())
-    scaled = (heat - heat.min()) / spread if spread > 0 else np.zeros_like(heat)
-    colours = cv2.applyColorMap((scaled * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    colours = heat_picture(heat)
     grey = np.repeat(rgb.mean(-1, keepdims=True), 3, -1)
     return enlarged((0.4 * grey + 0.6 * colours).astype(np.uint8), height)
+
+
+def heat_picture(heat: NDArray[np.float32]) -> RGB:
+    """Return a heat map in colours, uint8 (H, W, 3), from its minimum, dark, to its maximum, bright.
+
+    Args:
+        heat: float32 (H, W).
+    """
+    spread = float(heat.max() - heat.min())
+    scaled = (heat - heat.min()) / spread if spread > 0 else np.zeros_like(heat)
+    return cv2.applyColorMap((scaled * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
 
 
 def outlined(rgb: RGB, region: NDArray[np.bool_], height: int) -> RGB:

@@ -85,7 +85,8 @@ def _compared(facts: RunFacts) -> str:
         return ""
     disputed = sum(one.kinds.values())
     share = as_percent(one.agreements, one.agreements + disputed)
-    return f"both sources agree on {counted(one.agreements, 'object')} ({share}), {disputed} are in dispute"
+    agreed = f"both sources agree on {counted(one.agreements, 'object')} ({share})"
+    return f"{agreed}; {counted(disputed, 'disagreement')}"
 
 
 def _reviewed(survey: Survey) -> str:

@@ -23,7 +23,11 @@ from diffugen.report.charts import Bars, Line, bar_chart, line_chart
 from diffugen.report.facts import RunFacts
 from diffugen.report.quality import attention_labels, evidence_labels
 from diffugen.report.survey import Survey
+from diffugen.review.queue import AUDIT, Queue
 from diffugen.run.store import RunStore
+
+QUEUE_LENGTH = 10
+"""Images of the review queue that a report lists."""
 
 _HEADS = {
     "attention": "attention is right",
@@ -43,13 +47,13 @@ class _Counts:
     images: int | None = None
 
 
-def disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> Section:
+def disagreements(store: RunStore, facts: RunFacts, survey: Survey, queue: Queue) -> Section:
     """Return the disagreements by kind and round, the head of the review queue, and the decisions."""
     blocks: list[Block] = []
     counts = _counts(facts)
     if counts:
         blocks += _kind_blocks(counts, facts.labeller)
-        blocks += _queue_blocks(store, facts, survey)
+        blocks += _queue_blocks(store, facts, survey, queue)
     else:
         what = f"{facts.labels_name.capitalize()} and model labels have not been compared yet"
         blocks.append(Missing(what, facts.continuing))
@@ -132,31 +136,49 @@ def _reliability_blocks(facts: RunFacts) -> list[Block]:
     return [chart, Paragraph((note,), tone="note")]
 
 
-def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey) -> list[Block]:
-    if not survey.queue:
-        return [Paragraph(("No image is waiting for a decision.",))]
+def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey, queue: Queue) -> list[Block]:
+    counts = queue.counts
+    found = counted(counts.disagreements, "disagreement")
+    text = (
+        f"The review queue has {counted(counts.images, 'image')}: "
+        f"{counts.images - counts.audits:,} with a disagreement ({found} in all) "
+        f"and {counted(counts.audits, 'audit')}, images on which both sources agree. "
+        f"{counts.decided:,} of them {'is' if counts.decided == 1 else 'are'} decided, "
+        f"{counts.waiting:,} {'waits' if counts.waiting == 1 else 'wait'} for a decision."
+    )
+    waiting = queue.waiting
+    if not waiting:
+        return [Paragraph((text,))]
+    places = {image_id: place for place, image_id in enumerate(queue.disagreements, start=1)}
     rows = tuple(
-        (
-            str(place),
-            Code(one.image_id),
-            one.kind.replace("_", " "),
-            as_rate(one.severity),
-            _labels_in_words(store, facts, survey, one),
-            as_rate(one.iou),
-            store.record(one.image_id).prompt.text,
-        )
-        for place, one in enumerate(survey.queue, start=1)
+        _queue_row(store, facts, survey, queue, image_id, places[image_id])
+        for image_id in waiting[:QUEUE_LENGTH]
     )
     head = ("place", "image", "kind", "severity", "labels", "IoU", "prompt")
-    waiting = sum(survey.waiting.values())
-    verb = "has" if waiting == 1 else "have"
-    text = (
-        f"In all rounds, {counted(waiting, 'image')} {verb} a disagreement but no decision yet. To review: "
-    )
     return [
-        Table(f"Review these next: head of the queue of round {survey.queue_round}", head, rows),
-        Paragraph((text, facts.command("review"))),
+        Paragraph((text,)),
+        Table("Review these next: head of the queue, worst disagreement of each image", head, rows),
+        Paragraph(("To review: ", facts.command("review"))),
     ]
+
+
+def _queue_row(
+    store: RunStore, facts: RunFacts, survey: Survey, queue: Queue, image_id: str, place: int
+) -> tuple[str | Code, ...]:
+    found = queue.disagreements[image_id]
+    worst = max(found, key=lambda one: one.severity, default=None)
+    prompt = store.record(image_id).prompt.text
+    if worst is None:
+        return (str(place), Code(image_id), AUDIT, *[NOTHING] * 3, prompt)
+    return (
+        str(place),
+        Code(image_id),
+        worst.kind.replace("_", " "),
+        as_rate(worst.severity),
+        _labels_in_words(store, facts, survey, worst),
+        as_rate(worst.iou),
+        prompt,
+    )
 
 
 def _labels_in_words(store: RunStore, facts: RunFacts, survey: Survey, one: Disagreement) -> str:
@@ -184,4 +206,4 @@ def _verdicts(survey: Survey) -> Table:
         for round, counts in sorted(survey.verdicts.items())
     )
     head = ("round", *(_HEADS[verdict] for verdict in VERDICTS), "all")
-    return Table("Decisions by verdict (the newest of each image)", head, rows)
+    return Table("Decisions by verdict (one for each image)", head, rows)

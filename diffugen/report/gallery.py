@@ -23,6 +23,7 @@ from diffugen.report.encoded import HEIGHT, jpeg, side_by_side
 from diffugen.report.facts import RunFacts
 from diffugen.report.quality import Quality, attention_labels, evidence_labels
 from diffugen.report.survey import Survey
+from diffugen.review.queue import Queue
 from diffugen.run.rounds import OnProgress
 from diffugen.run.store import RunStore
 
@@ -68,7 +69,7 @@ class _Group:
 
 
 def make_galleries(
-    store: RunStore, facts: RunFacts, survey: Survey, quality: Quality, on_progress: OnProgress
+    store: RunStore, facts: RunFacts, survey: Survey, queue: Queue, quality: Quality, on_progress: OnProgress
 ) -> tuple[list[Gallery], int]:
     """Draw the flagged, the worst and the best images.
 
@@ -76,13 +77,14 @@ def make_galleries(
         store: The run.
         facts: Its facts.
         survey: Its survey.
+        queue: Its review queue.
         quality: How well each image agrees; if none were compared, the mean score ranks them.
         on_progress: Called with images drawn and images to draw.
 
     Returns:
         The galleries, without empty ones, and the number of images left out to keep the page small.
     """
-    groups = _choose(store, facts, survey, quality)
+    groups = _choose(store, survey, queue, quality)
     total = sum(len(group.choices) for group in groups)
     galleries, used, left_out, done = [], 0, 0, 0
     for group in groups:
@@ -100,8 +102,8 @@ def make_galleries(
     return galleries, left_out
 
 
-def _choose(store: RunStore, facts: RunFacts, survey: Survey, quality: Quality) -> list[_Group]:
-    flagged = _distinct(store, map(_flagged, _waiting(store, facts, survey)))
+def _choose(store: RunStore, survey: Survey, queue: Queue, quality: Quality) -> list[_Group]:
+    flagged = _distinct(store, map(_flagged, _waiting(queue)))
     seen = {choice.image_id for choice in flagged}
     rest = [one for one in _ranked(survey, quality) if one.image_id not in seen]
     # Among equally bad labels, the one with the highest score is the worst.
@@ -115,7 +117,11 @@ def _choose(store: RunStore, facts: RunFacts, survey: Survey, quality: Quality) 
     what = "agreement" if quality.agreement else "mean score"
     other = " among the images not flagged above" if flagged else ""
     return [
-        _Group("Flagged", "Head of the review queue: images with a disagreement but no decision.", flagged),
+        _Group(
+            "Flagged",
+            "Head of the review queue: images with a disagreement that wait for a decision.",
+            flagged,
+        ),
         _Group("Worst", f"Lowest {what}{other}, one image per prompt.", shown_worst),
         _Group("Best", f"Highest {what}, one image per prompt.", shown_best),
     ]
@@ -130,9 +136,9 @@ def _choice(one: _Ranked) -> _Choice:
     return _Choice(one.image_id, (f"{one.measure}: {as_rate(one.value)}",))
 
 
-def _waiting(store: RunStore, facts: RunFacts, survey: Survey) -> Iterator[Disagreement]:
-    for round in reversed(facts.rounds):
-        yield from (one for one in store.disagreements(round) if one.image_id not in survey.decided)
+def _waiting(queue: Queue) -> Iterator[Disagreement]:
+    for image_id in queue.waiting:
+        yield from queue.disagreements[image_id]
 
 
 def _ranked(survey: Survey, quality: Quality) -> list[_Ranked]:

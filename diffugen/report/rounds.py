@@ -85,10 +85,11 @@ def _epochs(facts: RunFacts, number: int) -> tuple[tuple[float, float], ...]:
 
 def _rounds_note(measured: Sequence[Evaluated], labels_name: str) -> str:
     parts = [
-        f"Agreed: training images on which {labels_name} and model labels agree. Awaiting review: images "
-        "left out of training until someone decides. Decides: mask AP50 / AP50-95 of the new detector "
-        "(candidate) and of the one before it (incumbent), on the evidence that the promotion was decided on."
-        " On labels that no person has seen, a candidate may lag by as much as chance explains (±)."
+        f"Agreed: training images on which {labels_name} and model labels agree. Left out until decided: "
+        "images with a disagreement that the round did not train on. Decides: mask AP50 / AP50-95 of the new "
+        "detector (candidate) and of the one before it (incumbent), on the evidence that the promotion was "
+        "decided on. On labels that no person has seen, a candidate may lag by as much as chance explains "
+        "(±)."
     ]
     if measured:
         parts.append(
@@ -133,7 +134,7 @@ def _rounds_table(facts: RunFacts) -> Table:
         "train images",
         "val images",
         "agreed",
-        "awaiting review",
+        "left out until decided",
         "truth: AP50",
         "truth: AP50-95",
         "truth: box AP50",

@@ -10,12 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from diffugen.records import Disagreement, ImageRecord
+from diffugen.records import ImageRecord
 from diffugen.report.facts import RunFacts
+from diffugen.review.queue import Queue
 from diffugen.run.store import RunStore
-
-QUEUE_LENGTH = 10
-"""Disagreements of the review queue that a report lists."""
 
 FEWEST = 20
 """Attribute values with fewer images are not judged."""
@@ -135,9 +133,6 @@ class Survey:
         human: Ids of images with human labels.
         decided: Ids of images with a decision.
         verdicts: By round, how often each verdict was given; only the newest decision of an image counts.
-        waiting: By round, how many images have a disagreement but no decision.
-        queue: Head of the newest round's queue, without images that are decided.
-        queue_round: The round of that queue.
     """
 
     notes: dict[str, Note] = field(default_factory=dict)
@@ -147,25 +142,24 @@ class Survey:
     human: set[str] = field(default_factory=set)
     decided: set[str] = field(default_factory=set)
     verdicts: dict[int, Counter[str]] = field(default_factory=dict)
-    waiting: dict[int, int] = field(default_factory=dict)
-    queue: list[Disagreement] = field(default_factory=list)
-    queue_round: int = 0
 
     def note(self, image_id: str) -> Note:
         """Return the note of an image; made if there is none."""
         return self.notes.setdefault(image_id, Note())
 
 
-def survey_run(store: RunStore, facts: RunFacts) -> Survey:
+def survey_run(store: RunStore, facts: RunFacts, queue: Queue) -> Survey:
     """Look at every image of a run once."""
     survey = Survey()
     _note_labels(store, facts, survey)
-    for decision in store.decisions():
+    for decision in queue.decisions.values():
         survey.decided.add(decision.image_id)
         survey.verdicts.setdefault(decision.round, Counter())[decision.verdict] += 1
         if decision.instances is not None:
             survey.human.add(decision.image_id)
-    _note_disagreements(store, facts, survey)
+    for image_id, found in queue.disagreements.items():
+        if found:
+            survey.note(image_id).contested = True
     for record in store.records():
         _cover(record, survey)
     return survey
@@ -185,21 +179,6 @@ def _note_labels(store: RunStore, facts: RunFacts, survey: Survey) -> None:
     for labels in store.latest_labels("model"):
         note, found = survey.note(labels.image_id), frozenset(labels.instances.class_names)
         note.model, note.model_method = kinds.setdefault(found, found), labels.method
-
-
-def _note_disagreements(store: RunStore, facts: RunFacts, survey: Survey) -> None:
-    for round in facts.rounds:
-        contested = set()
-        queue: list[Disagreement] = []
-        for one in store.disagreements(round):
-            survey.note(one.image_id).contested = True
-            if one.image_id not in survey.decided:
-                contested.add(one.image_id)
-                if len(queue) < QUEUE_LENGTH:
-                    queue.append(one)
-        survey.waiting[round] = len(contested)
-        if queue:
-            survey.queue, survey.queue_round = queue, round
 
 
 def _cover(record: ImageRecord, survey: Survey) -> None:

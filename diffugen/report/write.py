@@ -2,8 +2,8 @@
 
 Reads the store and nothing else: no model, no network, no truth set. Its parts have files of their own: what
 the ledger says (`facts`), one pass over every image (`survey`), the labels compared (`quality`), pictures
-(`gallery`), the sections (`outcome`, `rounds`, `labels`, `disagreements`, `appendix`) and the two forms
-(`html`, `markdown`). The same state of a run gives the same bytes.
+(`gallery`), the sections (`outcome`, `rounds`, `labels`, `disagreements`, `reviewers`, `appendix`) and the
+two forms (`html`, `markdown`). The same state of a run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffugen.errors import counted
-from diffugen.report import appendix, arcs, disagreements, labels, measured, outcome, rounds
+from diffugen.report import appendix, arcs, disagreements, labels, measured, outcome, reviewers, rounds
 from diffugen.report.blocks import Block, Missing, Page, Paragraph, Section
 from diffugen.report.facts import RunFacts, gather_facts
 from diffugen.report.gallery import make_galleries
@@ -19,6 +19,7 @@ from diffugen.report.html import to_html
 from diffugen.report.markdown import to_markdown
 from diffugen.report.quality import Quality, measure_quality
 from diffugen.report.survey import Survey, survey_run
+from diffugen.review.queue import Queue, read_queue
 from diffugen.run.files import write_file
 from diffugen.run.ledger import explained
 from diffugen.run.rounds import OnProgress, unseen
@@ -44,7 +45,8 @@ def write_report(store: RunStore, *, on_progress: OnProgress = unseen) -> Path:
         StoreError: The run cannot be read, or the folder cannot be written.
     """
     facts = gather_facts(store)
-    survey = survey_run(store, facts)
+    queue = read_queue(store)
+    survey = survey_run(store, facts, queue)
     quality = measure_quality(store, facts, survey, on_progress)
     sections = (
         outcome.headline(facts, survey),
@@ -52,8 +54,9 @@ def write_report(store: RunStore, *, on_progress: OnProgress = unseen) -> Path:
         arcs.arcs(facts, survey),
         measured.measured(facts),
         labels.labels(facts, quality),
-        disagreements.disagreements(store, facts, survey),
-        _pictures(store, facts, survey, quality, on_progress),
+        disagreements.disagreements(store, facts, survey, queue),
+        reviewers.reviewers(facts, queue),
+        _pictures(store, facts, survey, queue, quality, on_progress),
         appendix.coverage(facts, survey),
         appendix.times(facts),
         appendix.reproduce(facts),
@@ -74,9 +77,9 @@ def _subtitle(facts: RunFacts) -> str:
 
 
 def _pictures(
-    store: RunStore, facts: RunFacts, survey: Survey, quality: Quality, on_progress: OnProgress
+    store: RunStore, facts: RunFacts, survey: Survey, queue: Queue, quality: Quality, on_progress: OnProgress
 ) -> Section:
-    galleries, left_out = make_galleries(store, facts, survey, quality, on_progress)
+    galleries, left_out = make_galleries(store, facts, survey, queue, quality, on_progress)
     blocks: list[Block] = [*galleries]
     if not galleries:
         command = facts.command("label" if facts.summary.images else "generate")

@@ -26,39 +26,50 @@ ADDRESS = "127.0.0.1"
 APP_SECONDS = 300.0
 """Maximum time for the App's server to start."""
 
+POLL_SECONDS = 0.5
+"""How often verdicts are taken over into the run."""
+
+PLUGIN = Path(__file__).parent / "plugin"
+
 INSTRUCTIONS = """The review of {name} is open: {url}
-  1. The view "queue" has {images} images, worst first. Attention labels are orange, model labels are blue.
-  2. Select images, click the tag icon, and tag them: accept_attention, accept_model, empty (nothing to
-     label) or reject. To accept single labels: open an image, select the labels, and tag them: accept.
-  3. When you are done, press Ctrl-C here or close the page. Tagged images are imported; the others stay in
-     the queue.
+  {images} images are undecided, worst first. Attention labels are orange, model labels are blue.
+  Open an image. Keys: 1 attention is right, 2 model is right, 3 nothing here, 4 reject, 5 the selected labels
+  are right, u undo, space changes what is drawn; the next image opens by itself. To correct a mask: the
+  pencil, then 1, 2, or 5. Every verdict is stored in the run at once; a reload (F5) changes nothing.
+  To finish: the flag in the App, or Ctrl-C here.
 Keep the address to yourself: whoever has it can see and change the review while it is open. Servers of other
 users on this machine would get its cookie from your browser, so open none of their pages meanwhile."""
 
 
-def open_app(dataset: Any, *, port: int, notify: Callable[[str], None]) -> None:
-    """Open the App on the queue, wait for Ctrl-C or until the page is closed, and close the App.
+def open_app(
+    dataset: Any, *, port: int, notify: Callable[[str], None], take_over: Callable[[], bool]
+) -> bool:
+    """Open the App on the undecided images of the queue, until somebody finishes, and close it.
 
-    If there is a display, a browser opens too.
+    A page that is closed or loaded again does not end it. If there is a display, a browser opens.
 
     Args:
         dataset: What `diffugen.review.push.push` returned.
         port: Port of the App.
         notify: Called with the address and the instructions.
+        take_over: Called every `POLL_SECONDS` to take over verdicts; returns whether somebody has finished.
+
+    Returns:
+        Whether somebody finished in the App; False after Ctrl-C.
 
     Raises:
-        DiffugenError: The port is taken, or the App does not start.
+        DiffugenError: The port is taken, the App does not start, or its server or the database ended.
     """
     import fiftyone as fo
 
     _check_free(port)
-    view = dataset.load_saved_view("queue")
+    view = dataset.load_saved_view("undecided")
     folder = Path(dataset.info["run"]["folder"])
     token = secrets.token_urlsafe(32)
     url = f"http://{ADDRESS}:{port}/?token={token}"
     # A proxy of the user's cannot reach this machine, and must not see the token.
     with environment(dict.fromkeys(("NO_PROXY", "no_proxy"), ADDRESS)):
-        _start_server(port, token, folder)
+        server = _start_server(port, token, folder)
         # Not launch_app, which prints an advertisement. Remote: FiftyOne opens no browser by itself. Its
         # client knows no tokens, but sends the password of an address.
         address = f"diffugen:{token}@{ADDRESS}"
@@ -66,9 +77,16 @@ def open_app(dataset: Any, *, port: int, notify: Callable[[str], None]) -> None:
         try:
             with _browser(url, folder / "review" / "open.html"):
                 notify(INSTRUCTIONS.format(name=dataset.name, url=url, images=len(view)))
-                session.wait()
+                while not take_over():
+                    if not server.child.is_running():
+                        raise DiffugenError(
+                            "the App's server has ended. Verdicts are stored; run the same command to go on"
+                        )
+                    time.sleep(POLL_SECONDS)
+                return True
         except KeyboardInterrupt:
-            pass
+            take_over()
+            return False
         finally:
             session.close()
 
@@ -94,7 +112,7 @@ def _browser(url: str, page: Path) -> Iterator[None]:
         page.unlink(missing_ok=True)
 
 
-def _start_server(port: int, token: str, folder: Path) -> None:
+def _start_server(port: int, token: str, folder: Path) -> Any:
     """Start the App's server in FiftyOne's own care, which stops it with the last session on its port.
 
     FiftyOne itself gives up after a minute, which is too early on a machine that is busy with training, and
@@ -110,7 +128,7 @@ def _start_server(port: int, token: str, folder: Path) -> None:
         "address": ADDRESS,
         "port": port,
         "token": token,
-        "folders": [str(folder / "images"), str(folder / "review" / "masks")],
+        "folders": [str(folder / "images"), *(str(folder / "review" / one) for one in ("masks", "strips"))],
     }
     # At the end of the search path, for a DiffuGen that is not installed, but lies where this process looks.
     source = str(Path(guard.__file__).parents[2])
@@ -132,13 +150,31 @@ def _start_server(port: int, token: str, folder: Path) -> None:
 
     try:
         # The server would write a user id into the home folder.
-        with environment({"HOME": str(home), guard.VARIABLE: json.dumps(given)}):
-            sessions._server_services[port] = Server(port, address=ADDRESS, do_not_track=True)
+        variables = {
+            "HOME": str(home),
+            "FIFTYONE_PLUGINS_DIR": str(_plugins(folder / "review" / "plugins")),
+            guard.VARIABLE: json.dumps(given),
+        }
+        with environment(variables):
+            server = sessions._server_services[port] = Server(port, address=ADDRESS, do_not_track=True)
+        return server
     except ServiceListenTimeout as error:
         raise DiffugenError(
             f"the App's server does not start on {ADDRESS}:{port}. Try again when the machine is less busy, "
             "or review on a page: --review static"
         ) from error
+
+
+def _plugins(folder: Path) -> Path:
+    """Make the folder of plugins for a session, and return it: links to ours, and to the user's own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = os.environ.get("FIFTYONE_PLUGINS_DIR")
+    for name, target in (("diffugen", PLUGIN), ("own", Path(own) if own else None)):
+        link = folder / name
+        link.unlink(missing_ok=True)
+        if target is not None and target.is_dir():
+            link.symlink_to(target.resolve(), target_is_directory=True)
+    return folder
 
 
 def _check_free(port: int) -> None:

@@ -79,7 +79,7 @@ def read_decisions(store: RunStore, file: Path, *, reviewer: str, round: int) ->
         f"image {name} is decided {count} times; keep one" for name, count in counts.items() if count > 1
     ]
     if mistakes:
-        raise DiffugenError(_nothing_imported(file, mistakes))
+        raise DiffugenError(nothing_imported(file, mistakes))
     return [one for one in found if is_news(queue, one)]
 
 
@@ -96,7 +96,8 @@ def is_news(queue: Queue, decision: Decision) -> bool:
     return before is not votes[-1] and decision.made_at > votes[-1].made_at
 
 
-def _nothing_imported(file: Path, mistakes: list[str]) -> str:
+def nothing_imported(file: Path, mistakes: list[str]) -> str:
+    """Return the message that lists the mistakes of a file."""
     count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
     return "\n  - ".join([f"{count} in {file}; nothing was imported:", *some_lines(mistakes)])
 
@@ -110,7 +111,7 @@ def _content(file: Path) -> Any:
             "review page saved"
         ) from error
     except ValueError as error:
-        raise DiffugenError(_nothing_imported(file, [str(error)])) from error
+        raise DiffugenError(nothing_imported(file, [str(error)])) from error
 
 
 def _check_run(store: RunStore, content: Any, mistakes: list[str]) -> None:

@@ -23,7 +23,7 @@ import hmac
 import json
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,8 +59,7 @@ class Guard:
     def __init__(self, app: Any, *, token: str, folders: Iterable[Path]) -> None:
         self._app = app
         self._token = token.encode()
-        # A browser keeps one set of cookies for all ports, so each review has a cookie of its own.
-        self._cookie = f"review-{hashlib.sha256(self._token).hexdigest()[:12]}"
+        self._cookie = cookie_name(token)
         self._folders = [folder.resolve() for folder in folders]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -79,7 +78,7 @@ class Guard:
             return
         request = HTTPConnection(scope)
         response: Response
-        if not _is_for_this_machine(request.headers):
+        if not is_for_this_machine(request.headers.getlist("host")):
             response = PlainTextResponse(f"This App answers only on {' and '.join(HOSTS)}.", 403)
         elif scope["path"] == "/" and self._is_token(request.query_params.get("token", "")):
             response = HTMLResponse(ENTRY, headers={"Cache-Control": "no-store"})
@@ -88,7 +87,7 @@ class Guard:
             )
         elif not self._knows_token(request):
             response = PlainTextResponse("Open the address that DiffuGen printed, with its token.", 403)
-        elif not _is_of_this_origin(request.headers):
+        elif not is_of_this_origin(request.headers):
             response = PlainTextResponse("A page of another origin may not use this App.", 403)
         elif not all(map(self._may_be_read, request.query_params.getlist("filepath"))):
             response = PlainTextResponse("This App serves only images and masks of the run.", 403)
@@ -113,16 +112,30 @@ class Guard:
         return any(found.is_relative_to(folder) for folder in self._folders)
 
 
-def _is_for_this_machine(headers: Any) -> bool:
-    hosts = headers.getlist("host")
+def cookie_name(token: str) -> str:
+    """Return the name of the cookie that holds a token.
+
+    A browser keeps one set of cookies for all ports, so each review has a cookie of its own.
+    """
+    return f"review-{hashlib.sha256(token.encode()).hexdigest()[:12]}"
+
+
+def is_for_this_machine(hosts: Sequence[str]) -> bool:
+    """Return whether a request with these ``Host`` headers is addressed to this machine by its own name."""
     try:
         return len(hosts) == 1 and urlsplit(f"//{hosts[0]}").hostname in HOSTS
     except ValueError:
         return False
 
 
-def _is_of_this_origin(headers: Any) -> bool:
-    """Browsers say where a request comes from; other programs do not, and need not."""
+def is_of_this_origin(headers: Any) -> bool:
+    """Return whether a request comes from a page of this server, or from no page at all.
+
+    Browsers say where a request comes from; other programs do not, and need not.
+
+    Args:
+        headers: A mapping whose names differ in case at will, with exactly one ``Host``.
+    """
     return headers.get("origin", f"http://{headers['host']}") == f"http://{headers['host']}" and headers.get(
         "sec-fetch-site", "none"
     ) in ("none", "same-origin")

@@ -54,8 +54,8 @@ class Server:
 
     @property
     def uri(self) -> str:
-        """Its address."""
-        return f"mongodb://{quote(str(self.socket), safe='')}"
+        """Its address; whoever uses it waits until what is written will survive a crash."""
+        return f"mongodb://{quote(str(self.socket), safe='')}/?journal=true"
 
     @property
     def alive(self) -> bool:

@@ -1,72 +1,219 @@
-"""Read the tags of a review dataset back as decisions.
+"""Take over into the run what people decide in a review dataset: with the plugin's keys, or with tags.
 
-A person decides by tagging images ``accept_attention``, ``accept_model``, ``empty``, ``reject`` or ``edited``
-(then the field ``human`` holds the correct labels), or by tagging single labels of any source ``accept``.
-Labels that were changed before they were accepted count as they are now.
+With tags, a person decides by tagging images ``accept_attention``, ``accept_model``, ``empty``, ``reject`` or
+``edited`` (then the field ``human`` holds the correct labels), or by tagging single labels of any source
+``accept``. Labels that were changed before they were accepted count as they are now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from diffugen.errors import StoreError
-from diffugen.records import SOURCES, Decision, Instances
+from diffugen.records import OPEN, Decision, Instances, Judged
 from diffugen.review import samples
 from diffugen.review.detections import to_instances
 from diffugen.review.judged import Unclear, joined, refuse_doubles
 from diffugen.review.queue import fingerprint, same_outcome
 from diffugen.review.tags import ACCEPT, TAG_OF, misspelt
+from diffugen.review.verdicts import FINISH, mark, votes_of
 from diffugen.run.store import RunStore
+from diffugen.run.votes import newest_votes, settled
+
+
+class Takeover:
+    """Takes over into a run what people decide in its dataset, again and again while the App is open.
+
+    Args:
+        store: The run.
+        dataset: What `diffugen.review.push.push` returned.
+        reviewer: Who decided, where the App does not say.
+        round: The round in which it was decided.
+        notify: Called with a line for each image or tag that was not understood.
+    """
+
+    def __init__(
+        self, store: RunStore, dataset: Any, *, reviewer: str, round: int, notify: Callable[[str], None]
+    ) -> None:
+        self._store, self._dataset = store, dataset
+        self._reviewer, self._round = reviewer, round
+        self._notify, self._told = notify, set[str]()
+        self._votes = votes_of(dataset)
+        self._since: datetime | None = None
+        self.decisions: list[Decision] = []
+        """What was taken over so far."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether somebody has ended the session; said once."""
+        return bool(self._votes.delete(FINISH))
+
+    def __call__(self) -> list[Decision]:
+        """Keep everything new in the run, and return it."""
+        found = [*self._voted(), *self._tagged()]
+        self.decisions += found
+        return found
+
+    def _voted(self) -> list[Decision]:
+        """Keep the votes of the App's plugin; a vote is forgotten once the run has it."""
+        found = []
+        for key in sorted(key for key in self._votes.list_keys() if key != FINISH):
+            vote = self._votes.get(key)
+            sample = None if vote is None else self._sample(vote["sample"])
+            if vote is not None and sample is not None:
+                decision = self._understood(sample, partial(self._of_vote, vote=vote))
+                if decision is not None and not self._is_known(decision):
+                    self._store.add_decisions([decision])
+                    found.append(decision)
+                self._show_consensus(sample)
+            self._votes.delete(key)
+        return found
+
+    def _sample(self, sample_id: str) -> Any:
+        view = self._dataset.select([sample_id])
+        return self._dataset[sample_id] if len(view) else None
+
+    def _of_vote(self, sample: Any, vote: Mapping[str, Any]) -> Decision:
+        if vote["verdict"] == OPEN:
+            return Decision(sample["image_id"], OPEN, None, vote["reviewer"], self._round, (), vote["at"])
+        return _decision(
+            self._store,
+            sample,
+            vote["verdict"],
+            self._classes,
+            vote["reviewer"],
+            self._round,
+            vote["at"],
+            vote["labels"],
+        )
+
+    def _tagged(self) -> list[Decision]:
+        """Keep what people say with tags, and tags that they removed."""
+        self._dataset.reload()
+        label_tags = [
+            tag for source in samples.SHOWN for tag in self._dataset.distinct(f"{source}.detections.tags")
+        ]
+        for line in misspelt(self._dataset.distinct("tags"), label_tags):
+            self._say(line)
+        from fiftyone import ViewField
+
+        changed = self._dataset.match(samples.is_decided() | ViewField("imported").exists())
+        if self._since is not None:
+            changed = changed.match(ViewField("last_modified_at") >= self._since)
+        found = []
+        for sample in changed.sort_by("rank").iter_samples():
+            decision = self._understood(sample, self._of_tags)
+            if decision is None:
+                continue
+            if not self._is_known(decision):
+                self._store.add_decisions([decision])
+                found.append(decision)
+            shown = None if decision.verdict == OPEN else decision.verdict
+            if sample["imported"] != shown:
+                sample["decision"] = sample["imported"] = shown
+                sample["reviewer"], sample["decided_at"] = (
+                    (decision.reviewer, datetime.now(timezone.utc)) if shown else (None, None)
+                )
+                sample.save()
+                self._show_consensus(sample)
+        self._since = self._dataset.bounds("last_modified_at")[1]
+        return found
+
+    def _of_tags(self, sample: Any) -> Decision:
+        verdict = samples.verdict(sample)
+        if verdict is None or verdict == OPEN:
+            return Decision(sample["image_id"], OPEN, None, self._reviewer, self._round)
+        return self._decision(sample, verdict, self._reviewer)
+
+    def _decision(
+        self, sample: Any, verdict: str, reviewer: str, at: str = "", labels: Collection[str] | None = None
+    ) -> Decision:
+        return _decision(self._store, sample, verdict, self._classes, reviewer, self._round, at, labels)
+
+    @property
+    def _classes(self) -> Collection[str]:
+        return list(self._dataset.info["classes"])
+
+    def _understood(self, sample: Any, read: Callable[[Any], Decision]) -> Decision | None:
+        try:
+            return read(sample)
+        except (Unclear, StoreError) as problem:
+            self._say(f"image {sample['image_id']} ({sample.filename}) stays undecided: {problem}")
+            return None
+
+    def _say(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self._notify(line)
+
+    def _is_known(self, decision: Decision) -> bool:
+        """Return whether the newest vote about an image says the same already."""
+        votes = list(self._store.votes(decision.image_id))
+        if not votes:
+            return decision.verdict == OPEN
+        return same_outcome(votes[-1], decision) and decision.made_at <= votes[-1].made_at
+
+    def _show_consensus(self, sample: Any) -> None:
+        """Open an image again on which too few agree, and say how many have decided."""
+        needed = self._store.consensus
+        votes = newest_votes(self._store.votes(sample["image_id"])).get(sample["image_id"], ())
+        given = sum(one.verdict != OPEN for one in votes)
+        if needed > 1 and given and not settled(votes, needed):
+            mark(sample, None, None, None, [])
+            sample["decision"] = f"{given} of {needed}"
+            sample.save()
 
 
 def pull(
     store: RunStore, dataset: Any, *, reviewer: str, round: int, notify: Callable[[str], None]
 ) -> list[Decision]:
-    """Return the decisions expressed by the tags of a dataset that are new or differ from the run's.
+    """Keep in the run what was decided in a dataset since it was last asked, and return it.
 
-    The caller keeps them with ``store.add_decisions``. Images with contradictory tags or invalid labels are
-    reported and left as they are, to be corrected in the next session.
+    Images with contradictory tags or invalid labels are reported and left as they are, to be corrected in the
+    next session. The arguments are those of `Takeover`.
+    """
+    return Takeover(store, dataset, reviewer=reviewer, round=round, notify=notify)()
+
+
+def _decision(
+    store: RunStore,
+    sample: Any,
+    verdict: str,
+    classes: Collection[str],
+    reviewer: str,
+    round: int,
+    made_at: str = "",
+    accepted: Collection[str] | None = None,
+) -> Decision:
+    """Return the decision that a verdict on a sample is.
 
     Args:
         store: The run.
-        dataset: What `diffugen.review.push.push` returned.
+        sample: The sample.
+        verdict: One of `VERDICTS`.
+        classes: The classes that labels can have.
         reviewer: Who decided.
         round: The round in which it was decided.
-        notify: Called with a line for each image or tag that was not understood.
+        made_at: When; empty for now.
+        accepted: With ``edited``, ids of the labels that were accepted; None for those with the tag.
+
+    Raises:
+        Unclear: The labels cannot be used.
     """
-    dataset.reload()
-    known = {one.image_id: one for one in store.decisions()}
-    label_tags = [tag for source in SOURCES for tag in dataset.distinct(f"{source}.detections.tags")]
-    for line in misspelt(dataset.distinct("tags"), label_tags):
-        notify(line)
-    decisions = []
-    imported: dict[str, str] = {}
-    for sample in dataset.match(samples.is_decided()).sort_by("rank").iter_samples():
-        try:
-            decision = _decision(store, sample, dataset.info["classes"], reviewer, round)
-        except (Unclear, StoreError) as problem:
-            notify(f"image {sample['image_id']} ({sample.filename}) stays undecided: {problem}")
-            continue
-        imported[sample.id] = decision.verdict
-        before = known.get(decision.image_id)
-        if before is None or not same_outcome(before, decision):
-            decisions.append(decision)
-    dataset.set_values("decision", imported, key_field="id")
-    return decisions
-
-
-def _decision(store: RunStore, sample: Any, classes: Collection[str], reviewer: str, round: int) -> Decision:
-    image_id, verdict = str(sample["image_id"]), str(samples.verdict(sample))
+    image_id = str(sample["image_id"])
     size_wh = store.record(image_id).size_wh
     instances: Instances | None = None
+    judged: tuple[Judged, ...] = ()
     if verdict in ("attention", "model"):
         verdict, instances = _of_source(store, sample, verdict, size_wh, classes)
     elif verdict == "edited":
-        instances = _edited(sample, size_wh, classes)
+        instances, judged = _edited(sample, size_wh, classes, accepted)
     elif verdict == "empty":
         instances = to_instances([], size_wh, classes)
-    return Decision(image_id, verdict, instances, reviewer, round)
+    return Decision(image_id, verdict, instances, reviewer, round, judged, made_at)
 
 
 def _of_source(
@@ -85,23 +232,36 @@ def _of_source(
     return source, next(same, instances)
 
 
-def _edited(sample: Any, size_wh: tuple[int, int], classes: Collection[str]) -> Instances:
+def _edited(
+    sample: Any, size_wh: tuple[int, int], classes: Collection[str], chosen: Collection[str] | None
+) -> tuple[Instances, tuple[Judged, ...]]:
     """Return the single labels that were accepted, or all human labels if there are none.
+
+    Returns:
+        The labels, and what that says about each label that the run knows.
 
     Raises:
         Unclear: There are neither, or the same object was accepted from two sources.
     """
-    accepted = {
-        source: [one for one in samples.detections(sample, source) if ACCEPT in one.tags]
-        for source in SOURCES
-    }
+
+    def is_accepted(label: Any) -> bool:
+        return ACCEPT in label.tags if chosen is None else label.id in chosen
+
+    found = {source: samples.detections(sample, source) for source in samples.SHOWN}
+    accepted = {source: [one for one in labels if is_accepted(one)] for source, labels in found.items()}
     if not any(accepted.values()):
-        accepted = {"human": samples.detections(sample, "human")}
-        if not accepted["human"]:
+        if not found["human"]:
             raise Unclear(
                 f"it is tagged {TAG_OF['edited']}, but its field human is empty; if there is nothing to "
                 f"label, tag it {TAG_OF['empty']}"
             )
-    parts = [to_instances(found, size_wh, classes) for found in accepted.values()]
+        return to_instances(found["human"], size_wh, classes), ()
+    parts = [to_instances(labels, size_wh, classes) for labels in accepted.values()]
     refuse_doubles(parts)
-    return joined(parts, size_wh)
+    judged = [
+        Judged(source, int(one["index"]), is_accepted(one), method=str(sample[source]["method"]))
+        for source in ("attention", "model")
+        for one in found[source]
+        if one.has_field("index") and one["index"] is not None
+    ]
+    return joined(parts, size_wh), tuple(judged)

@@ -9,11 +9,13 @@ Reads a run; knows neither the App nor the page that shows it.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import zip_longest
 
-from diffugen.records import OPEN, Decision, Disagreement, ImageRecord, Instances, LabelSet, content_id
+from diffugen.records import KINDS, OPEN, Decision, Disagreement, ImageRecord, Instances, LabelSet, content_id
 from diffugen.run.results import Compared, Labelled
 from diffugen.run.store import RunStore
 from diffugen.run.votes import newest_votes
@@ -54,6 +56,38 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class QueueCounts:
+    """The numbers of a review queue, the same wherever they are shown.
+
+    A *disagreement* is one contradiction about one object. The *queue* is the images to review: those with a
+    disagreement, and the audits. An image of the queue *waits* while no decision about it counts; of several
+    decisions, only the newest does, or the one that enough reviewers agree on.
+
+    Attributes:
+        disagreements: Disagreements on all images of the queue, decided or not.
+        kinds: The same by kind.
+        images: Images of the queue.
+        audits: Those of them on which the sources agree.
+        decided: Those of them with a decision.
+        audits_decided: Audits with a decision.
+        voted: Images that wait although a reviewer has decided them: others must agree.
+    """
+
+    disagreements: int
+    kinds: Mapping[str, int]
+    images: int
+    audits: int
+    decided: int
+    audits_decided: int
+    voted: int
+
+    @property
+    def waiting(self) -> int:
+        """Images of the queue without a decision."""
+        return self.images - self.decided
+
+
+@dataclass(frozen=True)
 class Queue:
     """The review queue of a run, and what is needed to show its images; made by `read_queue`.
 
@@ -63,7 +97,6 @@ class Queue:
             queue.
         decisions: From an image id to the decision about it that counts; only decided images.
         votes: From an image id to the newest decision of each reviewer, oldest first.
-        method: Provenance of the attention labels that were compared; None for each image's newest.
         class_names: Classes that count in model labels; None for all.
     """
 
@@ -71,8 +104,45 @@ class Queue:
     disagreements: Mapping[str, tuple[Disagreement, ...]]
     decisions: Mapping[str, Decision]
     votes: Mapping[str, tuple[Decision, ...]]
-    method: str | None
     class_names: Collection[str] | None
+
+    @cached_property
+    def method(self) -> str | None:
+        """Provenance of the attention labels that were compared; None for each image's newest.
+
+        Raises:
+            StoreError: The result of a comparison cannot be read.
+        """
+        return _compared_method(self.store)
+
+    @property
+    def audits(self) -> list[str]:
+        """The images of the queue on which the sources agree."""
+        return [image_id for image_id, found in self.disagreements.items() if not found]
+
+    @property
+    def waiting(self) -> list[str]:
+        """The images of the queue without a decision, in its order."""
+        return [image_id for image_id in self.disagreements if image_id not in self.decisions]
+
+    @property
+    def counts(self) -> QueueCounts:
+        """The numbers of the queue."""
+        kinds = Counter(one.kind for found in self.disagreements.values() for one in found)
+        audits, waiting = self.audits, self.waiting
+        return QueueCounts(
+            disagreements=kinds.total(),
+            kinds={kind: kinds[kind] for kind in KINDS},
+            images=len(self.disagreements),
+            audits=len(audits),
+            decided=len(self.disagreements) - len(waiting),
+            audits_decided=sum(image_id in self.decisions for image_id in audits),
+            voted=sum(
+                any(vote.verdict != OPEN for vote in self.votes.get(image_id, ())) for image_id in waiting
+            )
+            if self.store.consensus > 1
+            else 0,
+        )
 
     def entry(self, image_id: str) -> Entry:
         """Return everything about an image that a reviewer sees; it may lie outside the queue.
@@ -103,6 +173,11 @@ class Queue:
         return replace(found[-1], instances=found[-1].instances.of_classes(self.class_names))
 
 
+def count_queue(store: RunStore) -> QueueCounts:
+    """Return the numbers of the review queue of a run."""
+    return read_queue(store).counts
+
+
 def read_queue(store: RunStore) -> Queue:
     """Return the review queue of a run.
 
@@ -124,7 +199,6 @@ def read_queue(store: RunStore) -> Queue:
         {image_id: tuple(found.get(image_id, ())) for image_id in order},
         {one.image_id: one for one in store.decisions()},
         newest_votes(store.votes()),
-        _compared_method(store),
         configured_classes(store) or None,
     )
 

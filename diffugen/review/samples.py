@@ -9,11 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffugen.records import SOURCES, Disagreement, LabelSet
+from diffugen.records import Disagreement, LabelSet
 from diffugen.review.detections import to_detections, to_instances
 from diffugen.review.judged import Unclear
 from diffugen.review.queue import fingerprint
 from diffugen.review.tags import ACCEPT, VERDICT_OF, verdict_of
+
+SHOWN = ("attention", "model", "human")
+"""The sources whose labels a sample has."""
 
 
 def value(sample: Any, name: str) -> Any:
@@ -45,7 +48,7 @@ def is_as_pushed(field: Any, size_wh: tuple[int, int]) -> bool:
 
 def is_touched(sample: Any, size_wh: tuple[int, int]) -> bool:
     """Return whether a person left a verdict, a tag on a label, or changed labels on an image."""
-    fields = [value(sample, source) for source in SOURCES]
+    fields = [value(sample, source) for source in SHOWN]
     return any(tag in VERDICT_OF for tag in sample.tags) or any(
         field is not None and (any(one.tags for one in field.detections) or not is_as_pushed(field, size_wh))
         for field in fields
@@ -58,7 +61,7 @@ def verdict(sample: Any) -> str | None:
     Raises:
         Unclear: They express two verdicts.
     """
-    accepted = sum(ACCEPT in one.tags for source in SOURCES for one in detections(sample, source))
+    accepted = sum(ACCEPT in one.tags for source in SHOWN for one in detections(sample, source))
     return verdict_of(sample.tags, accepted)
 
 
@@ -67,6 +70,6 @@ def is_decided() -> Any:
     from fiftyone import ViewField
 
     found = ViewField("tags").contains(list(VERDICT_OF))
-    for source in SOURCES:
+    for source in SHOWN:
         found |= ViewField(f"{source}.detections").filter(ViewField("tags").contains(ACCEPT)).length() > 0
     return found

@@ -13,9 +13,10 @@ from typing import Any
 
 from diffugen.config.labelling import TERMS
 from diffugen.errors import DiffugenError
-from diffugen.records import KINDS, SOURCES, content_id
+from diffugen.records import KINDS, VERDICTS, content_id
 from diffugen.review.queue import AUDIT
-from diffugen.review.samples import is_decided
+from diffugen.review.samples import SHOWN
+from diffugen.review.verdicts import undecided
 from diffugen.run.store import RunStore
 
 COLOURS = {
@@ -24,8 +25,12 @@ COLOURS = {
     "human": "#3cb44b",
     "rank": "#5c6670",
     "kinds": "#5c6670",
+    "decision": "#2e9e4f",
 }
 """Colours of fields in the App."""
+
+OPACITY = 0.2
+"""How much a mask covers: the object below must stay visible."""
 
 
 def dataset_name(folder: Path) -> str:
@@ -79,6 +84,13 @@ def declare(dataset: Any, attributes: Iterable[Mapping[str, str]]) -> None:
     dataset.save()
 
 
+def make_editable(dataset: Any, class_names: Iterable[str]) -> None:
+    """Allow masks, boxes and classes to be changed and drawn in the App."""
+    schema = {"type": "detections", "component": "radio", "classes": sorted(class_names)}
+    dataset.set_label_schemas(dict.fromkeys(SHOWN, schema))
+    dataset.activate_label_schemas(list(SHOWN))
+
+
 def _declare_fields(dataset: Any, prompt_fields: list[str]) -> None:
     import fiftyone as fo
 
@@ -92,7 +104,11 @@ def _declare_fields(dataset: Any, prompt_fields: list[str]) -> None:
     fields = {
         "rank": (whole, "place in the review queue; 1 is worst"),
         "severity": (number, "severity of the worst disagreement, 0 to 1"),
-        "decision": (text, "verdict that was imported into the run"),
+        "decision": (text, "verdict on the image"),
+        "reviewer": (text, "who decided"),
+        "decided_at": (fo.DateTimeField, "when"),
+        "imported": (text, "verdict that the run has"),
+        "strip": (text, "picture for the panel"),
         "prompt": (text, "prompt that the image was generated from"),
         "round": (whole, "round that generated the image"),
         "task": (text, "task that generated the image"),
@@ -101,7 +117,9 @@ def _declare_fields(dataset: Any, prompt_fields: list[str]) -> None:
     for name, (kind, meaning) in fields.items():
         add(name, kind, description=meaning)
     add("kinds", fo.ListField, subfield=text, description="kinds of disagreement, or audit")
-    for source in SOURCES:
+    add("why", fo.ListField, subfield=text, description="why the image is in the queue, in words")
+    add("heat", fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap, description="heat of the classes")
+    for source in SHOWN:
         add(source, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
         terms = TERMS if source == "attention" else ()
         for name in ("kind", "severity", "iou", *terms):
@@ -115,20 +133,23 @@ def _arrange(dataset: Any, prompt_fields: list[str]) -> None:
 
     groups = {
         "tags": ["tags"],
-        "labels": list(SOURCES),
-        "review": ["rank", "kinds", "severity", "decision"],
+        "labels": [*SHOWN, "heat"],
+        "review": ["decision", "reviewer", "rank", "kinds", "why", "severity"],
         "generated from": ["prompt", *prompt_fields, "round", "task", "image_id"],
-        "metadata": ["id", "filepath", "metadata", "created_at", "last_modified_at"],
+        "other": [
+            *("id", "filepath", "metadata", "created_at", "last_modified_at"),
+            *("decided_at", "imported", "strip"),
+        ],
     }
     look = dataset.app_config
     look.sidebar_groups = [
-        fo.SidebarGroupDocument(name=name, paths=paths, expanded=name != "metadata")
+        fo.SidebarGroupDocument(name=name, paths=paths, expanded=name in ("labels", "review"))
         for name, paths in groups.items()
     ]
-    look.active_fields = fo.ActiveFields(paths=["tags", *SOURCES, "rank", "kinds"], exclude=False)
+    look.active_fields = fo.ActiveFields(paths=["decision", *SHOWN, "kinds"], exclude=False)
     look.color_scheme = fo.ColorScheme(
         color_by="field",
-        opacity=0.5,
+        opacity=OPACITY,
         fields=[{"path": path, "fieldColor": colour} for path, colour in COLOURS.items()],
     )
 
@@ -140,8 +161,11 @@ def save_views(dataset: Any) -> None:
     queue = dataset.exists("rank").sort_by("rank")
     views = {
         "queue": (queue, "all images of the queue, worst first"),
-        "undecided": (queue.match(~is_decided()), "images of the queue without a verdict"),
-        "decided": (dataset.match(is_decided()).sort_by("rank"), "images with a verdict"),
+        "undecided": (undecided(dataset), "images of the queue without a verdict"),
+        "decided": (
+            dataset.match(ViewField("decision").is_in(list(VERDICTS))).sort_by("rank"),
+            "images with a verdict",
+        ),
         AUDIT: (queue.match(ViewField("kinds").contains(AUDIT)), "images on which both sources agree"),
     }
     for kind in KINDS:

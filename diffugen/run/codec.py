@@ -152,8 +152,8 @@ def judged_from_json(text: str, size_wh: tuple[int, int]) -> tuple[Judged, ...]:
         ValueError: The text does not contain that.
     """
     found = []
-    for one in parse_json(text):
-        with _as_value_errors():
+    with _as_value_errors():
+        for one in parse_json(text):
             made = Judged(**one)
             texts = (made.source, made.method, made.class_name or "")
             if type(made.index) is not int or type(made.kept) is not bool or {*map(type, texts)} != {str}:

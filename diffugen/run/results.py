@@ -120,7 +120,7 @@ class Reviewed:
 
     Attributes:
         mode: How the queue was shown.
-        queue: Disagreements in the queue.
+        queue: Images in the queue; of an earlier version, its disagreements.
         decisions: New decisions, from verdict to count.
     """
 

@@ -19,6 +19,7 @@ from diffugen.stages.sift import sift
 from diffugen.stages.teach import teach
 from diffugen.stages.thresholds import thresholds
 from diffugen.stages.train import first_detector, train
+from diffugen.stages.trips import import_annotations, send_queue
 from diffugen.stages.tune import tune
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate_reference",
     "first_detector",
     "generate",
+    "import_annotations",
     "import_decisions",
     "label",
     "newest_method",
@@ -38,6 +40,7 @@ __all__ = [
     "promote",
     "relabel",
     "review",
+    "send_queue",
     "sift",
     "teach",
     "thresholds",

@@ -282,7 +282,7 @@ def compare(run: OpenRun) -> Compared:
 
 
 def review_queue(run: OpenRun) -> list[Entry]:
-    """Return the images on which attention and detector disagree and nobody has decided yet, worst first.
+    """Return the images of the review queue that wait for a decision, worst first, audits among them.
 
     Each entry has the image's record, its disagreements, and the labels of both sources.
 
@@ -293,7 +293,7 @@ def review_queue(run: OpenRun) -> list[Entry]:
     from diffugen.review.queue import read_queue
 
     queue = read_queue(run.store)
-    return [queue.entry(image_id) for image_id in queue.disagreements if image_id not in queue.decisions]
+    return [queue.entry(image_id) for image_id in queue.waiting]
 
 
 def decide(run: OpenRun, decisions: Sequence[Decision]) -> None:

@@ -85,7 +85,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "bootstrap: unknown review": (
         ("bootstrap", "--review", "fiftytwo"),
-        r"--review: review.mode = .fiftytwo.: expected 'none', 'static' or 'fiftyone', "
+        r"--review: review.mode = .fiftytwo.: expected 'none', 'static', 'serve' or 'fiftyone', "
         r"did you mean 'fiftyone'",
     ),
     "bootstrap: no truth there": (

@@ -138,7 +138,7 @@ def test_the_parts_of_the_loop_say_what_they_did() -> None:
     )
     assert list(table.rows) == [
         ("relabelling", "210 labels on 160 images by the newest detector"),
-        ("comparison", "both sources agree on 120 objects (75%), 40 are in dispute"),
+        ("comparison", "both sources agree on 120 objects (75%); 40 disagreements"),
         (
             "tuning",
             "better settings found in round 1 (worth of labels 0.250 to 0.375 and error of scores 0.125 to "

@@ -56,7 +56,7 @@ def test_numbers_are_those_of_the_ledger(finished: Path, report: Report) -> None
             assert shown["new images"] == "8"
             assert shown["train images"] == str(kept.dataset.train)
             assert shown["val images"] == str(kept.dataset.val)
-            assert shown["agreed"] == "17" and shown["awaiting review"] == "6"
+            assert shown["agreed"] == "17" and shown["left out until decided"] == "6"
             assert shown["truth: AP50"] == f"{kept.evaluate.mask.ap50:.3f}"
             assert shown["truth: AP50-95"] == f"{kept.evaluate.mask.ap50_95:.3f}"
             assert shown["truth: box AP50"] == f"{kept.evaluate.box.ap50:.3f}"
@@ -70,7 +70,7 @@ def test_numbers_are_those_of_the_ledger(finished: Path, report: Report) -> None
     kinds = row(page.tables["Disagreements by kind and round"], "0")
     assert (kinds["overlooked"], kinds["badly located"], kinds["all"]) == ("2", "1", "3")
     assert kinds["disagreements per 100 images"] == "37.5"
-    verdicts = row(page.tables["Decisions by verdict (the newest of each image)"], "1")
+    verdicts = row(page.tables["Decisions by verdict (one for each image)"], "1")
     assert (verdicts["edited"], verdicts["rejected"], verdicts["all"]) == ("1", "1", "2")
     trained = row(page.tables["Images in each round's dataset, by origin of their labels"], "1")
     assert (trained["human"], trained["model"], trained["left out: disagreement"]) == ("3", "0", "6")
@@ -148,10 +148,12 @@ def test_headline_says_what_happened(report: Report) -> None:
 
 def test_queue_leaves_out_what_is_decided(report: Report) -> None:
     _, page, _ = report
-    queue = page.tables["Review these next: head of the queue of round 1"]
-    assert [one[2] for one in queue[1:]] == ["overlooked", "spurious"]
-    assert queue[1][4] == "model: piano 0.600" and queue[2][4] == "attention: piano 0.650"
-    assert "In all rounds, 4 images have a disagreement but no decision yet." in page.text
+    queue = page.tables["Review these next: head of the queue, worst disagreement of each image"]
+    assert [one[2] for one in queue[1:]] == ["overlooked", "overlooked", "spurious", "spurious"]
+    assert [one[0] for one in queue[1:]] == ["3", "4", "5", "6"], "places in the whole queue"
+    assert queue[1][4] == "model: piano 0.600" and queue[3][4] == "attention: piano 0.650"
+    said = "The review queue has 6 images: 6 with a disagreement (6 disagreements in all) and 0 audits"
+    assert said in page.text and "2 of them are decided, 4 wait for a decision." in page.text
 
 
 def test_config_is_shown_whole(report: Report) -> None:

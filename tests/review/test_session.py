@@ -179,9 +179,9 @@ def test_images_whose_disagreements_are_gone_leave_the_queue(run: RunStore) -> N
     assert dataset.load_saved_view("queue").values("rank") == [1, 2, 3, 4]
     outside.tags = ["reject"]
     outside.save()
-    assert dataset.load_saved_view("decided").values("image_id") == [made.image_id(2)]
     ((found,), told) = pulled(run, dataset)
     assert (found.image_id, found.verdict, told) == (made.image_id(2), "reject", [])
+    assert dataset.load_saved_view("decided").values("image_id") == [made.image_id(2)]
 
 
 def test_a_new_round_joins_the_queue(run: RunStore) -> None:
@@ -239,7 +239,6 @@ def test_a_newer_choice_stands_against_the_run_and_the_run_against_an_older_one(
     tag(dataset, 1, "empty")
     tag(dataset, 2, "empty")
     decisions, _ = pulled(run, dataset)
-    run.add_decisions(decisions)
     # Image 1: decided again elsewhere. Image 2: tagged otherwise in the App.
     run.add_decisions([Decision(decisions[0].image_id, "reject", None, "ben")])
     sample = sample_of(dataset, 2)
@@ -264,9 +263,7 @@ def test_tags_become_decisions_once(run: RunStore) -> None:
     assert [one.verdict for one in decisions] == ["model", "reject", "empty", "attention"]
     assert told == []
     assert dataset.load_saved_view("undecided").values("rank") == [5]
-    # Until they are kept, they are new.
-    assert [one.verdict for one in pulled(run, dataset)[0]] == ["model", "reject", "empty", "attention"]
-    run.add_decisions(decisions)
+    assert list(run.decisions()) == decisions, "they are in the run at once"
     assert pulled(run, dataset) == ([], [])
     assert dataset.load_saved_view("decided").values("decision") == ["model", "reject", "empty", "attention"]
     sample = sample_of(dataset, 2)
@@ -287,7 +284,6 @@ def test_single_labels_make_an_edited_decision(run: RunStore) -> None:
     assert instances.class_names == ("car", "piano")
     assert instances.rles == (attention.rles[0], model.rles[0])
     assert instances.scores.tolist() == [0.9, 1 / 3]
-    run.add_decisions([found])
     assert pulled(run, push(run)) == ([], [])
 
 
@@ -396,13 +392,13 @@ def test_a_busy_port_is_named(run: RunStore) -> None:
         busy.listen()
         port = busy.getsockname()[1]
         with pytest.raises(DiffugenError, match=rf"127\.0\.0\.1:{port}: Address already in use.*--port"):
-            open_app(dataset, port=port, notify=print)
+            open_app(dataset, port=port, notify=print, take_over=lambda: True)
 
 
 @pytest.mark.parametrize("port", [0, 65536, -1])
 def test_an_impossible_port_is_named(run: RunStore, port: int) -> None:
     with pytest.raises(DiffugenError, match=f"port {port} is not between 1 and 65535"):
-        open_app(push(run), port=port, notify=print)
+        open_app(push(run), port=port, notify=print, take_over=lambda: True)
 
 
 @pytest.fixture
@@ -428,8 +424,18 @@ def test_the_app_answers_the_reviewer_until_it_is_closed(
     told: list[str] = []
     seen: dict[str, Any] = {}
 
-    def look_and_interrupt(session: Any) -> None:
-        """In place of waiting for the reviewer, who ends with Ctrl-C."""
+    sessions: list[Any] = []
+
+    class Session(fo.Session):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            sessions.append(self)
+
+    def look_and_interrupt() -> bool:
+        """When verdicts are taken over: looks around once, and then ends the session with Ctrl-C."""
+        if seen:
+            return False
+        [session] = sessions
         [url] = re.findall(r"http://\S+", told[0])
         assert url.startswith(f"{origin}/?token=")
         browser = requests.Session()
@@ -448,8 +454,8 @@ def test_the_app_answers_the_reviewer_until_it_is_closed(
         seen["in arguments"] = [one for one in psutil.process_iter() if secret in " ".join(arguments(one))]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fo.Session, "wait", look_and_interrupt)
-    open_app(dataset, port=port, notify=told.append)
+    monkeypatch.setattr(fo, "Session", Session)
+    assert not open_app(dataset, port=port, notify=told.append, take_over=look_and_interrupt)
     assert seen == {
         "stranger": 403,
         "rebound": 403,

@@ -1,0 +1,160 @@
+"""What the App's plugin does to the samples of a review: decide, take back, and find what comes next.
+
+A verdict is written twice: as a *vote*, which waits in the database until the run has taken it over
+(`diffugen.review.pull`), and on the sample, as the tags and fields that the App shows. The vote comes first,
+so that a verdict that can be seen is never lost. The App's server runs this; it has no access to the run.
+
+Knows FiftyOne's samples and the meaning of tags; neither runs nor the App.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Collection, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from diffugen.records import OPEN, VERDICTS
+from diffugen.review import samples
+from diffugen.review.tags import ACCEPT, TAG_OF, VERDICT_OF
+
+FINISH = "finish"
+"""Key of the entry that ends a session."""
+
+
+def votes_of(dataset: Any) -> Any:
+    """Return the ``fiftyone.operators.store.ExecutionStore`` with the votes on a dataset's samples.
+
+    Its keys sort by the time of the vote. A vote has the keys ``sample`` (id), ``verdict``, ``reviewer``,
+    ``at`` (UTC, ISO 8601) and ``labels`` (ids of the accepted labels).
+    """
+    from fiftyone.operators.store import ExecutionStore
+
+    return ExecutionStore.create(f"diffugen-review-{dataset.name}")
+
+
+def decide(
+    dataset: Any, sample_ids: Sequence[str], verdict: str, reviewer: str, label_ids: Collection[str] = ()
+) -> None:
+    """Record a verdict on samples.
+
+    Args:
+        dataset: The review dataset.
+        sample_ids: The samples.
+        verdict: One of `VERDICTS`.
+        reviewer: Who decides.
+        label_ids: With ``edited``, the labels that are right; if there are none, all of ``human`` are.
+    """
+    votes = votes_of(dataset)
+    now = datetime.now(timezone.utc)
+    for sample in dataset.select(list(sample_ids), ordered=True).iter_samples():
+        kept = [
+            one.id
+            for source in samples.SHOWN
+            for one in samples.detections(sample, source)
+            if one.id in label_ids
+        ]
+        _vote(votes, sample.id, verdict, reviewer, now, kept)
+        mark(sample, verdict, reviewer, now, kept)
+
+
+def take_back(dataset: Any, reviewer: str) -> str | None:
+    """Take back the newest verdict of a reviewer that still stands; return the sample's id, None without."""
+    from fiftyone import ViewField
+
+    mine = dataset.match((ViewField("reviewer") == reviewer) & ViewField("decision").is_in(list(VERDICTS)))
+    sample = mine.sort_by("decided_at", reverse=True).limit(1).first() if len(mine) else None
+    if sample is None:
+        return None
+    sample = dataset[sample.id]
+    now = datetime.now(timezone.utc)
+    _vote(votes_of(dataset), sample.id, OPEN, reviewer, now, [])
+    mark(sample, None, None, None, [])
+    return str(sample.id)
+
+
+def _vote(votes: Any, sample_id: str, verdict: str, reviewer: str, at: datetime, labels: list[str]) -> None:
+    value = {"sample": sample_id, "verdict": verdict, "reviewer": reviewer, "labels": labels}
+    key = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
+    votes.set(key, {**value, "at": at.isoformat(timespec="milliseconds")})
+
+
+def mark(
+    sample: Any, verdict: str | None, reviewer: str | None, at: datetime | None, labels: Collection[str]
+) -> None:
+    """Show a verdict on a sample: its tag, those of its labels, and its fields.
+
+    Args:
+        sample: The sample.
+        verdict: The verdict; None for none.
+        reviewer: Who decided.
+        at: When.
+        labels: Ids of the labels that were accepted.
+    """
+    for source in samples.SHOWN:
+        for one in samples.detections(sample, source):
+            others = [tag for tag in one.tags if tag != ACCEPT]
+            one.tags = [*others, ACCEPT] if one.id in labels else others
+    others = [tag for tag in sample.tags if tag not in VERDICT_OF]
+    # Accepted labels say `edited` by themselves; both together would be two verdicts.
+    sample.tags = others if verdict is None or labels else [*others, TAG_OF[verdict]]
+    sample["decision"] = sample["imported"] = verdict
+    sample["reviewer"], sample["decided_at"] = reviewer, at
+    sample.save()
+
+
+def undecided(dataset: Any) -> Any:
+    """Return the view of the samples in the queue that nobody has decided, worst first."""
+    from fiftyone import ViewField
+
+    decided = ViewField("decision").is_in(list(VERDICTS))
+    return dataset.exists("rank").match(~decided).sort_by("rank")
+
+
+def following(dataset: Any, sample_id: str | None, *, back: bool = False) -> str | None:
+    """Return the id of the undecided sample after or before one; from the other end if there is none.
+
+    Args:
+        dataset: The review dataset.
+        sample_id: The sample; None for the first undecided one.
+        back: Whether to go back.
+    """
+    ids, ranks = undecided(dataset).values(["id", "rank"])
+    here = None if sample_id is None else dataset[sample_id]["rank"]
+    open_ones = [(rank, one) for one, rank in zip(ids, ranks, strict=True) if one != sample_id]
+    if not open_ones:
+        return None
+    if back:
+        open_ones.reverse()
+    if here is None:
+        return str(open_ones[0][1])
+    beyond = (one for rank, one in open_ones if (rank < here if back else rank > here))
+    return str(next(beyond, open_ones[0][1]))
+
+
+def counts(dataset: Any) -> tuple[int, int]:
+    """Return how many images of the queue are decided, and how many there are."""
+    total = len(dataset.exists("rank"))
+    return total - len(undecided(dataset)), total
+
+
+def have_human(dataset: Any, sample_ids: Sequence[str]) -> bool:
+    """Return whether somebody drew labels on each of these samples."""
+    return all(samples.detections(dataset[one], "human") for one in sample_ids)
+
+
+def about(dataset: Any, sample_id: str | None) -> dict[str, Any]:
+    """Return what the panel shows, as JSON values: the progress, and a sample if one is open."""
+    decided, total = counts(dataset)
+    found: dict[str, Any] = {"decided": decided, "total": total}
+    if sample_id and len(dataset.select([sample_id])):
+        sample = dataset[sample_id]
+        names = ("prompt", "rank", "decision", "reviewer", "strip")
+        found |= {name: samples.value(sample, name) for name in names}
+        found["why"] = list(samples.value(sample, "why") or ())
+        found["labels"] = {
+            source: [[one.label, one.confidence] for one in samples.detections(sample, source)]
+            for source in samples.SHOWN
+        }
+    return found

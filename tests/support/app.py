@@ -1,0 +1,98 @@
+"""A review in the FiftyOne App, in a process of its own, as a person starts it; and a page to drive it by."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, TimeoutError
+
+from diffugen.records import Decision
+from diffugen.run.store import RunStore
+from tests.support.children import WAIT_SECONDS
+
+
+class Review:
+    """``diffugen review`` on a run, and what it has said so far.
+
+    Args:
+        run: The run.
+        port: Port of the App.
+        more: Further options.
+    """
+
+    def __init__(self, run: Path, port: int, *more: str) -> None:
+        self.run = run
+        self.log = run.parent / f"{run.name}-review-{port}.log"
+        hidden = ("DISPLAY", "WAYLAND_DISPLAY")
+        environment = {key: value for key, value in os.environ.items() if key not in hidden}
+        command = [sys.executable, "-m", "diffugen.cli", "review", str(run), "--port", str(port), *more]
+        with self.log.open("w") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+
+    @property
+    def said(self) -> str:
+        """Everything that it has printed."""
+        return self.log.read_text(encoding="utf-8")
+
+    def url(self) -> str:
+        """Wait for the address, and return it."""
+        found = until(lambda: re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", self.said) or self._alive())
+        return str(found.group(0))
+
+    def _alive(self) -> None:
+        assert self.process.poll() is None, self.said
+
+    def votes(self) -> list[Decision]:
+        """Return all votes that the run has."""
+        with RunStore.open(self.run, readonly=True) as store:
+            return list(store.votes())
+
+    def end(self, how: signal.Signals | None = None) -> int:
+        """Send a signal, unless it ends by itself, and return its exit code."""
+        if how is not None:
+            self.process.send_signal(how)
+        return self.process.wait(WAIT_SECONDS)
+
+
+def until(look: Callable[[], Any]) -> Any:
+    """Ask again and again until the answer is true, and return it."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := look()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+    return found
+
+
+class Reviewer:
+    """A person at a browser.
+
+    Args:
+        browser: The browser.
+        url: Address of the App.
+        name: What the person is called; empty for the run's own.
+    """
+
+    def __init__(self, browser: Browser, url: str, name: str = "") -> None:
+        self.page: Page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+        if name:
+            self.page.add_init_script(f"localStorage.setItem('diffugen-reviewer', {name!r})")
+        self.page.goto(url)
+
+    def open_image(self) -> None:
+        """Open the first undecided image; keys are heard once the plugin is there."""
+        for _ in range(60):
+            self.page.keyboard.press("n")
+            try:
+                self.page.wait_for_selector("[data-cy=modal]", timeout=1000)
+                return
+            except TimeoutError:
+                continue
+        raise AssertionError("no image opens")

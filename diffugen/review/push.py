@@ -31,8 +31,12 @@ SAMPLES_A_BATCH = 100
 STRIP_HEIGHT = 160
 
 
-def push(store: RunStore) -> Any:
+def push(store: RunStore, reviewer: str = "reviewer") -> Any:
     """Put the review queue of a run into its FiftyOne dataset, or bring the dataset up to date.
+
+    Args:
+        store: The run.
+        reviewer: Who decides in the App, unless a name is given there.
 
     Returns:
         The ``fiftyone.Dataset``, named after the run's folder, with the saved views ``queue``, ``undecided``,
@@ -45,12 +49,12 @@ def push(store: RunStore) -> Any:
     queue = read_queue(store)
     dataset = open_dataset(store)
     declare(dataset, [store.record(image_id).prompt.attributes for image_id in queue.disagreements])
-    _fill_dataset(dataset, queue)
+    _fill_dataset(dataset, queue, reviewer)
     save_views(dataset)
     return dataset
 
 
-def _fill_dataset(dataset: Any, queue: Queue) -> None:
+def _fill_dataset(dataset: Any, queue: Queue, reviewer: str) -> None:
     import fiftyone as fo
 
     known = dict(zip(*dataset.values(["image_id", "id"]), strict=True))
@@ -76,6 +80,7 @@ def _fill_dataset(dataset: Any, queue: Queue) -> None:
     if fresh:
         dataset.add_samples(fresh, progress=False)
     dataset.info["classes"] = sorted(classes)
+    dataset.info["reviewer"] = reviewer
     make_editable(dataset, classes)
     dataset.save()
 

@@ -151,11 +151,11 @@ def _in_app(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
             notify(
                 f"The database {uri} asks for no password: whoever can connect to it can change the review."
             )
-        dataset = push(store)
+        dataset = push(store, settings.reviewer)
         take_over = Takeover(store, dataset, reviewer=settings.reviewer, round=round.number, notify=notify)
         # What an earlier session left goes first, so that the App begins with what is undecided.
         if take_over():
-            dataset = push(store)
+            dataset = push(store, settings.reviewer)
         if by_detector(store.latest_method("attention")):
             notify("labels.source is detector: what the App calls attention are that detector's labels.")
         if not settings.wait:

@@ -96,3 +96,8 @@ class Reviewer:
             except TimeoutError:
                 continue
         raise AssertionError("no image opens")
+
+    def press(self, key: str) -> None:
+        """Press a key once the App hears it: not before the next image is there."""
+        self.page.wait_for_function("() => document.body.dataset.reviewBusy === ''")
+        self.page.keyboard.press(key)

@@ -22,19 +22,26 @@
   document.head.append(style);
   const changed = new EventTarget();
   let view = 0;
-  let busy = false;
 
   const reviewer = () => localStorage.getItem(REVIEWER) || "";
   const call = (name, params, options) =>
     operators.executeOperator(`@diffugen/review/${name}`, {reviewer: reviewer(), ...params}, options);
 
-  // One verdict at a time: the second of two quick keys must not hit the image that the first one leaves.
+  // A key that is pressed before the next image is there is ignored: nobody has seen that image yet.
+  const busy = (is) => { document.body.dataset.reviewBusy = is ? "yes" : ""; };
+  busy(false);
+  const openId = () => new URLSearchParams(location.search).get("id");
+
   function press(name) {
-    if (busy) return;
-    busy = true;
-    const done = () => { busy = false; changed.dispatchEvent(new Event("change")); };
-    setTimeout(() => { busy = false; }, 5000);
-    call(name, {}, {callback: done});
+    if (document.body.dataset.reviewBusy) return;
+    busy(true);
+    const deadline = Date.now() + 10000;
+    const done = (next) => {
+      if (next && openId() !== next && Date.now() < deadline) return setTimeout(done, 50, next);
+      busy(false);
+      return changed.dispatchEvent(new Event("change"));
+    };
+    call(name, {}, {callback: ({result}) => done(result && result.sample)});
   }
 
   // What is drawn is part of FiftyOne's state, which only its own components and operators can reach.

@@ -18,7 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, first_line
 from diffugen.review import guard
 from diffugen.review.database import environment
 
@@ -61,6 +61,7 @@ def open_app(
         DiffugenError: The port is taken, the App does not start, or its server or the database ended.
     """
     import fiftyone as fo
+    from pymongo.errors import PyMongoError
 
     _check_free(port)
     view = dataset.load_saved_view("undecided")
@@ -87,6 +88,11 @@ def open_app(
         except KeyboardInterrupt:
             take_over()
             return False
+        except PyMongoError as error:
+            raise DiffugenError(
+                f"the review's database has ended ({first_line(error)}). Every verdict that the App has "
+                "shown is stored; run the same command to go on"
+            ) from error
         finally:
             session.close()
 

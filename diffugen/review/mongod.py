@@ -55,7 +55,7 @@ class Server:
     @property
     def uri(self) -> str:
         """Its address; whoever uses it waits until what is written will survive a crash."""
-        return f"mongodb://{quote(str(self.socket), safe='')}/?journal=true"
+        return f"mongodb://{quote(str(self.socket), safe='')}/?journal=true&serverSelectionTimeoutMS=5000"
 
     @property
     def alive(self) -> bool:

@@ -44,11 +44,12 @@ class Review:
 
     def url(self) -> str:
         """Wait for the address, and return it."""
-        found = until(lambda: re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", self.said) or self._alive())
-        return str(found.group(0))
 
-    def _alive(self) -> None:
-        assert self.process.poll() is None, self.said
+        def found() -> re.Match[str] | None:
+            assert self.process.poll() is None, self.said
+            return re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", self.said)
+
+        return str(until(found).group(0))
 
     def votes(self) -> list[Decision]:
         """Return all votes that the run has."""

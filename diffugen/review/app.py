@@ -26,8 +26,8 @@ ADDRESS = "127.0.0.1"
 APP_SECONDS = 300.0
 """Maximum time for the App's server to start."""
 
-POLL_SECONDS = 0.5
-"""How often verdicts are taken over into the run."""
+POLL_SECONDS = 0.15
+"""How often verdicts are taken over into the run; the App waits for that."""
 
 PLUGIN = Path(__file__).parent / "plugin"
 

@@ -7,9 +7,9 @@ With tags, a person decides by tagging images ``accept_attention``, ``accept_mod
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any
 
 from diffugen.errors import StoreError
@@ -19,9 +19,12 @@ from diffugen.review.detections import to_instances
 from diffugen.review.judged import Unclear, joined, refuse_doubles
 from diffugen.review.queue import fingerprint, same_outcome
 from diffugen.review.tags import ACCEPT, TAG_OF, misspelt
-from diffugen.review.verdicts import FINISH, mark, votes_of
+from diffugen.review.verdicts import ANSWER, FINISH, VOTE, mark, votes_of
 from diffugen.run.store import RunStore
 from diffugen.run.votes import newest_votes, settled
+
+TAGS_SECONDS = 1.5
+"""How often tags are looked at, which people set by hand; votes are looked at more often."""
 
 
 class Takeover:
@@ -42,7 +45,9 @@ class Takeover:
         self._reviewer, self._round = reviewer, round
         self._notify, self._told = notify, set[str]()
         self._votes = votes_of(dataset)
+        self._votes.delete(FINISH)  # left by a session that was killed
         self._since: datetime | None = None
+        self._next_look = 0.0
         self.decisions: list[Decision] = []
         """What was taken over so far."""
 
@@ -53,24 +58,46 @@ class Takeover:
 
     def __call__(self) -> list[Decision]:
         """Keep everything new in the run, and return it."""
-        found = [*self._voted(), *self._tagged()]
+        found = self._voted()
+        if found or time.monotonic() >= self._next_look:
+            found += self._tagged()
+            self._next_look = time.monotonic() + TAGS_SECONDS
         self.decisions += found
         return found
 
     def _voted(self) -> list[Decision]:
-        """Keep the votes of the App's plugin; a vote is forgotten once the run has it."""
+        """Keep the votes of the App's plugin, and show them; a vote is forgotten once the run has it."""
         found = []
-        for key in sorted(key for key in self._votes.list_keys() if key != FINISH):
+        for key in sorted(key for key in self._votes.list_keys() if key.startswith(VOTE)):
             vote = self._votes.get(key)
             sample = None if vote is None else self._sample(vote["sample"])
             if vote is not None and sample is not None:
-                decision = self._understood(sample, partial(self._of_vote, vote=vote))
-                if decision is not None and not self._is_known(decision):
+                try:
+                    decision = self._of_vote(sample, vote)
+                except Unclear as problem:
+                    self._votes.set(ANSWER + key, f"Not decided: {problem}")
+                    self._votes.delete(key)
+                    continue
+                if not self._is_known(decision):
                     self._store.add_decisions([decision])
                     found.append(decision)
-                self._show_consensus(sample)
+                self._show(sample, decision, vote["verdict"], vote["labels"])
             self._votes.delete(key)
         return found
+
+    def _show(self, sample: Any, decision: Decision, said: str, labels: Collection[str]) -> None:
+        """Show on a sample what counts: a decision, how many agree so far, or that it is undecided."""
+        needed = self._store.consensus
+        votes = newest_votes(self._store.votes(decision.image_id)).get(decision.image_id, ())
+        given = sum(one.verdict != OPEN for one in votes)
+        if needed > 1 and given and not settled(votes, needed):
+            mark(sample, None, decision.reviewer, _now())
+            sample["decision"] = f"{given} of {needed}"
+            sample.save()
+        elif decision.verdict == OPEN:
+            mark(sample, None)
+        else:
+            mark(sample, decision.verdict, decision.reviewer, _now(), labels, said)
 
     def _sample(self, sample_id: str) -> Any:
         view = self._dataset.select([sample_id])
@@ -92,14 +119,14 @@ class Takeover:
 
     def _tagged(self) -> list[Decision]:
         """Keep what people say with tags, and tags that they removed."""
+        from fiftyone import ViewField
+
         self._dataset.reload()
         label_tags = [
             tag for source in samples.SHOWN for tag in self._dataset.distinct(f"{source}.detections.tags")
         ]
         for line in misspelt(self._dataset.distinct("tags"), label_tags):
             self._say(line)
-        from fiftyone import ViewField
-
         changed = self._dataset.match(samples.is_decided() | ViewField("imported").exists())
         if self._since is not None:
             changed = changed.match(ViewField("last_modified_at") >= self._since)
@@ -111,14 +138,9 @@ class Takeover:
             if not self._is_known(decision):
                 self._store.add_decisions([decision])
                 found.append(decision)
-            shown = None if decision.verdict == OPEN else decision.verdict
-            if sample["imported"] != shown:
-                sample["decision"] = sample["imported"] = shown
-                sample["reviewer"], sample["decided_at"] = (
-                    (decision.reviewer, datetime.now(timezone.utc)) if shown else (None, None)
-                )
-                sample.save()
-                self._show_consensus(sample)
+            said = samples.verdict(sample)
+            if sample["imported"] != (None if said == OPEN else said):
+                self._show(sample, decision, str(said), [one.id for one in _accepted(sample)])
         self._since = self._dataset.bounds("last_modified_at")[1]
         return found
 
@@ -156,15 +178,15 @@ class Takeover:
             return decision.verdict == OPEN
         return same_outcome(votes[-1], decision) and decision.made_at <= votes[-1].made_at
 
-    def _show_consensus(self, sample: Any) -> None:
-        """Open an image again on which too few agree, and say how many have decided."""
-        needed = self._store.consensus
-        votes = newest_votes(self._store.votes(sample["image_id"])).get(sample["image_id"], ())
-        given = sum(one.verdict != OPEN for one in votes)
-        if needed > 1 and given and not settled(votes, needed):
-            mark(sample, None, None, None, [])
-            sample["decision"] = f"{given} of {needed}"
-            sample.save()
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _accepted(sample: Any) -> list[Any]:
+    """Return the labels of a sample with the tag ``accept``."""
+    labels = (one for source in samples.SHOWN for one in samples.detections(sample, source))
+    return [one for one in labels if ACCEPT in one.tags]
 
 
 def pull(

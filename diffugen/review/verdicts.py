@@ -1,8 +1,9 @@
-"""What the App's plugin does to the samples of a review: decide, take back, and find what comes next.
+"""What the App's plugin does in a review: decide, take back, and find what comes next.
 
-A verdict is written twice: as a *vote*, which waits in the database until the run has taken it over
-(`diffugen.review.pull`), and on the sample, as the tags and fields that the App shows. The vote comes first,
-so that a verdict that can be seen is never lost. The App's server runs this; it has no access to the run.
+The plugin writes a verdict as a *vote* into the database, and waits until the process that has the run has
+taken it over (`diffugen.review.pull`) and shows it on the sample. So what a reviewer sees is what the run
+has, and a vote that cannot be used is answered with the reason. A vote whose answer never comes, because that
+process was killed, waits for the next session.
 
 Knows FiftyOne's samples and the meaning of tags; neither runs nor the App.
 """
@@ -22,11 +23,19 @@ from diffugen.review.tags import ACCEPT, TAG_OF, VERDICT_OF
 FINISH = "finish"
 """Key of the entry that ends a session."""
 
+VOTE, ANSWER = "vote-", "answer-"
+"""What the keys of votes begin with, and before these, those of answers to votes that cannot be used."""
+
+PATIENCE_SECONDS = 10.0
+"""How long the plugin waits for an answer."""
+
+LOOK_SECONDS = 0.05
+
 
 def votes_of(dataset: Any) -> Any:
     """Return the ``fiftyone.operators.store.ExecutionStore`` with the votes on a dataset's samples.
 
-    Its keys sort by the time of the vote. A vote has the keys ``sample`` (id), ``verdict``, ``reviewer``,
+    Keys of votes sort by time. A vote has the keys ``sample`` (id), ``verdict``, ``reviewer``,
     ``at`` (UTC, ISO 8601) and ``labels`` (ids of the accepted labels).
     """
     from fiftyone.operators.store import ExecutionStore
@@ -35,9 +44,14 @@ def votes_of(dataset: Any) -> Any:
 
 
 def decide(
-    dataset: Any, sample_ids: Sequence[str], verdict: str, reviewer: str, label_ids: Collection[str] = ()
-) -> None:
-    """Record a verdict on samples.
+    dataset: Any,
+    sample_ids: Sequence[str],
+    verdict: str,
+    reviewer: str,
+    label_ids: Collection[str] = (),
+    patience: float = PATIENCE_SECONDS,
+) -> list[str]:
+    """Record a verdict on samples, and wait until the run has it.
 
     Args:
         dataset: The review dataset.
@@ -45,43 +59,59 @@ def decide(
         verdict: One of `VERDICTS`.
         reviewer: Who decides.
         label_ids: With ``edited``, the labels that are right; if there are none, all of ``human`` are.
+        patience: How long to wait for an answer, in seconds.
+
+    Returns:
+        Why votes could not be used, or are still waiting; empty if all is well.
     """
-    votes = votes_of(dataset)
-    now = datetime.now(timezone.utc)
+    votes, keys = votes_of(dataset), []
     for sample in dataset.select(list(sample_ids), ordered=True).iter_samples():
-        kept = [
-            one.id
-            for source in samples.SHOWN
-            for one in samples.detections(sample, source)
-            if one.id in label_ids
-        ]
-        _vote(votes, sample.id, verdict, reviewer, now, kept)
-        mark(sample, verdict, reviewer, now, kept)
+        labels = (one for source in samples.SHOWN for one in samples.detections(sample, source))
+        kept = [one.id for one in labels if one.id in label_ids]
+        keys.append(_vote(votes, sample.id, verdict, reviewer, kept))
+    return _answers(votes, keys, patience)
 
 
-def take_back(dataset: Any, reviewer: str) -> str | None:
+def take_back(dataset: Any, reviewer: str, patience: float = PATIENCE_SECONDS) -> str | None:
     """Take back the newest verdict of a reviewer that still stands; return the sample's id, None without."""
     from fiftyone import ViewField
 
-    mine = dataset.match((ViewField("reviewer") == reviewer) & ViewField("decision").is_in(list(VERDICTS)))
-    sample = mine.sort_by("decided_at", reverse=True).limit(1).first() if len(mine) else None
-    if sample is None:
+    mine = dataset.match((ViewField("reviewer") == reviewer) & ViewField("decided_at").exists())
+    if not len(mine):
         return None
-    sample = dataset[sample.id]
-    now = datetime.now(timezone.utc)
-    _vote(votes_of(dataset), sample.id, OPEN, reviewer, now, [])
-    mark(sample, None, None, None, [])
-    return str(sample.id)
+    sample_id = str(mine.sort_by("decided_at", reverse=True).first().id)
+    votes = votes_of(dataset)
+    _answers(votes, [_vote(votes, sample_id, OPEN, reviewer, [])], patience)
+    return sample_id
 
 
-def _vote(votes: Any, sample_id: str, verdict: str, reviewer: str, at: datetime, labels: list[str]) -> None:
+def _vote(votes: Any, sample_id: str, verdict: str, reviewer: str, labels: list[str]) -> str:
     value = {"sample": sample_id, "verdict": verdict, "reviewer": reviewer, "labels": labels}
-    key = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
-    votes.set(key, {**value, "at": at.isoformat(timespec="milliseconds")})
+    key = f"{VOTE}{time.time_ns():020d}-{secrets.token_hex(4)}"
+    votes.set(key, {**value, "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")})
+    return key
+
+
+def _answers(votes: Any, keys: Sequence[str], patience: float) -> list[str]:
+    """Wait until votes are answered, and return what is wrong with them."""
+    deadline = time.monotonic() + patience
+    while any(votes.has(key) for key in keys) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    found = [votes.get(ANSWER + key) for key in keys]
+    for key in keys:
+        votes.delete(ANSWER + key)
+    waiting = sum(votes.has(key) for key in keys)
+    late = ["The run is busy; the verdict is kept and will be taken over"] if waiting else []
+    return [*(str(one) for one in found if one), *late]
 
 
 def mark(
-    sample: Any, verdict: str | None, reviewer: str | None, at: datetime | None, labels: Collection[str]
+    sample: Any,
+    verdict: str | None,
+    reviewer: str | None = None,
+    at: datetime | None = None,
+    labels: Collection[str] = (),
+    said: str | None = None,
 ) -> None:
     """Show a verdict on a sample: its tag, those of its labels, and its fields.
 
@@ -91,15 +121,18 @@ def mark(
         reviewer: Who decided.
         at: When.
         labels: Ids of the labels that were accepted.
+        said: What the reviewer said, if that is not the verdict: ``model`` about labels that were changed
+            before makes a verdict ``edited``. The tag says it.
     """
+    said = said or verdict
     for source in samples.SHOWN:
         for one in samples.detections(sample, source):
             others = [tag for tag in one.tags if tag != ACCEPT]
             one.tags = [*others, ACCEPT] if one.id in labels else others
     others = [tag for tag in sample.tags if tag not in VERDICT_OF]
     # Accepted labels say `edited` by themselves; both together would be two verdicts.
-    sample.tags = others if verdict is None or labels else [*others, TAG_OF[verdict]]
-    sample["decision"] = sample["imported"] = verdict
+    sample.tags = others if said is None or labels else [*others, TAG_OF[said]]
+    sample["decision"], sample["imported"] = verdict, said
     sample["reviewer"], sample["decided_at"] = reviewer, at
     sample.save()
 

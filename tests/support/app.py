@@ -56,6 +56,13 @@ class Review:
         with RunStore.open(self.run, readonly=True) as store:
             return list(store.votes())
 
+    def __enter__(self) -> Review:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait(WAIT_SECONDS)
+
     def end(self, how: signal.Signals | None = None) -> int:
         """Send a signal, unless it ends by itself, and return its exit code."""
         if how is not None:

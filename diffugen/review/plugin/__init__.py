@@ -15,7 +15,7 @@ from diffugen.review import verdicts
 
 
 class _Operator(foo.Operator):
-    """An operator with a button among those of the grid and of the open image, if it has an icon.
+    """An operator with a button among those of the grid, if it has an icon.
 
     Attributes:
         name: Its name.
@@ -64,7 +64,9 @@ class _Verdict(_Operator):
             return _opened(ctx, verdicts.following(dataset, None))
         if self.verdict == "edited" and not labels and not verdicts.have_human(dataset, chosen):
             return _failed(ctx, "Click the labels that are right, then press 5")
-        verdicts.decide(dataset, chosen, self.verdict, _reviewer(ctx), labels)
+        problems = verdicts.decide(dataset, chosen, self.verdict, _reviewer(ctx), labels)
+        if problems:
+            return _failed(ctx, "; ".join(problems))
         decided, total = verdicts.counts(dataset)
         ctx.ops.notify(f"{self.said} ({decided} of {total})", variant="success")
         ctx.ops.clear_selected_labels()

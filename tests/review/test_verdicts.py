@@ -1,0 +1,139 @@
+"""What the App's plugin does, on a real database, with the run taking votes over at chosen moments."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffugen.review import verdicts
+from diffugen.review.schema import dataset_name
+from diffugen.review.session import Takeover, push
+from diffugen.run.store import RunStore
+from tests.support import run_for_review as made
+
+
+@pytest.fixture(params=[1, 2], ids=["newest counts", "two must agree"])
+def run(request: pytest.FixtureRequest, tmp_path: Path, connected: str) -> Iterator[RunStore]:
+    import fiftyone as fo
+
+    config = {**made.CONFIG, "review": {"consensus": request.param}}
+    with made.make_run(tmp_path / "piano run", config=config) as store:
+        yield store
+        if fo.dataset_exists(dataset_name(store.folder)):
+            fo.delete_dataset(dataset_name(store.folder))
+
+
+class Session:
+    """A dataset whose votes are taken over when asked to."""
+
+    def __init__(self, run: RunStore) -> None:
+        self.run, self.dataset = run, push(run)
+        self.told: list[str] = []
+        self.take_over = Takeover(run, self.dataset, reviewer="nobody", round=0, notify=self.told.append)
+        self.take_over()
+
+    def sample(self, rank: int) -> Any:
+        return self.dataset.match({"rank": rank}).first()
+
+    def decide(self, rank: int, verdict: str, reviewer: str, labels: tuple[str, ...] = ()) -> None:
+        verdicts.decide(self.dataset, [self.sample(rank).id], verdict, reviewer, labels, patience=0)
+        self.take_over()
+
+    def votes(self) -> list[tuple[str, str]]:
+        return [(one.verdict, one.reviewer) for one in self.run.votes()]
+
+
+def test_votes_are_in_the_run_and_on_the_sample(run: RunStore) -> None:
+    session = Session(run)
+    session.decide(2, "attention", "ann")
+    two = run.consensus == 2
+    assert session.votes() == [("attention", "ann")]
+    assert session.sample(2)["decision"] == ("1 of 2" if two else "attention")
+    assert session.sample(2).tags == ([] if two else ["accept_attention"])
+    assert len(list(run.decisions())) == (0 if two else 1)
+    session.decide(2, "attention", "ben")
+    assert session.votes() == [("attention", "ann"), ("attention", "ben")]
+    assert session.sample(2)["decision"] == "attention"
+    assert [one.verdict for one in run.decisions()] == ["attention"]
+    assert verdicts.counts(session.dataset) == (1, 5)
+    session.take_over()
+    assert len(session.votes()) == 2, "its own marks are no news"
+
+
+def test_taking_back_takes_back(run: RunStore) -> None:
+    session = Session(run)
+    session.decide(1, "reject", "ann")
+    taken = verdicts.take_back(session.dataset, "ann", patience=0)
+    assert taken == session.sample(1).id
+    session.take_over()
+    session.take_over()
+    assert session.votes() == [("reject", "ann"), ("open", "ann")]
+    assert (session.sample(1)["decision"], session.sample(1).tags) == (None, [])
+    assert list(run.decisions()) == []
+    assert verdicts.take_back(session.dataset, "ann", patience=0) is None
+
+
+def test_what_cannot_be_used_is_answered_and_stays_undecided(run: RunStore) -> None:
+    """The same object from both sides."""
+    session = Session(run)
+    sample = session.sample(3)
+    both = [sample.attention.detections[0].id, sample.model.detections[0].id]
+    session.decide(3, "edited", "ann", tuple(both))
+    assert session.votes() == [] and session.sample(3)["decision"] is None
+    (key,) = (one for one in verdicts.votes_of(session.dataset).list_keys() if one.startswith("answer-"))
+    assert "kept twice" in verdicts.votes_of(session.dataset).get(key)
+    verdicts.votes_of(session.dataset).delete(key)
+    session.decide(3, "edited", "ann", (both[0],))
+    assert session.votes() == [("edited", "ann")]
+    (vote,) = run.votes()
+    assert [(one.source, one.kept) for one in vote.judged] == [("attention", True), ("model", False)]
+
+
+def test_the_plugin_waits_for_the_run(run: RunStore) -> None:
+    session, stop = Session(run), threading.Event()
+    answers: list[str] = []
+
+    def review() -> None:
+        answers.extend(verdicts.decide(session.dataset, [session.sample(1).id], "empty", "ann"))
+        stop.set()
+
+    reviewer = threading.Thread(target=review)
+    reviewer.start()
+    while not stop.is_set():
+        session.take_over()
+    reviewer.join()
+    assert answers == [] and session.votes() == [("empty", "ann")]
+
+
+def test_a_changed_label_makes_an_edited_decision(run: RunStore) -> None:
+    session = Session(run)
+    sample = session.sample(3)
+    sample.model.detections[0].label = "person"
+    sample.save()
+    session.decide(3, "model", "ann")
+    session.take_over()
+    (vote,) = run.votes()
+    assert (vote.verdict, made.sure(vote.instances).class_names) == ("edited", ("person",))
+    assert session.told == []
+
+
+def test_an_earlier_end_does_not_end_the_next_session(run: RunStore) -> None:
+    session = Session(run)
+    verdicts.votes_of(session.dataset).set(verdicts.FINISH, True)
+    again = Session(run)
+    assert not again.take_over.finished
+    verdicts.votes_of(session.dataset).set(verdicts.FINISH, True)
+    assert again.take_over.finished and not again.take_over.finished
+
+
+def test_next_and_previous_go_round(run: RunStore) -> None:
+    dataset = Session(run).dataset
+    ids = verdicts.undecided(dataset).values("id")
+    assert verdicts.following(dataset, None) == ids[0]
+    assert verdicts.following(dataset, ids[1]) == ids[2]
+    assert verdicts.following(dataset, ids[-1]) == ids[0]
+    assert verdicts.following(dataset, ids[0], back=True) == ids[-1]

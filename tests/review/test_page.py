@@ -173,7 +173,7 @@ def test_zoom_and_pan_are_the_same_on_both_sides(open_page: Open) -> None:
     full = reviewer.page.evaluate(boxes)
     reviewer.page.mouse.move(*reviewer.place("attention", 10, 10))
     reviewer.page.mouse.wheel(0, -800)
-    reviewer.wait("isZoomed()")
+    reviewer.until("isZoomed()")
     first, second = reviewer.page.evaluate(boxes)
     assert first == second and [first, second] != full
     assert np.allclose(

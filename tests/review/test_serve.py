@@ -23,7 +23,7 @@ from diffugen.review.guard import cookie_name
 from diffugen.review.serve import Review
 from diffugen.run.store import RunStore
 from tests.support import run_for_review as made
-from tests.support.children import WAIT_SECONDS
+from tests.support.children import WAIT_SECONDS, restore_signals
 from tests.support.page import Reviewer
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +44,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=restore_signals,
         )
         self.said = ""
         assert self.process.stdout is not None
@@ -121,7 +122,7 @@ def stored(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def wait_until_stored(reviewer: Reviewer) -> None:
-    reviewer.wait("!sending && Object.keys(unsent).length === 0")
+    reviewer.until("!sending && Object.keys(unsent).length === 0")
 
 
 def test_a_verdict_is_in_the_run_and_other_browsers_see_it(
@@ -156,7 +157,7 @@ def test_a_verdict_is_in_the_run_and_other_browsers_see_it(
         assert first.errors == second.errors == []
         first.page.locator("#save").click()
         first.page.locator("#finish-save").click()
-        first.wait("ended")
+        first.until("ended")
         assert "The review has ended" in first.page.locator("#finish-state").inner_text()
         assert server.end() == 0
     assert "1 image decided in this review" in server.said
@@ -173,7 +174,7 @@ def test_kill_loses_no_answered_verdict(tmp_path: Path, open_page: Callable[[Ser
         server.end(signal.SIGKILL)
         assert len(stored(path)) == 2
         reviewer.press("e")
-        reviewer.wait("document.getElementById('state').textContent.startsWith('NOT stored')")
+        reviewer.until("document.getElementById('state').textContent.startsWith('NOT stored')")
         assert reviewer.page.evaluate("Object.keys(unsent).length") == 1
 
 

@@ -14,6 +14,7 @@ from diffugen.review.schema import dataset_name
 from diffugen.review.session import Takeover, push
 from diffugen.run.store import RunStore
 from tests.support import run_for_review as made
+from tests.support.children import WAIT_SECONDS
 
 
 @pytest.fixture(params=[1, 2], ids=["newest counts", "two must agree"])
@@ -105,7 +106,7 @@ def test_the_plugin_waits_for_the_run(run: RunStore) -> None:
     reviewer.start()
     while not stop.is_set():
         session.take_over()
-    reviewer.join()
+    reviewer.join(timeout=WAIT_SECONDS)
     assert answers == [] and session.votes() == [("empty", "ann")]
 
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, TimeoutError
 
 from diffugen.records import Decision
 from diffugen.run.store import RunStore
-from tests.support.children import WAIT_SECONDS
+from tests.support.children import WAIT_SECONDS, restore_signals
 
 
 class Review:
@@ -35,7 +35,9 @@ class Review:
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
         command = [sys.executable, "-m", "diffugen.cli", "review", str(run), "--port", str(port), *more]
         with self.log.open("w") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, env=environment, preexec_fn=restore_signals
+            )
 
     @property
     def said(self) -> str:
@@ -61,13 +63,13 @@ class Review:
 
     def __exit__(self, *error: object) -> None:
         self.process.kill()
-        self.process.wait(WAIT_SECONDS)
+        self.process.wait(timeout=WAIT_SECONDS)
 
     def end(self, how: signal.Signals | None = None) -> int:
         """Send a signal, unless it ends by itself, and return its exit code."""
         if how is not None:
             self.process.send_signal(how)
-        return self.process.wait(WAIT_SECONDS)
+        return self.process.wait(timeout=WAIT_SECONDS)
 
 
 def until(look: Callable[[], Any]) -> Any:

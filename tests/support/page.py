@@ -46,7 +46,7 @@ class Reviewer:
         for key in keys:
             self.page.keyboard.press(key)
 
-    def wait(self, condition: str) -> None:
+    def until(self, condition: str) -> None:
         """Wait until an expression is true; Playwright's own way needs ``eval``, which the page forbids."""
         self.page.evaluate(
             f"""async () => {{

@@ -93,7 +93,7 @@ def serving(folder: Path) -> Iterator[Server]:
         yield server
     finally:
         server.process.kill()
-        server.process.communicate()
+        server.process.communicate(timeout=WAIT_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, TimeoutError
+from playwright.sync_api import Browser, Page
 
 from diffugen.records import Decision
 from diffugen.run.store import RunStore
@@ -94,18 +94,15 @@ class Reviewer:
         self.page: Page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
         if name:
             self.page.add_init_script(f"localStorage.setItem('diffugen-reviewer', {name!r})")
+        self.page.set_default_timeout(1000 * WAIT_SECONDS)  # on a busy machine, everything takes longer
         self.page.goto(url)
 
     def open_image(self) -> None:
         """Open the first undecided image; keys are heard once the plugin is there."""
-        for _ in range(60):
-            self.page.keyboard.press("n")
-            try:
-                self.page.wait_for_selector("[data-cy=modal]", timeout=1000)
-                return
-            except TimeoutError:
-                continue
-        raise AssertionError("no image opens")
+        self.page.wait_for_function("() => document.body.dataset.reviewBusy === ''")
+        if not self.page.locator("[data-cy=modal]").is_visible():  # after a reload it may be open already
+            self.press("n")
+        self.page.wait_for_selector("[data-cy=modal]")
 
     def press(self, key: str) -> None:
         """Press a key once the App hears it: not before the next image is there."""

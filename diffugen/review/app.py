@@ -18,7 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from diffugen.errors import DiffugenError, first_line
+from diffugen.errors import DiffugenError
 from diffugen.review import guard
 from diffugen.review.database import environment
 
@@ -90,8 +90,8 @@ def open_app(
             return False
         except PyMongoError as error:
             raise DiffugenError(
-                f"the review's database has ended ({first_line(error)}). Every verdict that the App has "
-                "shown is stored; run the same command to go on"
+                f"the review's database has ended ({type(error).__name__}). Every verdict that the App has shown "
+                "is stored; run the same command to go on"
             ) from error
         finally:
             session.close()

@@ -64,7 +64,7 @@ def free_port() -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGKILL", -9), ("SIGINT", 0)]
+    ("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGKILL", -9), ("SIGINT", 130)]
 )
 def test_a_review_leaves_no_process_behind(run: Path, temporary: Path, name: str, code: int) -> None:
     command = ["-m", "diffugen.cli", "review", "--run", str(run), "--port", free_port()]

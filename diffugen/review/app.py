@@ -90,8 +90,8 @@ def open_app(
             return False
         except PyMongoError as error:
             raise DiffugenError(
-                f"the review's database has ended ({type(error).__name__}). Every verdict that the App has shown "
-                "is stored; run the same command to go on"
+                f"the review's database has ended ({type(error).__name__}). Every verdict that the App has "
+                "shown is stored; run the same command to go on"
             ) from error
         finally:
             session.close()

@@ -59,6 +59,7 @@ def test_ten_keys_are_ten_decisions_and_nothing_but_the_flag_ends_the_session(
     for count, key in enumerate("12341", start=1):
         ann.press(key)
         until(lambda count=count: len(review.votes()) == count)  # type: ignore[misc]
+    ann.be_ready()  # a reload shows the same image again
     ann.page.reload()
     ann.open_image()
     for count, key in enumerate("23412", start=6):

@@ -99,12 +99,16 @@ class Reviewer:
 
     def open_image(self) -> None:
         """Open the first undecided image; keys are heard once the plugin is there."""
-        self.page.wait_for_function("() => document.body.dataset.reviewBusy === ''")
+        self.be_ready()
         if not self.page.locator("[data-cy=modal]").is_visible():  # after a reload it may be open already
             self.press("n")
         self.page.wait_for_selector("[data-cy=modal]")
 
     def press(self, key: str) -> None:
         """Press a key once the App hears it: not before the next image is there."""
-        self.page.wait_for_function("() => document.body.dataset.reviewBusy === ''")
+        self.be_ready()
         self.page.keyboard.press(key)
+
+    def be_ready(self) -> None:
+        """Wait until the App hears keys: the plugin is there, and so is the next image."""
+        self.page.wait_for_function("() => document.body.dataset.reviewBusy === ''")

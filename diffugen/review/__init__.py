@@ -1,8 +1,8 @@
-"""A person's review of the queue: in the FiftyOne App, or on one HTML page without it.
+"""A person's review of the queue: in the FiftyOne App, on an HTML page without it, or in another tool.
 
 `queue` says which images to look at. In the App, `session` has the three steps: `push` the queue into a
-dataset, `open_app` on it, `pull` the decisions from its tags; `database` is where the dataset lives. `static`
-writes the page, and `decisions` reads its decisions file; `trips` writes the queue for annotation tools and
-reads what they export. All ways end in `diffugen.records.Decision`s, which the caller keeps with
-`RunStore.add_decisions`.
+dataset, `open_app` on it, and a `Takeover` of what is decided there; `database` is where the dataset lives,
+`plugin` is what runs in the App. `static` writes the page and `serve` serves it; `decisions` reads what it
+saves. `trips` writes the queue for annotation tools and reads what they export. All ways end in
+`diffugen.records.Decision`s in the run.
 """

@@ -46,7 +46,7 @@ def database(folder: Path) -> Iterator[str]:
 
     Raises:
         DiffugenError: FiftyOne or a usable server is missing, the user's server does not answer, another
-            session is open on the folder, or its files cannot be used.
+            session is open on the folder, its files cannot be used, or it ends while it is used.
     """
     if importlib.util.find_spec("fiftyone") is None:
         raise impossible(["FiftyOne is not installed"])
@@ -66,7 +66,22 @@ def database(folder: Path) -> Iterator[str]:
         undo.enter_context(environment(_settings(folder, uri, own)))
         undo.callback(_disconnect)
         _connect(uri)
-        yield uri
+        with _explained():
+            yield uri
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn whatever the driver of the database raises into one message, wherever it is used."""
+    from pymongo.errors import PyMongoError
+
+    try:
+        yield
+    except PyMongoError as error:
+        raise DiffugenError(
+            f"the review's database has ended ({type(error).__name__}). Every verdict that the App has shown "
+            "is stored; run the same command to go on"
+        ) from error
 
 
 def is_open(uri: str) -> bool:

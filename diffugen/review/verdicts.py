@@ -1,7 +1,7 @@
 """What the App's plugin does in a review: decide, take back, and find what comes next.
 
 The plugin writes a verdict as a *vote* into the database, and waits until the process that has the run has
-taken it over (`diffugen.review.pull`) and shows it on the sample. So what a reviewer sees is what the run
+taken it over (`diffugen.review.takeover`) and shows it on the sample. So what a reviewer sees is what the run
 has, and a vote that cannot be used is answered with the reason. A vote whose answer never comes, because that
 process was killed, waits for the next session.
 

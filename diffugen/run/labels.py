@@ -212,30 +212,33 @@ class LabelStore(ImageStore):
                 "VALUES (:image_id, :verdict, :instances, :reviewer, :round, :judged, :now)",
                 rows,
             )
-            for image_id in dict.fromkeys(row["image_id"] for row in rows):
-                self.put_human_labels(image_id)
+            self.put_human_labels(row["image_id"] for row in rows)
 
-    def put_human_labels(self, image_id: str) -> None:
-        """Replace the human labels of an image by those of the decision that counts, inside a transaction."""
+    def put_human_labels(self, image_ids: Iterable[str]) -> None:
+        """Replace the human labels of images by those of the decisions that count, inside a transaction."""
+        ids, consensus = list(dict.fromkeys(image_ids)), self.consensus
         self._ledger.write(
-            "DELETE FROM labels WHERE image_id = :image_id AND source = 'human'", [{"image_id": image_id}]
+            "DELETE FROM labels WHERE image_id = :image_id AND source = 'human'",
+            [{"image_id": image_id} for image_id in ids],
         )
-        for one in settled(self.votes(image_id), self.consensus).values():
-            if one.instances is None:
-                continue
-            row = {
-                "image_id": image_id,
+        counting = (one for image_id in ids for one in settled(self.votes(image_id), consensus).values())
+        rows = [
+            {
+                "image_id": one.image_id,
                 "reviewer": one.reviewer,
                 "round": one.round,
                 "instances": codec.instances_to_json(one.instances),
                 "objects": len(one.instances),
                 "now": one.made_at,
             }
-            self._ledger.write(
-                "INSERT INTO labels (image_id, source, method, round, instances, objects, created_at) "
-                "VALUES (:image_id, 'human', :reviewer, :round, :instances, :objects, :now)",
-                [row],
-            )
+            for one in counting
+            if one.instances is not None
+        ]
+        self._ledger.write(
+            "INSERT INTO labels (image_id, source, method, round, instances, objects, created_at) "
+            "VALUES (:image_id, 'human', :reviewer, :round, :instances, :objects, :now)",
+            rows,
+        )
 
     @property
     def consensus(self) -> int:

@@ -284,7 +284,7 @@ def _take_decisions(source: RunStore, target: RunStore, merged: Merged) -> None:
             for image_id, rows in changed.items():
                 target.ledger.write("DELETE FROM decisions WHERE image_id = :id", [{"id": image_id}])
                 target.ledger.write(_insert("decisions", _VOTE), rows)
-                target.put_human_labels(image_id)
+            target.put_human_labels(changed)
 
 
 def _votes(store: RunStore, image_id: str) -> list[Row]:

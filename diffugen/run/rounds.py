@@ -114,6 +114,8 @@ class Run:
 
     @classmethod
     def _of(cls, store: RunStore, config: Config, progress: Progress) -> Run:
+        if not store.readonly:
+            store.keep_review(audits=config.review.audits, consensus=config.review.consensus)
         executor = executor_of(config.executor)
         return cls(store, tuple(config.prompts.classes), config.seed, progress, executor=executor)
 

@@ -160,6 +160,30 @@ class RunStore(LabelStore):
         """Whether nothing was made with its configuration yet, which may therefore be corrected."""
         return not self.summary().rounds
 
+    def keep_review(self, *, audits: float, consensus: int) -> None:
+        """Keep how the run is reviewed, as it was said last: whatever reads the run later goes by that.
+
+        Images become decided, or open again, where another number of reviewers must agree. A run of a version
+        without audits stays without them.
+        """
+        config = self.config
+        if config is None:
+            return
+        before = config.get("review")
+        review = {**before} if isinstance(before, dict) else {}
+        if "audits" in review:
+            review["audits"] = audits
+        changed = consensus != self.consensus
+        if changed:
+            review["consensus"] = consensus
+        if review == (before or {}):
+            return
+        text = codec.config_to_json({**config, "review": review})
+        with self._ledger.transaction():
+            self._ledger.write("UPDATE meta SET value = :value WHERE key = :key", pairs({"config": text}))
+            if changed:
+                self.put_human_labels(one.image_id for one in self.votes())
+
     @property
     def ledger(self) -> Ledger:
         """The ledger, for what joins runs row by row."""

@@ -164,10 +164,11 @@ def _in_app(round: Round, settings: ReviewSettings) -> Sequence[Decision]:
             return take_over.decisions
 
         def took_over_and_finished() -> bool:
-            take_over()
-            return take_over.finished
+            take_over(often=True)
+            return take_over.was_finished()
 
         finished = open_app(dataset, port=settings.port, notify=notify, take_over=took_over_and_finished)
+        take_over()  # tags that were set in the last moment
         images = len({one.image_id for one in take_over.decisions})
         said = f"{counted(images, 'image')} decided in this review, all stored in the run"
         if not finished:

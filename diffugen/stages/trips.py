@@ -49,6 +49,7 @@ def import_annotations(round: Round, path: Path, reviewer: str) -> Reviewed:
     Raises:
         DiffugenError: The file has mistakes; nothing is kept then.
     """
+    from diffugen.review.queue import count_queue
     from diffugen.review.trips.labels import REVIEWED
     from diffugen.review.trips.trip import read_trip
 
@@ -60,4 +61,4 @@ def import_annotations(round: Round, path: Path, reviewer: str) -> Reviewed:
             f"{counted(found.untouched, 'image')} left as written and not marked as {REVIEWED}: undecided"
         )
     counts = dict(Counter(one.verdict for one in found.decisions))
-    return Reviewed("file", len(list(store.disagreements())), counts)
+    return Reviewed("file", count_queue(store).images, counts)

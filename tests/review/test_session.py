@@ -21,7 +21,7 @@ from diffugen.review.app import _browser
 from diffugen.review.guard import POLICY
 from diffugen.review.queue import read_queue
 from diffugen.review.schema import dataset_name
-from diffugen.review.session import open_app, pull, push
+from diffugen.review.session import Takeover, open_app, push
 from diffugen.run.store import RunStore
 from tests.support import run_for_review as made
 
@@ -53,7 +53,7 @@ def tag_label(dataset: Any, rank: int, source: str, index: int, name: str = "acc
 
 def pulled(store: RunStore, dataset: Any) -> tuple[list[Decision], list[str]]:
     told: list[str] = []
-    return pull(store, dataset, reviewer="anna", round=3, notify=told.append), told
+    return Takeover(store, dataset, reviewer="anna", round=3, notify=told.append)(), told
 
 
 def content(dataset: Any) -> list[dict[str, Any]]:

@@ -122,13 +122,44 @@ def test_a_changed_label_makes_an_edited_decision(run: RunStore) -> None:
     assert session.told == []
 
 
+def test_a_label_changed_after_the_verdict_changes_the_decision(tmp_path: Path, connected: str) -> None:
+    """It is the decision of who gave the verdict, and the App shows it."""
+    import fiftyone as fo
+
+    with made.make_run(tmp_path / "piano run") as store:
+        session = Session(store)
+        session.decide(3, "model", "ann")
+        sample = session.sample(3)
+        sample.model.detections[0].label = "person"
+        sample.save()
+        session.take_over()
+        session.take_over()
+        assert session.votes() == [("model", "ann"), ("edited", "ann")]
+        assert session.sample(3)["decision"] == "edited"
+        session.take_over(often=True)
+        assert len(session.votes()) == 2
+        fo.delete_dataset(dataset_name(store.folder))
+
+
+def test_tags_of_the_last_moment_are_taken_over(run: RunStore) -> None:
+    session = Session(run)
+    session.take_over(often=True)
+    sample = session.sample(1)
+    sample.tags = ["reject"]
+    sample.save()
+    session.take_over(often=True)
+    assert session.votes() == [], "tags are looked at now and then"
+    session.take_over()
+    assert session.votes() == [("reject", "nobody")]
+
+
 def test_an_earlier_end_does_not_end_the_next_session(run: RunStore) -> None:
     session = Session(run)
     verdicts.votes_of(session.dataset).set(verdicts.FINISH, True)
     again = Session(run)
-    assert not again.take_over.finished
+    assert not again.take_over.was_finished()
     verdicts.votes_of(session.dataset).set(verdicts.FINISH, True)
-    assert again.take_over.finished and not again.take_over.finished
+    assert again.take_over.was_finished() and not again.take_over.was_finished()
 
 
 def test_next_and_previous_go_round(run: RunStore) -> None:

@@ -16,7 +16,8 @@ import pytest
 from diffugen.config import ExecutorSettings
 from diffugen.errors import DiffugenError
 from diffugen.run.executors import Executor, LocalExecutor, executor_of
-from diffugen.run.ray_executor import ATTEMPTS, WINDOW, RayExecutor
+from diffugen.run.ray_executor import RayExecutor
+from diffugen.run.ray_pool import ATTEMPTS, WINDOW
 from tests.support.children import WAIT_SECONDS, restore_signals
 from tests.support.works import Squares, wait_for
 

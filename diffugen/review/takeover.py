@@ -51,15 +51,18 @@ class Takeover:
         self.decisions: list[Decision] = []
         """What was taken over so far."""
 
-    @property
-    def finished(self) -> bool:
-        """Whether somebody has ended the session; said once."""
+    def was_finished(self) -> bool:
+        """Return whether somebody has ended the session since this was last asked."""
         return bool(self._votes.delete(FINISH))
 
-    def __call__(self) -> list[Decision]:
-        """Keep everything new in the run, and return it."""
+    def __call__(self, *, often: bool = False) -> list[Decision]:
+        """Keep everything new in the run, and return it.
+
+        Args:
+            often: Look at votes only, unless the last look at tags is `TAGS_SECONDS` ago.
+        """
         found = self._voted()
-        if found or time.monotonic() >= self._next_look:
+        if found or not often or time.monotonic() >= self._next_look:
             found += self._tagged()
             self._next_look = time.monotonic() + TAGS_SECONDS
         self.decisions += found
@@ -106,16 +109,7 @@ class Takeover:
     def _of_vote(self, sample: Any, vote: Mapping[str, Any]) -> Decision:
         if vote["verdict"] == OPEN:
             return Decision(sample["image_id"], OPEN, None, vote["reviewer"], self._round, (), vote["at"])
-        return _decision(
-            self._store,
-            sample,
-            vote["verdict"],
-            self._classes,
-            vote["reviewer"],
-            self._round,
-            vote["at"],
-            vote["labels"],
-        )
+        return self._decision(sample, vote["verdict"], vote["reviewer"], vote["at"], vote["labels"])
 
     def _tagged(self) -> list[Decision]:
         """Keep what people say with tags, and tags that they removed."""
@@ -139,7 +133,8 @@ class Takeover:
                 self._store.add_decisions([decision])
                 found.append(decision)
             said = samples.verdict(sample)
-            if sample["imported"] != (None if said == OPEN else said):
+            shown = None if decision.verdict == OPEN else decision.verdict
+            if (sample["imported"], sample["decision"]) != (None if said == OPEN else said, shown):
                 self._show(sample, decision, str(said), [one.id for one in _accepted(sample)])
         self._since = self._dataset.bounds("last_modified_at")[1]
         return found
@@ -148,12 +143,41 @@ class Takeover:
         verdict = samples.verdict(sample)
         if verdict is None or verdict == OPEN:
             return Decision(sample["image_id"], OPEN, None, self._reviewer, self._round)
-        return self._decision(sample, verdict, self._reviewer)
+        # Whoever changes labels after a verdict is taken to be who gave it.
+        again = verdict == sample["imported"] and sample["reviewer"]
+        return self._decision(sample, verdict, again or self._reviewer)
 
     def _decision(
-        self, sample: Any, verdict: str, reviewer: str, at: str = "", labels: Collection[str] | None = None
+        self,
+        sample: Any,
+        verdict: str,
+        reviewer: str,
+        made_at: str = "",
+        accepted: Collection[str] | None = None,
     ) -> Decision:
-        return _decision(self._store, sample, verdict, self._classes, reviewer, self._round, at, labels)
+        """Return the decision that a verdict on a sample is.
+
+        Args:
+            sample: The sample.
+            verdict: One of `VERDICTS`.
+            reviewer: Who decided.
+            made_at: When; empty for now.
+            accepted: With ``edited``, ids of the labels that were accepted; None for those with the tag.
+
+        Raises:
+            Unclear: The labels cannot be used.
+        """
+        image_id, classes = str(sample["image_id"]), self._classes
+        size_wh = self._store.record(image_id).size_wh
+        instances: Instances | None = None
+        judged: tuple[Judged, ...] = ()
+        if verdict in ("attention", "model"):
+            verdict, instances = _of_source(self._store, sample, verdict, size_wh, classes)
+        elif verdict == "edited":
+            instances, judged = _edited(sample, size_wh, classes, accepted)
+        elif verdict == "empty":
+            instances = to_instances([], size_wh, classes)
+        return Decision(image_id, verdict, instances, reviewer, self._round, judged, made_at)
 
     @property
     def _classes(self) -> Collection[str]:
@@ -187,55 +211,6 @@ def _accepted(sample: Any) -> list[Any]:
     """Return the labels of a sample with the tag ``accept``."""
     labels = (one for source in samples.SHOWN for one in samples.detections(sample, source))
     return [one for one in labels if ACCEPT in one.tags]
-
-
-def pull(
-    store: RunStore, dataset: Any, *, reviewer: str, round: int, notify: Callable[[str], None]
-) -> list[Decision]:
-    """Keep in the run what was decided in a dataset since it was last asked, and return it.
-
-    Images with contradictory tags or invalid labels are reported and left as they are, to be corrected in the
-    next session. The arguments are those of `Takeover`.
-    """
-    return Takeover(store, dataset, reviewer=reviewer, round=round, notify=notify)()
-
-
-def _decision(
-    store: RunStore,
-    sample: Any,
-    verdict: str,
-    classes: Collection[str],
-    reviewer: str,
-    round: int,
-    made_at: str = "",
-    accepted: Collection[str] | None = None,
-) -> Decision:
-    """Return the decision that a verdict on a sample is.
-
-    Args:
-        store: The run.
-        sample: The sample.
-        verdict: One of `VERDICTS`.
-        classes: The classes that labels can have.
-        reviewer: Who decided.
-        round: The round in which it was decided.
-        made_at: When; empty for now.
-        accepted: With ``edited``, ids of the labels that were accepted; None for those with the tag.
-
-    Raises:
-        Unclear: The labels cannot be used.
-    """
-    image_id = str(sample["image_id"])
-    size_wh = store.record(image_id).size_wh
-    instances: Instances | None = None
-    judged: tuple[Judged, ...] = ()
-    if verdict in ("attention", "model"):
-        verdict, instances = _of_source(store, sample, verdict, size_wh, classes)
-    elif verdict == "edited":
-        instances, judged = _edited(sample, size_wh, classes, accepted)
-    elif verdict == "empty":
-        instances = to_instances([], size_wh, classes)
-    return Decision(image_id, verdict, instances, reviewer, round, judged, made_at)
 
 
 def _of_source(

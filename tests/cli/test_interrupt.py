@@ -11,7 +11,7 @@ from diffugen.run.store import RunStore
 from tests.support.terminal import on_terminal, without_terminal
 
 IMAGES = ["generate", "--set", "prompts.count=2", "--set", "diffusion.batch_size=1"]
-IMAGES += ["--set", "diffusion.num_inference_steps=25", "--run", "run"]
+IMAGES += ["--set", "diffusion.num_inference_steps=120", "--run", "run"]  # long enough to be interrupted
 
 LOOP = ["bootstrap", "--rounds", "1", "--run", "run", "--set", "prompts.count=4"]
 for _setting in (
@@ -32,7 +32,9 @@ def rates(text: str, count: str) -> list[str]:
 
 @pytest.mark.slow
 def test_generation_moves_within_a_batch_and_is_continued_after_ctrl_c(tmp_path: Path) -> None:
-    code, text = on_terminal(IMAGES, tmp_path, press_when=lambda so_far: len(rates(so_far, "1/2")) > 2)
+    code, text = on_terminal(
+        IMAGES, tmp_path, press_when=lambda so_far: len(re.findall(r"generate \S+ 1/2", so_far)) > 2
+    )
     assert len(rates(text, "0/2")) > 3, "the bar stood still within the first batch"
     assert code == 130 and "Traceback" not in text
     said = "1 of 2 images are kept; the 1 image in work will be generated again."

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import diffugen as dg
 from diffugen.config import load_config
 from diffugen.errors import ConfigError, StoreError
 from diffugen.records import Decision, Instances, Judged
 from diffugen.run import codec
 from diffugen.run.store import RunStore
 from diffugen.run.votes import agree, newest_votes, settled
+from diffugen.stages.verbs import resolve_config
 from tests.support import run_for_review as made, store_child as child
 
 OLD = Path(__file__).parents[1] / "fixtures" / "run-schema-3"
@@ -230,3 +232,22 @@ def test_a_consensus_is_a_whole_number_of_people(given: str) -> None:
 def test_a_run_without_a_usable_consensus_needs_one_reviewer(tmp_path: Path, review: Any) -> None:
     with RunStore.create_or_open(tmp_path / "run", config={**child.CONFIG, "review": review}) as store:
         assert store.consensus == 1
+
+
+def test_what_is_said_later_about_a_consensus_counts(tmp_path: Path) -> None:
+    """For all that read the run: a decision may stop to count, and count again."""
+    folder = tmp_path / "run"
+    dg.open_run(folder, load_config("miniature")).close()
+    with made.make_run(folder, range(1), config=None) as store:
+        image_id = next(iter(store.image_ids()))
+        store.add_decisions([Decision(image_id, "edited", CAR, "ann")])
+    for number, decided in ((2, 0), (None, 0), (1, 1)):
+        given = [] if number is None else [f"review.consensus={number}", "review.audits=0.3"]
+        config, _ = resolve_config(None, given, folder)
+        with dg.open_run(folder, config):
+            pass
+        with RunStore.open(folder, readonly=True) as store:
+            assert len(list(store.decisions())) == len(list(store.labels("human"))) == decided
+            assert sum(store.summary().rounds[0].decisions.values()) == decided
+            assert store.config and store.config["review"]["audits"] == 0.3
+    assert dg.open_run(folder).config.review.consensus == 1

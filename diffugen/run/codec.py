@@ -13,7 +13,7 @@ import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -162,6 +162,51 @@ def judged_from_json(text: str, size_wh: tuple[int, int]) -> tuple[Judged, ...]:
                 check_rle(made.mask["size"], made.mask["counts"], size_wh)
             found.append(made)
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """A generated image as its files contain it.
+
+    Attributes:
+        record: Its record.
+        png: Its pixels, the bytes of a PNG file.
+        npz: Its heat maps, the bytes of an npz file.
+        seconds: Time that it took to generate.
+    """
+
+    record: ImageRecord
+    png: bytes
+    npz: bytes
+    seconds: float
+
+
+def encode_image(
+    record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatMaps, seconds: float
+) -> EncodedImage:
+    """Encode a generated image.
+
+    Args:
+        record: Its record.
+        rgb: Its pixels, uint8 (H, W, 3).
+        heat_maps: Its heat maps.
+        seconds: Time that it took to generate.
+
+    Raises:
+        ValueError: Pixels or heat maps do not match the record.
+    """
+    width, height = record.size_wh
+    if rgb.dtype != np.uint8 or rgb.shape != (height, width, 3):
+        raise ValueError(
+            f"image {record.id} needs pixels uint8 of shape (h, w, 3) = {(height, width, 3)}, got "
+            f"{rgb.dtype} {rgb.shape}"
+        )
+    if (heat_maps.image_id, heat_maps.size_wh) != (record.id, record.size_wh):
+        raise ValueError(
+            f"image {record.id} of size {record.size_wh} was given the heat maps of image "
+            f"{heat_maps.image_id} of size {heat_maps.size_wh}"
+        )
+    return EncodedImage(record, rgb_to_png(rgb), heat_maps_to_npz(heat_maps), seconds)
 
 
 def rgb_to_png(rgb: NDArray[np.uint8]) -> bytes:

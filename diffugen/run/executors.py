@@ -6,30 +6,52 @@ not depend on where it was done. Does not know what the work is. Ray itself is i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any, Generic, Protocol, TypeVar
 
 from diffugen.config.sections import ExecutorSettings
 
 Batch = TypeVar("Batch")
+Made = TypeVar("Made")
 Item = TypeVar("Item")
 BatchIn = TypeVar("BatchIn", contravariant=True)
 ItemOut = TypeVar("ItemOut", covariant=True)
 
+OnStep = Callable[[float, int], None]
+"""Called after each step of a batch with the share of it that is done, below 1, and its number of images."""
 
-class Work(Protocol[BatchIn, ItemOut]):
+AHEAD = 2
+"""Batches that a worker is given at a time, so that it does not wait while others are read and kept."""
+
+
+def unfollowed(share: float, images: int) -> None:
+    """Follow no steps."""
+
+
+class Work(Protocol[BatchIn, Made, ItemOut]):
     """What is done with each batch; it can be sent to another process, and compared with other work."""
 
     @property
     def on_gpu(self) -> bool:
         """Whether it gains by a GPU."""
 
-    def load(self) -> Callable[[BatchIn], Iterable[ItemOut]]:
+    def load(self, on_step: OnStep) -> Callable[[BatchIn], Iterable[Made]]:
         """Load what it needs, such as a model, once for each worker, and return what handles a batch.
+
+        Args:
+            on_step: To be called while a batch is handled; it may raise to stop that.
 
         Raises:
             DiffugenError: Something is missing; no other worker will find it either.
         """
+
+    def finish(self, made: Made) -> ItemOut:
+        """Return what comes back of something that was made; meanwhile the next batch may be in work."""
 
 
 class Executor(Protocol):
@@ -53,9 +75,10 @@ class Executor(Protocol):
 
     def spread(
         self,
-        work: Work[Batch, Item],
+        work: Work[Batch, Made, Item],
         batches: Iterable[Batch],
         notify: Callable[[str], None] = lambda text: None,
+        on_step: OnStep = unfollowed,
     ) -> Iterator[Item]:
         """Yield what the work makes of each batch, in the order of the batches.
 
@@ -63,6 +86,7 @@ class Executor(Protocol):
             work: The work.
             batches: Taken one by one, only as many ahead of what is yielded as keep the workers busy.
             notify: Called with what the user should know, such as that a worker is gone.
+            on_step: Called as the work says; not where it is done in other processes.
 
         Raises:
             DiffugenError: The work failed, or no worker is left.
@@ -76,7 +100,12 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Does the work in this process, one batch after the other."""
+    """Does the work in this process, on one other thread.
+
+    So a model works while the images of the last batch are encoded and written, and while those of the next
+    one are read. Everything else happens on the thread of the caller: batches are read, what was made is
+    finished and yielded, and steps are told.
+    """
 
     spreads = False
 
@@ -89,21 +118,98 @@ class LocalExecutor:
 
     def spread(
         self,
-        work: Work[Batch, Item],
+        work: Work[Batch, Made, Item],
         batches: Iterable[Batch],
         notify: Callable[[str], None] = lambda text: None,
+        on_step: OnStep = unfollowed,
     ) -> Iterator[Item]:
-        """Yield what the work makes of each batch; nothing is loaded if there is none."""
-        handle: Callable[[Batch], Iterable[Item]] | None = None
-        for batch in batches:
-            handle = handle or work.load()
-            yield from handle(batch)
+        """Yield what the work makes of each batch; nothing is loaded if there is none.
+
+        A caller that stops, as by Ctrl-C, waits for the step in work.
+        """
+        said: SimpleQueue[Future[None] | _Step | _Made[Made]] = SimpleQueue()
+        handler = _Handler(work, said)
+        batches = iter(batches)
+        with ThreadPoolExecutor(1, "work") as thread:
+
+            def give(count: int) -> int:
+                given = [thread.submit(handler.handle, batch) for batch in islice(batches, count)]
+                for one in given:
+                    one.add_done_callback(said.put)
+                return len(given)
+
+            try:
+                waiting = give(AHEAD)
+                while waiting:
+                    match said.get():
+                        case _Made(made):
+                            yield work.finish(made)
+                        case _Step(share, images):
+                            on_step(share, images)
+                        case ended:
+                            ended.result()
+                            waiting += give(1) - 1
+            finally:
+                handler.stop()
+                thread.shutdown(cancel_futures=True)
 
     def release(self) -> None:
         """Do nothing: the work is held by its stage."""
 
     def close(self) -> None:
         """Do nothing."""
+
+
+@dataclass(frozen=True)
+class _Made(Generic[Made]):
+    """Something that was made of a batch."""
+
+    made: Made
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step, as told by `OnStep`."""
+
+    share: float
+    images: int
+
+
+class _Stopped(BaseException):
+    """The work is to end at once."""
+
+
+class _Handler(Generic[Batch, Made]):
+    """Handles batches on a thread, and says in a queue what happens."""
+
+    def __init__(self, work: Work[Batch, Made, Any], said: SimpleQueue[Any]) -> None:
+        self._work = work
+        self._said = said
+        self._stopped = threading.Event()
+        self._handle: Callable[[Batch], Iterable[Made]] | None = None
+
+    def handle(self, batch: Batch) -> None:
+        """Handle a batch; nothing is done with one after a batch that failed."""
+        try:
+            self._go_on()
+            self._handle = self._handle or self._work.load(self._step)
+            for made in self._handle(batch):
+                self._said.put(_Made(made))
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Have it end at the next step."""
+        self._stopped.set()
+
+    def _step(self, share: float, images: int) -> None:
+        self._go_on()
+        self._said.put(_Step(share, images))
+
+    def _go_on(self) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
 
 
 def executor_of(settings: ExecutorSettings) -> Executor:

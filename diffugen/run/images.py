@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from diffugen.errors import StoreError
 from diffugen.records import GeneratedImage, HeatMaps, ImageRecord
 from diffugen.run import codec
+from diffugen.run.codec import EncodedImage
 from diffugen.run.files import broken, read_file, sync_folder, write_file
 from diffugen.run.ledger import Ledger, explained
 from diffugen.run.rows import filters, now
@@ -41,32 +42,41 @@ class ImageStore:
         self.add_images([(record, rgb, heat_maps, seconds)])
 
     def add_images(self, batch: Iterable[GeneratedImage]) -> None:
-        """Write the files of a batch, then commit all its rows at once; existing images stay unchanged.
+        """Encode and store a batch; see :meth:`add_encoded`.
 
         Args:
             batch: For each image: record, pixels uint8 (H, W, 3), heat maps, and its generation time in
-                seconds. An image that a later round generates again stays in its first round.
+                seconds.
+
+        Raises:
+            StoreError: As by :meth:`add_encoded`.
+            ValueError: Pixels or heat maps do not match the record.
+        """
+        self._ledger.check_writable()
+        self.add_encoded([codec.encode_image(*one) for one in batch])
+
+    def add_encoded(self, batch: Iterable[EncodedImage]) -> None:
+        """Write the files of a batch, then commit all its rows at once; existing images stay unchanged.
+
+        Args:
+            batch: The images. One that a later round generates again stays in its first round.
 
         Raises:
             StoreError: The disk is full or not writable; then no row of the batch is committed, and no file
                 is left half-written.
-            ValueError: Pixels or heat maps do not match the record.
         """
         self._ledger.check_writable()
-        batch = list(batch)
-        for record, rgb, heat_maps, _ in batch:
-            _check_belongs(record, rgb, heat_maps)
         rows = []
         with explained(self.folder):
-            for record, rgb, heat_maps, seconds in batch:
+            for one in batch:
+                record = one.record
                 if self.has_image(record.id):
                     continue
-                png, npz = codec.rgb_to_png(rgb), codec.heat_maps_to_npz(heat_maps)
-                write_file(self.image_path(record.id), png)
-                write_file(self.heat_maps_path(record.id), npz)
+                write_file(self.image_path(record.id), one.png)
+                write_file(self.heat_maps_path(record.id), one.npz)
                 text = codec.record_to_json(record)
                 row = {"id": record.id, "round": record.round, "record": text, "now": now()}
-                rows.append({**row, "seconds": seconds, "bytes": len(png) + len(npz)})
+                rows.append({**row, "seconds": one.seconds, "bytes": len(one.png) + len(one.npz)})
             if rows:
                 sync_folder(self.folder / "images")
                 sync_folder(self.folder / "heatmaps")
@@ -212,17 +222,3 @@ class ImageStore:
             StoreError: The file is missing or unreadable.
         """
         return read_file(source_id, self.source_path(source_id), codec.rgb_from_png)
-
-
-def _check_belongs(record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatMaps) -> None:
-    width, height = record.size_wh
-    if rgb.dtype != np.uint8 or rgb.shape != (height, width, 3):
-        raise ValueError(
-            f"image {record.id} needs pixels uint8 of shape (h, w, 3) = {(height, width, 3)}, got "
-            f"{rgb.dtype} {rgb.shape}"
-        )
-    if (heat_maps.image_id, heat_maps.size_wh) != (record.id, record.size_wh):
-        raise ValueError(
-            f"image {record.id} of size {record.size_wh} was given the heat maps of image "
-            f"{heat_maps.image_id} of size {heat_maps.size_wh}"
-        )

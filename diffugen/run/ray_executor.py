@@ -20,7 +20,7 @@ from typing import Any
 
 from diffugen.config.sections import ExecutorSettings
 from diffugen.errors import DiffugenError, counted, first_line
-from diffugen.run.executors import Batch, Item, Work
+from diffugen.run.executors import Batch, Item, Made, OnStep, Work, unfollowed
 from diffugen.run.ray_pool import ANSWER_SECONDS, Pool, versions_differ
 from diffugen.run.temporary import temporary_folder
 
@@ -82,9 +82,10 @@ class RayExecutor:
 
     def spread(
         self,
-        work: Work[Batch, Item],
+        work: Work[Batch, Made, Item],
         batches: Iterable[Batch],
         notify: Callable[[str], None] = lambda text: None,
+        on_step: OnStep = unfollowed,
     ) -> Iterator[Item]:
         """Yield what the work makes of each batch, in the order of the batches.
 
@@ -112,7 +113,7 @@ class RayExecutor:
         self._ray = None
         self._undo.close()
 
-    def _pool_of(self, work: Work[Any, Any]) -> Pool:
+    def _pool_of(self, work: Work[Any, Any, Any]) -> Pool:
         self.open()
         if self._pool is None or self._pool.work != work:
             self.release()

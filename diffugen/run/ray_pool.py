@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,13 +29,10 @@ from typing import Any
 
 from diffugen import __version__
 from diffugen.errors import DiffugenError, counted, first_line
-from diffugen.run.executors import Work
+from diffugen.run.executors import AHEAD, Work, unfollowed
 
 WINDOW = 3
 """Batches for each worker that are read, in work or done, and not taken yet."""
-
-AHEAD = 2
-"""Batches that a worker is given at a time, so that it does not wait while the driver writes."""
 
 ATTEMPTS = 3
 """Workers that may be lost with the same batch in work."""
@@ -73,21 +71,25 @@ class _Trouble:
 
 
 class _Worker:
-    """A worker; lives in a process of its own."""
+    """A worker; lives in a process of its own, where it finishes a batch while it makes the next one."""
+
+    def __init__(self) -> None:
+        self._making = threading.Lock()
 
     def where(self) -> str:
         """Return its process and machine."""
         return f"{os.getpid()} on {socket.gethostname()}"
 
-    def load(self, work: Work[Any, Any], gpus: float, version: str) -> _Trouble | None:
+    def load(self, work: Work[Any, Any, Any], gpus: float, version: str) -> _Trouble | None:
         """Load what the work needs."""
         if version != __version__:  # on a node that has come since the others were looked at
             theirs, ours = f"DiffuGen {__version__}", f"DiffuGen {version}"
             return _Trouble(versions_differ(socket.gethostname(), theirs, ours), True, "")
         if not gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU that it was not given belongs to others
+        self._work = work
         try:
-            self._handle = work.load()
+            self._handle = work.load(unfollowed)
         except Exception as error:
             return _Trouble.of(error)
         return None
@@ -95,7 +97,9 @@ class _Worker:
     def handle(self, batch: Any) -> list[Any] | _Trouble:
         """Return all that the work makes of a batch."""
         try:
-            return list(self._handle(batch))
+            with self._making:
+                made = list(self._handle(batch))
+            return [self._work.finish(one) for one in made]
         except Exception as error:
             return _Trouble.of(error)
 
@@ -126,13 +130,15 @@ class _Member:
 class Pool:
     """Workers that have loaded the same work."""
 
-    def __init__(self, ray: Any, work: Work[Any, Any], size: int, cpus: int, gpus: float) -> None:
+    def __init__(self, ray: Any, work: Work[Any, Any, Any], size: int, cpus: int, gpus: float) -> None:
         self.work = work
         self._sent = ray.put(work)  # once, however many workers load it
         self._ray = ray
         self._size = size
         self._gpus = gpus
-        self._actor = ray.remote(_Worker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
+        self._actor = ray.remote(_Worker).options(
+            num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_concurrency=AHEAD
+        )
         self._members: list[_Member] = []
         self._lost_loading = 0
 

@@ -7,7 +7,7 @@ how an image is made (`diffugen.diffusion`), nor the order of the stages.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from diffugen.errors import DiffugenError, Interrupted, counted
 from diffugen.labels.shapes import decode
 from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
 from diffugen.records import ImageRecord, LabelSet
+from diffugen.run.executors import OnStep
 from diffugen.run.results import Generated, TaskImages
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
@@ -82,17 +83,15 @@ def generate(
         reached = max(reached, now)  # images of a batch are saved one by one, after all of its steps
         on_progress(reached, total)
 
-    def on_begin(images: int) -> None:
-        nonlocal in_work
-        in_work += images
-
     def on_step(share: float, images: int) -> None:
+        nonlocal in_work
+        in_work = images
         report(done + share * images)
 
     for task in chosen:
         pipeline = models.load(task)
         plan = _plan(work, task, pipeline)
-        maker = _maker(work, task, pipeline, on_step)
+        maker = _maker(work, task, pipeline)
         batches = shard.of(_batches(plan.jobs, maker.batch_size))
         jobs = [job for batch in batches for job in batch]
         total += len(jobs)
@@ -100,7 +99,7 @@ def generate(
         _tell_what_is_unread(round, pipeline, jobs)
         report(done)
         try:
-            for finished in _make(work, maker, batches, on_begin):
+            for finished in _make(work, maker, batches, on_step):
                 done, in_work = done + finished, max(0, in_work - finished)
                 report(done)
         except KeyboardInterrupt as stop:
@@ -261,7 +260,7 @@ def _batches(jobs: Sequence[ImageRecord], size: int) -> list[list[ImageRecord]]:
     return [group[first : first + size] for group in grouped(jobs) for first in range(0, len(group), size)]
 
 
-def _maker(work: _Work, task: Task, pipeline: Any, on_step: Callable[[float, int], None]) -> ImageMaker:
+def _maker(work: _Work, task: Task, pipeline: Any) -> ImageMaker:
     """Return what makes the images of a task, here or elsewhere."""
     from diffugen.diffusion.generate import default_batch_size
 
@@ -269,13 +268,13 @@ def _maker(work: _Work, task: Task, pipeline: Any, on_step: Callable[[float, int
     model = task.model or settings.model
     if not executor.spreads:
         size = settings.batch_size or default_batch_size(pipeline.device.type)
-        return ImageMaker(settings, model, size, pipeline, on_step)
+        return ImageMaker(settings, model, size, pipeline)
     device = "cuda" if settings.device != "cpu" and executor.gives_gpu() else "cpu"
     return ImageMaker(settings, model, settings.batch_size or default_batch_size(device))
 
 
 def _make(
-    work: _Work, maker: ImageMaker, batches: Sequence[Sequence[ImageRecord]], on_begin: Callable[[int], None]
+    work: _Work, maker: ImageMaker, batches: Sequence[Sequence[ImageRecord]], on_step: OnStep
 ) -> Iterator[int]:
     """Make the images that are missing, and yield after each step how many more exist."""
     store, run = work.round.store, work.round.run
@@ -287,17 +286,16 @@ def _make(
     ]
     yield sum(map(len, batches)) - sum(map(len, unfinished))
 
-    def begun() -> Iterator[ImageBatch]:
+    def with_sources() -> Iterator[ImageBatch]:
         for batch in unfinished:
-            on_begin(len(batch))
             sources = tuple(_source(store, job) for job in batch if job.parent is not None)
             yield ImageBatch(tuple(batch), sources)
 
-    for made in run.executor.spread(maker, begun(), run.notify):
+    for made in run.executor.spread(maker, with_sources(), run.notify, on_step):
         if isinstance(made, Dropped):
             store.drop_image(made.record, made.reason)
         else:
-            store.add_image(*made)
+            store.add_encoded([made])
         yield 1
 
 

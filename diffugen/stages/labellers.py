@@ -15,6 +15,7 @@ from diffugen.errors import DiffugenError
 from diffugen.labels.segmenter import Segmenter
 from diffugen.labels.witness import Witness
 from diffugen.records import HeatMaps, Instances
+from diffugen.run.executors import OnStep
 from diffugen.run.temporary import temporary_folder
 from diffugen.stages.detector import OpenDetector
 
@@ -57,7 +58,7 @@ class HeatLabeller:
         """Whether it gains by a GPU: only a segmenter does."""
         return self.segmenter is not None and self.device != "cpu"
 
-    def load(self) -> Callable[[Sequence[Evidence]], Iterator[Instances]]:
+    def load(self, on_step: OnStep) -> Callable[[Sequence[Evidence]], Iterator[Instances]]:
         """Return what labels the images of a batch, with the segmenter loaded."""
         from diffugen.labels.label import label
 
@@ -68,6 +69,10 @@ class HeatLabeller:
                 yield label(one.heat_maps, self.settings, self.weights, one.rgb, one.witness, segmenter)
 
         return handle
+
+    def finish(self, made: Instances) -> Instances:
+        """Return them as they are."""
+        return made
 
     def open_segmenter(self) -> Segmenter | None:
         """Load the segmenter; None if there is none.
@@ -157,7 +162,11 @@ class Predictor:
         """Whether it gains by a GPU."""
         return self.detector.settings.device != "cpu"
 
-    def load(self) -> Callable[[Sequence[RGB]], list[Instances]]:
+    def load(self, on_step: OnStep) -> Callable[[Sequence[RGB]], list[Instances]]:
         """Return what finds the objects in the images of a batch, with the detector loaded."""
         detector = self.detector if isinstance(self.detector, OpenDetector) else self.detector.open()
         return lambda batch: detector.predict(batch, self.confidence)
+
+    def finish(self, made: Instances) -> Instances:
+        """Return them as they are."""
+        return made

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffugen.config.sections import DiffusionSettings
 from diffugen.records import GeneratedImage, ImageRecord
+from diffugen.run.codec import EncodedImage, encode_image
+from diffugen.run.executors import OnStep
 from diffugen.stages.models import load_model
 
 if TYPE_CHECKING:
@@ -40,10 +42,6 @@ class Dropped:
     reason: str
 
 
-def unfollowed(share: float, images: int) -> None:
-    """Follow no steps."""
-
-
 @dataclass(frozen=True)
 class ImageMaker:
     """Makes images, as `diffugen.run.executors.Work`.
@@ -53,32 +51,35 @@ class ImageMaker:
         model: Name or folder of the model.
         batch_size: The most images in a call.
         pipeline: The model, where it is loaded already.
-        on_step: Called after each denoising step, as by `diffugen.diffusion.generate.generate`.
     """
 
     settings: DiffusionSettings
     model: str
     batch_size: int
     pipeline: Any = None
-    on_step: Callable[[float, int], None] = field(default=unfollowed)
 
     @property
     def on_gpu(self) -> bool:
         """Whether it gains by a GPU."""
         return self.settings.device != "cpu"
 
-    def load(self) -> Callable[[ImageBatch], Iterator[GeneratedImage | Dropped]]:
-        """Return what makes the images of a batch, with the model loaded."""
+    def load(self, on_step: OnStep) -> Callable[[ImageBatch], Iterator[GeneratedImage | Dropped]]:
+        """Return what makes the images of a batch, with the model loaded; a step is a denoising step."""
         pipeline = load_model(self.settings, self.model) if self.pipeline is None else self.pipeline
-        return _Making(self, pipeline).make
+        return _Making(self, pipeline, on_step).make
+
+    def finish(self, made: GeneratedImage | Dropped) -> EncodedImage | Dropped:
+        """Encode an image."""
+        return made if isinstance(made, Dropped) else encode_image(*made)
 
 
 class _Making:
     """Makes images with a loaded model; remembers how many of them fit into memory."""
 
-    def __init__(self, maker: ImageMaker, pipeline: Any) -> None:
+    def __init__(self, maker: ImageMaker, pipeline: Any, on_step: OnStep) -> None:
         self._maker = maker
         self._pipeline = pipeline
+        self._on_step = on_step
         self._size = maker.batch_size
 
     def make(self, batch: ImageBatch) -> Iterator[GeneratedImage | Dropped]:
@@ -91,7 +92,7 @@ class _Making:
             batch.jobs,
             source=lambda job: sources[job.id],
             on_drop=lambda record, reason: dropped.append(Dropped(record, reason)),
-            on_step=self._maker.on_step,
+            on_step=self._on_step,
             on_halve=self._halve,
             batch_size=self._size,
             attention_backend=self._maker.settings.attention_backend,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffugen.errors import ConfigError
+from diffugen.run.executors import OnStep
 from tests.support.children import WAIT_SECONDS
 
 
@@ -34,11 +35,14 @@ class Squares:
     broken: int | None = None
     on_gpu: bool = True
 
-    def load(self) -> Callable[[Sequence[int]], Iterator[int]]:
+    def load(self, on_step: OnStep) -> Callable[[Sequence[int]], Iterator[int]]:
         (self.folder / f"loaded-{os.getpid()}").touch()
         if self.unloadable:
             raise ConfigError(["weights.bin: it is empty"])
         return self._handle
+
+    def finish(self, made: int) -> int:
+        return made
 
     def _handle(self, batch: Sequence[int]) -> Iterator[int]:
         for number in batch:

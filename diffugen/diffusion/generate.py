@@ -235,7 +235,12 @@ def _checked(
     """Return the pipeline of each task, and by the id of each prompt where its phrases stand."""
     tokens: dict[str, TokenIndex] = {}
     pipelines = {task: task_pipeline(pipeline, task) for task in dict.fromkeys(job.task for job in jobs)}
+    checked: set[tuple[Any, ...]] = set()
     for job in jobs:
+        key = (job.task, job.prompt.id, *job.settings)
+        if key in checked:  # nothing else of a job is looked at, and there may be a million of them
+            continue
+        checked.add(key)
         _check_job(pipelines[job.task], job)
         if job.prompt.id not in tokens:
             tokens[job.prompt.id] = index_tokens(

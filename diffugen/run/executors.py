@@ -6,6 +6,7 @@ not depend on where it was done. Does not know what the work is. Ray itself is i
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,7 +45,7 @@ class Work(Protocol[BatchIn, Made, ItemOut]):
         """Load what it needs, such as a model, once for each worker, and return what handles a batch.
 
         Args:
-            on_step: To be called while a batch is handled; it may raise to stop that.
+            on_step: To be called while a batch is handled.
 
         Raises:
             DiffugenError: Something is missing; no other worker will find it either.
@@ -123,10 +124,7 @@ class LocalExecutor:
         notify: Callable[[str], None] = lambda text: None,
         on_step: OnStep = unfollowed,
     ) -> Iterator[Item]:
-        """Yield what the work makes of each batch; nothing is loaded if there is none.
-
-        A caller that stops, as by Ctrl-C, waits for the step in work.
-        """
+        """Yield what the work makes of each batch; nothing is loaded if there is none."""
         said: SimpleQueue[Future[None] | _Step | _Made[Made]] = SimpleQueue()
         handler = _Handler(work, said)
         batches = iter(batches)
@@ -185,31 +183,40 @@ class _Handler(Generic[Batch, Made]):
     def __init__(self, work: Work[Batch, Made, Any], said: SimpleQueue[Any]) -> None:
         self._work = work
         self._said = said
-        self._stopped = threading.Event()
         self._handle: Callable[[Batch], Iterable[Made]] | None = None
+        self._changing = threading.Lock()
+        self._stopped = False
+        self._thread: int | None = None
 
     def handle(self, batch: Batch) -> None:
-        """Handle a batch; nothing is done with one after a batch that failed."""
+        """Handle a batch, unless it was stopped or an earlier one failed."""
+        with self._changing:
+            if self._stopped:
+                return
+            self._thread = threading.get_ident()
         try:
-            self._go_on()
             self._handle = self._handle or self._work.load(self._step)
             for made in self._handle(batch):
                 self._said.put(_Made(made))
         except BaseException:
-            self.stop()
+            self._stopped = True
             raise
+        finally:
+            with self._changing:
+                self._thread = None
 
     def stop(self) -> None:
-        """Have it end at the next step."""
-        self._stopped.set()
+        """End what is in work between any two of its operations, as Ctrl-C would on the main thread."""
+        with self._changing:
+            self._stopped = True
+            if self._thread is not None:
+                set_error = ctypes.pythonapi.PyThreadState_SetAsyncExc
+                set_error(ctypes.c_ulong(self._thread), ctypes.py_object(_Stopped))
 
     def _step(self, share: float, images: int) -> None:
-        self._go_on()
-        self._said.put(_Step(share, images))
-
-    def _go_on(self) -> None:
-        if self._stopped.is_set():
+        if self._stopped:  # the error that was set came up where Python ignores errors, as in a destructor
             raise _Stopped
+        self._said.put(_Step(share, images))
 
 
 def executor_of(settings: ExecutorSettings) -> Executor:

@@ -81,17 +81,32 @@ def test_only_as_many_batches_are_read_ahead_as_are_needed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, None])
-def test_a_caller_that_stops_ends_the_work_at_its_next_step(error: type[BaseException] | None) -> None:
-    work, before = Followed(), threading.active_count()
-    items = LocalExecutor().spread(work, [[1], range(3, 10**9)])
-    assert next(items) == "1"
+def test_a_caller_that_stops_ends_what_is_in_work(error: type[BaseException] | None) -> None:
+    """At once, wherever the work is, and leaving it as an error does, so that it can tidy up."""
+    before, tidied = threading.active_count(), threading.Event()
+
+    @dataclass(frozen=True)
+    class Endless(Followed):
+        def load(self, on_step: OnStep) -> Callable[[Sequence[int]], Iterator[int]]:
+            def handle(batch: Sequence[int]) -> Iterator[int]:
+                try:
+                    yield from batch
+                    while batch == [2]:
+                        pass
+                finally:
+                    if batch == [2]:
+                        tidied.set()
+
+            return handle
+
+    items = LocalExecutor().spread(Endless(), [[1], [2], [3]])
+    assert (next(items), next(items)) == ("1", "2")
     if error is None:
         items.close()  # type: ignore[attr-defined]
     else:
         with pytest.raises(error):
             items.throw(error)  # type: ignore[attr-defined]
-    assert threading.active_count() == before
-    assert [number for what, number, _ in work.happened if what == "finished"] == [1]
+    assert tidied.is_set() and threading.active_count() == before
 
 
 def test_what_fails_is_told_once_and_nothing_is_done_after_it(tmp_path: Path) -> None:

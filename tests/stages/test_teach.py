@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,12 +57,29 @@ def labelled_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", name="decided")
+def decided_fixture(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run that was taught with 7 decided images."""
+    folder = tmp_path_factory.mktemp("decided") / "run"
+    with copied(labelled, folder) as run:
+        decide(run, 7)
+        dg.teach(run)
+    return folder
+
+
+def copied(source: Path, folder: Path) -> OpenRun:
+    shutil.copytree(source, folder)
+    return dg.open_run(folder, dg.load_config("miniature", QUICK))
+
+
 @pytest.fixture(name="run")
 def run_fixture(labelled: Path, tmp_path: Path) -> OpenRun:
-    import shutil
+    return copied(labelled, tmp_path / "run")
 
-    shutil.copytree(labelled, tmp_path / "run")
-    return dg.open_run(tmp_path / "run", dg.load_config("miniature", QUICK))
+
+@pytest.fixture(name="taught_run")
+def taught_run_fixture(decided: Path, tmp_path: Path) -> OpenRun:
+    return copied(decided, tmp_path / "run")
 
 
 def areas(run: OpenRun, method: str) -> dict[str, float]:
@@ -72,26 +90,25 @@ def areas(run: OpenRun, method: str) -> dict[str, float]:
 
 
 def test_what_a_person_corrects_changes_the_labels_of_all_images(
-    run: OpenRun, monkeypatch: pytest.MonkeyPatch
+    taught_run: OpenRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with run:
+    with taught_run as run:
         before = areas(run, run.config.labelling.method)
-        decided = decide(run, 7)
+        decided = {one.image_id for one in run.store.decisions()}
+        monkeypatch.setattr(Decoder, "teach", None)  # it is not needed while nothing is decided anew
         taught = dg.teach(run)
+        monkeypatch.undo()
         assert taught.adopted and taught.decoder is not None
         assert (taught.worth.after or 0) > (taught.worth.before or 0)
-        assert (taught.corrected, taught.weak) == (7, 0)
+        assert (taught.corrected, taught.weak) == (len(decided), 0) == (7, 0)
         method = run.store.latest_method("attention")
         assert method is not None and method.startswith("taught-")
         after = areas(run, method)
         assert after.keys() == before.keys() and len(after) == 10
-        undecided = before.keys() - set(decided)
+        undecided = before.keys() - decided
         assert sum(after[one] for one in undecided) > 1.2 * sum(before[one] for one in undecided)
         assert dg.label(run).method == method, "the decoder stays in use"
 
-        monkeypatch.setattr(Decoder, "teach", None)  # it is not needed while nothing is decided anew
-        assert dg.teach(run) == taught
-        monkeypatch.undo()
         decide(run, 8)
         again = dg.teach(run)
         assert again.decoder is not None and again.decoder.id != taught.decoder.id
@@ -126,9 +143,8 @@ def test_empty_images_alone_teach_nothing(run: OpenRun) -> None:
         assert taught.decoder is None and "with objects go back to fewer than two prompts" in taught.reason
 
 
-def test_an_interrupted_drawing_continues(run: OpenRun) -> None:
-    with run:
-        decide(run, 7)
+def test_an_interrupted_drawing_continues(taught_run: OpenRun) -> None:
+    with taught_run as run:
         decoder = dg.teach(run).decoder
         assert decoder is not None
         path = run.store.taught_path(decoder.id, next(run.store.image_ids()))
@@ -156,18 +172,21 @@ def test_without_decisions_nothing_is_taught(run: OpenRun) -> None:
 
 
 def test_photos_are_labelled_by_what_a_run_was_taught(
-    run: OpenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: OpenRun,
+    decided: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     photos = tmp_path / "photos"
     for number, drawn in enumerate(scene_set("streets", 3, (120, 80))):
         write_image(photos / f"{number}.png", drawn.rgb)
-    given = ("label", str(photos), "--decoder", str(run.folder), "--out", str(tmp_path / "set"))
+    given = ("label", str(photos), "--decoder", str(decided), "--out", str(tmp_path / "set"))
+    untaught = ("label", str(photos), "--decoder", str(run.folder), "--out", str(tmp_path / "set"))
     says = ("--prompt", "a photo of a grand piano and a car on a road")
     with run:
-        assert run_command(monkeypatch, *given, *says) == 2
+        assert run_command(monkeypatch, *untaught, *says) == 2
         assert "has no decoder in use; diffugen teach makes one" in capsys.readouterr().err
-        decide(run, 7)
-        assert dg.teach(run).adopted
     assert run_command(monkeypatch, *given, "--prompt", "a photo of a harp") == 2
     assert "names no class of the run" in capsys.readouterr().err
     assert run_command(monkeypatch, *given) == 2

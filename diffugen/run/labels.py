@@ -9,8 +9,8 @@ from typing import Any
 from diffugen.records import OPEN, Decision, Disagreement, LabelSet
 from diffugen.run import codec
 from diffugen.run.images import ImageStore
-from diffugen.run.ledger import WITH_JUDGED
-from diffugen.run.rows import filters, now, pairs
+from diffugen.run.rows import check_round, check_texts, check_time, filters, now, pairs
+from diffugen.run.schema import WITH_JUDGED
 from diffugen.run.votes import settled
 
 _SUPERSEDED = (
@@ -114,6 +114,8 @@ class LabelStore(ImageStore):
             "labels", columns, where, **values
         ):
             with self._ledger.reading("labels", image_id):
+                check_texts(image_id, source, method)
+                check_round(made_in)
                 found = LabelSet(image_id, source, codec.instances_from_json(text), method, made_in)
             yield found
 
@@ -186,7 +188,7 @@ class LabelStore(ImageStore):
 
         Raises:
             StoreError: The run has no such image, or cannot be written. Then nothing of this call is stored.
-            ValueError: The labels of a decision have another size than its image.
+            ValueError: The labels of a decision have another size than its image, or its time is none.
         """
         rows: list[dict[str, Any]] = []
         for one in decisions:
@@ -194,6 +196,8 @@ class LabelStore(ImageStore):
             sizes = {tuple(object.mask["size"][::-1]) for object in one.judged if object.mask is not None}
             if one.instances is not None:
                 sizes.add(one.instances.size_wh)
+            if one.made_at:
+                check_time(one.made_at)
             for size in sizes - {size_wh}:
                 raise ValueError(f"a decision of size {size} for image {one.image_id} of size {size_wh}")
             row: dict[str, Any] = {
@@ -272,6 +276,9 @@ class LabelStore(ImageStore):
         stream = self._ledger.stream("decisions", columns, where, **values)
         for image_id, verdict, text, reviewer, made_in, judged, made_at in stream:
             with self._ledger.reading("decisions", image_id):
+                check_texts(image_id, reviewer)
+                check_round(made_in)
+                check_time(made_at)
                 labels = None if text is None else codec.instances_from_json(text)
                 objects = (
                     () if judged is None else codec.judged_from_json(judged, self.record(image_id).size_wh)

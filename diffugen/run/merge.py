@@ -24,7 +24,8 @@ from diffugen.errors import StoreError
 from diffugen.run import codec
 from diffugen.run.changes import differing_keys
 from diffugen.run.files import acquire_lock, read_file, release_lock, sync_folder, write_file
-from diffugen.run.ledger import LEDGER_NAME, WITH_JUDGED, explained
+from diffugen.run.ledger import LEDGER_NAME, explained
+from diffugen.run.schema import WITH_JUDGED
 from diffugen.run.store import RunStore
 
 _PAGE = 200

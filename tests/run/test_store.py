@@ -22,8 +22,9 @@ import pytest
 
 from diffugen.errors import StoreError
 from diffugen.records import Decision, Disagreement, HeatMaps, Instances, LabelSet
-from diffugen.run import codec, ledger
+from diffugen.run import codec, ledger as ledger_module, schema
 from diffugen.run.results import TaskImages
+from diffugen.run.rows import now
 from diffugen.run.store import RunStore
 from diffugen.run.summary import RoundSummary
 from tests.support.children import WAIT_SECONDS
@@ -45,7 +46,7 @@ def start(job: str, folder: Path, *numbers: float) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(CHILD.parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(CHILD.parents[2])},
     )
 
 
@@ -373,12 +374,13 @@ def plant(store: RunStore, count: int) -> None:
     row = {
         "t": codec.record_to_json(make_record(0)),
         "i": codec.instances_to_json(make_labels(make_record(0)).instances),
+        "now": now(),
     }
     rows = [{**row, "id": f"{number:016x}", "round": number % 4} for number in range(count)]
     with store._ledger.transaction():
-        store._ledger.write("INSERT INTO images VALUES (NULL, :id, :round, :t, 1, 10, '2025')", rows)
+        store._ledger.write("INSERT INTO images VALUES (NULL, :id, :round, :t, 1, 10, :now)", rows)
         for method in ("'a'", "'b'"):
-            columns = f"NULL, :id, 'attention', {method}, :round, :i, 2, '2025'"
+            columns = f"NULL, :id, 'attention', {method}, :round, :i, 2, :now"
             store._ledger.write(f"INSERT INTO labels VALUES ({columns})", rows)
 
 
@@ -524,16 +526,16 @@ def test_an_older_schema_is_upgraded_and_a_newer_one_refused(
     store.close()
     with monkeypatch.context() as newer:
         newer.setattr(
-            ledger, "_MIGRATIONS", (*ledger._MIGRATIONS, "CREATE TABLE later (id TEXT); CREATE TABLE x (y)")
+            schema, "MIGRATIONS", (*schema.MIGRATIONS, "CREATE TABLE later (id TEXT); CREATE TABLE x (y)")
         )
-        newer.setattr(ledger, "_READABLE", 5)
-        with pytest.raises(StoreError, match="has schema 4, which is older than 5"):
+        newer.setattr(schema, "READABLE", 6)
+        with pytest.raises(StoreError, match="has schema 5, which is older than 6"):
             RunStore.open(folder, readonly=True)
         with RunStore.open(folder) as upgraded:
             assert upgraded.has_image(make_record(0).id)
             assert upgraded._ledger.all("SELECT * FROM later") == []
     for readonly in (True, False):
-        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 5"):
+        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 6"):
             RunStore.open(folder, readonly=readonly)
 
 
@@ -543,9 +545,7 @@ def test_a_failed_upgrade_changes_nothing(store: RunStore, monkeypatch: pytest.M
     store.close()
     with monkeypatch.context() as newer:
         newer.setattr(
-            ledger,
-            "_MIGRATIONS",
-            (*ledger._MIGRATIONS, "CREATE TABLE fine (id TEXT); CREATE TABLE images (x)"),
+            schema, "MIGRATIONS", (*schema.MIGRATIONS, "CREATE TABLE fine (id TEXT); CREATE TABLE images (x)")
         )
         with pytest.raises(StoreError):
             RunStore.open(folder)
@@ -557,7 +557,9 @@ def test_a_failed_upgrade_changes_nothing(store: RunStore, monkeypatch: pytest.M
 def test_a_new_ledger_appears_with_all_its_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: a reader that opened a run during its creation failed because created_at was missing."""
     with monkeypatch.context() as killed:
-        killed.setattr(ledger, "pairs", lambda values: 1 / 0)  # as if killed after the tables were created
+        killed.setattr(
+            ledger_module, "pairs", lambda values: 1 / 0
+        )  # as if killed after the tables were created
         with pytest.raises(ZeroDivisionError):
             RunStore.create_or_open(tmp_path / "run", config=None)
     with pytest.raises(StoreError, match="is incomplete"):
@@ -810,7 +812,7 @@ LEDGER_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "sqlite3 ledger.sqlite .recover > rescue.sql",
     ),
     "cut short": (lambda folder: rewrite(folder / "ledger.sqlite", lambda data: data[:6000]), "is corrupt ("),
-    "tables dropped": (drop_table, "is corrupt (no such table: images)"),
+    "tables dropped": (drop_table, "the definition of images is missing"),
     "another program's": (foreign_ledger, "an SQLite database of another program"),
 }
 

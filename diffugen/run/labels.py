@@ -78,7 +78,7 @@ class LabelStore(ImageStore):
         # The plus signs make SQLite search by image, instead of by seq through all newer rows of the source.
         newer = "n.image_id = t.image_id AND n.source = t.source AND +n.seq > t.seq AND +n.seq <= :until"
         if round is not None:
-            newer += " AND n.round = t.round"
+            newer += " AND +n.round = t.round"
         return self._label_sets(f"{where} AND NOT EXISTS (SELECT 1 FROM labels AS n WHERE {newer})", values)
 
     def latest_method(self, source: str) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -41,13 +41,21 @@ class Ledger:
         version: Number of its schema.
     """
 
-    def __init__(self, folder: Path, *, readonly: bool, about: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        readonly: bool,
+        about: Mapping[str, str] | None = None,
+        on_upgrade: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open the ledger of ``folder``; a writer, which must have the run's lock, creates or upgrades it.
 
         Args:
             folder: The run directory.
             readonly: Whether to refuse writing.
             about: Entries of the table ``meta`` that a writer adds unless they exist.
+            on_upgrade: Called before the ledger of an older version is upgraded.
 
         Raises:
             StoreError: The ledger is corrupt, belongs to another program or version, or cannot be read or
@@ -60,6 +68,8 @@ class Ledger:
             try:
                 self.version = self._version()
                 if not readonly:
+                    if self.version < len(schema.MIGRATIONS):
+                        on_upgrade()
                     self._upgrade(about or {})
                 elif self.version < schema.READABLE:
                     raise StoreError(self._outdated(self.version))

@@ -171,6 +171,14 @@ def test_an_upgrade_that_is_killed_changes_nothing(
     assert kills > 10
 
 
+def test_temporary_files_of_an_older_version_are_removed(fourth: Path) -> None:
+    left = [fourth / name / ".0123.png.tmp" for name in ("images", "heatmaps", "sources")]
+    for path in left:
+        path.touch()
+    RunStore.open(fourth).close()
+    assert not any(path.exists() for path in left)
+
+
 def test_a_wrong_row_stops_an_upgrade(fourth: Path) -> None:
     with sqlite3.connect(fourth / "ledger.sqlite") as ledger:
         ledger.execute("UPDATE labels SET objects = 'many' WHERE seq = 3")

@@ -23,7 +23,9 @@ import pytest
 from diffugen.errors import StoreError
 from diffugen.records import Decision, Disagreement, HeatMaps, Instances, LabelSet
 from diffugen.run import codec, ledger as ledger_module, schema
+from diffugen.run.places import ImageFiles
 from diffugen.run.results import TaskImages
+from diffugen.run.rounds import Round, Run
 from diffugen.run.rows import now
 from diffugen.run.store import RunStore
 from diffugen.run.summary import RoundSummary
@@ -58,7 +60,10 @@ def add(store: RunStore, *numbers: int, **changes: Any) -> None:
 def files(folder: Path) -> dict[str, bytes]:
     """Return all files of images and heat maps by name, including temporary ones."""
     return {
-        path.name: path.read_bytes() for part in ("images", "heatmaps") for path in folder.glob(f"{part}/*")
+        path.name: path.read_bytes()
+        for part in ("images", "heatmaps")
+        for path in (folder / part).rglob("*")
+        if path.is_file()
     }
 
 
@@ -617,14 +622,68 @@ def test_a_writer_removes_temporary_files_and_nothing_else(store: RunStore) -> N
     folder = store.folder
     store.close()
     kept = [folder / "images" / "0123.png", folder / "images" / "notes.txt", folder / "heatmaps" / ".keep"]
-    swept = [folder / "images" / ".0123.png.tmp", folder / "heatmaps" / ".0123.npz.tmp"]
+    swept = [folder / part / "unfinished" / ".0123.tmp" for part in ("images", "heatmaps", "taught/decoder")]
+    swept.append(folder / ".0123.tmp")
     for path in (*kept, *swept):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     RunStore.open(folder, readonly=True).close()
     assert all(path.exists() for path in (*kept, *swept))
     RunStore.open(folder).close()
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in swept)
+
+
+def test_files_lie_in_sub_folders_and_flat_ones_are_found(store: RunStore) -> None:
+    add(store, 0, 1)
+    first, second = (make_record(number) for number in range(2))
+    assert store.image_path(first.id) == store.folder / "images" / first.id[:2] / f"{first.id}.png"
+    for kind, path in (("images", store.image_path(first.id)), ("heatmaps", store.heat_maps_path(first.id))):
+        path.rename(store.folder / kind / path.name)
+    assert store.has_image(first.id) and store.image_path(first.id).parent == store.folder / "images"
+    np.testing.assert_array_equal(store.image(first.id), make_rgb(first))
+    # A lost file of an older run is made where new ones are, and one that is there is replaced there.
+    store.heat_maps_path(first.id).unlink()
+    add(store, 0)
+    assert store.has_image(first.id) and len(files(store.folder)) == 4
+    store.put_taught("decoder", [make_heat_maps(second)])
+    assert store.taught_path("decoder", second.id).parent.name == second.id[:2]
+    assert store.taught("decoder", second.id).image_id == second.id
+
+
+def test_lost_files_are_noticed_without_looking_at_each(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, *range(6))
+    assert list(store.images_without_files()) == []
+    looked: list[str] = []
+
+    def looking(self: ImageFiles, prefix: str, ids: list[str]) -> Iterator[str]:
+        looked.append(prefix)
+        return missing(self, prefix, ids)
+
+    missing = ImageFiles.missing
+    monkeypatch.setattr(ImageFiles, "missing", looking)
+    assert list(store.images_without_files()) == [] and looked, "the files have just changed"
+    later = time.time_ns() + 60 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+    assert list(store.images_without_files()) == []
+    looked.clear()
+    assert list(store.images_without_files()) == [] and not looked
+    record = make_record(3)
+    store.heat_maps_path(record.id).unlink()
+    assert list(store.images_without_files()) == [record.id]
+    round = Round(Run(store, (), 0), record.round)
+    assert round.files_missing() and not Round(round.run, record.round + 1).files_missing()
+    add(store, 3)
+    assert list(store.images_without_files()) == []
+    folder = Path(shutil.copytree(store.folder, store.folder.with_name("copy")))
+    for path in (folder / "images").rglob("*.png"):
+        times = (store.folder / path.relative_to(folder)).parent.stat()
+        path.unlink()
+        os.utime(path.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with RunStore.open(folder) as copy:
+        assert len(list(copy.images_without_files())) == 6, "a copy is not the same folder"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -103,9 +103,9 @@ class ImageStore:
                 files.sync(written)
         with self._ledger.transaction():
             self._ledger.write(
-                "INSERT INTO images (id, round, record, seconds, bytes, created_at) "
-                "VALUES (:id, :round, :record, :seconds, :bytes, :now) ON CONFLICT (id) DO UPDATE "
-                "SET seconds = excluded.seconds, bytes = excluded.bytes, created_at = excluded.created_at",
+                "INSERT INTO images (id, round, record, seconds, bytes, created_at, audit) "
+                "VALUES (:id, :round, :record, :seconds, :bytes, :now, audit_place(:id)) "
+                "ON CONFLICT (id) DO UPDATE SET seconds = excluded.seconds, bytes = excluded.bytes, created_at = excluded.created_at",
                 rows,
             )
 

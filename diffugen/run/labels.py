@@ -9,8 +9,8 @@ from typing import Any
 from diffugen.records import OPEN, Decision, Disagreement, LabelSet
 from diffugen.run import codec
 from diffugen.run.images import ImageStore
-from diffugen.run.rows import check_round, check_texts, check_time, filters, now, pairs
-from diffugen.run.schema import WITH_JUDGED
+from diffugen.run.rows import check_numbers, check_round, check_texts, check_time, filters, now, pairs
+from diffugen.run.schema import WITH_CHECKS, WITH_JUDGED
 from diffugen.run.votes import settled
 
 _SUPERSEDED = (
@@ -129,16 +129,74 @@ class LabelStore(ImageStore):
         for (image_id,) in self._ledger.stream("images", "id", where, **values, source=source, method=method):
             yield image_id
 
-    def agreed_ids(self, round: int) -> Iterator[str]:
-        """Yield the ids of a round's images that attention and model have labelled without disagreement."""
-        where, values = filters(round=round)
-        for source in ("attention", "model"):
-            where += (
-                f" AND EXISTS (SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source = '{source}')"
+    def draw_agreed(self, round: int, most: int) -> list[str]:
+        """Draw images of a round that attention and model have labelled without disagreement.
+
+        Args:
+            round: Number of the round.
+            most: How many; fewer are returned if there are not as many.
+
+        Returns:
+            Their ids, the same ones whenever they are drawn.
+        """
+        place = "t.audit" if self._ledger.version >= WITH_CHECKS else "audit_place(t.id)"
+        labelled = "SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source"
+        found = self._ledger.select(
+            f"SELECT id FROM images AS t WHERE t.round = :round AND EXISTS ({labelled} = 'attention') "
+            f"AND EXISTS ({labelled} = 'model') "
+            "AND NOT EXISTS (SELECT 1 FROM disagreements AS d WHERE d.image_id = t.id) "
+            f"ORDER BY {place} LIMIT :most",
+            round=round,
+            most=most,
+        )
+        return [image_id for (image_id,) in found]
+
+    def contested_ids(self, round: int) -> list[str]:
+        """Return the ids of a round's images with a disagreement, in the order of the review queue."""
+        found = self._ledger.select(
+            "SELECT image_id FROM disagreements WHERE round = :round GROUP BY image_id ORDER BY min(seq)",
+            round=round,
+        )
+        return [image_id for (image_id,) in found]
+
+    def count_contested(self) -> dict[int, int]:
+        """Return, from a round, how many of its images have a disagreement."""
+        return dict(
+            self._ledger.all(
+                "SELECT round, count(*) FROM (SELECT DISTINCT image_id, round FROM disagreements) "
+                "GROUP BY round"
             )
-        where += " AND NOT EXISTS (SELECT 1 FROM disagreements AS d WHERE d.image_id = t.id)"
-        for (image_id,) in self._ledger.stream("images", "id", where, **values):
-            yield image_id
+        )
+
+    def count_contested_decided(self) -> int:
+        """Return how many images with a disagreement are decided."""
+        contested = "SELECT 1 FROM disagreements AS d WHERE d.image_id = t.image_id"
+        if self.consensus > 1:
+            ids = (one.image_id for one in self.decisions())
+            contested = contested.replace("t.image_id", ":image_id")
+            return sum(self._ledger.one(contested, image_id=one) is not None for one in ids)
+        found = self._ledger.one(
+            f"SELECT count(*) FROM decisions AS t WHERE verdict <> '{OPEN}' AND EXISTS ({contested}) AND "
+            "NOT EXISTS (SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq)"
+        )
+        return int(found[0]) if found else 0
+
+    def decision(self, image_id: str) -> Decision | None:
+        """Return the decision that counts of an image; None if it is not decided."""
+        return settled(self.votes(image_id), self.consensus).get(image_id)
+
+    def count_labels(self, source: str, method: str) -> tuple[int, int]:
+        """Return how many label sets there are of a source and method, and how many objects in them."""
+        found = self._ledger.one(
+            "SELECT count(*), sum(objects), max(objects) FROM labels "
+            "WHERE source = :source AND method = :method",
+            source=source,
+            method=method,
+        )
+        count, objects, most = found or (0, 0, 0)
+        with self._ledger.reading("labels", source):
+            check_numbers(*([most] if count else []))
+        return int(count), int(objects or 0)
 
     def put_disagreements(
         self, round: int, disagreements: Iterable[Disagreement], method: str | None = None

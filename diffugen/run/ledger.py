@@ -21,7 +21,7 @@ from typing import Any
 
 from diffugen.errors import StoreError, is_disk_full
 from diffugen.run import schema
-from diffugen.run.rows import pairs
+from diffugen.run.rows import audit_place, pairs
 
 LEDGER_NAME = "ledger.sqlite"
 _PAGE_ROWS = 500
@@ -230,6 +230,12 @@ class Ledger:
         """Run one statement for each of ``rows``, inside a :meth:`transaction`."""
         self._connection.executemany(sql, rows)
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """Two numbers that change when this process or another one has written to the ledger."""
+        (version,) = self.one("PRAGMA data_version") or (0,)
+        return int(version), self._connection.total_changes
+
     def one(self, sql: str, **values: Any) -> tuple[Any, ...] | None:
         """Return the first row of a query, or None."""
         with explained(self.folder):
@@ -300,6 +306,7 @@ def _connect(folder: Path, mode: str, *statements: str) -> sqlite3.Connection:
     address = f"{(folder / LEDGER_NAME).absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
     try:
+        connection.create_function("audit_place", 1, audit_place, deterministic=True)
         for statement in statements:
             connection.execute(statement)
     except BaseException:
@@ -320,6 +327,7 @@ def _definitions(connection: sqlite3.Connection) -> dict[str, str]:
 def _expected(migrations: tuple[str, ...]) -> dict[str, str]:
     """Return the definitions that these scripts make."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.create_function("audit_place", 1, audit_place, deterministic=True)
     try:
         for statement in ";".join(migrations).split(";"):
             connection.execute(statement)

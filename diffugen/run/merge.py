@@ -24,6 +24,7 @@ from diffugen.run.changes import differing_keys
 from diffugen.run.files import acquire_lock, link_file, read_file, release_lock, sync_folder
 from diffugen.run.ledger import LEDGER_NAME, explained
 from diffugen.run.places import UNFINISHED
+from diffugen.run.rows import audit_place
 from diffugen.run.schema import WITH_JUDGED
 from diffugen.run.store import RunStore
 
@@ -235,9 +236,13 @@ def _take_images(source: RunStore, target: RunStore, page: Sequence[str], merged
         for files in (target.image_files, target.heat_map_files):
             files.sync(new)
     # OR IGNORE: an image whose row is there, but whose files were lost, has them again now.
-    rows = [row for image_id in new for row in _rows(source, "images", _IMAGE, "id", image_id)]
+    rows = [
+        {**row, "audit": audit_place(image_id)}
+        for image_id in new
+        for row in _rows(source, "images", _IMAGE, "id", image_id)
+    ]
     with target.ledger.transaction():
-        target.ledger.write(_insert("images", _IMAGE), rows)
+        target.ledger.write(_insert("images", (*_IMAGE, "audit")), rows)
         target.ledger.write(_insert("labels", _LABELS), labels)
     merged.images += len(new)
     merged.label_sets += len(labels)

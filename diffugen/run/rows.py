@@ -7,7 +7,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from diffugen.errors import brief
+from diffugen.records import content_id
 from diffugen.run.schema import MOST_ROUNDS
+
+
+def audit_place(image_id: str) -> str:
+    """Return the place of an image in the draw of audits, which no property of the image has a part in."""
+    return content_id("audit", image_id)
 
 
 def filters(**values: Any) -> tuple[str, dict[str, Any]]:

@@ -99,13 +99,14 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE decisions ADD COLUMN judged TEXT;
     """,
     # Version 5: the tables check their values, so opening a ledger need not look at all rows; and indexes
-    # from which a large run is counted. SQLite cannot add a check to a table, so each is made anew, and
-    # keeps the newest number of `seq` that it ever had.
+    # from which a large run is counted, and its audits are drawn: `audit` is the place of an image in that
+    # draw, and depends on its id alone. SQLite cannot add a check to a table, so each is made anew, and keeps
+    # the newest number of `seq` that it ever had.
     f"""
     CREATE TABLE checked_images (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, round INTEGER NOT NULL,
         record TEXT NOT NULL,
-        seconds REAL NOT NULL, bytes INTEGER NOT NULL, created_at TEXT NOT NULL,
+        seconds REAL NOT NULL, bytes INTEGER NOT NULL, created_at TEXT NOT NULL, audit TEXT NOT NULL,
         CHECK ({CHECKS["images"]}));
     CREATE TABLE checked_labels (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id),
@@ -135,7 +136,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     + "".join(
         f"""
-    INSERT INTO checked_{table} SELECT * FROM {table};
+    INSERT INTO checked_{table} SELECT *{", audit_place(id)" if table == "images" else ""} FROM {table};
     DELETE FROM sqlite_sequence WHERE name = 'checked_{table}';
     INSERT INTO sqlite_sequence SELECT 'checked_{table}', seq FROM sqlite_sequence WHERE name = '{table}';
     DROP TABLE {table};
@@ -147,10 +148,13 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX images_by_round ON images (round, seq, seconds, bytes, created_at);
     CREATE INDEX labels_by_source ON labels (source);
     CREATE INDEX labels_by_round ON labels (source, round, seq, objects, created_at);
-    CREATE INDEX disagreements_by_round ON disagreements (round, kind);
-    CREATE INDEX disagreements_by_image ON disagreements (image_id);
+    CREATE INDEX images_by_audit ON images (round, audit);
+    CREATE INDEX disagreements_by_round ON disagreements (round);
+    CREATE INDEX disagreements_by_kind ON disagreements (round, kind);
+    CREATE INDEX disagreements_by_image ON disagreements (image_id, round);
     CREATE INDEX decisions_by_image ON decisions (image_id, seq);
-    CREATE INDEX decisions_by_round ON decisions (round, verdict, image_id, seq, created_at);
+    CREATE INDEX decisions_by_round ON decisions (round);
+    CREATE INDEX decisions_by_verdict ON decisions (round, verdict, image_id, seq, created_at);
     """,
 )
 """One script per schema version, run in order; a new ledger runs all. To add a table, append a script."""

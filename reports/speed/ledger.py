@@ -29,6 +29,7 @@ from diffugen.labels.shapes import encode
 from diffugen.records import ImageRecord, Instances, Phrase, Prompt
 from diffugen.run import codec
 from diffugen.run.ledger import LEDGER_NAME
+from diffugen.run.rows import audit_place
 from diffugen.run.store import RunStore
 
 HERE = Path(__file__).parent
@@ -67,12 +68,14 @@ def plant(folder: Path, images: int) -> None:
 
     source = rows()
     connection = sqlite3.connect(folder / LEDGER_NAME)
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA cache_size = -1000000")
     while page := list(islice(source, 10_000)):
         with connection:
             connection.executemany(
-                "INSERT INTO images (id, round, record, seconds, bytes, created_at) "
-                "VALUES (?, 0, ?, 1.0, 9, ?)",
-                [(image_id, text, NOW) for image_id, text in page],
+                "INSERT INTO images (id, round, record, seconds, bytes, created_at, audit) "
+                "VALUES (?, 0, ?, 1.0, 9, ?, ?)",
+                [(image_id, text, NOW, audit_place(image_id)) for image_id, text in page],
             )
             connection.executemany(
                 "INSERT INTO labels (image_id, source, method, round, instances, objects, created_at) "
@@ -83,6 +86,11 @@ def plant(folder: Path, images: int) -> None:
                 "INSERT INTO decisions (image_id, verdict, instances, reviewer, round, created_at) "
                 "VALUES (?, 'edited', ?, 'anna', 0, ?)",
                 [(one, labels, NOW) for one, _ in page[::10]],
+            )
+            connection.executemany(
+                "INSERT INTO disagreements (image_id, round, kind, severity, attention, model, iou) "
+                "VALUES (?, 0, 'badly_located', 0.5, 0, 0, 0.3)",
+                [(one,) for one, _ in page[::7]],
             )
     connection.close()
 

@@ -100,6 +100,7 @@ def test_commands_that_only_read_need_no_upgrade(
 def rows_of(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     with sqlite3.connect(f"{(folder / 'ledger.sqlite').as_uri()}?mode=ro", uri=True) as ledger:
         found = {table: sorted(ledger.execute(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+        found["images"] = [row[:7] for row in found["images"]]  # without the place in the draw of audits
     ledger.close()
     return found
 

@@ -383,7 +383,7 @@ def plant(store: RunStore, count: int) -> None:
     }
     rows = [{**row, "id": f"{number:016x}", "round": number % 4} for number in range(count)]
     with store._ledger.transaction():
-        store._ledger.write("INSERT INTO images VALUES (NULL, :id, :round, :t, 1, 10, :now)", rows)
+        store._ledger.write("INSERT INTO images VALUES (NULL, :id, :round, :t, 1, 10, :now, :id)", rows)
         for method in ("'a'", "'b'"):
             columns = f"NULL, :id, 'attention', {method}, :round, :i, 2, :now"
             store._ledger.write(f"INSERT INTO labels VALUES ({columns})", rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffugen.comparison.shares import Share
 from diffugen.comparison.verdicts import is_wrong
 from diffugen.config.sections import DisagreementSettings
-from diffugen.review.queue import attention_labels, audits_of, compared_method, configured_classes
+from diffugen.review.queue import attention_labels, compared_method, configured_classes, decided_audits
 from diffugen.run.store import RunStore
 
 
@@ -17,7 +17,7 @@ def audit_errors(store: RunStore) -> Share:
     count.
     """
     good_iou, class_names, errors = _good_iou(store), configured_classes(store), Share()
-    decisions = [one for one in map(store.decision, audits_of(store)) if one is not None]
+    decisions = [one for one in map(store.decision, decided_audits(store)) if one is not None]
     method = compared_method(store) if decisions else None
     for decision in decisions:
         attention = attention_labels(store, decision.image_id, method)

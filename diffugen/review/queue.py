@@ -162,7 +162,7 @@ def count_queue(store: RunStore) -> QueueCounts:
     for one in store.summary().rounds.values():
         kinds.update(one.disagreements)
     contested, audits = store.count_contested(), audits_of(store)
-    audits_decided = sum(store.decision(image_id) is not None for image_id in audits)
+    audits_decided = len(decided_audits(store))
     decided = store.count_contested_decided() + audits_decided
     return QueueCounts(
         disagreements=kinds.total(),
@@ -187,8 +187,15 @@ def _count_voted(store: RunStore, audits: Collection[str]) -> int:
 
 def audits_of(store: RunStore) -> list[str]:
     """Return the images of the review queue on which the sources agree; the same ones whenever it is read."""
-    contested = store.count_contested()
-    return [one for number, count in sorted(contested.items()) for one in _audits_of(store, number, count)]
+    rounds = sorted(store.count_contested().items())
+    return store.ledger.once(
+        "audits", lambda: [one for number, count in rounds for one in _audits_of(store, number, count)]
+    )
+
+
+def decided_audits(store: RunStore) -> list[str]:
+    """Return the audits that are decided."""
+    return store.ledger.once("decided audits", lambda: list(filter(store.is_decided, audits_of(store))))
 
 
 def _audits_of(store: RunStore, number: int, contested: int) -> list[str]:

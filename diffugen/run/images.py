@@ -105,7 +105,8 @@ class ImageStore:
             self._ledger.write(
                 "INSERT INTO images (id, round, record, seconds, bytes, created_at, audit) "
                 "VALUES (:id, :round, :record, :seconds, :bytes, :now, audit_place(:id)) "
-                "ON CONFLICT (id) DO UPDATE SET seconds = excluded.seconds, bytes = excluded.bytes, created_at = excluded.created_at",
+                "ON CONFLICT (id) DO UPDATE "
+                "SET seconds = excluded.seconds, bytes = excluded.bytes, created_at = excluded.created_at",
                 rows,
             )
 

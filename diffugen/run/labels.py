@@ -9,7 +9,7 @@ from typing import Any
 from diffugen.records import OPEN, Decision, Disagreement, LabelSet
 from diffugen.run import codec
 from diffugen.run.images import ImageStore
-from diffugen.run.rows import check_numbers, check_round, check_texts, check_time, filters, now, pairs
+from diffugen.run.rows import check_integers, check_round, check_texts, check_time, filters, now, pairs
 from diffugen.run.schema import WITH_CHECKS, WITH_JUDGED
 from diffugen.run.votes import settled
 
@@ -161,12 +161,10 @@ class LabelStore(ImageStore):
 
     def count_contested(self) -> dict[int, int]:
         """Return, from a round, how many of its images have a disagreement."""
-        return dict(
-            self._ledger.all(
-                "SELECT round, count(*) FROM (SELECT DISTINCT image_id, round FROM disagreements) "
-                "GROUP BY round"
-            )
+        sql = (
+            "SELECT round, count(*) FROM (SELECT DISTINCT image_id, round FROM disagreements) GROUP BY round"
         )
+        return self._ledger.once("contested", lambda: dict(self._ledger.all(sql)))
 
     def count_contested_decided(self) -> int:
         """Return how many images with a disagreement are decided."""
@@ -181,6 +179,16 @@ class LabelStore(ImageStore):
         )
         return int(found[0]) if found else 0
 
+    def is_decided(self, image_id: str) -> bool:
+        """Return whether an image is decided."""
+        if self.consensus > 1:
+            return self.decision(image_id) is not None
+        newest = self._ledger.one(
+            "SELECT verdict FROM decisions WHERE image_id = :image_id ORDER BY seq DESC LIMIT 1",
+            image_id=image_id,
+        )
+        return newest is not None and newest[0] != OPEN
+
     def decision(self, image_id: str) -> Decision | None:
         """Return the decision that counts of an image; None if it is not decided."""
         return settled(self.votes(image_id), self.consensus).get(image_id)
@@ -188,15 +196,15 @@ class LabelStore(ImageStore):
     def count_labels(self, source: str, method: str) -> tuple[int, int]:
         """Return how many label sets there are of a source and method, and how many objects in them."""
         found = self._ledger.one(
-            "SELECT count(*), sum(objects), max(objects) FROM labels "
+            "SELECT count(*), coalesce(sum(objects), 0) FROM labels "
             "WHERE source = :source AND method = :method",
             source=source,
             method=method,
         )
-        count, objects, most = found or (0, 0, 0)
-        with self._ledger.reading("labels", source):
-            check_numbers(*([most] if count else []))
-        return int(count), int(objects or 0)
+        count, objects = found or (0, 0)
+        with self._ledger.reading("labels", f"of source {source}"):
+            check_integers(objects)
+        return int(count), int(objects)
 
     def put_disagreements(
         self, round: int, disagreements: Iterable[Disagreement], method: str | None = None

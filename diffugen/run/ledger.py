@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from diffugen.errors import StoreError, is_disk_full
 from diffugen.run import schema
@@ -27,6 +27,8 @@ LEDGER_NAME = "ledger.sqlite"
 _PAGE_ROWS = 500
 _BUSY_SECONDS = 30.0
 _LITTLE_SPACE_BYTES = 1 << 20
+
+T = TypeVar("T")
 
 _KEYS = {"stages": "name", "images": "id", "dropped": "id"}
 """What names a row of a table, where that is not ``image_id``."""
@@ -63,6 +65,8 @@ class Ledger:
         """
         self.folder = folder
         self.readonly = readonly
+        self._computed: dict[str, Any] = {}
+        self._computed_at: tuple[int, int] | None = None
         with explained(folder):
             self._connection = _connect_reader(folder) if readonly else _connect_writer(folder)
             try:
@@ -224,17 +228,28 @@ class Ledger:
             except BaseException:
                 if self._connection.in_transaction:  # on a full disk SQLite has already rolled back
                     self._connection.execute("ROLLBACK")
+                self._computed_at = None  # what was computed since may have seen what was not committed
                 raise
 
     def write(self, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run one statement for each of ``rows``, inside a :meth:`transaction`."""
         self._connection.executemany(sql, rows)
 
-    @property
-    def state(self) -> tuple[int, int]:
-        """Two numbers that change when this process or another one has written to the ledger."""
-        (version,) = self.one("PRAGMA data_version") or (0,)
-        return int(version), self._connection.total_changes
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """Return what ``compute`` returns, computed once until somebody writes to the ledger.
+
+        Args:
+            name: What is computed; one name stands for one computation.
+            compute: Reads the ledger.
+        """
+        (version,) = self.one("PRAGMA data_version") or (0,)  # changes when another process writes
+        state = (int(version), self._connection.total_changes)
+        if state != self._computed_at:
+            self._computed_at, self._computed = state, {}
+        if name not in self._computed:
+            self._computed[name] = compute()
+        found: T = self._computed[name]
+        return found
 
     def one(self, sql: str, **values: Any) -> tuple[Any, ...] | None:
         """Return the first row of a query, or None."""

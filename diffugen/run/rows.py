@@ -19,7 +19,10 @@ def audit_place(image_id: str) -> str:
 def filters(**values: Any) -> tuple[str, dict[str, Any]]:
     """Return an SQL condition for the columns whose value is not None, and these values."""
     given = {name: value for name, value in values.items() if value is not None}
-    return " AND ".join(["TRUE", *(f"t.{name} = :{name}" for name in given)]), given
+    # An image has few rows: SQLite is to search by it. A plus sign keeps it from searching by a column.
+    plus = "+" if "image_id" in given else ""
+    conditions = (f"{'' if name == 'image_id' else plus}t.{name} = :{name}" for name in given)
+    return " AND ".join(["TRUE", *conditions]), given
 
 
 def check_texts(*values: object) -> None:
@@ -42,6 +45,17 @@ def check_numbers(*values: object) -> None:
     for value in values:
         if not isinstance(value, (int, float)):
             raise ValueError(f"{brief(value)} is not a number")
+
+
+def check_integers(*values: object) -> None:
+    """Check that values of a row are integers.
+
+    Raises:
+        ValueError: One is something else.
+    """
+    for value in values:
+        if not isinstance(value, int):
+            raise ValueError(f"{brief(value)} is not an integer")
 
 
 def check_round(value: object) -> None:

@@ -31,21 +31,25 @@ def _number(*names: str) -> str:
     return " AND ".join(f"typeof({name}) IN ('integer', 'real')" for name in names)
 
 
+def _integer(name: str) -> str:
+    return f"typeof({name}) = 'integer'"
+
+
 def _image_id(name: str) -> str:
     # Ids name files, so nothing else may stand there.
     return f"{_text(name)} AND length({name}) = 16 AND {name} NOT GLOB '*[^0-9a-f]*'"
 
 
-_ROUND = f"typeof(round) = 'integer' AND round BETWEEN 0 AND {MOST_ROUNDS}"
+_ROUND = f"{_integer('round')} AND round BETWEEN 0 AND {MOST_ROUNDS}"
 _TIME = (
     f"{_text('created_at')} AND created_at GLOB '????-??-??T??:??:??*+00:00' "
     "AND date(julianday(created_at)) IS substr(created_at, 1, 10)"
 )
 
 CHECKS = {
-    "images": _all(_image_id("id"), _ROUND, _text("record"), _number("seconds", "bytes"), _TIME),
+    "images": _all(_image_id("id"), _ROUND, _text("record"), _number("seconds"), _integer("bytes"), _TIME),
     "labels": _all(
-        _image_id("image_id"), _text("source", "method", "instances"), _ROUND, _number("objects"), _TIME
+        _image_id("image_id"), _text("source", "method", "instances"), _ROUND, _integer("objects"), _TIME
     ),
     "stages": _all(_ROUND, _text("name", "result"), _number("seconds"), _TIME),
     "disagreements": _all(_image_id("image_id"), _ROUND, _text("kind"), _number("severity", "iou")),

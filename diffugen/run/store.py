@@ -63,7 +63,6 @@ class RunStore(LabelStore):
         self.readonly = ledger.readonly
         self._ledger = ledger
         self._lock = lock
-        self._summary: tuple[tuple[int, int], RunSummary] | None = None
 
     @classmethod
     def create_or_open(
@@ -153,6 +152,9 @@ class RunStore(LabelStore):
     @property
     def consensus(self) -> int:
         """How many reviewers must agree on an image: ``review.consensus`` of the run, 1 for an older run."""
+        return self._ledger.once("consensus", self._read_consensus)
+
+    def _read_consensus(self) -> int:
         review = (self.config or {}).get("review")
         count = review.get("consensus") if isinstance(review, dict) else None
         return count if isinstance(count, int) and count >= 1 else 1
@@ -280,11 +282,8 @@ class RunStore(LabelStore):
             self._ledger.write("INSERT OR REPLACE INTO meta VALUES (:key, :value)", pairs({"loop": loop}))
 
     def summary(self) -> RunSummary:
-        """Count the content of the run, from the ledger's indexes only, once for each of its states."""
-        state = self._ledger.state
-        if self._summary is None or self._summary[0] != state:
-            self._summary = (state, self._count())
-        return self._summary[1]
+        """Count the content of the run, from the ledger's indexes only: fast even with many images."""
+        return self._ledger.once("summary", self._count)
 
     def _count(self) -> RunSummary:
         with explained(self.folder):

@@ -9,7 +9,7 @@ from typing import cast
 
 from diffugen.records import OPEN
 from diffugen.run.ledger import LEDGER_NAME, Ledger
-from diffugen.run.rows import check_numbers, check_round, check_texts, check_time
+from diffugen.run.rows import check_integers, check_numbers, check_round, check_texts, check_time
 
 
 @dataclass
@@ -68,15 +68,12 @@ def summarise(ledger: Ledger) -> RunSummary:
     Raises:
         StoreError: A value is of another type than its column.
     """
-    # The greatest of numbers is a number, unless there is something else among them: it would count as 0.
+    # A text among numbers counts as 0, but it is the greatest of them, and a sum of integers is none then.
     images = ledger.all(
-        "SELECT round, count(*), sum(seconds), sum(bytes), max(seconds), max(bytes), max(created_at) "
+        "SELECT round, count(*), sum(seconds), sum(bytes), max(seconds), max(created_at) "
         "FROM images GROUP BY round"
     )
-    labels = ledger.all(
-        "SELECT source, round, count(*), sum(objects), max(objects), max(created_at) "
-        "FROM labels GROUP BY source, round"
-    )
+    labels = ledger.all("SELECT source, round, count(*), sum(objects) FROM labels GROUP BY source, round")
     stages = ledger.all("SELECT round, name, seconds, created_at FROM stages ORDER BY created_at, name")
     dropped = ledger.all("SELECT round, count(*), max(created_at) FROM dropped GROUP BY round")
     kinds = ledger.all("SELECT round, kind, count(*) FROM disagreements GROUP BY round, kind")
@@ -96,17 +93,18 @@ def summarise(ledger: Ledger) -> RunSummary:
                 times.append(str(time))
         return found.setdefault(cast(int, number), RoundSummary())
 
-    for number, count, seconds, _, *greatest, time in images:
+    for number, count, seconds, size, most, time in images:
         one = of_round("images", number, time)
         with ledger.reading("images", f"of round {number}"):
-            check_numbers(*greatest)
+            check_numbers(most)
+            check_integers(size)
         one.images, one.seconds = count, seconds
     for number, count, time in dropped:
         of_round("dropped", number, time).dropped = count
-    for source, number, label_sets, objects, most, time in labels:
-        one = of_round("labels", number, time)
+    for source, number, label_sets, objects in labels:
+        one = of_round("labels", number, _newest_time(ledger, source))
         with ledger.reading("labels", f"of round {number}"):
-            check_numbers(most)
+            check_integers(objects)
             check_texts(source)
         one.label_sets[source], one.objects[source] = label_sets, objects
     for number, kind, count in kinds:
@@ -130,3 +128,11 @@ def summarise(ledger: Ledger) -> RunSummary:
         last_activity=max(times, default=None),
         rounds=dict(sorted(found.items())),
     )
+
+
+def _newest_time(ledger: Ledger, source: str) -> object:
+    """Return when the newest labels of a source were written."""
+    (newest,) = ledger.one(
+        "SELECT created_at FROM labels WHERE source = :source ORDER BY seq DESC LIMIT 1", source=source
+    ) or (None,)
+    return newest

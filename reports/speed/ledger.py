@@ -3,10 +3,10 @@
     python reports/speed/ledger.py --work runs/ledger
 
 The ledgers are planted: rows of images with attention and model labels, a disagreement on every seventh, and
-a decision on every tenth, but on no more than about 10,000, for people make them. The configuration is that of
-the miniature. The files of images are empty; they are only looked for. Each operation runs in its own process,
-whose peak memory is measured too (on Linux). The sizes differ by factors of ten, which shows what is not
-linear.
+a decision on every tenth, but on no more than about 10,000, for people make them. The configuration is that
+of the miniature. The files of images are empty; they are only looked for. Each operation runs in its own
+process, whose peak memory is measured too (on Linux). The sizes differ by factors of ten, which shows what is
+not linear.
 """
 
 from __future__ import annotations

@@ -375,7 +375,7 @@ def test_summary(store: RunStore) -> None:
 
 
 def plant(store: RunStore, count: int) -> None:
-    """Add ``count`` images without files to a run, with two label sets each."""
+    """Add ``count`` images without files to a run, with two label sets each, and more about every fourth."""
     row = {
         "t": codec.record_to_json(make_record(0)),
         "i": codec.instances_to_json(make_labels(make_record(0)).instances),
@@ -387,6 +387,16 @@ def plant(store: RunStore, count: int) -> None:
         for method in ("'a'", "'b'"):
             columns = f"NULL, :id, 'attention', {method}, :round, :i, 2, :now"
             store._ledger.write(f"INSERT INTO labels VALUES ({columns})", rows)
+        columns = "NULL, :id, 'model', 'c', :round, :i, 2, :now"
+        store._ledger.write(
+            f"INSERT INTO labels VALUES ({columns})", [one for one in rows if not one["round"]]
+        )
+        columns = "NULL, :id, :round, 'spurious', 0.5, 0, NULL, 0.1"
+        contested = [one for one in rows if one["round"] == 1]
+        store._ledger.write(f"INSERT INTO disagreements VALUES ({columns})", contested)
+        columns = "NULL, :id, 'reject', NULL, 'ann', 2, :now, NULL"
+        decided = [one for one in rows if one["round"] in (1, 2)]
+        store._ledger.write(f"INSERT INTO decisions VALUES ({columns})", decided[::2])
 
 
 QUERIES: dict[str, tuple[Callable[[RunStore], int], float]] = {
@@ -401,7 +411,20 @@ QUERIES: dict[str, tuple[Callable[[RunStore], int], float]] = {
     "superseded": (lambda store: sum(1 for _ in store.superseded("attention", "a")), 1),
     "label_ids_missing": (lambda store: sum(1 for _ in store.label_ids_missing("model", "a")), 1),
     "summary": (lambda store: store.summary().images, 1),
+    "disagreements of a round": (lambda store: sum(1 for _ in store.disagreements(round=1)), 1 / 4),
+    "contested images": (lambda store: len(store.contested_ids(1)), 1 / 4),
+    "draw_agreed": (lambda store: len(store.draw_agreed(0, 10**9)), 1 / 4),
+    "decisions of a round": (lambda store: sum(1 for _ in store.decisions(round=2)), 1 / 4),
 }
+
+SINGLE: dict[str, Callable[[RunStore, str], int]] = {
+    "labels": lambda store, one: sum(1 for _ in store.labels("attention", image_id=one)),
+    "latest_labels": lambda store, one: sum(1 for _ in store.latest_labels("attention", image_id=one)),
+    "disagreements": lambda store, one: sum(1 for _ in store.disagreements(image_id=one)),
+    "decision": lambda store, one: len([store.decision(one)]),
+    "audits": lambda store, one: len(store.draw_agreed(0, 5)),
+}
+"""Queries whose cost does not depend on the number of images."""
 
 
 def counting(counter: list[int]) -> Callable[[], None]:
@@ -424,9 +447,14 @@ def test_query_cost_grows_linearly_with_rows(tmp_path: Path) -> None:
                 counter[0] = 0
                 assert query(store) == count * share, name
                 steps[count][name] = counter[0]
+            for name, single in SINGLE.items():
+                counter[0] = 0
+                assert single(store, f"{count // 2 + 1:016x}"), name
+                steps[count][f"one: {name}"] = counter[0]
             store._ledger._connection.set_progress_handler(None, 0)
     for name, few in steps[2_000].items():
-        assert steps[20_000][name] <= 12 * few + 10, name
+        most = few + 5 if name.startswith("one: ") else 12 * few + 10
+        assert steps[20_000][name] <= most, name
 
 
 # -------------------------------------------------------------------- configuration, versions, locks

@@ -195,7 +195,7 @@ def audits_of(store: RunStore) -> list[str]:
 
 def decided_audits(store: RunStore) -> list[str]:
     """Return the audits that are decided."""
-    return store.ledger.once("decided audits", lambda: list(filter(store.is_decided, audits_of(store))))
+    return store.ledger.once("decided audits", lambda: store.decided_of(audits_of(store)))
 
 
 def _audits_of(store: RunStore, number: int, contested: int) -> list[str]:

@@ -179,8 +179,12 @@ class LabelStore(ImageStore):
         )
         return int(found[0]) if found else 0
 
-    def is_decided(self, image_id: str) -> bool:
-        """Return whether an image is decided."""
+    def decided_of(self, image_ids: Iterable[str]) -> list[str]:
+        """Return those of some images that are decided, in their order."""
+        voted = {one for (one,) in self._ledger.all("SELECT DISTINCT image_id FROM decisions")}
+        return [one for one in image_ids if one in voted and self._is_decided(one)]
+
+    def _is_decided(self, image_id: str) -> bool:
         if self.consensus > 1:
             return self.decision(image_id) is not None
         newest = self._ledger.one(

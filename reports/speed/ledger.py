@@ -124,23 +124,19 @@ def plant(folder: Path, images: int) -> None:
     connection.close()
 
 
-def measure(operation: str, folder: Path, repeats: int) -> tuple[float, float]:
-    """Return the median time of an operation in seconds, and the peak memory of its process in MB."""
+def measure(operation: str, folder: Path) -> tuple[float, float]:
+    """Return the time of an operation in seconds, and the peak memory of its process in MB."""
     code = (
         f"{BASE}folder = sys.argv[1]\n"
         f"start = time.perf_counter()\n{operation}\nspent = time.perf_counter() - start\n"
         "peak = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "print(spent, int(peak) / 1024)"
     )
-    times, peaks = [], []
-    for _ in range(repeats):
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
-        )
-        spent, peak = map(float, done.stdout.split())
-        times.append(spent)
-        peaks.append(peak)
-    return statistics.median(times), max(peaks)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+    )
+    spent, peak = map(float, done.stdout.split())
+    return spent, peak
 
 
 def main() -> None:
@@ -154,15 +150,20 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = arguments.sizes
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in OPERATIONS}
-    for size in sizes:
-        folder = arguments.work / str(size)
+    folders = {size: arguments.work / str(size) for size in sizes}
+    for size, folder in folders.items():
         start = time.perf_counter()
         plant(folder, size)
         print(size, "planted", round(time.perf_counter() - start, 1), flush=True)
-        for name, operation in OPERATIONS.items():
-            repeats = 1 if name.endswith("first look") else arguments.repeats
-            measured[name].append(measure(operation, folder, repeats))
-            print(size, name, json.dumps(measured[name][-1]), flush=True)
+    for name, operation in OPERATIONS.items():
+        repeats = 1 if name.endswith("first look") else arguments.repeats
+        # The sizes take turns: what else the machine does meets all of them.
+        runs = [[measure(operation, folder) for folder in folders.values()] for _ in range(repeats)]
+        for of_size in zip(*runs, strict=True):
+            seconds, peaks = zip(*of_size, strict=True)
+            measured[name].append((statistics.median(seconds), max(peaks)))
+        print(name, json.dumps(measured[name]), flush=True)
+    for folder in folders.values():
         shutil.rmtree(folder)
     given = f"--sizes {' '.join(map(str, sizes))} --repeats {arguments.repeats}"
     command = f"python reports/speed/ledger.py {given}"
@@ -172,7 +173,7 @@ def main() -> None:
         fill(
             f"Measured by `{command}`, which also describes the planted ledgers "
             f"(n = {arguments.repeats}, median; n = 1 for a first look). The machine was shared: compare "
-            "ratios, not seconds. Every operation opens the run first.",
+            "ratios, not seconds; for that, the sizes took turns. Every operation opens the run first.",
             120,
             break_on_hyphens=False,
         ),

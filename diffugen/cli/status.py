@@ -57,10 +57,9 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of the run.")] = Pat
 def queue_lines(store: RunStore) -> list[str]:
     """Return what a run's review queue holds, and what its audits say; nothing before a comparison."""
     from diffugen.review.audits import audit_errors
-    from diffugen.review.queue import read_queue
+    from diffugen.review.queue import count_queue
 
-    queue = read_queue(store)
-    counts, errors = queue.counts, audit_errors(queue)
+    counts, errors = count_queue(store), audit_errors(store)
     if not counts.images:
         return []
     audits = f", {counted(counts.audits, 'audit')}" if counts.audits else ""

@@ -23,7 +23,7 @@ from diffugen.report.charts import Bars, Line, bar_chart, line_chart
 from diffugen.report.facts import RunFacts
 from diffugen.report.quality import attention_labels, evidence_labels
 from diffugen.report.survey import Survey
-from diffugen.review.queue import AUDIT, Queue
+from diffugen.review.queue import AUDIT, Queue, count_queue
 from diffugen.run.store import RunStore
 
 QUEUE_LENGTH = 10
@@ -137,7 +137,7 @@ def _reliability_blocks(facts: RunFacts) -> list[Block]:
 
 
 def _queue_blocks(store: RunStore, facts: RunFacts, survey: Survey, queue: Queue) -> list[Block]:
-    counts = queue.counts
+    counts = count_queue(queue.store)
     found = counted(counts.disagreements, "disagreement")
     text = (
         f"The review queue has {counted(counts.images, 'image')}: "

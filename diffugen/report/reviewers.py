@@ -13,7 +13,7 @@ from diffugen.records import KINDS
 from diffugen.report.blocks import NOTHING, Block, Paragraph, Section, Table, as_count
 from diffugen.report.facts import RunFacts
 from diffugen.review.audits import audit_errors
-from diffugen.review.queue import AUDIT, Queue
+from diffugen.review.queue import AUDIT, Queue, count_queue
 
 
 def reviewers(facts: RunFacts, queue: Queue) -> Section:
@@ -33,13 +33,15 @@ def share_in_words(share: Share) -> str:
 
 def _agreement(queue: Queue) -> ReviewerAgreement:
     kinds = {
-        image_id: [one.kind for one in found] or [AUDIT] for image_id, found in queue.disagreements.items()
+        image_id: [one.kind for one in queue.disagreements[image_id]] or [AUDIT]
+        for image_id in queue.votes
+        if image_id in queue.disagreements
     }
     return reviewer_agreement(queue.votes, kinds)
 
 
 def _consensus_blocks(queue: Queue) -> list[Block]:
-    needed, voted = queue.store.consensus, queue.counts.voted
+    needed, voted = queue.store.consensus, count_queue(queue.store).voted
     if needed == 1:
         return []
     verb = "waits" if voted == 1 else "wait"
@@ -82,7 +84,7 @@ def _percentages(share: Share) -> tuple[str, str]:
 
 
 def _audit_blocks(facts: RunFacts, queue: Queue) -> list[Block]:
-    errors = audit_errors(queue)
+    errors = audit_errors(queue.store)
     if not errors.of:
         return []
     text = (

@@ -157,8 +157,8 @@ def survey_run(store: RunStore, facts: RunFacts, queue: Queue) -> Survey:
         survey.verdicts.setdefault(decision.round, Counter())[decision.verdict] += 1
         if decision.instances is not None:
             survey.human.add(decision.image_id)
-    for image_id, found in queue.disagreements.items():
-        if found:
+    for round in store.count_contested():
+        for image_id in store.contested_ids(round):
             survey.note(image_id).contested = True
     for record in store.records():
         _cover(record, survey)

@@ -8,9 +8,8 @@ Reads a run; knows neither the App nor the page that shows it.
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -18,7 +17,7 @@ from itertools import zip_longest
 from diffugen.records import KINDS, OPEN, Decision, Disagreement, ImageRecord, Instances, LabelSet, content_id
 from diffugen.run.results import Compared, Labelled
 from diffugen.run.store import RunStore
-from diffugen.run.votes import newest_votes
+from diffugen.run.votes import newest_votes, settled
 
 AUDIT = "audit"
 """What a queued image is called on which the sources agree, in place of a kind of disagreement."""
@@ -113,36 +112,12 @@ class Queue:
         Raises:
             StoreError: The result of a comparison cannot be read.
         """
-        return _compared_method(self.store)
-
-    @property
-    def audits(self) -> list[str]:
-        """The images of the queue on which the sources agree."""
-        return [image_id for image_id, found in self.disagreements.items() if not found]
+        return compared_method(self.store)
 
     @property
     def waiting(self) -> list[str]:
         """The images of the queue without a decision, in its order."""
         return [image_id for image_id in self.disagreements if image_id not in self.decisions]
-
-    @property
-    def counts(self) -> QueueCounts:
-        """The numbers of the queue."""
-        kinds = Counter(one.kind for found in self.disagreements.values() for one in found)
-        audits, waiting = self.audits, self.waiting
-        return QueueCounts(
-            disagreements=kinds.total(),
-            kinds={kind: kinds[kind] for kind in KINDS},
-            images=len(self.disagreements),
-            audits=len(audits),
-            decided=len(self.disagreements) - len(waiting),
-            audits_decided=sum(image_id in self.decisions for image_id in audits),
-            voted=sum(
-                any(vote.verdict != OPEN for vote in self.votes.get(image_id, ())) for image_id in waiting
-            )
-            if self.store.consensus > 1
-            else 0,
-        )
 
     def entry(self, image_id: str) -> Entry:
         """Return everything about an image that a reviewer sees; it may lie outside the queue.
@@ -151,7 +126,7 @@ class Queue:
             StoreError: The run has no such image.
         """
         record = self.store.record(image_id)
-        attention = self.labels(image_id, "attention", self.method) or self.labels(image_id, "attention")
+        attention = attention_labels(self.store, image_id, self.method)
         model = self.labels(image_id, "model")
         found = self.disagreements.get(image_id, ())
         votes = self.votes.get(image_id, ())
@@ -165,17 +140,87 @@ class Queue:
             source: Source of the labels.
             method: Provenance of the labels; None for any.
         """
-        found = list(self.store.labels(source, method, image_id=image_id))
-        if not found:
-            return None
-        if source != "model" or self.class_names is None:
-            return found[-1]
-        return replace(found[-1], instances=found[-1].instances.of_classes(self.class_names))
+        found = _newest_labels(self.store, image_id, source, method)
+        if found is None or source != "model" or self.class_names is None:
+            return found
+        return replace(found, instances=found.instances.of_classes(self.class_names))
+
+
+def _newest_labels(store: RunStore, image_id: str, source: str, method: str | None = None) -> LabelSet | None:
+    return next(reversed(list(store.labels(source, method, image_id=image_id))), None)
+
+
+def attention_labels(store: RunStore, image_id: str, method: str | None) -> LabelSet | None:
+    """Return an image's attention labels of a provenance, or else its newest; None if it has none."""
+    of_method = _newest_labels(store, image_id, "attention", method)
+    return of_method or _newest_labels(store, image_id, "attention")
 
 
 def count_queue(store: RunStore) -> QueueCounts:
     """Return the numbers of the review queue of a run."""
-    return read_queue(store).counts
+    kinds = Counter[str]()
+    for one in store.summary().rounds.values():
+        kinds.update(one.disagreements)
+    contested, audits = store.count_contested(), audits_of(store)
+    audits_decided = len(decided_audits(store))
+    decided = store.count_contested_decided() + audits_decided
+    return QueueCounts(
+        disagreements=kinds.total(),
+        kinds={kind: kinds[kind] for kind in KINDS},
+        images=sum(contested.values()) + len(audits),
+        audits=len(audits),
+        decided=decided,
+        audits_decided=audits_decided,
+        voted=_count_voted(store, frozenset(audits)) if store.consensus > 1 else 0,
+    )
+
+
+def _count_voted(store: RunStore, audits: Collection[str]) -> int:
+    decided = {one.image_id for one in store.decisions()}
+    return sum(
+        image_id not in decided
+        and any(vote.verdict != OPEN for vote in votes)
+        and (image_id in audits or next(store.disagreements(image_id=image_id), None) is not None)
+        for image_id, votes in newest_votes(store.votes()).items()
+    )
+
+
+def audits_of(store: RunStore) -> list[str]:
+    """Return the images of the review queue on which the sources agree; the same ones whenever it is read."""
+    rounds = sorted(store.count_contested().items())
+    return store.ledger.once(
+        "audits", lambda: [one for number, count in rounds for one in _audits_of(store, number, count)]
+    )
+
+
+def decided_audits(store: RunStore) -> list[str]:
+    """Return the audits that are decided."""
+    return store.ledger.once("decided audits", lambda: store.decided_of(audits_of(store)))
+
+
+def _audits_of(store: RunStore, number: int, contested: int) -> list[str]:
+    share = _audits(store)
+    return store.draw_agreed(number, max(1, round(share * contested))) if share and contested else []
+
+
+class _Found(Mapping[str, tuple[Disagreement, ...]]):
+    """From the images of the queue, in its order, to their disagreements, which are read when asked for."""
+
+    def __init__(self, store: RunStore, order: Iterable[str]) -> None:
+        self._store, self._order = store, dict.fromkeys(order)
+
+    def __getitem__(self, image_id: str) -> tuple[Disagreement, ...]:
+        self._order[image_id]
+        return tuple(self._store.disagreements(image_id=image_id))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._order)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._order
 
 
 def read_queue(store: RunStore) -> Queue:
@@ -185,29 +230,23 @@ def read_queue(store: RunStore) -> Queue:
     queues of several rounds are merged: the first image of each round, then the second of each, newest round
     first.
     """
-    found: dict[str, list[Disagreement]] = {}
-    by_round: list[list[str]] = []
-    for number in sorted(store.summary().rounds, reverse=True):
-        ids: dict[str, None] = {}
-        for one in store.disagreements(number):
-            found.setdefault(one.image_id, []).append(one)
-            ids[one.image_id] = None
-        by_round.append(_with_audits(store, number, list(ids)))
-    order = [image_id for places in zip_longest(*by_round) for image_id in places if image_id is not None]
+    by_round = [
+        _with_audits(store, number, store.contested_ids(number))
+        for number in sorted(store.count_contested(), reverse=True)
+    ]
+    votes = newest_votes(store.votes())
     return Queue(
         store,
-        {image_id: tuple(found.get(image_id, ())) for image_id in order},
-        {one.image_id: one for one in store.decisions()},
-        newest_votes(store.votes()),
+        _Found(store, (one for places in zip_longest(*by_round) for one in places if one is not None)),
+        settled((one for of_image in votes.values() for one in of_image), store.consensus),
+        votes,
         configured_classes(store) or None,
     )
 
 
 def _with_audits(store: RunStore, number: int, queue: list[str]) -> list[str]:
-    """Return the queue of a round with its audits; the same images whenever it is read."""
-    share = _audits(store)
-    wanted = max(1, round(share * len(queue))) if share and queue else 0
-    audits = heapq.nsmallest(wanted, store.agreed_ids(number), key=lambda one: content_id("audit", one))
+    """Return the queue of a round with its audits."""
+    audits = _audits_of(store, number, len(queue))
     if not audits:
         return queue
     places = [((place + 1) / len(queue), 0, one) for place, one in enumerate(queue)]
@@ -229,7 +268,7 @@ def configured_classes(store: RunStore) -> list[str]:
     return list(classes) if isinstance(classes, dict) else []
 
 
-def _compared_method(store: RunStore) -> str | None:
+def compared_method(store: RunStore) -> str | None:
     """Return the provenance of the attention labels in the newest comparison; older runs kept it by round."""
     if store.compared_method is not None:
         return store.compared_method

@@ -1,8 +1,8 @@
 """Files that are complete or absent, for all packages, and the lock of a run: one writer at a time.
 
-A file is written under a temporary name in the same folder, synced and renamed. So no reader sees half a file
-under the final name, no killed process leaves one, and a link that stands there is replaced, not followed.
-Does not know what the files contain. Filelock is imported only to take the lock.
+A file is written under a temporary name on the same file system, synced and renamed. So no reader sees half a
+file under the final name, no killed process leaves one, and a link that stands there is replaced, not
+followed. Does not know what the files contain. Filelock is imported only to take the lock.
 """
 
 from __future__ import annotations
@@ -25,15 +25,21 @@ LOCK_NAME = "writer.lock"
 PID_NAME = "writer.pid"
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, unfinished: Path | None = None) -> None:
     """Write a file completely or not at all, replacing an existing one, or a link to another.
 
     The new name is durable once :func:`sync_folder` has run on the folder.
 
+    Args:
+        path: The file.
+        data: Its content.
+        unfinished: Folder of the temporary file; None for that of the file.
+
     Raises:
         OSError: The disk is full or not writable; the temporary file has been removed.
     """
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short, whatever the length of the name
+    # A short name, whatever the length of the other.
+    temporary = (unfinished or path.parent) / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:  # x: never through a link
             file.write(data)
@@ -43,6 +49,33 @@ def write_file(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def link_file(source: Path, path: Path, unfinished: Path) -> None:
+    """Give a file a second name, or copy it where that is impossible; replaces what has that name.
+
+    No file of a run is changed in place, only replaced, so runs that share files do not disturb each other.
+
+    Args:
+        source: The file.
+        path: The second name.
+        unfinished: Folder of the temporary name.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    temporary = unfinished / f".{secrets.token_hex(8)}.tmp"
+    try:
+        if source.is_symlink():
+            raise OSError
+        os.link(source, temporary)
+    except OSError:  # another file system, or one without links
+        write_file(path, source.read_bytes(), unfinished)
+        return
+    try:
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # it stays if both were the same file
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,11 @@ from diffugen.run import codec
 from diffugen.run.codec import EncodedImage
 from diffugen.run.files import broken, read_file, sync_folder, write_file
 from diffugen.run.ledger import Ledger, explained
-from diffugen.run.rows import filters, now
+from diffugen.run.places import PREFIXES, UNFINISHED, ImageFiles, is_image_id
+from diffugen.run.rows import filters, now, pairs
+
+_COARSEST_CLOCK_NS = 3_000_000_000
+"""More than the steps of any file system's clock."""
 
 
 class ImageStore:
@@ -25,15 +31,30 @@ class ImageStore:
     """
 
     folder: Path
+    readonly: bool
     _ledger: Ledger
+
+    @property
+    def image_files(self) -> ImageFiles:
+        """The PNGs of the images."""
+        return ImageFiles(self.folder / "images", ".png")
+
+    @property
+    def heat_map_files(self) -> ImageFiles:
+        """The heat maps of the images."""
+        return ImageFiles(self.folder / "heatmaps", ".npz")
+
+    def taught_files(self, decoder: str) -> ImageFiles:
+        """Return what a decoder drew of the images."""
+        return ImageFiles(self.folder / "taught" / decoder, ".npz")
 
     def image_path(self, image_id: str) -> Path:
         """Return the path of an image's PNG."""
-        return self.folder / "images" / f"{image_id}.png"
+        return self.image_files.path(image_id)
 
     def heat_maps_path(self, image_id: str) -> Path:
         """Return the path of the npz with an image's heat maps."""
-        return self.folder / "heatmaps" / f"{image_id}.npz"
+        return self.heat_map_files.path(image_id)
 
     def add_image(
         self, record: ImageRecord, rgb: NDArray[np.uint8], heat_maps: HeatMaps, seconds: float
@@ -66,24 +87,25 @@ class ImageStore:
                 is left half-written.
         """
         self._ledger.check_writable()
-        rows = []
+        rows, written = [], list[str]()
         with explained(self.folder):
             for one in batch:
                 record = one.record
                 if self.has_image(record.id):
                     continue
-                write_file(self.image_path(record.id), one.png)
-                write_file(self.heat_maps_path(record.id), one.npz)
+                self.image_files.write(record.id, one.png)
+                self.heat_map_files.write(record.id, one.npz)
                 text = codec.record_to_json(record)
                 row = {"id": record.id, "round": record.round, "record": text, "now": now()}
                 rows.append({**row, "seconds": one.seconds, "bytes": len(one.png) + len(one.npz)})
-            if rows:
-                sync_folder(self.folder / "images")
-                sync_folder(self.folder / "heatmaps")
+                written.append(record.id)
+            for files in (self.image_files, self.heat_map_files):
+                files.sync(written)
         with self._ledger.transaction():
             self._ledger.write(
-                "INSERT INTO images (id, round, record, seconds, bytes, created_at) "
-                "VALUES (:id, :round, :record, :seconds, :bytes, :now) ON CONFLICT (id) DO UPDATE "
+                "INSERT INTO images (id, round, record, seconds, bytes, created_at, audit) "
+                "VALUES (:id, :round, :record, :seconds, :bytes, :now, audit_place(:id)) "
+                "ON CONFLICT (id) DO UPDATE "
                 "SET seconds = excluded.seconds, bytes = excluded.bytes, created_at = excluded.created_at",
                 rows,
             )
@@ -99,6 +121,44 @@ class ImageStore:
     def knows_image(self, image_id: str) -> bool:
         """Return whether the run has the image's row, with or without its files."""
         return self._ledger.one("SELECT 1 FROM images WHERE id = :id", id=image_id) is not None
+
+    def round_of(self, image_id: str) -> int | None:
+        """Return the round that generated an image; None if the run does not have it."""
+        row = self._ledger.one("SELECT round FROM images WHERE id = :id", id=image_id)
+        return None if row is None else int(row[0])
+
+    def images_without_files(self) -> Iterator[str]:
+        """Yield the ids of images that have lost a file.
+
+        Where none has, this is remembered, so that the next call looks at folders instead of files.
+        """
+        newest_ns = time.time_ns() - _COARSEST_CLOCK_NS
+        state = self._files_state(newest_ns)
+        if state is not None and self._ledger.one(
+            "SELECT 1 FROM meta WHERE key = 'complete' AND value = :state", state=state
+        ):
+            return
+        whole = True
+        for prefix in PREFIXES:
+            ids = [
+                one
+                for (one,) in self._ledger.select(
+                    "SELECT id FROM images WHERE id >= :first AND id < :last", first=prefix, last=f"{prefix}g"
+                )
+            ]
+            lost = dict.fromkeys(self.image_files.missing(prefix, ids))
+            lost.update(dict.fromkeys(self.heat_map_files.missing(prefix, ids)))
+            whole = whole and not lost
+            yield from lost
+        if whole and state is not None and not self.readonly:
+            with self._ledger.transaction():
+                self._ledger.write(
+                    "INSERT OR REPLACE INTO meta VALUES (:key, :value)", pairs({"complete": state})
+                )
+
+    def _files_state(self, newest_ns: int) -> str | None:
+        states = [files.state(newest_ns) for files in (self.image_files, self.heat_map_files)]
+        return None if None in states else hashlib.sha256(" ".join(map(str, states)).encode()).hexdigest()
 
     def image_ids(self, round: int | None = None) -> Iterator[str]:
         """Yield the ids of all images, or of the images of one round, oldest first."""
@@ -154,7 +214,7 @@ class ImageStore:
 
     def taught_path(self, decoder: str, image_id: str) -> Path:
         """Return the path of the npz with what a decoder drew of an image."""
-        return self.folder / "taught" / decoder / f"{image_id}.npz"
+        return self.taught_files(decoder).path(image_id)
 
     def put_taught(self, decoder: str, drawn: Iterable[HeatMaps]) -> None:
         """Store what a decoder drew of some images.
@@ -167,12 +227,13 @@ class ImageStore:
             StoreError: The disk is full or not writable.
         """
         self._ledger.check_writable()
-        folder = self.folder / "taught" / decoder
+        files = self.taught_files(decoder)
+        written = []
         with explained(self.folder):
-            folder.mkdir(parents=True, exist_ok=True)
             for heat_maps in drawn:
-                write_file(self.taught_path(decoder, heat_maps.image_id), codec.heat_maps_to_npz(heat_maps))
-            sync_folder(folder)
+                files.write(heat_maps.image_id, codec.heat_maps_to_npz(heat_maps))
+                written.append(heat_maps.image_id)
+            files.sync(written)
 
     def taught(self, decoder: str, image_id: str) -> HeatMaps:
         """Return what a decoder drew of an image.
@@ -207,13 +268,15 @@ class ImageStore:
         path = self.source_path(source_id)
         if not path.is_file():
             with explained(self.folder):
-                write_file(path, codec.rgb_to_png(rgb))
+                (path.parent / UNFINISHED).mkdir(exist_ok=True)
+                write_file(path, codec.rgb_to_png(rgb), path.parent / UNFINISHED)
                 sync_folder(path.parent)
 
     def source_path(self, source_id: str) -> Path:
         """Return the path of a source image: an image of the run, or a copy from outside it."""
-        image = self.image_path(source_id)
-        return image if image.is_file() else self.folder / "sources" / f"{source_id}.png"
+        if is_image_id(source_id) and (image := self.image_path(source_id)).is_file():
+            return image
+        return self.folder / "sources" / f"{source_id}.png"
 
     def source(self, source_id: str) -> NDArray[np.uint8]:
         """Return the pixels of a source image, uint8 (H, W, 3).

@@ -9,8 +9,8 @@ from typing import Any
 from diffugen.records import OPEN, Decision, Disagreement, LabelSet
 from diffugen.run import codec
 from diffugen.run.images import ImageStore
-from diffugen.run.ledger import WITH_JUDGED
-from diffugen.run.rows import filters, now, pairs
+from diffugen.run.rows import check_integers, check_round, check_texts, check_time, filters, now, pairs
+from diffugen.run.schema import WITH_CHECKS, WITH_JUDGED
 from diffugen.run.votes import settled
 
 _SUPERSEDED = (
@@ -78,7 +78,7 @@ class LabelStore(ImageStore):
         # The plus signs make SQLite search by image, instead of by seq through all newer rows of the source.
         newer = "n.image_id = t.image_id AND n.source = t.source AND +n.seq > t.seq AND +n.seq <= :until"
         if round is not None:
-            newer += " AND n.round = t.round"
+            newer += " AND +n.round = t.round"
         return self._label_sets(f"{where} AND NOT EXISTS (SELECT 1 FROM labels AS n WHERE {newer})", values)
 
     def latest_method(self, source: str) -> str | None:
@@ -114,6 +114,8 @@ class LabelStore(ImageStore):
             "labels", columns, where, **values
         ):
             with self._ledger.reading("labels", image_id):
+                check_texts(image_id, source, method)
+                check_round(made_in)
                 found = LabelSet(image_id, source, codec.instances_from_json(text), method, made_in)
             yield found
 
@@ -127,16 +129,86 @@ class LabelStore(ImageStore):
         for (image_id,) in self._ledger.stream("images", "id", where, **values, source=source, method=method):
             yield image_id
 
-    def agreed_ids(self, round: int) -> Iterator[str]:
-        """Yield the ids of a round's images that attention and model have labelled without disagreement."""
-        where, values = filters(round=round)
-        for source in ("attention", "model"):
-            where += (
-                f" AND EXISTS (SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source = '{source}')"
-            )
-        where += " AND NOT EXISTS (SELECT 1 FROM disagreements AS d WHERE d.image_id = t.id)"
-        for (image_id,) in self._ledger.stream("images", "id", where, **values):
-            yield image_id
+    def draw_agreed(self, round: int, most: int) -> list[str]:
+        """Draw images of a round that attention and model have labelled without disagreement.
+
+        Args:
+            round: Number of the round.
+            most: How many; fewer are returned if there are not as many.
+
+        Returns:
+            Their ids, the same ones whenever they are drawn.
+        """
+        place = "t.audit" if self._ledger.version >= WITH_CHECKS else "audit_place(t.id)"
+        labelled = "SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source"
+        found = self._ledger.select(
+            f"SELECT id FROM images AS t WHERE t.round = :round AND EXISTS ({labelled} = 'attention') "
+            f"AND EXISTS ({labelled} = 'model') "
+            "AND NOT EXISTS (SELECT 1 FROM disagreements AS d WHERE d.image_id = t.id) "
+            f"ORDER BY {place} LIMIT :most",
+            round=round,
+            most=most,
+        )
+        return [image_id for (image_id,) in found]
+
+    def contested_ids(self, round: int) -> list[str]:
+        """Return the ids of a round's images with a disagreement, in the order of the review queue."""
+        found = self._ledger.select(
+            "SELECT image_id FROM disagreements WHERE round = :round GROUP BY image_id ORDER BY min(seq)",
+            round=round,
+        )
+        return [image_id for (image_id,) in found]
+
+    def count_contested(self) -> dict[int, int]:
+        """Return, from a round, how many of its images have a disagreement."""
+        sql = (
+            "SELECT round, count(*) FROM (SELECT DISTINCT image_id, round FROM disagreements) GROUP BY round"
+        )
+        return self._ledger.once("contested", lambda: dict(self._ledger.all(sql)))
+
+    def count_contested_decided(self) -> int:
+        """Return how many images with a disagreement are decided."""
+        contested = "SELECT 1 FROM disagreements AS d WHERE d.image_id = t.image_id"
+        if self.consensus > 1:
+            ids = (one.image_id for one in self.decisions())
+            contested = contested.replace("t.image_id", ":image_id")
+            return sum(self._ledger.one(contested, image_id=one) is not None for one in ids)
+        found = self._ledger.one(
+            f"SELECT count(*) FROM decisions AS t WHERE verdict <> '{OPEN}' AND EXISTS ({contested}) AND "
+            "NOT EXISTS (SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq)"
+        )
+        return int(found[0]) if found else 0
+
+    def decided_of(self, image_ids: Iterable[str]) -> list[str]:
+        """Return those of some images that are decided, in their order."""
+        voted = {one for (one,) in self._ledger.all("SELECT DISTINCT image_id FROM decisions")}
+        return [one for one in image_ids if one in voted and self._is_decided(one)]
+
+    def _is_decided(self, image_id: str) -> bool:
+        if self.consensus > 1:
+            return self.decision(image_id) is not None
+        newest = self._ledger.one(
+            "SELECT verdict FROM decisions WHERE image_id = :image_id ORDER BY seq DESC LIMIT 1",
+            image_id=image_id,
+        )
+        return newest is not None and newest[0] != OPEN
+
+    def decision(self, image_id: str) -> Decision | None:
+        """Return the decision that counts of an image; None if it is not decided."""
+        return settled(self.votes(image_id), self.consensus).get(image_id)
+
+    def count_labels(self, source: str, method: str) -> tuple[int, int]:
+        """Return how many label sets there are of a source and method, and how many objects in them."""
+        found = self._ledger.one(
+            "SELECT count(*), coalesce(sum(objects), 0) FROM labels "
+            "WHERE source = :source AND method = :method",
+            source=source,
+            method=method,
+        )
+        count, objects = found or (0, 0)
+        with self._ledger.reading("labels", f"of source {source}"):
+            check_integers(objects)
+        return int(count), int(objects)
 
     def put_disagreements(
         self, round: int, disagreements: Iterable[Disagreement], method: str | None = None
@@ -186,7 +258,7 @@ class LabelStore(ImageStore):
 
         Raises:
             StoreError: The run has no such image, or cannot be written. Then nothing of this call is stored.
-            ValueError: The labels of a decision have another size than its image.
+            ValueError: The labels of a decision have another size than its image, or its time is none.
         """
         rows: list[dict[str, Any]] = []
         for one in decisions:
@@ -194,6 +266,8 @@ class LabelStore(ImageStore):
             sizes = {tuple(object.mask["size"][::-1]) for object in one.judged if object.mask is not None}
             if one.instances is not None:
                 sizes.add(one.instances.size_wh)
+            if one.made_at:
+                check_time(one.made_at)
             for size in sizes - {size_wh}:
                 raise ValueError(f"a decision of size {size} for image {one.image_id} of size {size_wh}")
             row: dict[str, Any] = {
@@ -272,6 +346,9 @@ class LabelStore(ImageStore):
         stream = self._ledger.stream("decisions", columns, where, **values)
         for image_id, verdict, text, reviewer, made_in, judged, made_at in stream:
             with self._ledger.reading("decisions", image_id):
+                check_texts(image_id, reviewer)
+                check_round(made_in)
+                check_time(made_at)
                 labels = None if text is None else codec.instances_from_json(text)
                 objects = (
                     () if judged is None else codec.judged_from_json(judged, self.record(image_id).size_wh)

@@ -13,90 +13,25 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from diffugen.errors import StoreError, is_disk_full
-from diffugen.run.rows import pairs
+from diffugen.run import schema
+from diffugen.run.rows import audit_place, pairs
 
 LEDGER_NAME = "ledger.sqlite"
 _PAGE_ROWS = 500
 _BUSY_SECONDS = 30.0
 _LITTLE_SPACE_BYTES = 1 << 20
 
-_MOST_ROUNDS = 1_000_000
+T = TypeVar("T")
 
-_COLUMNS = (
-    ("images", "id", ("seconds", "bytes"), ("id",)),
-    ("labels", "image_id", ("objects",), ("image_id", "source")),
-    ("stages", "name", ("seconds",), ("name",)),
-    ("dropped", "id", (), ("id",)),
-    ("decisions", "image_id", (), ("image_id", "verdict")),
-)
-"""Of each table with rounds and times: what names a row, its columns of numbers, and its columns of text."""
-
-_IMAGE_IDS = (
-    ("images", "id"),
-    ("labels", "image_id"),
-    ("disagreements", "image_id"),
-    ("decisions", "image_id"),
-)
-"""The columns with ids of images."""
-
-_MIGRATIONS: tuple[str, ...] = (
-    # Version 1. `seq` is the order of writing: it never repeats, so paging by it is cheap and stable.
-    """
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE images (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, round INTEGER NOT NULL,
-        record TEXT NOT NULL,
-        seconds REAL NOT NULL, bytes INTEGER NOT NULL, created_at TEXT NOT NULL);
-    CREATE INDEX images_by_round ON images (round, seq, seconds, bytes, created_at);
-    CREATE TABLE labels (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id),
-        source TEXT NOT NULL,
-        method TEXT NOT NULL, round INTEGER NOT NULL, instances TEXT NOT NULL, objects INTEGER NOT NULL,
-        created_at TEXT NOT NULL, UNIQUE (image_id, source, method));
-    CREATE INDEX labels_by_source ON labels (source, seq, round, objects, created_at);
-    CREATE TABLE stages (
-        round INTEGER NOT NULL, name TEXT NOT NULL, result TEXT NOT NULL, seconds REAL NOT NULL,
-        created_at TEXT NOT NULL,
-        PRIMARY KEY (round, name)) WITHOUT ROWID;
-    """,
-    # Version 2: the review queue and its decisions. No decision is replaced: the newest of an image counts.
-    """
-    CREATE TABLE disagreements (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id),
-        round INTEGER NOT NULL,
-        kind TEXT NOT NULL, severity REAL NOT NULL, attention INTEGER, model INTEGER, iou REAL NOT NULL);
-    CREATE INDEX disagreements_by_round ON disagreements (round, kind);
-    CREATE TABLE decisions (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, image_id TEXT NOT NULL REFERENCES images (id),
-        verdict TEXT NOT NULL,
-        instances TEXT, reviewer TEXT NOT NULL, round INTEGER NOT NULL, created_at TEXT NOT NULL);
-    CREATE INDEX decisions_by_image ON decisions (image_id, seq);
-    CREATE INDEX decisions_by_round ON decisions (round, verdict);
-    """,
-    # Version 3: images that turned out unusable, so that they are not generated again.
-    """
-    CREATE TABLE dropped (
-        id TEXT PRIMARY KEY, round INTEGER NOT NULL, reason TEXT NOT NULL,
-        created_at TEXT NOT NULL) WITHOUT ROWID;
-    """,
-    # Version 4: what was said about single objects. Readers need not have it.
-    """
-    ALTER TABLE decisions ADD COLUMN judged TEXT;
-    """,
-)
-"""One script per schema version, run in order; a new ledger runs all. To add a table, append a script."""
-
-WITH_JUDGED = 4
-"""The first schema whose decisions have the column ``judged``."""
-
-_READABLE = 3
-"""The oldest schema that can be read as it is, so that old runs can be looked at without being changed."""
+_KEYS = {"stages": "name", "images": "id", "dropped": "id"}
+"""What names a row of a table, where that is not ``image_id``."""
 
 
 class Ledger:
@@ -108,13 +43,21 @@ class Ledger:
         version: Number of its schema.
     """
 
-    def __init__(self, folder: Path, *, readonly: bool, about: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        readonly: bool,
+        about: Mapping[str, str] | None = None,
+        on_upgrade: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open the ledger of ``folder``; a writer, which must have the run's lock, creates or upgrades it.
 
         Args:
             folder: The run directory.
             readonly: Whether to refuse writing.
             about: Entries of the table ``meta`` that a writer adds unless they exist.
+            on_upgrade: Called before the ledger of an older version is upgraded.
 
         Raises:
             StoreError: The ledger is corrupt, belongs to another program or version, or cannot be read or
@@ -122,16 +65,19 @@ class Ledger:
         """
         self.folder = folder
         self.readonly = readonly
+        self._computed: dict[str, Any] = {}
+        self._computed_at: tuple[int, int] | None = None
         with explained(folder):
             self._connection = _connect_reader(folder) if readonly else _connect_writer(folder)
             try:
                 self.version = self._version()
                 if not readonly:
-                    self._upgrade(self.version, about or {})
-                    self.version = len(_MIGRATIONS)
-                elif self.version < _READABLE:
+                    if self.version < len(schema.MIGRATIONS):
+                        on_upgrade()
+                    self._upgrade(about or {})
+                elif self.version < schema.READABLE:
                     raise StoreError(self._outdated(self.version))
-                self._check_rows()
+                self._check()
             except BaseException:
                 self._connection.close()
                 raise
@@ -160,41 +106,52 @@ class Ledger:
         if not str(row[0]).isdecimal() or len(str(row[0])) > 9:
             raise StoreError(self.damaged("meta", "schema", f"the version {row[0]!r} is not a number"))
         version = int(row[0])
-        if version > len(_MIGRATIONS):
+        if version > len(schema.MIGRATIONS):
             raise StoreError(
                 f"run {self.folder} was written by a newer DiffuGen: its ledger has schema {version}, but "
-                f"this version supports only schemas up to {len(_MIGRATIONS)}. Upgrade DiffuGen, or choose "
-                "another run folder"
+                f"this version supports only schemas up to {len(schema.MIGRATIONS)}. Upgrade DiffuGen, or "
+                "choose another run folder"
             )
         return version
 
     def _tables(self) -> set[str]:
         return {name for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
-    def _check_rows(self) -> None:
-        """Check the columns, which may have any type in SQLite; what texts hold is checked when read."""
-        there = self._tables()
-        for table, key, numbers, texts in (one for one in _COLUMNS if one[0] in there):
-            wrong = [f"typeof({name}) NOT IN ('integer', 'real')" for name in numbers]
-            wrong += [f"typeof({name}) <> 'text'" for name in texts]
-            wrong.append("created_at NOT GLOB '????-??-??T??:??:??*+00:00'")
-            wrong.append("date(julianday(created_at)) IS NOT substr(created_at, 1, 10)")
-            wrong.append(f"typeof(round) <> 'integer' OR round NOT BETWEEN 0 AND {_MOST_ROUNDS}")
-            row = self.one(f"SELECT {key} FROM {table} WHERE {' OR '.join(wrong)} LIMIT 1")
-            if row is not None:
-                raise StoreError(self.damaged(table, row[0], "a number, a text or a time is something else"))
-        # Ids name files, so nothing else may stand there.
-        for table, name in (one for one in _IMAGE_IDS if one[0] in there):
-            row = self.one(
-                f"SELECT {name} FROM {table} WHERE length({name}) <> 16 OR {name} GLOB '*[^0-9a-f]*' LIMIT 1"
-            )
-            if row is not None:
-                raise StoreError(self.damaged(table, row[0], "it is not the id of an image"))
+    def _check(self) -> None:
+        """Check that the tables are those of the schema, and what they do not check themselves."""
+        if self.version >= schema.WITH_CHECKS:
+            self._check_tables()
+        else:
+            self._check_rows()
         about = dict(self.all("SELECT key, value FROM meta"))
         for key in ("created_at", "diffugen_version"):
             if not isinstance(about.get(key), str):
                 raise StoreError(
                     self.damaged("meta", key, "it is missing" if key not in about else "no text")
+                )
+
+    def _check_tables(self) -> None:
+        """Check that tables and indexes are defined as by this version, with their checks of values."""
+        there = _definitions(self._connection)
+        for name, definition in _expected(schema.MIGRATIONS).items():
+            if there.get(name) != definition:
+                state = "changed" if name in there else "missing"
+                raise StoreError(
+                    f"{self.folder / LEDGER_NAME}: the definition of {name} is {state}. The ledger was "
+                    "edited: restore a backup of it"
+                )
+
+    def _check_rows(self) -> None:
+        """Check the columns, which may have any type in SQLite; what texts hold is checked when read."""
+        there = self._tables()
+        for table, condition in schema.CHECKS.items():
+            if table not in there:
+                continue
+            key = _KEYS.get(table, "image_id")
+            row = self.one(f"SELECT {key} FROM {table} WHERE NOT ({condition}) LIMIT 1")
+            if row is not None:
+                raise StoreError(
+                    self.damaged(table, row[0], "an id, a number, a text or a time is something else")
                 )
 
     def damaged(self, table: str, row: object, cause: object) -> str:
@@ -214,7 +171,7 @@ class Ledger:
 
     def _outdated(self, version: int) -> str:
         state = (
-            f"has schema {version}, which is older than {_READABLE}"
+            f"has schema {version}, which is older than {schema.READABLE}"
             if version
             else "is incomplete, because its creation was interrupted"
         )
@@ -223,16 +180,28 @@ class Ledger:
             "such as diffugen generate"
         )
 
-    def _upgrade(self, version: int, about: Mapping[str, str]) -> None:
+    def _upgrade(self, about: Mapping[str, str]) -> None:
         """Create or upgrade the tables and add ``about``, in one transaction: readers see all or nothing."""
-        with self.transaction():
-            for script in _MIGRATIONS[version:]:
-                for statement in script.split(";"):
-                    self._connection.execute(statement)
-            self._connection.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('schema', ?)", [str(len(_MIGRATIONS))]
-            )
-            self.write("INSERT OR IGNORE INTO meta VALUES (:key, :value)", pairs(about))
+        if 0 < self.version < schema.WITH_CHECKS:
+            self._check_rows()
+        # Otherwise tables could not be made anew; SQLite ignores this within a transaction.
+        self._connection.execute("PRAGMA foreign_keys = OFF")
+        try:
+            with self.transaction():
+                for script in schema.MIGRATIONS[self.version :]:
+                    for statement in script.split(";"):
+                        self._connection.execute(statement)
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO meta VALUES ('schema', ?)", [str(len(schema.MIGRATIONS))]
+                )
+                self.write("INSERT OR IGNORE INTO meta VALUES (:key, :value)", pairs(about))
+        except sqlite3.IntegrityError as error:
+            raise StoreError(
+                f"{self.folder / LEDGER_NAME} cannot be updated ({error}). The ledger was edited: restore a "
+                "backup of it"
+            ) from error
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        self.version = len(schema.MIGRATIONS)
 
     def check_writable(self) -> None:
         """Raise an error if the run is open read-only.
@@ -259,11 +228,28 @@ class Ledger:
             except BaseException:
                 if self._connection.in_transaction:  # on a full disk SQLite has already rolled back
                     self._connection.execute("ROLLBACK")
+                self._computed_at = None  # what was computed since may have seen what was not committed
                 raise
 
     def write(self, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run one statement for each of ``rows``, inside a :meth:`transaction`."""
         self._connection.executemany(sql, rows)
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """Return what ``compute`` returns, computed once until somebody writes to the ledger.
+
+        Args:
+            name: What is computed; one name stands for one computation.
+            compute: Reads the ledger.
+        """
+        (version,) = self.one("PRAGMA data_version") or (0,)  # changes when another process writes
+        state = (int(version), self._connection.total_changes)
+        if state != self._computed_at:
+            self._computed_at, self._computed = state, {}
+        if name not in self._computed:
+            self._computed[name] = compute()
+        found: T = self._computed[name]
+        return found
 
     def one(self, sql: str, **values: Any) -> tuple[Any, ...] | None:
         """Return the first row of a query, or None."""
@@ -315,9 +301,7 @@ class Ledger:
 
 
 def _connect_writer(folder: Path) -> sqlite3.Connection:
-    return _connect(
-        folder, "rwc", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"
-    )
+    return _connect(folder, "rwc", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
 
 
 def _connect_reader(folder: Path) -> sqlite3.Connection:
@@ -337,12 +321,34 @@ def _connect(folder: Path, mode: str, *statements: str) -> sqlite3.Connection:
     address = f"{(folder / LEDGER_NAME).absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
     try:
+        connection.create_function("audit_place", 1, audit_place, deterministic=True)
         for statement in statements:
             connection.execute(statement)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _definitions(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return the definition of each table and index, without white space and quotes."""
+    rows = connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+    )
+    return {name: "".join(str(sql).replace('"', "").split()) for name, sql in rows}
+
+
+@lru_cache(maxsize=1)
+def _expected(migrations: tuple[str, ...]) -> dict[str, str]:
+    """Return the definitions that these scripts make."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.create_function("audit_place", 1, audit_place, deterministic=True)
+    try:
+        for statement in ";".join(migrations).split(";"):
+            connection.execute(statement)
+        return _definitions(connection)
+    finally:
+        connection.close()
 
 
 @contextmanager

@@ -9,8 +9,6 @@ transaction with the label sets of these images. So a killed merge continues whe
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,8 +21,11 @@ from diffugen.config.sections import resumable_keys
 from diffugen.errors import StoreError
 from diffugen.run import codec
 from diffugen.run.changes import differing_keys
-from diffugen.run.files import acquire_lock, read_file, release_lock, sync_folder, write_file
-from diffugen.run.ledger import LEDGER_NAME, WITH_JUDGED, explained
+from diffugen.run.files import acquire_lock, link_file, read_file, release_lock, sync_folder
+from diffugen.run.ledger import LEDGER_NAME, explained
+from diffugen.run.places import UNFINISHED
+from diffugen.run.rows import audit_place
+from diffugen.run.schema import WITH_JUDGED
 from diffugen.run.store import RunStore
 
 _PAGE = 200
@@ -205,30 +206,13 @@ def _pages(ids: Iterable[str]) -> Iterator[list[str]]:
         yield page
 
 
-def _place(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where that is impossible.
-
-    No file of a run is changed in place, only replaced, so the runs do not disturb each other.
-    """
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        if source.is_symlink():
-            raise OSError
-        os.link(source, temporary)
-    except OSError:  # another file system, or one without links
-        write_file(target, source.read_bytes())
-        return
-    try:
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)  # it stays if both were the same file
-
-
 def _take_sources(source: RunStore, target: RunStore) -> None:
+    unfinished = target.folder / "sources" / UNFINISHED
     with explained(target.folder):
+        unfinished.mkdir(exist_ok=True)
         for path in _source_files(source):
             if not (target.folder / "sources" / path.name).is_file():
-                _place(path, target.folder / "sources" / path.name)
+                link_file(path, target.folder / "sources" / path.name, unfinished)
         sync_folder(target.folder / "sources")
 
 
@@ -247,15 +231,18 @@ def _take_images(source: RunStore, target: RunStore, page: Sequence[str], merged
         labels += _missing_labels(source, target, image_id)
     with explained(target.folder):
         for image_id in new:
-            _place(source.image_path(image_id), target.image_path(image_id))
-            _place(source.heat_maps_path(image_id), target.heat_maps_path(image_id))
-        if new:
-            sync_folder(target.folder / "images")
-            sync_folder(target.folder / "heatmaps")
+            target.image_files.link(image_id, source.image_path(image_id))
+            target.heat_map_files.link(image_id, source.heat_maps_path(image_id))
+        for files in (target.image_files, target.heat_map_files):
+            files.sync(new)
     # OR IGNORE: an image whose row is there, but whose files were lost, has them again now.
-    rows = [row for image_id in new for row in _rows(source, "images", _IMAGE, "id", image_id)]
+    rows = [
+        {**row, "audit": audit_place(image_id)}
+        for image_id in new
+        for row in _rows(source, "images", _IMAGE, "id", image_id)
+    ]
     with target.ledger.transaction():
-        target.ledger.write(_insert("images", _IMAGE), rows)
+        target.ledger.write(_insert("images", (*_IMAGE, "audit")), rows)
         target.ledger.write(_insert("labels", _LABELS), labels)
     merged.images += len(new)
     merged.label_sets += len(labels)

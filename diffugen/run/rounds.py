@@ -226,7 +226,9 @@ class Round:
 
     def files_missing(self) -> bool:
         """Return whether one of its images has lost a file, so that the images must be generated again."""
-        return not all(self.store.has_image(image_id) for image_id in self.store.image_ids(self.number))
+        return any(
+            self.store.round_of(image_id) == self.number for image_id in self.store.images_without_files()
+        )
 
     def promoted_detector(self, default: str) -> str:
         """Return the detector that the round begins with: the last one promoted before it, or the default."""

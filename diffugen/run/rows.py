@@ -6,11 +6,76 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from diffugen.errors import brief
+from diffugen.records import content_id
+from diffugen.run.schema import MOST_ROUNDS
+
+
+def audit_place(image_id: str) -> str:
+    """Return the place of an image in the draw of audits, which no property of the image has a part in."""
+    return content_id("audit", image_id)
+
 
 def filters(**values: Any) -> tuple[str, dict[str, Any]]:
     """Return an SQL condition for the columns whose value is not None, and these values."""
     given = {name: value for name, value in values.items() if value is not None}
-    return " AND ".join(["TRUE", *(f"t.{name} = :{name}" for name in given)]), given
+    # An image has few rows: SQLite is to search by it. A plus sign keeps it from searching by a column.
+    plus = "+" if "image_id" in given else ""
+    conditions = (f"{'' if name == 'image_id' else plus}t.{name} = :{name}" for name in given)
+    return " AND ".join(["TRUE", *conditions]), given
+
+
+def check_texts(*values: object) -> None:
+    """Check that values of a row are texts.
+
+    Raises:
+        ValueError: One is something else.
+    """
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(f"{brief(value)} is not a text")
+
+
+def check_numbers(*values: object) -> None:
+    """Check that values of a row are numbers.
+
+    Raises:
+        ValueError: One is something else.
+    """
+    for value in values:
+        if not isinstance(value, (int, float)):
+            raise ValueError(f"{brief(value)} is not a number")
+
+
+def check_integers(*values: object) -> None:
+    """Check that values of a row are integers.
+
+    Raises:
+        ValueError: One is something else.
+    """
+    for value in values:
+        if not isinstance(value, int):
+            raise ValueError(f"{brief(value)} is not an integer")
+
+
+def check_round(value: object) -> None:
+    """Check that a value of a row is the number of a round.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(value, int) or not 0 <= value <= MOST_ROUNDS:
+        raise ValueError(f"{brief(value)} is not the number of a round")
+
+
+def check_time(value: object) -> None:
+    """Check that a value of a row is a time as `now` writes it.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(value, str) or datetime.fromisoformat(value).utcoffset() != timedelta(0):
+        raise ValueError(f"{brief(value)} is not a time in UTC")
 
 
 def now(timespec: str = "seconds") -> str:

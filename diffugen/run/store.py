@@ -2,15 +2,16 @@
 
 ```
 <run>/ledger.sqlite        rows: image records, label sets, disagreements, decisions, stages (ledger.py)
-<run>/images/<id>.png      <run>/heatmaps/<id>.npz (codec.py)
-<run>/taught/<decoder>/<id>.npz   what a decoder drew of the image (codec.py)
+<run>/images/<2 digits>/<id>.png   <run>/heatmaps/<2 digits>/<id>.npz (places.py, codec.py)
+<run>/taught/<decoder>/<2 digits>/<id>.npz   what a decoder drew of the image (codec.py)
 <run>/sources/<id>.png     photos and images of other runs that images were made from
+<run>/<each of these>/unfinished   temporary files
 <run>/writer.lock          locked by the one process that writes; writer.pid contains its id
 ```
 An image's files are written under a temporary name, synced and renamed; then its row is committed. So a row
 guarantees complete files, even after ``kill -9`` at any moment. Such a kill can leave a file without a row;
-it stays until its image is generated again, which overwrites it. Temporary files are removed when the next
-writer opens the run. Nothing else is ever deleted.
+it stays until its image is generated again, which overwrites it. Temporary files lie apart, and are removed
+when the next writer opens the run. Nothing else is ever deleted.
 
 Does not know which code generates, labels or reviews, or in which order.
 """
@@ -32,6 +33,7 @@ from diffugen.run.changes import differing_keys
 from diffugen.run.files import acquire_lock, release_lock, sweep
 from diffugen.run.labels import LabelStore
 from diffugen.run.ledger import LEDGER_NAME, Ledger, explained
+from diffugen.run.places import UNFINISHED
 from diffugen.run.results import RESULT_KINDS, Result, RoundResults, from_text, to_values
 from diffugen.run.rows import now, now_after, pairs
 from diffugen.run.summary import RunSummary, summarise
@@ -111,10 +113,9 @@ class RunStore(LabelStore):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             lock = acquire_lock(folder)
             undo.callback(release_lock, folder, lock)
-            for name in ("", *_FOLDERS):
-                sweep(folder / name)
+            _sweep(folder)
             about = {"created_at": now(), "diffugen_version": __version__}
-            ledger = Ledger(folder, readonly=False, about=about)
+            ledger = Ledger(folder, readonly=False, about=about, on_upgrade=lambda: _sweep_flat(folder))
             undo.pop_all()
         return cls(folder, ledger, lock)
 
@@ -151,6 +152,9 @@ class RunStore(LabelStore):
     @property
     def consensus(self) -> int:
         """How many reviewers must agree on an image: ``review.consensus`` of the run, 1 for an older run."""
+        return self._ledger.once("consensus", self._read_consensus)
+
+    def _read_consensus(self) -> int:
         review = (self.config or {}).get("review")
         count = review.get("consensus") if isinstance(review, dict) else None
         return count if isinstance(count, int) and count >= 1 else 1
@@ -279,6 +283,9 @@ class RunStore(LabelStore):
 
     def summary(self) -> RunSummary:
         """Count the content of the run, from the ledger's indexes only: fast even with many images."""
+        return self._ledger.once("summary", self._count)
+
+    def _count(self) -> RunSummary:
         with explained(self.folder):
             found = summarise(self._ledger)
         if self.consensus > 1:
@@ -288,6 +295,19 @@ class RunStore(LabelStore):
                 decisions = found.rounds[one.round].decisions
                 decisions[one.verdict] = decisions.get(one.verdict, 0) + 1
         return found
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files that a killed writer left."""
+    taught = (folder / "taught").glob("*")
+    for place in (folder, *(one / UNFINISHED for one in (*(folder / name for name in _FOLDERS), *taught))):
+        sweep(place)
+
+
+def _sweep_flat(folder: Path) -> None:
+    """Remove those of a version that left them among all other files."""
+    for name in _FOLDERS:
+        sweep(folder / name)
 
 
 def _not_a_run(folder: Path) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from diffugen.records import OPEN
 from diffugen.run.ledger import LEDGER_NAME, Ledger
+from diffugen.run.rows import check_integers, check_numbers, check_round, check_texts, check_time
 
 
 @dataclass
@@ -61,13 +63,17 @@ class RunSummary:
 
 
 def summarise(ledger: Ledger) -> RunSummary:
-    """Count the content of a run."""
+    """Count the content of a run.
+
+    Raises:
+        StoreError: A value is of another type than its column.
+    """
+    # A text among numbers counts as 0, but it is the greatest of them, and a sum of integers is none then.
     images = ledger.all(
-        "SELECT round, count(*), sum(seconds), sum(bytes), max(created_at) FROM images GROUP BY round"
+        "SELECT round, count(*), sum(seconds), sum(bytes), max(seconds), max(created_at) "
+        "FROM images GROUP BY round"
     )
-    labels = ledger.all(
-        "SELECT round, source, count(*), sum(objects), max(created_at) FROM labels GROUP BY round, source"
-    )
+    labels = ledger.all("SELECT source, round, count(*), sum(objects) FROM labels GROUP BY source, round")
     stages = ledger.all("SELECT round, name, seconds, created_at FROM stages ORDER BY created_at, name")
     dropped = ledger.all("SELECT round, count(*), max(created_at) FROM dropped GROUP BY round")
     kinds = ledger.all("SELECT round, kind, count(*) FROM disagreements GROUP BY round, kind")
@@ -76,22 +82,42 @@ def summarise(ledger: Ledger) -> RunSummary:
         "(SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq) "
         "GROUP BY round, verdict"
     )
-    everything = [*images, *labels, *stages, *verdicts, *dropped]
-    rounds = {number: RoundSummary() for number in sorted({row[0] for row in everything})}
-    for number, count, seconds, _, _ in images:
-        rounds[number].images, rounds[number].seconds = count, seconds
-    for number, count, _ in dropped:
-        rounds[number].dropped = count
-    for number, source, label_sets, objects, _ in labels:
-        rounds[number].label_sets[source] = label_sets
-        rounds[number].objects[source] = objects
+    found: dict[int, RoundSummary] = {}
+    times: list[str] = []
+
+    def of_round(table: str, number: object, time: object = None) -> RoundSummary:
+        with ledger.reading(table, number):
+            check_round(number)
+            if time is not None:
+                check_time(time)
+                times.append(str(time))
+        return found.setdefault(cast(int, number), RoundSummary())
+
+    for number, count, seconds, size, most, time in images:
+        one = of_round("images", number, time)
+        with ledger.reading("images", f"of round {number}"):
+            check_numbers(most)
+            check_integers(size)
+        one.images, one.seconds = count, seconds
+    for number, count, time in dropped:
+        of_round("dropped", number, time).dropped = count
+    for source, number, label_sets, objects in labels:
+        one = of_round("labels", number, _newest_time(ledger, source))
+        with ledger.reading("labels", f"of round {number}"):
+            check_integers(objects)
+            check_texts(source)
+        one.label_sets[source], one.objects[source] = label_sets, objects
     for number, kind, count in kinds:
-        rounds[number].disagreements[kind] = count
-    for number, verdict, count, _ in verdicts:
+        of_round("disagreements", number).disagreements[kind] = count
+    for number, verdict, count, time in verdicts:
+        one = of_round("decisions", number, time)
         if verdict != OPEN:
-            rounds[number].decisions[verdict] = count
-    for number, name, seconds, _ in stages:
-        rounds[number].stages[name] = seconds
+            one.decisions[verdict] = count
+    for number, name, seconds, time in stages:
+        one = of_round("stages", number, time)
+        with ledger.reading("stages", name):
+            check_numbers(seconds)
+        one.stages[name] = seconds
     about = dict(ledger.all("SELECT key, value FROM meta"))
     return RunSummary(
         folder=ledger.folder,
@@ -99,6 +125,14 @@ def summarise(ledger: Ledger) -> RunSummary:
         diffugen_version=about["diffugen_version"],
         images=sum(row[1] for row in images),
         bytes=sum(row[3] for row in images) + (ledger.folder / LEDGER_NAME).stat().st_size,
-        last_activity=max((row[-1] for row in everything), default=None),
-        rounds=rounds,
+        last_activity=max(times, default=None),
+        rounds=dict(sorted(found.items())),
     )
+
+
+def _newest_time(ledger: Ledger, source: str) -> object:
+    """Return when the newest labels of a source were written."""
+    (newest,) = ledger.one(
+        "SELECT created_at FROM labels WHERE source = :source ORDER BY seq DESC LIMIT 1", source=source
+    ) or (None,)
+    return newest

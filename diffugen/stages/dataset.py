@@ -29,7 +29,7 @@ from diffugen.labels.refine import ColourTies
 from diffugen.records import Instances
 from diffugen.run.results import Chosen
 from diffugen.run.rounds import OnProgress, Round, Run, stage
-from diffugen.stages.compare import label_pairs, learned_calibration
+from diffugen.stages.compare import label_pair, learned_calibration
 
 
 @stage("dataset", Chosen)
@@ -109,11 +109,10 @@ def chosen_labels(
     """
     store, dataset, disagreement = run.store, policy.dataset, policy.disagreement
     decisions = {one.image_id: one for one in store.decisions()}
-    compared = {one.image_id: one for one in label_pairs(store, method, run.class_names)}
     calibration = learned_calibration(run, method, disagreement)
     for labels in store.labels("attention", method):
         image_id = labels.image_id
-        pair = compared.get(image_id)
+        pair = label_pair(store, image_id, method, run.class_names)
         yield (
             image_id,
             training_labels(

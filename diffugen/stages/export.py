@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from diffugen.config.sections import TrainingPolicy
 from diffugen.dataset.policy import without_noisy
 from diffugen.errors import DiffugenError, counted, did_you_mean
 from diffugen.run.results import Sifted
-from diffugen.run.rounds import Run
+from diffugen.run.rounds import OnProgress, Run
 from diffugen.stages.dataset import chosen_items, chosen_labels, split_images
+
+T = TypeVar("T")
 
 FORMATS = ("yolo-seg", "coco", "fiftyone")
 
@@ -35,7 +39,10 @@ def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, for
         StoreError: The folder is in use or cannot be written.
     """
     check_format(format)
-    chosen = without_noisy(dict(chosen_labels(run, method, policy)), _held_back(run, policy))
+    labelled, _ = run.store.count_labels("attention", method)
+    with run.progress("export: choose labels", "image") as on_progress:
+        labels = _counted(chosen_labels(run, method, policy), count(1), labelled, on_progress)
+        chosen = without_noisy(dict(labels), _held_back(run, policy))
     ids = split_images(run, chosen, policy)
     if not ids["train"]:
         raise DiffugenError(f"run {run.folder} has no labels to export yet; diffugen label makes some")
@@ -51,10 +58,23 @@ def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, for
             f"{counted(noisy, 'image')} left out, which the noise filter held back from training; to export "
             "all, give --set dataset.noise_filter=0"
         )
-    splits = {split: chosen_items(run, chosen, part) for split, part in ids.items() if part}
-    with dataset_writer(format, run.folder) as write:
-        write(out, splits, run.class_names)
+    done, total = count(1), sum(map(len, ids.values()))
+    with run.progress(f"export: {format}", "image") as on_progress:
+        splits = {
+            split: _counted(chosen_items(run, chosen, part), done, total, on_progress)
+            for split, part in ids.items()
+            if part
+        }
+        with dataset_writer(format, run.folder) as write:
+            write(out, splits, run.class_names)
     return {split: len(part) for split, part in ids.items()}
+
+
+def _counted(items: Iterable[T], done: Iterator[int], total: int, on_progress: OnProgress) -> Iterator[T]:
+    """Yield items, and report each that was used."""
+    for item in items:
+        yield item
+        on_progress(next(done), total)
 
 
 def _held_back(run: Run, policy: TrainingPolicy) -> Sequence[str]:

@@ -46,8 +46,8 @@ def label(round: Round, on_progress: OnProgress, labelling: Labelling) -> Labell
     """
     label_images(round, labelling, on_progress)
     round.store.renew_labels("attention", labelling.method)
-    counts = [len(labels.instances) for labels in round.store.labels("attention", labelling.method)]
-    return Labelled(labelling.method, len(counts), sum(counts), labelling.settings, labelling.weights)
+    images, objects = round.store.count_labels("attention", labelling.method)
+    return Labelled(labelling.method, images, objects, labelling.settings, labelling.weights)
 
 
 def label_images(round: Round, labelling: Labelling, on_progress: OnProgress = unseen) -> None:

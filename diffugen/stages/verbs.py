@@ -384,7 +384,8 @@ def write_report(run: OpenRun) -> Path:
     """
     from diffugen.report import write_report as write
 
-    return write(run.store)
+    with run.run.progress("report", "image") as on_progress:
+        return write(run.store, on_progress=on_progress)
 
 
 def labelling_of(round: Round, config: Config) -> Labelling:

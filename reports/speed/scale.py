@@ -31,7 +31,7 @@ from diffugen.run.results import Labelled
 HERE = Path(__file__).parent
 MOULDS = 40
 BATCH = 500
-COMMANDS = ("status", "compare", "tune", "report", "export", "resume")
+COMMANDS = ("status", "compare", "page", "tune", "report", "export", "resume")
 
 
 def plant(folder: Path, images: int) -> None:
@@ -78,6 +78,7 @@ def run(command: str, folder: Path) -> dict[str, float]:
     arguments = {
         "status": ["status", str(folder)],
         "export": ["export", str(folder), "--out", str(folder / "export")],
+        "page": ["review", "--run", str(folder), "--static"],
         "resume": ["generate", "--run", str(folder)],
     }.get(command, [command, "--run", str(folder)])
     shutil.rmtree(folder / "export", ignore_errors=True)
@@ -120,9 +121,10 @@ def main() -> None:
         "",
         fill(
             f"Measured by `python reports/speed/scale.py --images {arguments.images}`, which also describes "
-            "the synthetic run. Each command runs in its own process on two CPU cores; its time includes "
-            "start-up and imports. The seconds depend on the machine, their growth does not. `resume` is "
-            "`diffugen generate` on a run whose images all exist; `tune` uses at most 300 images.",
+            "the synthetic run (n = 1). Each command runs in its own process on two CPU cores; its time "
+            "includes start-up and imports. The seconds depend on the machine, their growth does not. "
+            "`resume` is `diffugen generate` on a run whose images all exist; `page` is `diffugen review "
+            "--static`, with 200 images; `tune` uses at most 300.",
             120,
             break_on_hyphens=False,
         ),

@@ -283,10 +283,10 @@ def test_a_detector_is_measured_without_a_run(
 
 
 def test_older_and_incomplete_ledgers_are_upgraded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffugen.run import ledger
+    from diffugen.run import schema
 
     with monkeypatch.context() as older:
-        older.setattr(ledger, "_MIGRATIONS", ledger._MIGRATIONS[:1])
+        older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
         RunStore.create_or_open("runs/old", config=None).close()
     Path("runs/cut").mkdir()
     Path("runs/cut/ledger.sqlite").touch()

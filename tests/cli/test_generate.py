@@ -236,7 +236,7 @@ def test_bad_input(
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and "Traceback" not in errors
     assert re.search(expected, errors), errors
-    assert not list(Path("runs").rglob("images/*")), "no image was written"
+    assert not list(Path("runs").rglob("images/**/*.png")), "no image was written"
 
 
 def test_two_tasks_or_two_configurations(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 
 from diffugen.config.load import load_config
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, StoreError
 from diffugen.records import Decision, Disagreement
 from diffugen.review.decisions import read_decisions
 from diffugen.run.results import Promoted
@@ -41,13 +41,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def edited(whole: Path, folder: Path, *statements: str) -> Path:
     copy = Path(shutil.copytree(whole, folder / "run"))
     with sqlite3.connect(copy / "ledger.sqlite") as ledger:
+        ledger.execute("PRAGMA ignore_check_constraints = ON")
         for statement in statements:
             ledger.execute(statement)
     ledger.close()
     return copy
 
 
-STATUS = [
+VALUES = [
     ("UPDATE images SET round = 'x'", "images"),
     ("UPDATE images SET round = -1", "images"),
     ("UPDATE images SET round = 1000000000000", "images"),
@@ -56,10 +57,15 @@ STATUS = [
     ("UPDATE images SET created_at = 'now'", "images"),
     ("UPDATE images SET created_at = '2024-02-31T00:00:00+00:00'", "images"),
     ("UPDATE images SET created_at = '2024-02-01T00:00:00'", "images"),
-    ("UPDATE images SET id = '../../../etc/pass' WHERE seq = 1", "images"),
-    ("UPDATE labels SET image_id = '../../../../x.pn' WHERE seq = 1", "labels"),
     ("UPDATE labels SET objects = 'many'", "labels"),
     ("UPDATE stages SET seconds = 'x'", "stages"),
+    ("UPDATE stages SET created_at = 7", "stages"),
+    ("UPDATE decisions SET created_at = 'soon'", "decisions"),
+    ("UPDATE disagreements SET round = x'00'", "disagreements"),
+]
+
+STATUS = [
+    *VALUES,
     ("UPDATE meta SET value = 'x' WHERE key = 'schema'", "schema"),
     ("UPDATE meta SET value = x'ff' WHERE key = 'schema'", "schema"),
     ("UPDATE meta SET value = '99999999999999999999' WHERE key = 'schema'", "schema"),
@@ -90,6 +96,45 @@ REPORT = [
     ("UPDATE meta SET value = '{' WHERE key = 'config'", "config"),
     ("UPDATE meta SET value = '[]' WHERE key = 'config'", "config"),
 ]
+
+
+IDS = [
+    "UPDATE images SET id = '../../../etc/pass' WHERE seq = 1",
+    "UPDATE labels SET image_id = '../../../../x.pn' WHERE seq = 1",
+    "INSERT INTO dropped SELECT '..', round, 'dark', created_at FROM images WHERE seq = 1",
+]
+
+
+@pytest.mark.parametrize("statement", [*(statement for statement, _ in VALUES), *IDS])
+def test_the_ledger_refuses_wrong_values_of_other_programs(
+    whole: Path, tmp_path: Path, statement: str
+) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "run"))
+    with sqlite3.connect(copy / "ledger.sqlite") as ledger, pytest.raises(sqlite3.IntegrityError):
+        ledger.execute(statement)
+    ledger.close()
+
+
+def test_an_id_that_leads_elsewhere_names_no_file(whole: Path, tmp_path: Path) -> None:
+    with RunStore.open(edited(whole, tmp_path, IDS[0]), readonly=True) as store:
+        image_id = next(store.image_ids())
+        for read in (store.image, store.heat_maps, store.image_path, store.heat_maps_path):
+            with pytest.raises(StoreError, match=r"'\.\./\.\./\.\./etc/pass'.* is not the id of an image"):
+                read(image_id)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE sqlite_master SET sql = replace(sql, 'NOT GLOB', 'GLOB') WHERE name = 'images'",
+        "DROP INDEX labels_by_round",
+    ],
+)
+def test_an_edited_definition_is_refused(whole: Path, tmp_path: Path, statement: str) -> None:
+    folder = edited(whole, tmp_path, "PRAGMA writable_schema = ON", statement)
+    for readonly in (True, False):
+        with pytest.raises(StoreError, match="the definition of"):
+            RunStore.open(folder, readonly=readonly)
 
 
 @pytest.mark.parametrize(("statement", "named"), STATUS, ids=lambda value: value[:50])

@@ -209,7 +209,7 @@ def test_a_hostile_loop_stays_code(tmp_path: Path) -> None:
 
 
 def test_missing_files_leave_gaps(run: Path) -> None:
-    for path in [*(run / "heatmaps").iterdir(), *list((run / "images").iterdir())[:8]]:
+    for path in [*(run / "heatmaps").rglob("*.npz"), *list((run / "images").rglob("*.png"))[:8]]:
         path.unlink()
     _, page, _ = written(run)
     absent, shown = page.with_class("span", "absent"), page.with_class("figure", "shown")

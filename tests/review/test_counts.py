@@ -112,7 +112,7 @@ def test_audits_measure_how_often_both_sources_are_wrong(
     decided: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with RunStore.open(decided, readonly=True) as store:
-        assert audit_errors(read_queue(store)) == Share(1, 2), "the rejected one says nothing"
+        assert audit_errors(store) == Share(1, 2), "the rejected one says nothing"
         text = write_report(store).read_text()
     assert "the labels were wrong on 1 of 2 (50%, 95% interval 9% to 91%)" in text
     assert run_command(monkeypatch, "status", str(decided)) == 0

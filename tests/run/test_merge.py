@@ -48,7 +48,8 @@ def content(folder: Path) -> dict[str, object]:
         files = {
             str(path.relative_to(folder)): path.read_bytes()
             for name in ("images", "heatmaps", "sources")
-            for path in (folder / name).iterdir()
+            for path in (folder / name).rglob("*")
+            if path.is_file()
         }
         assert all(store.has_image(one) for one in ids)
     return {**rows, "files": files}
@@ -113,7 +114,8 @@ def test_a_changed_file_of_a_part_leaves_the_merged_run_as_it_is(parts: list[Pat
 
 
 def test_images_without_files_are_left_out(parts: list[Path], tmp_path: Path) -> None:
-    (parts[0] / "images" / f"{make_record(0, round=0).id}.png").unlink()
+    with RunStore.open(parts[0], readonly=True) as store:
+        store.image_path(make_record(0, round=0).id).unlink()
     made = merge(parts, tmp_path / "whole")
     assert (made.images, made.without_files) == (3, 1)
 
@@ -152,7 +154,7 @@ def test_resumable_keys_may_differ(parts: list[Path], tmp_path: Path) -> None:
 
 def test_an_image_with_other_pixels_is_refused(parts: list[Path], tmp_path: Path) -> None:
     record = make_record(1, round=0)
-    path = parts[1] / "images" / f"{record.id}.png"
+    path = parts[1] / "images" / record.id[:2] / f"{record.id}.png"
     path.unlink()
     Image.fromarray(make_rgb(record)).save(path, compress_level=0)
     assert merge(parts, tmp_path / "same").images == 4  # another file, but the same pixels

@@ -1,22 +1,29 @@
-"""A run of an older DiffuGen (ledger schema 3, tests/fixtures/README.md) opens and continues unchanged."""
+"""Runs of older DiffuGens (ledger schemas 3 and 4, tests/fixtures/README.md) open and continue unchanged."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from diffugen import stages
 from diffugen.config import Config, kept_config
+from diffugen.errors import StoreError
 from diffugen.labels.label import label
-from diffugen.run import Run, RunStore
+from diffugen.run import Run, RunStore, schema
 from tests.support.command_line import run as run_command
 
 OLD = Path(__file__).parents[1] / "fixtures" / "run-schema-3"
+OLD_4 = Path(__file__).parents[1] / "fixtures" / "run-schema-4"
+TABLES = ("images", "labels", "stages", "disagreements", "decisions", "dropped", "sqlite_sequence")
 
 
 @pytest.fixture
@@ -85,6 +92,108 @@ def test_commands_that_only_read_need_no_upgrade(
     assert run_command(monkeypatch, "report", "--run", str(folder)) == 0
     assert run_command(monkeypatch, "export", str(folder), "--out", str(tmp_path / "set")) == 0
     assert (folder / "ledger.sqlite").read_bytes() == before
+
+
+# -------------------------------------------------------------------- schema 4 becomes schema 5
+
+
+def rows_of(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
+    with sqlite3.connect(f"{(folder / 'ledger.sqlite').as_uri()}?mode=ro", uri=True) as ledger:
+        found = {table: sorted(ledger.execute(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+        found["images"] = [row[:7] for row in found["images"]]  # without the place in the draw of audits
+    ledger.close()
+    return found
+
+
+@pytest.fixture
+def fourth(tmp_path: Path) -> Path:
+    """A run of schema 4 whose newest label set and newest disagreement were deleted."""
+    folder = Path(shutil.copytree(OLD_4, tmp_path / "fourth"))
+    with sqlite3.connect(folder / "ledger.sqlite") as ledger:
+        for table in ("labels", "disagreements"):
+            ledger.execute(f"DELETE FROM {table} WHERE seq = (SELECT max(seq) FROM {table})")
+    ledger.close()
+    return folder
+
+
+def test_an_upgrade_keeps_every_row(fourth: Path) -> None:
+    before = rows_of(fourth)
+    assert all(before.values())
+    with RunStore.open(fourth, readonly=True) as reader:
+        assert reader.ledger.version == 4
+        ids = list(reader.image_ids())
+        RunStore.open(fourth).close()
+        # A reader of before goes on.
+        assert list(reader.image_ids()) == ids
+        assert [reader.image(one).shape for one in ids] == [(24, 40, 3)] * 6
+    assert rows_of(fourth) == before, "a number in seq never repeats"
+    with RunStore.open(fourth, readonly=True) as store:
+        assert store.ledger.version == len(schema.MIGRATIONS)
+        assert [one.verdict for one in store.decisions()] == ["model", "reject"]
+        assert next(store.votes()).judged
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_an_upgrade_that_is_killed_changes_nothing(
+    fourth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows_of(fourth)
+    left, connect = 0, sqlite3.connect
+
+    def kill(statement: str) -> None:
+        nonlocal left
+        left -= statement.lstrip().startswith(("CREATE", "INSERT", "DELETE", "DROP", "ALTER", "COMMIT"))
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def traced(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        connection = connect(*args, **kwargs)
+        connection.set_trace_callback(kill)
+        return connection
+
+    kills = 0
+    for number in range(0, 100, 4):
+        folder = Path(shutil.copytree(fourth, tmp_path / str(number)))
+        left = number
+        pid = os.fork()
+        if pid == 0:
+            monkeypatch.setattr(sqlite3, "connect", traced)
+            RunStore.open(folder).close()
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        assert rows_of(folder) == before
+        if not os.WIFSIGNALED(status):
+            break
+        kills += 1
+        with RunStore.open(folder, readonly=True) as reader:
+            assert reader.ledger.version == 4
+        RunStore.open(folder).close()
+        assert rows_of(folder) == before
+    assert kills > 10
+
+
+def test_temporary_files_of_an_older_version_are_removed(fourth: Path) -> None:
+    left = [fourth / name / ".0123.png.tmp" for name in ("images", "heatmaps", "sources")]
+    for path in left:
+        path.touch()
+    RunStore.open(fourth).close()
+    assert not any(path.exists() for path in left)
+
+
+def test_a_wrong_row_stops_an_upgrade(fourth: Path) -> None:
+    with sqlite3.connect(fourth / "ledger.sqlite") as ledger:
+        ledger.execute("UPDATE labels SET objects = 'many' WHERE seq = 3")
+    ledger.close()
+    before = rows_of(fourth)
+    for readonly in (True, False):
+        with pytest.raises(
+            StoreError, match=r"ledger.sqlite: row '\w{16}' of the table labels cannot be read"
+        ):
+            RunStore.open(fourth, readonly=readonly)
+    assert rows_of(fourth) == before
+
+
+# -------------------------------------------------------------------- continuing
 
 
 @pytest.mark.slow

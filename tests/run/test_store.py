@@ -22,8 +22,11 @@ import pytest
 
 from diffugen.errors import StoreError
 from diffugen.records import Decision, Disagreement, HeatMaps, Instances, LabelSet
-from diffugen.run import codec, ledger
+from diffugen.run import codec, ledger as ledger_module, schema
+from diffugen.run.places import ImageFiles
 from diffugen.run.results import TaskImages
+from diffugen.run.rounds import Round, Run
+from diffugen.run.rows import now
 from diffugen.run.store import RunStore
 from diffugen.run.summary import RoundSummary
 from tests.support.children import WAIT_SECONDS
@@ -45,7 +48,7 @@ def start(job: str, folder: Path, *numbers: float) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(CHILD.parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(CHILD.parents[2])},
     )
 
 
@@ -57,7 +60,10 @@ def add(store: RunStore, *numbers: int, **changes: Any) -> None:
 def files(folder: Path) -> dict[str, bytes]:
     """Return all files of images and heat maps by name, including temporary ones."""
     return {
-        path.name: path.read_bytes() for part in ("images", "heatmaps") for path in folder.glob(f"{part}/*")
+        path.name: path.read_bytes()
+        for part in ("images", "heatmaps")
+        for path in (folder / part).rglob("*")
+        if path.is_file()
     }
 
 
@@ -369,17 +375,28 @@ def test_summary(store: RunStore) -> None:
 
 
 def plant(store: RunStore, count: int) -> None:
-    """Add ``count`` images without files to a run, with two label sets each."""
+    """Add ``count`` images without files to a run, with two label sets each, and more about every fourth."""
     row = {
         "t": codec.record_to_json(make_record(0)),
         "i": codec.instances_to_json(make_labels(make_record(0)).instances),
+        "now": now(),
     }
     rows = [{**row, "id": f"{number:016x}", "round": number % 4} for number in range(count)]
     with store._ledger.transaction():
-        store._ledger.write("INSERT INTO images VALUES (NULL, :id, :round, :t, 1, 10, '2025')", rows)
+        store._ledger.write("INSERT INTO images VALUES (NULL, :id, :round, :t, 1, 10, :now, :id)", rows)
         for method in ("'a'", "'b'"):
-            columns = f"NULL, :id, 'attention', {method}, :round, :i, 2, '2025'"
+            columns = f"NULL, :id, 'attention', {method}, :round, :i, 2, :now"
             store._ledger.write(f"INSERT INTO labels VALUES ({columns})", rows)
+        columns = "NULL, :id, 'model', 'c', :round, :i, 2, :now"
+        store._ledger.write(
+            f"INSERT INTO labels VALUES ({columns})", [one for one in rows if not one["round"]]
+        )
+        columns = "NULL, :id, :round, 'spurious', 0.5, 0, NULL, 0.1"
+        contested = [one for one in rows if one["round"] == 1]
+        store._ledger.write(f"INSERT INTO disagreements VALUES ({columns})", contested)
+        columns = "NULL, :id, 'reject', NULL, 'ann', 2, :now, NULL"
+        decided = [one for one in rows if one["round"] in (1, 2)]
+        store._ledger.write(f"INSERT INTO decisions VALUES ({columns})", decided[::2])
 
 
 QUERIES: dict[str, tuple[Callable[[RunStore], int], float]] = {
@@ -394,7 +411,20 @@ QUERIES: dict[str, tuple[Callable[[RunStore], int], float]] = {
     "superseded": (lambda store: sum(1 for _ in store.superseded("attention", "a")), 1),
     "label_ids_missing": (lambda store: sum(1 for _ in store.label_ids_missing("model", "a")), 1),
     "summary": (lambda store: store.summary().images, 1),
+    "disagreements of a round": (lambda store: sum(1 for _ in store.disagreements(round=1)), 1 / 4),
+    "contested images": (lambda store: len(store.contested_ids(1)), 1 / 4),
+    "draw_agreed": (lambda store: len(store.draw_agreed(0, 10**9)), 1 / 4),
+    "decisions of a round": (lambda store: sum(1 for _ in store.decisions(round=2)), 1 / 4),
 }
+
+SINGLE: dict[str, Callable[[RunStore, str], int]] = {
+    "labels": lambda store, one: sum(1 for _ in store.labels("attention", image_id=one)),
+    "latest_labels": lambda store, one: sum(1 for _ in store.latest_labels("attention", image_id=one)),
+    "disagreements": lambda store, one: sum(1 for _ in store.disagreements(image_id=one)),
+    "decision": lambda store, one: len([store.decision(one)]),
+    "audits": lambda store, one: len(store.draw_agreed(0, 5)),
+}
+"""Queries whose cost does not depend on the number of images."""
 
 
 def counting(counter: list[int]) -> Callable[[], None]:
@@ -407,7 +437,7 @@ def counting(counter: list[int]) -> Callable[[], None]:
 def test_query_cost_grows_linearly_with_rows(tmp_path: Path) -> None:
     """Count SQLite's own steps: no query may grow faster than the rows it reads."""
     steps: dict[int, dict[str, int]] = {}
-    for count in (2_000, 20_000):
+    for count in (1_000, 10_000):
         with RunStore.create_or_open(tmp_path / str(count), config=None) as store:
             plant(store, count)
             counter = [0]
@@ -417,9 +447,14 @@ def test_query_cost_grows_linearly_with_rows(tmp_path: Path) -> None:
                 counter[0] = 0
                 assert query(store) == count * share, name
                 steps[count][name] = counter[0]
+            for name, single in SINGLE.items():
+                counter[0] = 0
+                assert single(store, f"{count // 2 + 1:016x}"), name
+                steps[count][f"one: {name}"] = counter[0]
             store._ledger._connection.set_progress_handler(None, 0)
-    for name, few in steps[2_000].items():
-        assert steps[20_000][name] <= 12 * few + 10, name
+    for name, few in steps[1_000].items():
+        most = few + 5 if name.startswith("one: ") else 12 * few + 10
+        assert steps[10_000][name] <= most, name
 
 
 # -------------------------------------------------------------------- configuration, versions, locks
@@ -524,16 +559,16 @@ def test_an_older_schema_is_upgraded_and_a_newer_one_refused(
     store.close()
     with monkeypatch.context() as newer:
         newer.setattr(
-            ledger, "_MIGRATIONS", (*ledger._MIGRATIONS, "CREATE TABLE later (id TEXT); CREATE TABLE x (y)")
+            schema, "MIGRATIONS", (*schema.MIGRATIONS, "CREATE TABLE later (id TEXT); CREATE TABLE x (y)")
         )
-        newer.setattr(ledger, "_READABLE", 5)
-        with pytest.raises(StoreError, match="has schema 4, which is older than 5"):
+        newer.setattr(schema, "READABLE", 6)
+        with pytest.raises(StoreError, match="has schema 5, which is older than 6"):
             RunStore.open(folder, readonly=True)
         with RunStore.open(folder) as upgraded:
             assert upgraded.has_image(make_record(0).id)
             assert upgraded._ledger.all("SELECT * FROM later") == []
     for readonly in (True, False):
-        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 5"):
+        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 6"):
             RunStore.open(folder, readonly=readonly)
 
 
@@ -543,9 +578,7 @@ def test_a_failed_upgrade_changes_nothing(store: RunStore, monkeypatch: pytest.M
     store.close()
     with monkeypatch.context() as newer:
         newer.setattr(
-            ledger,
-            "_MIGRATIONS",
-            (*ledger._MIGRATIONS, "CREATE TABLE fine (id TEXT); CREATE TABLE images (x)"),
+            schema, "MIGRATIONS", (*schema.MIGRATIONS, "CREATE TABLE fine (id TEXT); CREATE TABLE images (x)")
         )
         with pytest.raises(StoreError):
             RunStore.open(folder)
@@ -557,7 +590,9 @@ def test_a_failed_upgrade_changes_nothing(store: RunStore, monkeypatch: pytest.M
 def test_a_new_ledger_appears_with_all_its_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: a reader that opened a run during its creation failed because created_at was missing."""
     with monkeypatch.context() as killed:
-        killed.setattr(ledger, "pairs", lambda values: 1 / 0)  # as if killed after the tables were created
+        killed.setattr(
+            ledger_module, "pairs", lambda values: 1 / 0
+        )  # as if killed after the tables were created
         with pytest.raises(ZeroDivisionError):
             RunStore.create_or_open(tmp_path / "run", config=None)
     with pytest.raises(StoreError, match="is incomplete"):
@@ -615,14 +650,68 @@ def test_a_writer_removes_temporary_files_and_nothing_else(store: RunStore) -> N
     folder = store.folder
     store.close()
     kept = [folder / "images" / "0123.png", folder / "images" / "notes.txt", folder / "heatmaps" / ".keep"]
-    swept = [folder / "images" / ".0123.png.tmp", folder / "heatmaps" / ".0123.npz.tmp"]
+    swept = [folder / part / "unfinished" / ".0123.tmp" for part in ("images", "heatmaps", "taught/decoder")]
+    swept.append(folder / ".0123.tmp")
     for path in (*kept, *swept):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     RunStore.open(folder, readonly=True).close()
     assert all(path.exists() for path in (*kept, *swept))
     RunStore.open(folder).close()
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in swept)
+
+
+def test_files_lie_in_sub_folders_and_flat_ones_are_found(store: RunStore) -> None:
+    add(store, 0, 1)
+    first, second = (make_record(number) for number in range(2))
+    assert store.image_path(first.id) == store.folder / "images" / first.id[:2] / f"{first.id}.png"
+    for kind, path in (("images", store.image_path(first.id)), ("heatmaps", store.heat_maps_path(first.id))):
+        path.rename(store.folder / kind / path.name)
+    assert store.has_image(first.id) and store.image_path(first.id).parent == store.folder / "images"
+    np.testing.assert_array_equal(store.image(first.id), make_rgb(first))
+    # A lost file of an older run is made where new ones are, and one that is there is replaced there.
+    store.heat_maps_path(first.id).unlink()
+    add(store, 0)
+    assert store.has_image(first.id) and len(files(store.folder)) == 4
+    store.put_taught("decoder", [make_heat_maps(second)])
+    assert store.taught_path("decoder", second.id).parent.name == second.id[:2]
+    assert store.taught("decoder", second.id).image_id == second.id
+
+
+def test_lost_files_are_noticed_without_looking_at_each(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, *range(6))
+    assert list(store.images_without_files()) == []
+    looked: list[str] = []
+
+    def looking(self: ImageFiles, prefix: str, ids: list[str]) -> Iterator[str]:
+        looked.append(prefix)
+        return missing(self, prefix, ids)
+
+    missing = ImageFiles.missing
+    monkeypatch.setattr(ImageFiles, "missing", looking)
+    assert list(store.images_without_files()) == [] and looked, "the files have just changed"
+    later = time.time_ns() + 60 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+    assert list(store.images_without_files()) == []
+    looked.clear()
+    assert list(store.images_without_files()) == [] and not looked
+    record = make_record(3)
+    store.heat_maps_path(record.id).unlink()
+    assert list(store.images_without_files()) == [record.id]
+    round = Round(Run(store, (), 0), record.round)
+    assert round.files_missing() and not Round(round.run, record.round + 1).files_missing()
+    add(store, 3)
+    assert list(store.images_without_files()) == []
+    folder = Path(shutil.copytree(store.folder, store.folder.with_name("copy")))
+    for path in (folder / "images").rglob("*.png"):
+        times = (store.folder / path.relative_to(folder)).parent.stat()
+        path.unlink()
+        os.utime(path.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with RunStore.open(folder) as copy:
+        assert len(list(copy.images_without_files())) == 6, "a copy is not the same folder"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -810,7 +899,7 @@ LEDGER_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "sqlite3 ledger.sqlite .recover > rescue.sql",
     ),
     "cut short": (lambda folder: rewrite(folder / "ledger.sqlite", lambda data: data[:6000]), "is corrupt ("),
-    "tables dropped": (drop_table, "is corrupt (no such table: images)"),
+    "tables dropped": (drop_table, "the definition of images is missing"),
     "another program's": (foreign_ledger, "an SQLite database of another program"),
 }
 

@@ -68,7 +68,7 @@ def test_generate_continues_after_kill(tmp_path: Path, call: str) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        while process.poll() is None and len(list((broken / "images").glob("*.png"))) < wanted:
+        while process.poll() is None and len(list((broken / "images").rglob("*.png"))) < wanted:
             time.sleep(0.02)
         time.sleep(moments.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)

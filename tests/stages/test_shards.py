@@ -61,7 +61,7 @@ def test_merged_shards_equal_one_run(tmp_path: Path) -> None:
             assert np.abs(difference).max() <= 1
             maps, others = merged.heat_maps(image_id).maps, one.heat_maps(image_id).maps
             assert all(np.allclose(maps[name], others[name], atol=1e-3) for name in others)
-        before = {path: path.stat().st_mtime_ns for path in (merged.folder / "images").iterdir()}
+        before = {path: path.stat().st_mtime_ns for path in (merged.folder / "images").rglob("*")}
     with dg.open_run(tmp_path / "merged", config) as again:  # as the first stage of diffugen bootstrap does
         assert dg.generate(again).images == 5
         assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -165,7 +165,7 @@ def killer(number: int, *more: str) -> Any:
     """Return a trace function that kills this process before the ``number``-th line in the store's files."""
     own = tuple(
         str(Path(sys.modules[f"diffugen.run.{name}"].__file__ or ""))
-        for name in ("store", "images", "labels", "files", "ledger", *more)
+        for name in ("store", "images", "labels", "files", "places", "ledger", *more)
     )
     left = number
 

@@ -34,9 +34,9 @@ PLUGIN = Path(__file__).parent / "plugin"
 INSTRUCTIONS = """The review of {name} is open: {url}
   {images} images are undecided, worst first. Attention labels are orange, model labels are blue.
   Open an image. Keys: 1 attention is right, 2 model is right, 3 nothing here, 4 reject, 5 the selected labels
-  are right, u undo, space changes what is drawn; the next image opens by itself. To correct a mask: e, change
-  it, go back to Explore, and press 1 or 2. Every verdict is stored in the run at once; a reload (F5) changes
-  nothing. To finish: the flag in the App. Ctrl-C here stops the command, with everything kept.
+  are right, u undo, space changes what is drawn; the next image opens by itself. To correct a mask: e, paint,
+  and press 1 or 2. Every verdict is stored in the run at once; a reload (F5) changes nothing.
+  To finish: the flag in the App. Ctrl-C here stops the command, with everything kept.
 Keep the address to yourself: whoever has it can see and change the review while it is open. Servers of other
 users on this machine would get its cookie from your browser, so open none of their pages meanwhile."""
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 from playwright.sync_api import Browser, Dialog, Page
 
 import diffugen as dg
+from diffugen.labels.shapes import decode
 from tests.support import run_for_review as made
 from tests.support.app import Review, Reviewer, until
 from tests.support.browser import chromium
@@ -27,10 +29,10 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-def make_run(folder: Path, count: int) -> Path:
+def make_run(folder: Path, numbers: Sequence[int]) -> Path:
     """A run with the configuration of the miniature, as `diffugen review` needs one."""
     dg.open_run(folder, dg.load_config("miniature")).close()
-    made.make_run(folder, range(count), config=None).close()
+    made.make_run(folder, numbers, config=None).close()
     return folder
 
 
@@ -53,7 +55,7 @@ def decided(page: Page) -> int:
 def test_ten_keys_are_ten_decisions_and_nothing_but_the_flag_ends_the_session(
     tmp_path: Path, browser: Browser
 ) -> None:
-    review = Review(make_run(tmp_path / "piano run", 20), free_port(), "--reviewer", "ann")
+    review = Review(make_run(tmp_path / "piano run", range(20)), free_port(), "--reviewer", "ann")
     ann = Reviewer(browser, review.url())
     ann.open_image()
     for count, key in enumerate("12341", start=1):
@@ -101,9 +103,42 @@ def test_ten_keys_are_ten_decisions_and_nothing_but_the_flag_ends_the_session(
     assert "10 images decided in this review, all stored in the run" in " ".join(review.said.split())
 
 
+def test_a_mask_is_corrected_with_three_actions(tmp_path: Path, browser: Browser) -> None:
+    review = Review(make_run(tmp_path / "piano run", [0]), free_port())
+    ann = Reviewer(browser, review.url())
+    ann.open_image()
+
+    # There are three labels; the brush is for the only one in dispute, the piano that attention overlooked.
+    ann.press("e")
+    ann.page.wait_for_selector("[data-cy=brush][data-cy-active=true]")
+    ann.be_ready()
+    ann.stroke((20.8, 20.5), (29.2, 20.5))
+    ann.press("2")
+    until(lambda: review.votes())
+    (vote,) = review.votes()
+    piano, car = (decode(one) for one in made.sure(vote.instances).rles)
+    before_piano, before_car = (decode(one) for one in made.LABELS[0][1].rles)
+    # The brush is 16 pixels of the screen wide, and a pixel of the image is 26: the stroke covers 60% of each
+    # pixel from 21 to 28, and 30% of those beside them. FiftyOne may shift a mask by one pixel of the screen,
+    # which is 4% of one of the image, so it changes none of them.
+    expected = before_piano.copy()
+    expected[20, 21:29] = True
+    assert vote.verdict == "edited" and made.sure(vote.instances).class_names == ("piano", "car")
+    assert np.array_equal(piano, expected), "the painted pixels, and the rest with its hole"
+    assert np.array_equal(car, before_car)
+
+    # A button of the open image does what its key does, under the name of whoever clicks.
+    ann.page.evaluate("localStorage.setItem('diffugen-reviewer', 'ben')")
+    ann.be_ready()
+    ann.page.locator("#modal img[src$='icons/reject.svg']").click()
+    until(lambda: len(review.votes()) == 2)
+    assert (review.votes()[1].verdict, review.votes()[1].reviewer) == ("reject", "ben")
+    assert review.end(signal.SIGINT) == 130
+
+
 def test_kills_lose_no_verdict(tmp_path: Path, browser: Browser) -> None:
     """Ctrl-C says what to run next; a killed database ends the session with one message; a killed command."""
-    run = make_run(tmp_path / "piano run", 20)
+    run = make_run(tmp_path / "piano run", range(20))
     review = Review(run, free_port())
     ann = Reviewer(browser, review.url())
     ann.open_image()
@@ -133,7 +168,7 @@ def test_kills_lose_no_verdict(tmp_path: Path, browser: Browser) -> None:
 
 
 def test_hostile_words_are_shown_as_text(tmp_path: Path, browser: Browser) -> None:
-    run = make_run(tmp_path / "piano run", 2)
+    run = make_run(tmp_path / "piano run", range(2))
     review = Review(run, free_port(), "--reviewer", HOSTILE)
     ann = Reviewer(browser, review.url())
     alerts: list[str] = []

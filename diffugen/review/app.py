@@ -21,6 +21,7 @@ from typing import Any
 from diffugen.errors import DiffugenError
 from diffugen.review import guard
 from diffugen.review.database import environment
+from diffugen.review.mongod import is_alive
 
 ADDRESS = "127.0.0.1"
 APP_SECONDS = 300.0
@@ -78,7 +79,7 @@ def open_app(
             with _browser(url, folder / "review" / "open.html"):
                 notify(INSTRUCTIONS.format(name=dataset.name, url=url, images=len(view)))
                 while not take_over():
-                    if not server.child.is_running():
+                    if not is_alive(server.child):
                         raise DiffugenError(
                             "the App's server has ended. Verdicts are stored; run the same command to go on"
                         )
@@ -142,7 +143,7 @@ def _start_server(port: int, token: str, folder: Path) -> Any:
 
         def _wait_for_child_port(self, port: int | None = None, timeout: float = APP_SECONDS) -> int:
             deadline = time.monotonic() + timeout
-            while self.child.is_running() and time.monotonic() < deadline:
+            while is_alive(self.child) and time.monotonic() < deadline:
                 with contextlib.suppress(ServiceListenTimeout):
                     return super()._wait_for_child_port(port, timeout=1)
             raise ServiceListenTimeout("server", port)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ import diffugen as dg
 from diffugen.labels.shapes import decode
 from tests.support import run_for_review as made
 from tests.support.app import Review, Reviewer, until
-from tests.support.browser import chromium
+from tests.support.browser import ARGUMENTS, chromium
+from tests.support.children import WAIT_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -165,6 +168,51 @@ def test_kills_lose_no_verdict(tmp_path: Path, browser: Browser) -> None:
     assert verdicts(review) == ["model", "reject"]
     assert review.end(signal.SIGINT) == 130
     assert "To go on with the run: diffugen teach" in " ".join(review.said.split())
+
+
+def test_a_killed_browser_ends_nothing_and_a_killed_server_the_session(
+    tmp_path: Path, browser: Browser
+) -> None:
+    review = Review(make_run(tmp_path / "piano run", range(20)), free_port())
+    url, before = review.url(), set(psutil.Process().children(recursive=True))
+    with second(browser) as other:
+        ann = Reviewer(other, url)
+        ann.open_image()
+        ann.press("2")
+        ann.page.wait_for_selector("text=/Model is right/")
+        started = set(psutil.Process().children(recursive=True)) - before
+        for process in (killed := [one for one in started if "chrom" in one.name()]):
+            process.kill()
+        assert killed and not psutil.wait_procs(killed, timeout=WAIT_SECONDS)[1]
+    assert verdicts(review) == ["model"] and review.process.poll() is None
+
+    ben = Reviewer(browser, url, "ben")
+    ben.open_image()
+    ben.press("4")
+    ben.page.wait_for_selector("text=/Rejected/")
+    (server,) = [
+        one
+        for one in psutil.Process(review.process.pid).children(recursive=True)
+        if "guard import serve" in " ".join(one.cmdline()) and one.cmdline()[1] == "-c"
+    ]
+    server.kill()
+    assert review.end() == 2
+    said = " ".join(review.said.split())
+    assert "the App's server has ended" in said and "run the same command" in said
+    assert "Traceback" not in said
+    assert verdicts(review) == ["model", "reject"]
+    ben.page.close()
+
+
+@contextmanager
+def second(browser: Browser) -> Iterator[Browser]:
+    """Another browser, which may be killed."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    opened = browser.browser_type.launch(executable_path=path, args=list(ARGUMENTS))
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 def test_hostile_words_are_shown_as_text(tmp_path: Path, browser: Browser) -> None:

@@ -15,15 +15,21 @@ import pytest
 from playwright.sync_api import Browser, Dialog, Page
 
 import diffugen as dg
+from diffugen.comparison.disagreement import compare
 from diffugen.labels.shapes import decode
-from tests.support import run_for_review as made
+from diffugen.records import HeatMaps, ImageRecord, Prompt
+from diffugen.run.store import RunStore
+from tests.support import run_for_review as made, store_child as child
 from tests.support.app import Review, Reviewer, until
 from tests.support.browser import ARGUMENTS, chromium
 from tests.support.children import WAIT_SECONDS
 
 pytestmark = pytest.mark.slow
 
-HOSTILE = "<img src=x onerror=alert(1)>"
+HOSTILE = (
+    "<img src=x onerror=alert(1)></script><script>alert(2)</script> \"'$where {$ne: 1} a.b ünï 日本 "
+    + 80 * "x"
+)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +222,14 @@ def second(browser: Browser) -> Iterator[Browser]:
 
 
 def test_hostile_words_are_shown_as_text(tmp_path: Path, browser: Browser) -> None:
-    run = make_run(tmp_path / "piano run", range(2))
+    run = make_run(tmp_path / "<b>'$run\" a.b ünï", [])
+    with RunStore.open(run) as store:
+        record = ImageRecord(Prompt(HOSTILE, ()), seed=1, size_wh=made.SIZE_WH, model="miniature")
+        store.add_image(record, child.make_rgb(record), HeatMaps(record.id, made.SIZE_WH, (), {}), 1.0)
+        attention = made.instances_of((HOSTILE, made.box_mask(2, 3, 20, 20), 0.5))
+        model = made.instances_of(("car", made.box_mask(25, 3, 35, 20), 0.5))
+        made.put_labels(store, record, attention=attention, model=model)
+        store.put_disagreements(0, compare(record.id, attention, model).disagreements)
     review = Review(run, free_port(), "--reviewer", HOSTILE)
     ann = Reviewer(browser, review.url())
     alerts: list[str] = []
@@ -230,7 +243,12 @@ def test_hostile_words_are_shown_as_text(tmp_path: Path, browser: Browser) -> No
     ann.press("1")
     until(lambda: review.votes())
     ann.page.locator("[data-cy=panel-tab-diffugen-review]").click()
+    panel = ann.page.locator("#diffugen-review").first
+    until(lambda: HOSTILE in panel.inner_text() and "car 0.50" in panel.inner_text())
+    assert panel.locator("script, img[src=x]").count() == 0
     ann.press("u")
     until(lambda: len(review.votes()) == 2)
-    assert review.votes()[0].reviewer == HOSTILE and alerts == []
+    first = review.votes()[0]
+    assert first.reviewer == HOSTILE.strip() and alerts == []
+    assert made.sure(first.instances).class_names == (HOSTILE,)
     assert review.end(signal.SIGINT) == 130

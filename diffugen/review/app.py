@@ -21,6 +21,7 @@ from typing import Any
 from diffugen.errors import DiffugenError
 from diffugen.review import guard
 from diffugen.review.database import environment
+from diffugen.review.mongod import is_alive
 
 ADDRESS = "127.0.0.1"
 APP_SECONDS = 300.0
@@ -34,9 +35,9 @@ PLUGIN = Path(__file__).parent / "plugin"
 INSTRUCTIONS = """The review of {name} is open: {url}
   {images} images are undecided, worst first. Attention labels are orange, model labels are blue.
   Open an image. Keys: 1 attention is right, 2 model is right, 3 nothing here, 4 reject, 5 the selected labels
-  are right, u undo, space changes what is drawn; the next image opens by itself. To correct a mask: e, change
-  it, go back to Explore, and press 1 or 2. Every verdict is stored in the run at once; a reload (F5) changes
-  nothing. To finish: the flag in the App. Ctrl-C here stops the command, with everything kept.
+  are right, u undo, space changes what is drawn; the next image opens by itself. To correct a mask: e, paint,
+  and press 1 or 2. Every verdict is stored in the run at once; a reload (F5) changes nothing.
+  To finish: the flag in the App. Ctrl-C here stops the command, with everything kept.
 Keep the address to yourself: whoever has it can see and change the review while it is open. Servers of other
 users on this machine would get its cookie from your browser, so open none of their pages meanwhile."""
 
@@ -78,7 +79,7 @@ def open_app(
             with _browser(url, folder / "review" / "open.html"):
                 notify(INSTRUCTIONS.format(name=dataset.name, url=url, images=len(view)))
                 while not take_over():
-                    if not server.child.is_running():
+                    if not is_alive(server.child):
                         raise DiffugenError(
                             "the App's server has ended. Verdicts are stored; run the same command to go on"
                         )
@@ -142,7 +143,7 @@ def _start_server(port: int, token: str, folder: Path) -> Any:
 
         def _wait_for_child_port(self, port: int | None = None, timeout: float = APP_SECONDS) -> int:
             deadline = time.monotonic() + timeout
-            while self.child.is_running() and time.monotonic() < deadline:
+            while is_alive(self.child) and time.monotonic() < deadline:
                 with contextlib.suppress(ServiceListenTimeout):
                     return super()._wait_for_child_port(port, timeout=1)
             raise ServiceListenTimeout("server", port)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.errors import did_you_mean
-from diffugen.labels.shapes import boxes, decode, encode, rescale
+from diffugen.labels.shapes import boxes, decode, encode
 from diffugen.records import RLE, Disagreement, Instances, LabelSet, content_id
 from diffugen.review.judged import Unclear
 from diffugen.run.codec import rgb_from_png
@@ -42,8 +42,9 @@ def crop(rle: RLE) -> tuple[list[float], Mask]:
 def paste(box: Sequence[float], mask: NDArray[Any], size_wh: tuple[int, int]) -> RLE:
     """Return the mask of an image from its part inside a box; the reverse of :func:`crop`.
 
-    A mask whose size differs from its box in pixels, because a person has resized the box, is scaled to it.
-    Parts outside the image are cut off.
+    A mask whose size differs from its box in pixels was made at another scale: a person has resized the box,
+    or painted in the App, which paints at the resolution of the screen. A pixel is then set where the mask
+    covers at least half of it; the box may lie between pixels. Parts outside the image are cut off.
 
     Args:
         box: ``[x, y, width, height]`` relative to the image.
@@ -62,12 +63,34 @@ def paste(box: Sequence[float], mask: NDArray[Any], size_wh: tuple[int, int]) ->
     x1, y1 = round((box[0] + box[2]) * width), round((box[1] + box[3]) * height)
     inside = mask != 0
     if inside.shape != (y1 - y0, x1 - x0):
-        inside = decode(rescale(encode(inside), (max(1, x1 - x0), max(1, y1 - y0))))
+        across = _per_pixel(inside.T, box[0] * width, box[2] * width, width)
+        return encode(_per_pixel(across.T, box[1] * height, box[3] * height, height) >= 0.5 - 1e-6)
     pixels = np.zeros((height, width), dtype=bool)
     left, top = min(max(0, x0), width), min(max(0, y0), height)
     seen = inside[top - y0 : max(0, height - y0), left - x0 : max(0, width - x0)]
     pixels[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
     return encode(pixels)
+
+
+def _per_pixel(values: NDArray[Any], start: float, length: float, count: int) -> NDArray[np.float64]:
+    """Return how much of each pixel rows cover that together fill a stretch of an axis.
+
+    Args:
+        values: (rows, ...).
+        start: Where the first row begins, in pixels.
+        length: Length of all rows, in pixels.
+        count: How many pixels the axis has.
+
+    Returns:
+        (count, ...).
+    """
+    rows = len(values)
+    sums = np.zeros((rows + 1, *values.shape[1:]))
+    np.cumsum(values, axis=0, out=sums[1:])
+    places = np.clip((np.arange(count + 1) - start) / length * rows, 0, rows)
+    below = np.minimum(places.astype(int), rows - 1)
+    part = (places - below).reshape(-1, *[1] * (values.ndim - 1))
+    return np.diff(sums[below] * (1 - part) + sums[below + 1] * part, axis=0) * (length / rows)
 
 
 def to_detections(

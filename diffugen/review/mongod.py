@@ -216,12 +216,12 @@ def stop_leftovers(data: Path) -> None:
             with suppress(psutil.Error):
                 getattr(process, signal)()
         deadline = time.monotonic() + keeper.PATIENCE_SECONDS
-        while any(map(_runs, found)) and time.monotonic() < deadline:
+        while any(map(is_alive, found)) and time.monotonic() < deadline:
             time.sleep(0.05)
 
 
-def _runs(process: Any) -> bool:
-    """Return whether a process runs; a zombie, which its parent has not noticed yet, holds no files."""
+def is_alive(process: Any) -> bool:
+    """Return whether a process runs; a zombie, which its parent has not noticed yet, does not."""
     import psutil
 
     with suppress(psutil.Error):

@@ -177,6 +177,28 @@ def have_human(dataset: Any, sample_ids: Sequence[str]) -> bool:
     return all(samples.detections(dataset[one], "human") for one in sample_ids)
 
 
+def to_edit(dataset: Any, sample_id: str | None, selected: Sequence[str]) -> str | None:
+    """Return the id of the label that somebody who wants to change a mask means; None if that is not clear.
+
+    It is the one that was selected last, or the only one, or the only one that is disputed.
+
+    Args:
+        dataset: The review dataset.
+        sample_id: The open sample; None for none.
+        selected: Ids of the selected labels, in the order in which they were selected.
+    """
+    if sample_id is None:
+        return None
+    sample = dataset[sample_id]
+    labels = [one for source in samples.SHOWN for one in samples.detections(sample, source)]
+    ids = [one.id for one in labels]
+    chosen = [one for one in selected if one in ids]
+    disputed = [one.id for one in labels if samples.value(one, "kind")]
+    if chosen:
+        return chosen[-1]
+    return next((str(those[0]) for those in (ids, disputed) if len(those) == 1), None)
+
+
 def about(dataset: Any, sample_id: str | None) -> dict[str, Any]:
     """Return what the panel shows, as JSON values: the progress, and a sample if one is open."""
     decided, total = counts(dataset)

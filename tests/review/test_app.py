@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 from playwright.sync_api import Browser, Dialog, Page
 
 import diffugen as dg
-from tests.support import run_for_review as made
+from diffugen.comparison.disagreement import compare
+from diffugen.labels.shapes import decode
+from diffugen.records import HeatMaps, ImageRecord, Prompt
+from diffugen.run.store import RunStore
+from tests.support import run_for_review as made, store_child as child
 from tests.support.app import Review, Reviewer, until
-from tests.support.browser import chromium
+from tests.support.browser import ARGUMENTS, chromium
+from tests.support.children import WAIT_SECONDS
 
 pytestmark = pytest.mark.slow
 
-HOSTILE = "<img src=x onerror=alert(1)>"
+HOSTILE = (
+    "<img src=x onerror=alert(1)></script><script>alert(2)</script> \"'$where {$ne: 1} a.b ünï 日本 "
+    + 80 * "x"
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +38,10 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-def make_run(folder: Path, count: int) -> Path:
+def make_run(folder: Path, numbers: Sequence[int]) -> Path:
     """A run with the configuration of the miniature, as `diffugen review` needs one."""
     dg.open_run(folder, dg.load_config("miniature")).close()
-    made.make_run(folder, range(count), config=None).close()
+    made.make_run(folder, numbers, config=None).close()
     return folder
 
 
@@ -53,7 +64,7 @@ def decided(page: Page) -> int:
 def test_ten_keys_are_ten_decisions_and_nothing_but_the_flag_ends_the_session(
     tmp_path: Path, browser: Browser
 ) -> None:
-    review = Review(make_run(tmp_path / "piano run", 20), free_port(), "--reviewer", "ann")
+    review = Review(make_run(tmp_path / "piano run", range(20)), free_port(), "--reviewer", "ann")
     ann = Reviewer(browser, review.url())
     ann.open_image()
     for count, key in enumerate("12341", start=1):
@@ -101,9 +112,42 @@ def test_ten_keys_are_ten_decisions_and_nothing_but_the_flag_ends_the_session(
     assert "10 images decided in this review, all stored in the run" in " ".join(review.said.split())
 
 
+def test_a_mask_is_corrected_with_three_actions(tmp_path: Path, browser: Browser) -> None:
+    review = Review(make_run(tmp_path / "piano run", [0]), free_port())
+    ann = Reviewer(browser, review.url())
+    ann.open_image()
+
+    # There are three labels; the brush is for the only one in dispute, the piano that attention overlooked.
+    ann.press("e")
+    ann.page.wait_for_selector("[data-cy=brush][data-cy-active=true]")
+    ann.be_ready()
+    ann.stroke((20.8, 20.5), (29.2, 20.5))
+    ann.press("2")
+    until(lambda: review.votes())
+    (vote,) = review.votes()
+    piano, car = (decode(one) for one in made.sure(vote.instances).rles)
+    before_piano, before_car = (decode(one) for one in made.LABELS[0][1].rles)
+    # The brush is 16 pixels of the screen wide, and a pixel of the image is 26: the stroke covers 60% of each
+    # pixel from 21 to 28, and 30% of those beside them. FiftyOne may shift a mask by one pixel of the screen,
+    # which is 4% of one of the image, so it changes none of them.
+    expected = before_piano.copy()
+    expected[20, 21:29] = True
+    assert vote.verdict == "edited" and made.sure(vote.instances).class_names == ("piano", "car")
+    assert np.array_equal(piano, expected), "the painted pixels, and the rest with its hole"
+    assert np.array_equal(car, before_car)
+
+    # A button of the open image does what its key does, under the name of whoever clicks.
+    ann.page.evaluate("localStorage.setItem('diffugen-reviewer', 'ben')")
+    ann.be_ready()
+    ann.page.locator("#modal img[src$='icons/reject.svg']").click()
+    until(lambda: len(review.votes()) == 2)
+    assert (review.votes()[1].verdict, review.votes()[1].reviewer) == ("reject", "ben")
+    assert review.end(signal.SIGINT) == 130
+
+
 def test_kills_lose_no_verdict(tmp_path: Path, browser: Browser) -> None:
     """Ctrl-C says what to run next; a killed database ends the session with one message; a killed command."""
-    run = make_run(tmp_path / "piano run", 20)
+    run = make_run(tmp_path / "piano run", range(20))
     review = Review(run, free_port())
     ann = Reviewer(browser, review.url())
     ann.open_image()
@@ -132,8 +176,60 @@ def test_kills_lose_no_verdict(tmp_path: Path, browser: Browser) -> None:
     assert "To go on with the run: diffugen teach" in " ".join(review.said.split())
 
 
+def test_a_killed_browser_ends_nothing_and_a_killed_server_the_session(
+    tmp_path: Path, browser: Browser
+) -> None:
+    review = Review(make_run(tmp_path / "piano run", range(20)), free_port())
+    url, before = review.url(), set(psutil.Process().children(recursive=True))
+    with second(browser) as other:
+        ann = Reviewer(other, url)
+        ann.open_image()
+        ann.press("2")
+        ann.page.wait_for_selector("text=/Model is right/")
+        started = set(psutil.Process().children(recursive=True)) - before
+        for process in (killed := [one for one in started if "chrom" in one.name()]):
+            process.kill()
+        assert killed and not psutil.wait_procs(killed, timeout=WAIT_SECONDS)[1]
+    assert verdicts(review) == ["model"] and review.process.poll() is None
+
+    ben = Reviewer(browser, url, "ben")
+    ben.open_image()
+    ben.press("4")
+    ben.page.wait_for_selector("text=/Rejected/")
+    (server,) = [
+        one
+        for one in psutil.Process(review.process.pid).children(recursive=True)
+        if "guard import serve" in " ".join(one.cmdline()) and one.cmdline()[1] == "-c"
+    ]
+    server.kill()
+    assert review.end() == 2
+    said = " ".join(review.said.split())
+    assert "the App's server has ended" in said and "run the same command" in said
+    assert "Traceback" not in said
+    assert verdicts(review) == ["model", "reject"]
+    ben.page.close()
+
+
+@contextmanager
+def second(browser: Browser) -> Iterator[Browser]:
+    """Another browser, which may be killed."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    opened = browser.browser_type.launch(executable_path=path, args=list(ARGUMENTS))
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
 def test_hostile_words_are_shown_as_text(tmp_path: Path, browser: Browser) -> None:
-    run = make_run(tmp_path / "piano run", 2)
+    run = make_run(tmp_path / "<b>'$run\" a.b ünï", [])
+    with RunStore.open(run) as store:
+        record = ImageRecord(Prompt(HOSTILE, ()), seed=1, size_wh=made.SIZE_WH, model="miniature")
+        store.add_image(record, child.make_rgb(record), HeatMaps(record.id, made.SIZE_WH, (), {}), 1.0)
+        attention = made.instances_of((HOSTILE, made.box_mask(2, 3, 20, 20), 0.5))
+        model = made.instances_of(("car", made.box_mask(25, 3, 35, 20), 0.5))
+        made.put_labels(store, record, attention=attention, model=model)
+        store.put_disagreements(0, compare(record.id, attention, model).disagreements)
     review = Review(run, free_port(), "--reviewer", HOSTILE)
     ann = Reviewer(browser, review.url())
     alerts: list[str] = []
@@ -147,7 +243,12 @@ def test_hostile_words_are_shown_as_text(tmp_path: Path, browser: Browser) -> No
     ann.press("1")
     until(lambda: review.votes())
     ann.page.locator("[data-cy=panel-tab-diffugen-review]").click()
+    panel = ann.page.locator("#diffugen-review").first
+    until(lambda: HOSTILE in panel.inner_text() and "car 0.50" in panel.inner_text())
+    assert panel.locator("script, img[src=x]").count() == 0
     ann.press("u")
     until(lambda: len(review.votes()) == 2)
-    assert review.votes()[0].reviewer == HOSTILE and alerts == []
+    first = review.votes()[0]
+    assert first.reviewer == HOSTILE.strip() and alerts == []
+    assert made.sure(first.instances).class_names == (HOSTILE,)
     assert review.end(signal.SIGINT) == 130

@@ -60,6 +60,23 @@ def test_a_resized_box_scales_its_mask() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(bool, (12, 20)), st.floats(2, 30), st.tuples(st.integers(0, 9), st.integers(0, 9)))
+def test_a_mask_at_the_resolution_of_a_screen_comes_back_exactly(
+    part: np.ndarray, zoom: float, margin: tuple[int, int]
+) -> None:
+    """It begins at a pixel of the screen, which need not be one of the image: the App paints such masks."""
+    mask = np.zeros(SIZE_HW, dtype=bool)
+    mask[10:22, 10:30] = part
+    # Each pixel of the screen shows the pixel of the image below its middle.
+    rows, columns = ((np.arange(int(zoom * size)) + 0.5) / zoom for size in SIZE_HW)
+    shown = mask[rows.astype(int)][:, columns.astype(int)]
+    top, left = margin
+    height, width = shown[top:, left:].shape
+    box = [left / zoom / 40, top / zoom / 24, width / zoom / 40, height / zoom / 24]
+    np.testing.assert_array_equal(decode(paste(box, shown[top:, left:], (40, 24))), mask)
+
+
 @pytest.mark.parametrize(
     ("box", "pixels"),
     [

@@ -315,6 +315,22 @@ def test_phone(open_page: Open, tmp_path: Path) -> None:
     assert verdicts(reviewer.saved(tmp_path)) == ["reject"]
 
 
+def test_a_tap_right_after_a_swipe_is_heard_once(open_page: Open) -> None:
+    reviewer = open_page(phone=True)
+    bare = reviewer.page.locator("#bare")
+    box = made.sure(bare.bounding_box())
+    tap = [[(box["x"] + 5, box["y"] + 5)]]
+    for number in range(6):
+        touch(
+            reviewer,
+            [[(300, 400)], [(190, 400)], [(80, 400)]] if number % 2 == 0 else [[(80, 400)], [(300, 400)]],
+        )
+        touch(reviewer, tap)
+        assert bare.get_attribute("aria-pressed") == ("true" if number % 2 == 0 else "false")
+    reviewer.page.touchscreen.tap(*tap[0][0])
+    assert bare.get_attribute("aria-pressed") == "true", "a tap after a pause is heard once, too"
+
+
 def swipe(reviewer: Reviewer, start: int, end: int) -> None:
     touch(reviewer, [[(start, 400)], [((start + end) / 2, 402)], [(end, 404)], [(end, 404)], [(end, 404)]])
 

@@ -169,3 +169,18 @@ def test_next_and_previous_go_round(run: RunStore) -> None:
     assert verdicts.following(dataset, ids[1]) == ids[2]
     assert verdicts.following(dataset, ids[-1]) == ids[0]
     assert verdicts.following(dataset, ids[0], back=True) == ids[-1]
+
+
+def test_the_label_to_edit_is_the_selected_or_the_only_disputed_one(run: RunStore) -> None:
+    session = Session(run)
+    by_image = {one["image_id"]: one for one in session.dataset}
+    overlooked, swapped = by_image[made.image_id(0)], by_image[made.image_id(2)]
+    piano, car = (one.id for one in overlooked["model"].detections)
+
+    def chosen(sample: Any, *selected: str) -> str | None:
+        return verdicts.to_edit(session.dataset, sample.id, selected)
+
+    assert chosen(overlooked) == piano, "attention and model agree about the car"
+    assert chosen(overlooked, piano, car, "of another image") == car
+    assert chosen(swapped) is None, "both labels are disputed"
+    assert verdicts.to_edit(session.dataset, None, []) is None

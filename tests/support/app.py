@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page
 from diffugen.records import Decision
 from diffugen.run.store import RunStore
 from tests.support.children import WAIT_SECONDS, restore_signals
+from tests.support.store_child import SIZE_WH
 
 
 class Review:
@@ -108,6 +109,20 @@ class Reviewer:
         """Press a key once the App hears it: not before the next image is there."""
         self.be_ready()
         self.page.keyboard.press(key)
+
+    def stroke(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Draw with the tool of the tab Annotate, from one point of the image to another, in its pixels."""
+        box = self.page.locator("[data-cy=lighter-sample-image]").bounding_box()
+        assert box is not None
+        width, height = SIZE_WH
+        ends = [
+            (box["x"] + x / width * box["width"], box["y"] + y / height * box["height"])
+            for x, y in (start, end)
+        ]
+        self.page.mouse.move(*ends[0])
+        self.page.mouse.down()
+        self.page.mouse.move(*ends[1], steps=5)
+        self.page.mouse.up()
 
     def be_ready(self) -> None:
         """Wait until the App hears keys: the plugin is there, and so is the next image."""

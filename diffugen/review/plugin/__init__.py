@@ -1,7 +1,8 @@
 """The FiftyOne plugin of a review: what keys and buttons of the App do.
 
-FiftyOne's server loads this module by its file, from the folder that `diffugen.review.app` names. Keys are
-listened for in ``review.js``, because FiftyOne has no key bindings for operators.
+FiftyOne's server loads this module by its file, from the folder that `diffugen.review.app` names. Keys and
+buttons are in ``review.js``: FiftyOne has no key bindings for operators, and a button must know the name of
+the reviewer and wait for changed masks to be stored, like a key.
 """
 
 from __future__ import annotations
@@ -9,41 +10,19 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import fiftyone.operators as foo
-from fiftyone.operators import types
 
 from diffugen.review import verdicts
 
 
 class _Operator(foo.Operator):
-    """An operator with a button among those of the grid, if it has an icon.
-
-    Attributes:
-        name: Its name.
-        label: What its button says.
-        icon: Its icon, a file in ``icons``; empty for an operator without a button.
-    """
+    """An operator that ``review.js`` calls, for a key or a button; it is not listed among the App's own."""
 
     name: ClassVar[str] = ""
-    label: ClassVar[str] = ""
-    icon: ClassVar[str] = ""
 
     @property
     def config(self) -> Any:
         """What FiftyOne needs to know of it."""
-        return foo.OperatorConfig(
-            name=self.name,
-            label=self.label,
-            icon=f"/icons/{self.icon}.svg" if self.icon else None,
-            unlisted=not self.icon,
-            disable_schema_validation=True,
-        )
-
-    def resolve_placement(self, ctx: Any) -> Any:
-        """Return where its button is."""
-        if not self.icon:
-            return None
-        button = types.Button(label=self.label, icon=f"/icons/{self.icon}.svg", prompt=False)
-        return types.Placement(types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, button)
+        return foo.OperatorConfig(name=self.name, unlisted=True, disable_schema_validation=True)
 
     def execute(self, ctx: Any) -> dict[str, Any]:
         """Do it."""
@@ -80,42 +59,41 @@ class _Verdict(_Operator):
 class Attention(_Verdict):
     """The attention labels are right."""
 
-    name, label, icon = "attention", "Attention is right (1)", "attention"
-    verdict, said = "attention", "Attention is right"
+    name = verdict = "attention"
+    said = "Attention is right"
 
 
 class Model(_Verdict):
     """The model labels are right."""
 
-    name, label, icon = "model", "Model is right (2)", "model"
-    verdict, said = "model", "Model is right"
+    name = verdict = "model"
+    said = "Model is right"
 
 
 class Empty(_Verdict):
     """There is nothing to label."""
 
-    name, label, icon = "empty", "Nothing here (3)", "empty"
-    verdict, said = "empty", "Nothing here"
+    name = verdict = "empty"
+    said = "Nothing here"
 
 
 class Reject(_Verdict):
     """The image is useless."""
 
-    name, label, icon = "reject", "Reject the image (4)", "reject"
-    verdict, said = "reject", "Rejected"
+    name = verdict = "reject"
+    said = "Rejected"
 
 
 class Keep(_Verdict):
     """The selected labels are right, of whichever source; without any, those drawn by hand."""
 
-    name, label, icon = "keep", "The selected labels are right (5)", "keep"
-    verdict, said = "edited", "Kept the selected labels"
+    name, verdict, said = "keep", "edited", "Kept the selected labels"
 
 
 class Undo(_Operator):
     """Take back one's newest verdict, and show its image."""
 
-    name, label, icon = "undo", "Take back the last verdict (u)", "undo"
+    name = "undo"
 
     def execute(self, ctx: Any) -> dict[str, Any]:  # noqa: D102
         sample_id = verdicts.take_back(ctx.dataset, _reviewer(ctx))
@@ -131,7 +109,7 @@ class Undo(_Operator):
 class Next(_Operator):
     """Open the next undecided image."""
 
-    name, label, icon = "next", "Next undecided image (n)", "next"
+    name = "next"
 
     def execute(self, ctx: Any) -> dict[str, Any]:  # noqa: D102
         return _opened(ctx, verdicts.following(ctx.dataset, ctx.current_sample))
@@ -140,7 +118,7 @@ class Next(_Operator):
 class Previous(_Operator):
     """Open the undecided image before this one."""
 
-    name, label = "previous", "Previous undecided image (p)"
+    name = "previous"
 
     def execute(self, ctx: Any) -> dict[str, Any]:  # noqa: D102
         return _opened(ctx, verdicts.following(ctx.dataset, ctx.current_sample, back=True))
@@ -149,16 +127,26 @@ class Previous(_Operator):
 class About(_Operator):
     """Return what the panel shows: the progress, and what there is to know of the open image."""
 
-    name, label = "about", "About this image"
+    name = "about"
 
     def execute(self, ctx: Any) -> dict[str, Any]:  # noqa: D102
         return verdicts.about(ctx.dataset, ctx.params.get("sample") or ctx.current_sample)
 
 
+class LabelToEdit(_Operator):
+    """Return which label of the open image the brush is for."""
+
+    name = "label_to_edit"
+
+    def execute(self, ctx: Any) -> dict[str, Any]:  # noqa: D102
+        selected = [one["label_id"] for one in ctx.selected_labels]
+        return {"label": verdicts.to_edit(ctx.dataset, ctx.current_sample, selected)}
+
+
 class Finish(_Operator):
     """End the session: the command in the terminal goes on."""
 
-    name, label, icon = "finish", "Finish the review", "finish"
+    name = "finish"
 
     def execute(self, ctx: Any) -> dict[str, Any]:  # noqa: D102
         verdicts.votes_of(ctx.dataset).set(verdicts.FINISH, True)
@@ -186,5 +174,5 @@ def _opened(ctx: Any, sample_id: str | None) -> dict[str, Any]:
 
 def register(plugin: Any) -> None:
     """Register the operators; FiftyOne calls this."""
-    for operator in (Attention, Model, Empty, Reject, Keep, Undo, Next, Previous, About, Finish):
+    for operator in (Attention, Model, Empty, Reject, Keep, Undo, Next, Previous, About, LabelToEdit, Finish):
         plugin.register(operator)

@@ -4,15 +4,27 @@
   const operators = window.__foo__;
   const plugins = window.__fop__;
   const {createElement: h, useEffect, useState} = window.React;
-  const KEYS = {1: "attention", 2: "model", 3: "empty", 4: "reject", 5: "keep", u: "undo", n: "next", p: "previous"};
+  // Operators: key, name, what they do (an operator in Python), icon (none: no button), label, description.
+  const ACTIONS = [
+    ["1", "accept_attention", "attention", "attention", "Attention is right", "Attention's labels are right"],
+    ["2", "accept_model", "model", "model", "Model is right", "The model's labels are right"],
+    ["3", "mark_empty", "empty", "empty", "Nothing here", "There is nothing to label"],
+    ["4", "reject_image", "reject", "reject", "Reject the image", "The image is useless"],
+    ["5", "accept_label", "keep", "keep", "The labels you clicked are right", "Exactly the selected labels are right; without any, those drawn by hand"],
+    ["u", "take_back", "undo", "undo", "Undo", "Take back your last verdict"],
+    ["n", "next_image", "next", "next", "Next undecided image", "Open the next undecided image"],
+    ["p", "previous_image", "previous", "", "Previous undecided image", "Open the previous undecided image"],
+    ["", "finish_review", "finish", "finish", "Finish the review", "End the session; the command in the terminal goes on"],
+  ];
   const LEGEND = [
-    ["1", "attention is right"], ["2", "model is right"], ["3", "nothing here"], ["4", "reject"],
-    ["5", "keep the labels you clicked"], ["u", "undo"], ["n p", "next, previous"], ["space", "what is drawn"], ["e", "edit masks and classes"],
+    ...ACTIONS.filter(([key]) => key).map(([key, , , , label]) => [key, label.toLowerCase()]),
+    ["space", "what is drawn"], ["e", "change a mask or class"],
   ];
   const VIEWS = [
     ["both", ["attention", "model", "human"]], ["image", []], ["heat map", ["heat"]],
     ["attention", ["attention"]], ["model", ["model"]],
   ];
+  const PATIENCE = 10000;  // how long to wait for FiftyOne, in milliseconds
   const REVIEWER = "diffugen-reviewer";
 
   // FiftyOne's advertisement for another product.
@@ -32,17 +44,135 @@
   busy(false);
   const openId = () => new URLSearchParams(location.search).get("id");
 
-  function press(name) {
+  const find = (name) => document.querySelector(`#modal [data-cy="${name}"]`);
+  const answer = (name) => new Promise((go) => call(name, {}, {callback: ({result}) => go(result || {})}));
+  const notify = (message, variant) => operators.executeOperator("notify", {message, variant});
+
+  // Ask again and again until the answer is true, and return it, or what it is in the end.
+  async function until(look, patience = PATIENCE) {
+    for (const end = Date.now() + patience; !look() && Date.now() < end;) await new Promise((go) => setTimeout(go, 20));
+    return look();
+  }
+
+  async function press(name) {
     if (document.body.dataset.reviewBusy) return;
     busy(true);
-    const deadline = Date.now() + 10000;
-    const done = (next) => {
-      if (next && openId() !== next && Date.now() < deadline) return setTimeout(done, 50, next);
+    try {
+      if (!await isSaved()) {
+        return notify("FiftyOne has not stored your change. Load the page again (F5), look at the label, and decide", "error");
+      }
+      const {sample} = await answer(name);
+      if (sample) await until(() => openId() === sample);
+    } finally {
       busy(false);
-      return changed.dispatchEvent(new Event("change"));
-    };
-    call(name, {}, {callback: ({result}) => done(result && result.sample)});
+      changed.dispatchEvent(new Event("change"));
+    }
   }
+
+  // What a key does, as an operator with a button in the bar of the open image, or above the grid.
+  class Action extends operators.Operator {
+    get config() {
+      const [key, name, , icon, label, description] = this.action;
+      const shown = icon ? {icon: `/icons/${icon}.svg`} : {};
+      return new operators.OperatorConfig({name, label: key ? `${label} (${key})` : label, description, ...shown});
+    }
+
+    async resolvePlacement(context) {
+      const {icon, label} = this.config, {Button, Placement, Places} = operators.types;
+      if (!icon || (this.action === EDIT && !context.currentSample)) return null;
+      const place = context.currentSample ? Places.SAMPLES_VIEWER_ACTIONS : Places.SAMPLES_GRID_SECONDARY_ACTIONS;
+      return new Placement(place, new Button({label, icon, prompt: false}));
+    }
+
+    async execute() {
+      await press(this.action[2]);
+    }
+  }
+
+  // ------------------------------------------------------------------ changed masks
+
+  // FiftyOne stores changed labels by itself, after a while, or when somebody leaves the tab Annotate. A verdict
+  // must not overtake that: it is about the masks in the database.
+  let paintedAt = 0;  // when the last stroke ended that FiftyOne has not noticed as a change
+  let isUnsaved = false;  // whether the tab was left with changes that are not stored yet
+  let saving = 0;  // requests on their way
+  const fetched = window.fetch;
+
+  window.fetch = (...given) => {
+    const response = fetched.apply(window, given);
+    if (given[1]?.method !== "PATCH") return response;
+    saving += 1;
+    response.then(({ok}) => { if (ok) isUnsaved = false; }, () => null).finally(() => { saving -= 1; });
+    return response;
+  };
+
+  const saveState = () => document.querySelector("[data-cy=annotation-save-state]");
+  const isAnnotating = () => Boolean(saveState());
+  const isSettled = () => saveState()?.dataset.settled !== "false";
+  new MutationObserver(() => { if (!isSettled()) paintedAt = 0; })
+    .observe(document.body, {subtree: true, attributeFilter: ["data-settled"]});
+
+  window.addEventListener("pointerup", ({target}) => {
+    const isActive = (name) => find(name)?.dataset.cyActive === "true";
+    if (target.dataset?.cy !== "lighter-sample-renderer-canvas") return;
+    if (isActive("brush") || isActive("pen")) paintedAt = Date.now();
+  }, true);
+
+  // A stroke becomes a change a fraction of a second later. Nothing tells so if it changes nothing, or if an
+  // earlier one is not stored yet either.
+  const isNoticed = () => Date.now() - paintedAt > (isSettled() ? PATIENCE / 2 : 1500);
+
+  window.addEventListener("click", (event) => {
+    if (!event.target.closest?.("[data-cy=explore]") || !isAnnotating()) return;
+    if (isNoticed() && !saving) {
+      isUnsaved = !isSettled();
+      return;
+    }
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    until(() => isNoticed() && !saving).then(() => {
+      paintedAt = 0;
+      find("explore")?.click();
+    });
+  }, true);
+
+  async function isSaved() {
+    if (isAnnotating()) find("explore").click();
+    await until(() => !isAnnotating(), 2 * PATIENCE);
+    return until(() => !isAnnotating() && !isUnsaved && !saving);
+  }
+
+  // Open FiftyOne's own tools, with the brush for the label that is meant, or for the one that is chosen there.
+  const EDIT = ["e", "edit", "", "edit", "Change a mask or class",
+    "Open FiftyOne's tools, with the brush for the selected, the only, or the only disputed label"];
+  class Edit extends Action {
+    async execute() {
+      if (document.body.dataset.reviewBusy || isAnnotating() || !find("annotate")) return;
+      busy(true);
+      try {
+        await new Promise((go) => call("show", {view: 0}, {callback: go}));  // only labels that are drawn are offered
+        const {label} = await answer("label_to_edit");
+        find("annotate")?.click();
+        const row = label && await until(() => find(`annotate-label-${label}`));
+        if (row) row.click();
+        await until(row ? () => find("brush") : isAnnotating);
+        startBrush();
+      } finally {
+        busy(false);
+      }
+    }
+  }
+
+  async function startBrush() {
+    const brush = await until(() => find("brush") || !isAnnotating(), Infinity);
+    if (brush?.dataset?.cyActive === "false") brush.click();
+  }
+
+  for (const [action, Class] of [...ACTIONS.map((one) => [one, Action]), [EDIT, Edit]]) {
+    operators.registerOperator(class extends Class { action = action; }, "@diffugen/review");
+  }
+
+  // ------------------------------------------------------------------ what is drawn
 
   // What is drawn is part of FiftyOne's state, which only its own components and operators can reach.
   class Show extends operators.Operator {
@@ -63,34 +193,32 @@
       const [name, fields] = VIEWS[view];
       hooks.grid(["decision", ...fields]);
       hooks.modal(fields);
-      operators.executeOperator("notify", {message: `Drawn: ${name}`, variant: "info"});
+      notify(`Drawn: ${name}`, "info");
     }
   }
   operators.registerOperator(Show, "@diffugen/review");
 
-  // FiftyOne's own tools, which offer only labels that are drawn.
-  function edit() {
-    call("show", {view: 0}, {callback: () => document.querySelector("#modal [data-cy=annotate]")?.click()});
-  }
+  // ------------------------------------------------------------------ keys
 
   function isTyping(event) {
     const target = event.composedPath()[0];
-    return target instanceof Element && target.closest("input, textarea, select, [contenteditable=true], [role=textbox]");
+    return target instanceof Element && target.closest("input:not([type=radio]), textarea, select, [contenteditable=true], [role=textbox]");
   }
 
-  // Where labels are drawn and changed, keys belong to FiftyOne's own tools.
-  const isAnnotating = () => Boolean(document.querySelector("[data-cy=annotation-save-state]"));
-
+  // In the tab Annotate, keys other than digits belong to FiftyOne's own tools.
   window.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || isTyping(event) || isAnnotating()) return;
-    const name = KEYS[event.key];
-    if (name) press(name);
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || isTyping(event)) return;
+    if (isAnnotating() && !/^[1-5]$/.test(event.key)) return;
+    const action = ACTIONS.find(([key]) => key === event.key);
+    if (action) press(action[2]);
     else if (event.key === " ") call("show");
-    else if (event.key === "e") edit();
+    else if (event.key === "e") call("edit");
     else return;
     event.preventDefault();
     event.stopImmediatePropagation();
   }, true);
+
+  // ------------------------------------------------------------------ the panel
 
   function minutes(seconds) {
     return seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;

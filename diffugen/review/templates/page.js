@@ -639,6 +639,26 @@ function wire() {
   document.addEventListener("visibilitychange", () => { if (document.hidden && !ended) flush(true); });
 }
 
+// Browsers take a tap right after a swipe for the end of its momentum, and make no click of it. So the finger that
+// leaves a button presses it, and the click that mostly follows is not heard.
+function wireTaps() {
+  let tapped = null, isPressed = false;
+  document.addEventListener("pointerdown", (event) => {
+    tapped = event.pointerType === "touch" && event.isPrimary ? event.target.closest("button") : null;
+    isPressed = false;
+  });
+  document.addEventListener("pointerup", (event) => {
+    if (!tapped || event.target.closest("button") !== tapped) return;
+    isPressed = true;
+    tapped.click();
+  });
+  document.addEventListener("click", (event) => {
+    if (!isPressed || !event.isTrusted || event.detail === 0) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  }, true);
+}
+
 function saveAndFinish() {
   finish();
   if (Object.keys(answers).length) save();
@@ -647,6 +667,7 @@ function saveAndFinish() {
 recall();
 fillFilter();
 wire();
+wireTaps();
 showSide("attention");
 const firstWaiting = cards.findIndex((card) => !isDone(card));
 if (firstWaiting < 0) finish(); else open(firstWaiting);

@@ -99,6 +99,23 @@ def test_of_two_labels_of_one_object_only_one_is_kept(open_page: Open) -> None:
     assert reviewer.kept() == [False, False]
 
 
+def test_two_labels_of_one_object_may_be_two_objects(
+    open_page: Open, store: RunStore, tmp_path: Path
+) -> None:
+    reviewer = open_page()
+    reviewer.press(*3 * ["ArrowRight"])  # badly located: they overlap by a sixth
+    assert reviewer.page.locator("#both").is_disabled()
+    reviewer.press("1", "2", "k")
+    assert reviewer.kept() == [True, True]
+    reviewer.page.locator("#class").select_option("car")
+    assert reviewer.kept() == [True, True], "a changed class drops neither"
+    reviewer.press("Enter")
+    reviewer.saved(tmp_path)
+    (found,) = read_decisions(store, tmp_path / "piano run-decisions.json", reviewer="a", round=0)
+    assert found.verdict == "edited"
+    assert made.sure(found.instances).class_names == ("piano", "car")
+
+
 def test_a_changed_class_comes_back_as_edited(open_page: Open, store: RunStore, tmp_path: Path) -> None:
     reviewer = open_page()
     reviewer.press("ArrowRight", "1")

@@ -61,7 +61,12 @@ function areRivals(card, one, other) {
   return meet(one, other) || meet(other, one);
 }
 
+function rivalOf(card, objects, one) {
+  return objects.find((other) => other !== one && areRivals(card, one, other));
+}
+
 function setKept(card, objects, one, kept) {
+  if (one.kept === kept) return;
   one.kept = kept;
   if (!kept) return;
   for (const other of objects) if (other !== one && areRivals(card, one, other)) other.kept = false;

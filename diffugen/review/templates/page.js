@@ -178,6 +178,15 @@ function pressLabel(index, onlySelect) {
   say(`${index + 1}, ${classOf(cards[current], objects, one)}: ${one.kept ? "kept" : "dropped"}.`);
 }
 
+// Two labels in about the same place that are two objects all the same.
+function keepBoth() {
+  const card = cards[current], rival = selected && rivalOf(card, objects, selected);
+  if (!rival) return say("Choose one of two labels of the same object: press its number.");
+  selected.kept = rival.kept = true;
+  touched();
+  say(`${objects.indexOf(selected) + 1} and ${objects.indexOf(rival) + 1}: two objects, both kept.`);
+}
+
 // With ten or more labels, 1 may be the first digit of 12.
 function pressDigit(digit) {
   clearTimeout(typing);
@@ -398,6 +407,7 @@ function showTools(card) {
   byId("paint").setAttribute("aria-pressed", String(brush === "paint"));
   byId("erase").setAttribute("aria-pressed", String(brush === "erase"));
   byId("new").disabled = !names.length;
+  byId("both").disabled = !selected || !rivalOf(card, objects, selected);
   byId("stages").classList.toggle("brushing", brush !== null);
   byId("heat").disabled = !card.heat;
   const count = alike().length;
@@ -589,7 +599,7 @@ function actionOf(event) {
   if (KEYS[key]) return () => decide(KEYS[key], all || event.shiftKey);
   return {
     Enter: accept, ArrowRight: () => go(1), ArrowDown: () => go(1), ArrowLeft: () => go(-1), ArrowUp: () => go(-1),
-    " ": () => toggle("bare"), h: () => cards[current].heat && toggle("heat"), n: drawNew,
+    " ": () => toggle("bare"), h: () => cards[current].heat && toggle("heat"), n: drawNew, k: keepBoth,
     "+": () => setBrush("paint"), "=": () => setBrush("paint"), b: () => setBrush("paint"), "-": () => setBrush("erase"),
     "[": () => changeSize(0.8), "]": () => changeSize(1.25), 0: resetView, Escape: leaveBrush,
   }[key];
@@ -611,7 +621,7 @@ function showSide(side) {
 function wire() {
   const clicks = {
     undo, accept, previous: () => go(-1), next: () => go(1), paint: () => setBrush("paint"),
-    erase: () => setBrush("erase"), new: drawNew, bare: () => toggle("bare"), heat: () => toggle("heat"),
+    erase: () => setBrush("erase"), new: drawNew, both: keepBoth, bare: () => toggle("bare"), heat: () => toggle("heat"),
     rest: () => setAll(!all), back: () => open(current), save: content.served ? finish : saveAndFinish,
     "finish-save": content.served ? endServer : save,
   };
@@ -648,7 +658,8 @@ function wireTaps() {
     isPressed = false;
   });
   document.addEventListener("pointerup", (event) => {
-    if (!tapped || event.target.closest("button") !== tapped) return;
+    const under = document.elementFromPoint(event.clientX, event.clientY);
+    if (!tapped || !under || under.closest("button") !== tapped) return;
     isPressed = true;
     tapped.click();
   });

@@ -122,7 +122,8 @@ def main() -> None:
         fill(
             f"Measured by `python reports/speed/scale.py --images {arguments.images}`, which also describes "
             "the synthetic run (n = 1). Each command runs in its own process on two CPU cores; its time "
-            "includes start-up and imports. The seconds depend on the machine, their growth does not. "
+            "includes start-up and imports. Other work ran on the same cores, and the smaller run was "
+            "measured first, with cold imports. "
             "`resume` is `diffugen generate` on a run whose images all exist; `page` is `diffugen review "
             "--static`, with 200 images; `tune` uses at most 300.",
             120,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from diffugen.labels.shapes import iou_matrix
+from diffugen.labels.shapes import areas, iou_matrix
 from diffugen.records import Instances, Judged
 
 SAME_OBJECT_IOU = 0.5
@@ -23,7 +23,7 @@ class Unclear(Exception):
 def kept_instances(
     judged: Sequence[Judged], labels: Mapping[str, Instances], size_wh: tuple[int, int]
 ) -> Instances:
-    """Return the objects that were kept, with their correct classes and masks.
+    """Return the objects that were kept, with their correct classes and masks, as far as `drawn`.
 
     A label whose mask was replaced, like an object that was drawn, has the score 1 and no score terms.
 
@@ -41,7 +41,12 @@ def kept_instances(
             by_source.setdefault(one.source, []).append(_object(one, labels, size_wh))
     parts = [joined(found, size_wh) for found in by_source.values()]
     refuse_doubles(parts)
-    return joined(parts, size_wh)
+    return drawn(joined(parts, size_wh))
+
+
+def drawn(instances: Instances) -> Instances:
+    """Return the objects of which a pixel is left: to erase one is to drop it."""
+    return instances.take(np.flatnonzero(areas(instances.rles)).tolist())
 
 
 def _object(one: Judged, labels: Mapping[str, Instances], size_wh: tuple[int, int]) -> Instances:

@@ -13,10 +13,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from diffugen.errors import StoreError
+from diffugen.labels.shapes import areas
 from diffugen.records import OPEN, Decision, Instances, Judged
 from diffugen.review import samples
 from diffugen.review.detections import to_instances
-from diffugen.review.judged import Unclear, joined, refuse_doubles
+from diffugen.review.judged import Unclear, drawn, joined, refuse_doubles
 from diffugen.review.queue import fingerprint, same_outcome
 from diffugen.review.tags import ACCEPT, TAG_OF, misspelt
 from diffugen.review.verdicts import ANSWER, FINISH, VOTE, mark, votes_of
@@ -177,6 +178,9 @@ class Takeover:
             instances, judged = _edited(sample, size_wh, classes, accepted)
         elif verdict == "empty":
             instances = to_instances([], size_wh, classes)
+        if verdict == "edited" and instances is not None:
+            instances = drawn(instances)
+            verdict = verdict if instances else "empty"
         return Decision(image_id, verdict, instances, reviewer, self._round, judged, made_at)
 
     @property
@@ -255,8 +259,19 @@ def _edited(
         return to_instances(found["human"], size_wh, classes), ()
     parts = [to_instances(labels, size_wh, classes) for labels in accepted.values()]
     refuse_doubles(parts)
+    erased = {
+        label.id
+        for labels, part in zip(accepted.values(), parts, strict=True)
+        for label, area in zip(labels, areas(part.rles), strict=True)
+        if not area
+    }
     judged = [
-        Judged(source, int(one["index"]), is_accepted(one), method=str(sample[source]["method"]))
+        Judged(
+            source,
+            int(one["index"]),
+            is_accepted(one) and one.id not in erased,
+            method=str(sample[source]["method"]),
+        )
         for source in ("attention", "model")
         for one in found[source]
         if one.has_field("index") and one["index"] is not None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from diffugen.review import verdicts
@@ -120,6 +121,27 @@ def test_a_changed_label_makes_an_edited_decision(run: RunStore) -> None:
     (vote,) = run.votes()
     assert (vote.verdict, made.sure(vote.instances).class_names) == ("edited", ("person",))
     assert session.told == []
+
+
+def test_a_label_of_which_nothing_is_left_is_dropped(run: RunStore) -> None:
+    """Two labels, of which one is erased, then both; by a verdict on the model, and on the labels kept."""
+    session = Session(run)
+    left: list[tuple[str, int]] = []
+    for erased in (1, 2):
+        sample = session.dataset.match({"image_id": made.image_id(0)}).first()
+        for one in sample.model.detections[:erased]:
+            one.mask = np.zeros_like(one.mask)
+        sample.save()
+        kept = tuple(one.id for one in sample.model.detections)
+        for verdict, labels in (("model", ()), ("edited", kept)):
+            session.decide(sample["rank"], verdict, f"ann {erased} {verdict}", labels)
+            session.take_over()
+            vote = [*run.votes()][-1]
+            left.append((vote.verdict, len(made.sure(vote.instances))))
+        judged = {one.index: one.kept for one in vote.judged if one.source == "model"}
+        assert list(judged.values()).count(False) == erased
+    assert left == [("edited", 1)] * 2 + [("empty", 0)] * 2
+    assert len([*run.votes()]) == 4 and session.told == []
 
 
 def test_a_label_changed_after_the_verdict_changes_the_decision(tmp_path: Path, connected: str) -> None:

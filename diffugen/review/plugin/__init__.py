@@ -47,7 +47,9 @@ class _Verdict(_Operator):
         if problems:
             return _failed(ctx, "; ".join(problems))
         decided, total = verdicts.counts(dataset)
-        ctx.ops.notify(f"{self.said} ({decided} of {total})", variant="success")
+        changed = self.verdict != "edited" and here and dataset[here]["decision"] == "edited"
+        said = f"{self.said}, as it was changed" if changed else self.said
+        ctx.ops.notify(f"{said} ({decided} of {total})", variant="success")
         ctx.ops.clear_selected_labels()
         if here:
             return _opened(ctx, verdicts.following(dataset, here))

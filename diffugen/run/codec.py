@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.config.foreign import parse_json
-from diffugen.errors import first_line
+from diffugen.errors import brief, first_line
 from diffugen.records import HeatMaps, ImageRecord, Instances, Judged, Phrase, Prompt
 from diffugen.run.rle import check_counts, check_rle, check_size
 
@@ -29,6 +30,9 @@ _ABOUT = "about"
 
 _SELF_ATTENTION = "self-attention"
 """Name of the entry with the self-attention, if it was kept."""
+
+_SOURCE_ID = re.compile(r"[0-9A-Za-z_-]{1,80}")
+"""What may name a source image: the id names a file."""
 
 MOST_NPZ_BYTES = 1 << 29
 """The most that the heat maps of an image take in memory."""
@@ -90,6 +94,9 @@ def record_from_json(text: str) -> ImageRecord:
     for name, kind in (("task", str), ("settings", dict), ("round", int), ("origin", str), ("source", str)):
         if not isinstance(fields.get(name, kind()), kind):
             raise ValueError(f"{name} is {fields[name]!r}")
+    parent = fields.get("parent")
+    if parent is not None and not (isinstance(parent, str) and _SOURCE_ID.fullmatch(parent)):
+        raise ValueError(f"parent is {brief(parent)}, not the id of an image or a photo")
     size_wh = check_size(fields.pop("size_wh"))
     if fields.get("region") is not None:
         region = _typed(fields["region"], size=list, counts=str)

@@ -88,6 +88,11 @@ REPORT = [
     ("UPDATE images SET record = replace(record, '\"text\"', '\"tixt\"')", "images"),
     ('UPDATE images SET record = replace(record, \'"seed":\', \'"seed":[],"sead":\')', "images"),
     (f"UPDATE images SET record = '{'[' * 100_000}'", "images"),
+    (
+        "UPDATE images SET record = replace(replace(record, 'txt2img', 'img2img'), "
+        '\'"parent":null\', \'"parent":"../../x"\')',
+        "not the id of an image or a photo",
+    ),
     ("UPDATE labels SET instances = '{}'", "labels"),
     ('UPDATE labels SET instances = replace(instances, \'"counts":["\', \'"counts":["5\')', "labels"),
     ("UPDATE disagreements SET kind = 'odd'", "disagreements"),

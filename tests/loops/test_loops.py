@@ -163,7 +163,7 @@ def test_a_finished_run_says_so_and_suggests_more_rounds(
     assert (
         contents(copied / "training") | contents(copied / "datasets") | contents(copied / "images") == before
     )
-    lost = next((copied / "images").iterdir())
+    lost = next((copied / "images").rglob("*.png"))
     lost.unlink()
     assert run(monkeypatch, "bootstrap", "--run", str(copied), *settings(truth)) == 0
     capsys.readouterr()

@@ -235,4 +235,4 @@ def test_a_command_says_so_in_one_message_before_it_makes_anything(tmp_path: Pat
     assert done.returncode == 2
     [line] = [line for line in done.stderr.splitlines() if not line.startswith("round 0: generate")]
     assert line.startswith(f"error: no Ray can be joined at executor.address '{address}'")
-    assert not any((tmp_path / "run" / "images").iterdir())
+    assert not any((tmp_path / "run" / "images").rglob("*.png"))

@@ -166,7 +166,7 @@ def test_a_killed_command_leaves_nothing_running_and_continues(
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=restore_signals
     ) as child:
-        wait_for(lambda: any(folder.glob("images/*.png")) or child.poll() is not None)
+        wait_for(lambda: any(folder.glob("images/??/*.png")) or child.poll() is not None)
         below = psutil.Process(child.pid).children(recursive=True)
         assert any("raylet" in one.name() for one in below)
         agents = [one for one in below if one.cmdline()[0].endswith("Agent")]

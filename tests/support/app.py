@@ -112,7 +112,9 @@ class Reviewer:
 
     def stroke(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Draw with the tool of the tab Annotate, from one point of the image to another, in its pixels."""
-        box = self.page.locator("[data-cy=lighter-sample-image]").bounding_box()
+        image = self.page.locator("[data-cy=lighter-sample-image]")
+        image.wait_for()  # the brush may be there before the image is
+        box = image.bounding_box()
         assert box is not None
         width, height = SIZE_WH
         ends = [

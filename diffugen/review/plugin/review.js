@@ -45,8 +45,15 @@
   const openId = () => new URLSearchParams(location.search).get("id");
 
   const find = (name) => document.querySelector(`#modal [data-cy="${name}"]`);
-  const answer = (name) => new Promise((go) => call(name, {}, {callback: ({result}) => go(result || {})}));
   const notify = (message, variant) => operators.executeOperator("notify", {message, variant});
+
+  // What an operator in Python returns; nothing if there is no answer, as when the server is gone.
+  async function answer(name) {
+    let found = null;
+    call(name, {}, {callback: (said) => { found = said?.result || {}; }});
+    if (!await until(() => found, 6 * PATIENCE)) notify("There was no answer. Load the page again (F5)", "error");
+    return found || {};
+  }
 
   // Ask again and again until the answer is true, and return it, or what it is in the end.
   async function until(look, patience = PATIENCE) {

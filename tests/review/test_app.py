@@ -137,8 +137,8 @@ def test_a_mask_is_corrected_with_three_actions(tmp_path: Path, browser: Browser
         ann.be_ready()
         if review.votes():
             break
-        # On a busy machine FiftyOne does not always store the stroke. Then nothing is decided, and the App asks
-        # for a reload.
+        # On a busy machine FiftyOne does not always store the stroke. Then nothing is decided, and the App
+        # asks for a reload.
         ann.page.reload()
         ann.open_image()
     (vote,) = review.votes()

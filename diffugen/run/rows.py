@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -26,36 +26,24 @@ def filters(**values: Any) -> tuple[str, dict[str, Any]]:
 
 
 def check_texts(*values: object) -> None:
-    """Check that values of a row are texts.
-
-    Raises:
-        ValueError: One is something else.
-    """
-    for value in values:
-        if not isinstance(value, str):
-            raise ValueError(f"{brief(value)} is not a text")
+    """Raise a ValueError if a value of a row is not a text."""
+    _check_types("a text", (str,), values)
 
 
 def check_numbers(*values: object) -> None:
-    """Check that values of a row are numbers.
-
-    Raises:
-        ValueError: One is something else.
-    """
-    for value in values:
-        if not isinstance(value, (int, float)):
-            raise ValueError(f"{brief(value)} is not a number")
+    """Raise a ValueError if a value of a row is not a number."""
+    _check_types("a number", (int, float), values)
 
 
 def check_integers(*values: object) -> None:
-    """Check that values of a row are integers.
+    """Raise a ValueError if a value of a row is not an integer."""
+    _check_types("an integer", (int,), values)
 
-    Raises:
-        ValueError: One is something else.
-    """
+
+def _check_types(what: str, types: tuple[type, ...], values: Iterable[object]) -> None:
     for value in values:
-        if not isinstance(value, int):
-            raise ValueError(f"{brief(value)} is not an integer")
+        if not isinstance(value, types):
+            raise ValueError(f"{brief(value)} is not {what}")
 
 
 def check_round(value: object) -> None:

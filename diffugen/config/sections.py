@@ -259,7 +259,7 @@ class LoopSettings(Section):
 
 
 class ExecutorSettings(Section):
-    """Where images are made and labelled: in this process, or on the workers of a Ray.
+    """Where images are made and labelled, and settings tried: in this process, or on the workers of a Ray.
 
     Attributes:
         kind: ``local`` for this process; ``ray`` for workers, to which all other keys of this section apply.

@@ -21,8 +21,9 @@ from diffugen.stages.label import labelled_images
 from diffugen.stages.models import load_model
 from diffugen.stages.segmenter import open_segmenter
 from diffugen.stages.witness import witnesses
+from diffugen.tune.evidence import Evidence
 from diffugen.tune.folds import split, standard_error
-from diffugen.tune.judge import Evidence, Judge
+from diffugen.tune.judge import Judge
 
 if TYPE_CHECKING:
     from diffugen.labels.decoder import Decoder, Lesson

@@ -13,7 +13,7 @@ from diffugen.stages.compare import label_pairs
 from diffugen.stages.decoder import heat_maps_reader
 from diffugen.stages.segmenter import open_segmenter
 from diffugen.stages.witness import witnesses
-from diffugen.tune.judge import Evidence
+from diffugen.tune.evidence import Evidence
 from diffugen.tune.study import tune as tune_labelling
 
 AGREEMENT_WEIGHT = 0.25
@@ -66,6 +66,8 @@ def tune(
         images=settings.images,
         folds=settings.folds,
         seed=round.seed,
+        executor=round.run.executor,
+        notify=round.run.notify,
         on_progress=on_progress,
     )
     return Tuned(

@@ -4,7 +4,7 @@
 here knows runs, rounds, or where the evidence comes from.
 """
 
-from diffugen.tune.judge import Evidence
+from diffugen.tune.evidence import Evidence
 from diffugen.tune.study import SMALLEST_EVIDENCE, Change, Outcome, tune
 
 __all__ = ["SMALLEST_EVIDENCE", "Change", "Evidence", "Outcome", "tune"]

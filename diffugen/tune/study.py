@@ -31,9 +31,11 @@ from diffugen.errors import DiffugenError, StoreError, first_line
 from diffugen.labels.segmenter import Segmenter
 from diffugen.labels.witness import Witness
 from diffugen.records import HeatMaps, content_id
+from diffugen.run.executors import Executor
 from diffugen.run.rounds import OnProgress, unseen
+from diffugen.tune.evidence import Evidence, spread
 from diffugen.tune.folds import Choice, choose
-from diffugen.tune.judge import Evidence, Judge, spread
+from diffugen.tune.judge import Judge
 from diffugen.tune.space import (
     DECIMALS,
     REFINEMENTS,
@@ -134,6 +136,8 @@ def tune(
     images: int = 300,
     folds: int = 4,
     seed: int = 0,
+    executor: Executor | None = None,
+    notify: Callable[[str], None] = lambda text: None,
     on_progress: OnProgress = unseen,
 ) -> Outcome:
     """Search for label settings and score weights whose labels fit the evidence better.
@@ -148,7 +152,7 @@ def tune(
     Args:
         evidence: Labels that are taken as correct, each image once.
         heat_maps: Returns an image's heat maps; called for the images in use, and more than once only if they
-            exceed `diffugen.tune.judge.CACHE_BYTES` together.
+            exceed `diffugen.tune.matcher.CACHE_BYTES` together.
         image: Returns an image's pixels, uint8 (H, W, 3); called in the same way, for settings that refine
             masks.
         settings: The current label settings.
@@ -162,6 +166,8 @@ def tune(
         images: Maximum number of images of the evidence to use, spread over families.
         folds: Number of parts of the evidence for cross-validation; fewer if there are fewer families.
         seed: Seed of images, folds and search: the same arguments give the same result, interrupted or not.
+        executor: Where the images of a trial are labelled; None for this process. The result is the same.
+        notify: Called with what the user should know, such as that a worker is gone.
         on_progress: Called with finished trials and all trials.
 
     Returns:
@@ -185,7 +191,7 @@ def tune(
     if reason:
         return Outcome(settings, weights, False, reason, images=len(chosen))
     _require_optuna()
-    judge = Judge(chosen, heat_maps, image, witness, segmenter)
+    judge = Judge(chosen, heat_maps, image, witness, segmenter, executor, notify)
     fixed = settings.refine not in REFINEMENTS
     label_trials = 1 if fixed else trials
     total = label_trials + trials

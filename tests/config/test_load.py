@@ -22,7 +22,7 @@ from diffugen.errors import ConfigError
 from diffugen.prompts.tasks import plan_tasks, task_prompts
 from diffugen.records import Instances
 from diffugen.run.results import TunedSide, from_text
-from diffugen.tune.judge import Evidence
+from diffugen.tune.evidence import Evidence
 from diffugen.tune.study import _identity
 
 ROOT = Path(__file__).parents[2]

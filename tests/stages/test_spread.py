@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from PIL import Image
 
-from diffugen.config import Config, load_config
+from diffugen.config import Config, ExecutorSettings, load_config
 from diffugen.miniature.sets import scene_set
 from diffugen.run import OnProgress, Progress, RunStore
+from diffugen.run.ray_executor import RayExecutor
 from diffugen.stages import verbs
 from diffugen.stages.verbs import open_run
 from tests.support.children import WAIT_SECONDS, restore_signals
+from tests.support.label_world import World
 from tests.support.works import wait_for
 
 psutil = pytest.importorskip("psutil")
@@ -154,6 +157,25 @@ def test_labels_are_those_of_one_process(
     expected = labelled(configured(settings))
     assert {source for _, source, *_ in expected} == {"attention", "witness", "model", "candidate", "carried"}
     assert labelled(on_ray(settings, address)) == expected
+
+
+def test_a_search_takes_the_course_that_it_takes_in_one_process(address: str, tmp_path: Path) -> None:
+    world, executor = World(), RayExecutor(ExecutorSettings(kind="ray", address=address, workers=2))
+    alone = world.tune(world.correct(), tmp_path / "alone.sqlite", trials=8)
+    try:
+        spread = world.tune(world.correct(), tmp_path / "spread.sqlite", trials=8, executor=executor)
+    finally:
+        executor.close()
+    assert spread == alone and spread.trials == 16
+    first, second = (studies(tmp_path / name) for name in ("alone.sqlite", "spread.sqlite"))
+    assert first == second and len(first) == 16
+
+
+def studies(storage: Path) -> list[Any]:
+    """Return the parameters of all trials in a file, and what came out of each."""
+    url = f"sqlite:///{storage}"
+    found = [optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)]
+    return [(trial.params, trial.user_attrs) for study in found for trial in study.trials]
 
 
 def test_a_killed_command_leaves_nothing_running_and_continues(

@@ -13,7 +13,8 @@ from diffugen.comparison.matching import match
 from diffugen.config.labelling import ScoreWeights
 from diffugen.labels import label
 from diffugen.records import HeatMaps, Instances
-from diffugen.tune.judge import Evidence, Judge, spread
+from diffugen.tune.evidence import Evidence, spread
+from diffugen.tune.judge import Judge
 from tests.support.label_world import SIZE_WH, WEIGHTS, WRONG, World, objects
 
 

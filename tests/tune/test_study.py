@@ -18,7 +18,8 @@ from diffugen.config.labelling import LabelSettings
 from diffugen.errors import ConfigError, DiffugenError, StoreError
 from diffugen.records import HeatMaps
 from diffugen.tune import Change, Evidence, Outcome, tune
-from diffugen.tune.judge import Judge, spread
+from diffugen.tune.evidence import spread
+from diffugen.tune.judge import Judge
 from tests.support.colour_segmenter import ColourSegmenter
 from tests.support.label_world import TRIALS, WEIGHTS, WRONG, World, objects
 
@@ -175,7 +176,7 @@ def test_a_study_killed_within_a_trial_leaves_nothing_half_done(
         return world.heat_maps(image_id)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("diffugen.tune.judge.CACHE_BYTES", 0)
+        patch.setattr("diffugen.tune.matcher.CACHE_BYTES", 0)
         tune(world.correct(), heat_maps, world.image, WRONG, WEIGHTS, storage=storage, trials=TRIALS)
     assert 0 < len(parameters(storage)) < 2 * TRIALS
     assert world.tune(world.correct(), storage) == whole[0] and parameters(storage) == parameters(whole[1])
@@ -361,7 +362,7 @@ def test_heat_maps_that_exceed_the_cache_are_read_again(
     world = World()
     kept = world.tune(world.correct(), tmp_path / "kept.sqlite", trials=6)
     monkeypatch.setattr(
-        "diffugen.tune.judge.CACHE_BYTES", 5 * world.heat_maps("image 0").maps["up-12x18"].nbytes
+        "diffugen.tune.matcher.CACHE_BYTES", 5 * world.heat_maps("image 0").maps["up-12x18"].nbytes
     )
     world.read.clear()
     assert world.tune(world.correct(), tmp_path / "again.sqlite", trials=6) == kept

@@ -137,6 +137,10 @@ def with_current_names(settings: Any) -> Any:
     return kept
 
 
+CERTAINTY = "certainty"
+"""Name of the term of the score that only labels have which a decoder drew."""
+
+
 class ScoreWeights(Section):
     """Weights of the score's terms; only their ratios matter.
 
@@ -150,6 +154,8 @@ class ScoreWeights(Section):
         margin: Weight of a lead over competing phrases.
         separation: Weight of a heat map that falls into two levels.
         edge: Weight of a mask that ends where the image's colours change.
+        certainty: Weight of a mask on which a decoder's networks agree; only labels that a decoder drew have
+            this term, so it cannot be the only one.
     """
 
     PAPER: ClassVar[Mapping[str, float]] = {"box_size": 1.0, "heat_intensity": 1.0}
@@ -162,6 +168,7 @@ class ScoreWeights(Section):
     margin: Weight = 1.0
     separation: Weight = 1.0
     edge: Weight = 0.0
+    certainty: Weight = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -170,12 +177,18 @@ class ScoreWeights(Section):
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> ScoreWeights:
-        some_weight(self.model_dump())
+        try:
+            some_weight(self.model_dump(exclude={CERTAINTY}))
+        except ValueError as error:
+            raise ValueError(f"{error} besides {CERTAINTY}, which labels of attention lack") from error
         return self
 
 
 TERMS = tuple(ScoreWeights.model_fields)
 """Names of the score's terms."""
+
+HEAT_TERMS = tuple(name for name in TERMS if name != CERTAINTY)
+"""Names of the terms that labels of attention have."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +252,11 @@ class Labelling:
         return self.settings.source != "detector"
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """The score terms that labels by heat maps have: ``certainty`` only where a decoder draws them."""
+        return HEAT_TERMS if self.decoder is None else TERMS
+
+    @property
     def segmenter(self) -> str | None:
         """The checkpoint of the segmenter that outlines objects; None for no such refinement."""
         return self.settings.segmenter if self.uses_heat and self.settings.refine == "sam" else None
@@ -261,7 +279,8 @@ class Labelling:
         if self.settings.method == "paper":
             unused |= {"rival_weight", "background_weight"}
         # Earlier versions did not have these terms; without a weight, they leave labels as they were.
-        unweighted = {name for name in ("separation", "edge") if not getattr(self.weights, name)}
+        unweighted = {name for name in ("separation", "edge", CERTAINTY) if not getattr(self.weights, name)}
+        unweighted.update(set(TERMS).difference(self.terms))
         parts: list[Any] = [
             {key: value for key, value in self.settings.hashed.items() if key not in unused},
             self.weights.model_dump(exclude=unweighted),

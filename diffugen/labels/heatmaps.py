@@ -140,9 +140,26 @@ def is_taught(heat_maps: HeatMaps) -> bool:
     return any(group.startswith(f"{TAUGHT}-") for group in heat_maps.maps)
 
 
+def doubt_maps(heat_maps: HeatMaps) -> NDArray[np.float32] | None:
+    """Return how doubtful a decoder's drawing is, float32 (P, height, width), in [0, 1].
+
+    None if no decoder drew the maps.
+    """
+    if not is_taught(heat_maps):
+        return None
+    width, height = heat_maps.size_wh
+    small = _doubts(heat_maps)[:, 0].astype(np.float32)
+    return np.stack([cv2.resize(array, (width, height), interpolation=cv2.INTER_LINEAR) for array in small])
+
+
+def _doubts(heat_maps: HeatMaps) -> NDArray[Any]:
+    [array] = [maps for group, maps in heat_maps.maps.items() if group.startswith(f"{DOUBT}-")]
+    return array
+
+
 def doubt(heat_maps: HeatMaps) -> float:
     """Return how doubtful a decoder's drawing is: the mean over the pixels of all classes, in [0, 1]."""
-    [array] = [maps for group, maps in heat_maps.maps.items() if group.startswith(f"{DOUBT}-")]
+    array = _doubts(heat_maps)
     named = [index for index, phrase in enumerate(heat_maps.phrases) if phrase.class_name is not None]
     return float(array[named].mean(dtype=np.float64)) if named else 0.0
 

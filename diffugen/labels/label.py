@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.config.labelling import LabelSettings, ScoreWeights, Threshold
-from diffugen.labels.heatmaps import combine, level, morphology, scaled
+from diffugen.labels.heatmaps import combine, doubt_maps, level, morphology, scaled
 from diffugen.labels.refine import ColourTies, refine
 from diffugen.labels.score import in_lab, measure, rescore
 from diffugen.labels.segmenter import Segmenter, segmented
@@ -73,8 +73,8 @@ def label(
         >>> label(heat_maps, LabelSettings(method="paper"), ScoreWeights(contrast=0))  # doctest: +SKIP
     """
     heats = combine(heat_maps, settings.groups, settings.step_weights, settings.self_attention)
-    region = heat_maps.region
-    return label_combined(heats, heat_maps.phrases, settings, weights, rgb, region, witness, segmenter)
+    phrases, region, doubts = heat_maps.phrases, heat_maps.region, doubt_maps(heat_maps)
+    return label_combined(heats, phrases, settings, weights, rgb, region, witness, segmenter, doubts)
 
 
 def label_combined(
@@ -86,6 +86,7 @@ def label_combined(
     region: RLE | None = None,
     witness: Witness | None = None,
     segmenter: Segmenter | None = None,
+    doubts: Heat | None = None,
 ) -> Instances:
     """Label one image from combined maps: the part of `label` after `diffugen.labels.heatmaps.combine`.
 
@@ -102,6 +103,7 @@ def label_combined(
         region: The part of the image that was painted; None for all of it.
         witness: What a detector found in the image; None without one.
         segmenter: Outlines objects; required if ``settings.refine`` is ``"sam"``, else not used.
+        doubts: float32 (P, h, w), from `diffugen.labels.heatmaps.doubt_maps`; None for maps of attention.
 
     Raises:
         ValueError: The settings need the image, and it is missing or has another size, or a segmenter.
@@ -123,10 +125,11 @@ def label_combined(
     objects = [[] if known else _separate(mask, settings) for known, mask in zip(given, masks, strict=True)]
     if settings.refine == "sam" and rgb is not None and segmenter is not None:
         objects = segmented(objects, own, limits, rgb, segmenter)
+    doubted = [None] * len(names) if doubts is None else _maps_by_class(doubts, phrases)[1]
     found: list[tuple[str, Mask, dict[str, float]]] = []
     for index, name in enumerate(names):
         members = given[index] or objects[index]
-        terms = measure(members, maps[index], maps[:index] + maps[index + 1 :], lab)
+        terms = measure(members, maps[index], maps[:index] + maps[index + 1 :], lab, doubted[index])
         found += [(name, *pair) for pair in zip(members, terms, strict=True)]
     instances = Instances(
         size_wh=(heats.shape[2], heats.shape[1]),

@@ -1,4 +1,4 @@
-"""Score labels: seven terms, each in [0, 1], and their weighted mean.
+"""Score labels: eight terms, each in [0, 1], and their weighted mean.
 
 Knows how a mask lies on heat maps and pixels; not how the mask was made, nor which class it has.
 
@@ -19,6 +19,8 @@ The terms compare a mask with the heat map of its class:
   pixels above and below his threshold as a share of all variance (Otsu 1979, eq. 16).
 - ``edge``: ``1 - exp(-d / 20)``, where d is the CIELAB distance between the pixels along the outline and
   those beside them outside, on average: whether the mask ends where the image's colours change.
+- ``certainty``: ``1 - d``, where d is how much the networks of a decoder disagree on the pixels of the mask:
+  their mean Jensen-Shannon divergence in bits; see `diffugen.labels.decoder`. Labels of attention lack it.
 
 The paper's own score is the mean of the first two (``score: paper``). Which terms tell good labels from bad
 ones is measured in reports/miniature.
@@ -34,7 +36,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config.labelling import TERMS, ScoreWeights
+from diffugen.config.labelling import CERTAINTY, TERMS, ScoreWeights
 from diffugen.labels.heatmaps import level, value_range
 from diffugen.records import Instances
 
@@ -48,12 +50,14 @@ EDGE_SPREAD = 20.0
 
 
 def score(terms: Mapping[str, float], weights: ScoreWeights) -> float:
-    """Return ``sum(w * t) / sum(w)``, in [0, 1].
+    """Return ``sum(w * t) / sum(w)``, in [0, 1]; ``certainty`` does not count where it is missing.
 
     Raises:
-        ValueError: A term with a weight above 0 is missing.
+        ValueError: Another term with a weight above 0 is missing.
     """
-    weighted = {name: weight for name, weight in weights if weight > 0}
+    weighted = {
+        name: weight for name, weight in weights if weight > 0 and (name != CERTAINTY or name in terms)
+    }
     missing = weighted.keys() - terms.keys()
     if missing:
         raise ValueError(
@@ -90,6 +94,7 @@ def measure(
     heat: NDArray[np.float32],
     rivals: Sequence[NDArray[np.float32]],
     lab: NDArray[np.float32] | None = None,
+    doubt: NDArray[np.float32] | None = None,
 ) -> list[dict[str, float]]:
     """Measure the terms of all instances of one class.
 
@@ -98,9 +103,11 @@ def measure(
         heat: The class's heat map, float32 (h, w), >= 0.
         rivals: Heat maps of all other phrases, float32 (h, w) each; may be empty.
         lab: The image, float32 (h, w, 3), from `in_lab`; without it there is no ``edge``.
+        doubt: How doubtful a decoder's drawing of the class is, float32 (h, w), in [0, 1]; without it there
+            is no ``certainty``.
 
     Returns:
-        N mappings from the names in ``TERMS`` to values in [0, 1]; all 0 for an empty mask.
+        N mappings from the names in ``TERMS`` to values in [0, 1]; all 0 for an empty mask, which has all.
     """
     if not masks:
         return []
@@ -108,7 +115,7 @@ def measure(
     own_range = value_range(heat)
     ranged = [(rival, value_range(rival)) for rival in rivals]
     shared = {"separation": _separation(heat)}
-    return [_measure_one(mask, heat, own_range, ranged, occupied, lab, shared) for mask in masks]
+    return [_measure_one(mask, heat, own_range, ranged, occupied, lab, doubt, shared) for mask in masks]
 
 
 def in_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -123,6 +130,7 @@ def _measure_one(
     rivals: Sequence[tuple[NDArray[np.float32], Range]],
     occupied: NDArray[np.bool_],
     lab: NDArray[np.float32] | None,
+    doubt: NDArray[np.float32] | None,
     shared: Mapping[str, float],
 ) -> dict[str, float]:
     x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
@@ -150,6 +158,8 @@ def _measure_one(
     }
     if lab is not None:
         terms["edge"] = edge(inside, lab[part])
+    if doubt is not None:
+        terms[CERTAINTY] = 1 - float(doubt[part][inside].mean(dtype=np.float64))
     return {name: min(max(float(value), 0.0), 1.0) for name, value in terms.items()}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
+from diffugen.config.labelling import HEAT_TERMS, LabelSettings, ScoreWeights
 from diffugen.config.load import load_config
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.diffusion.generate import generate, plan_jobs
@@ -277,7 +277,7 @@ def _score_quality(
                 good.append(iou(decode(rle), labels == 1 + CLASSES.index(name)) >= BAD_IOU)
     scores = {"paper": ScoreWeights.model_validate("paper"), "configured": weights}
     values = {name: [score(one, each) for one in terms] for name, each in scores.items()}
-    values |= {term: [one[term] for one in terms] for term in TERMS}
+    values |= {term: [one[term] for one in terms] for term in HEAT_TERMS}
     found = {name: round(_auroc(np.array(one), np.array(good)), 3) for name, one in values.items()}
     return {"labels": len(good), "good": sum(good), **found}
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config.labelling import DecoderRef, Labelling
+from diffugen.config.labelling import HEAT_TERMS, TERMS, DecoderRef, Labelling
 from diffugen.config.sections import TeachSettings
 from diffugen.errors import counted
 from diffugen.records import HeatMaps, PixelFeatures, content_id
@@ -122,7 +122,7 @@ def teach(round: Round, on_progress: OnProgress, labelling: Labelling, settings:
             image_id = evidence[number].image_id
             region = store.record(image_id).region
             drawn[image_id] = decoder.heat_maps(image_id, features[image_id], region)
-    values = _worth(round, labelling, evidence, (store.heat_maps, drawn.__getitem__))
+    values = _worth(round, labelling, evidence, drawn)
     gain = float((values[1] - values[0]).mean())
     limit = ADOPTION_ERRORS * standard_error(values[1] - values[0], [one.family for one in evidence])
     adopted = gain > limit
@@ -172,15 +172,15 @@ def _undecided(round: Round, most: int) -> list[str]:
 
 
 def _worth(
-    round: Round,
-    labelling: Labelling,
-    evidence: Sequence[Evidence],
-    readers: Sequence[Callable[[str], HeatMaps]],
+    round: Round, labelling: Labelling, evidence: Sequence[Evidence], drawn: Mapping[str, HeatMaps]
 ) -> NDArray[np.float64]:
-    """Return what labels are worth in each decided image, made from each kind of heat maps: (kinds, N)."""
+    """Return what labels are worth in each decided image, by attention and as a decoder drew it: (2, N)."""
     store, seen = round.store, dict(witnesses(round, labelling, [one.image_id for one in evidence]))
     segmenter = open_segmenter(store, labelling)
-    judges = [Judge(evidence, reader, store.image, seen.get, segmenter) for reader in readers]
+    judges = [
+        Judge(evidence, reader, store.image, seen.get, segmenter, terms)
+        for reader, terms in ((store.heat_maps, HEAT_TERMS), (drawn.__getitem__, TERMS))
+    ]
     return np.stack([judge.judge(labelling.settings, labelling.weights).worth for judge in judges])
 
 

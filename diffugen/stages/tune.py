@@ -62,6 +62,7 @@ def tune(
         storage=store.folder / "tune.sqlite",
         witness=seen.get,
         segmenter=open_segmenter(store, labelling),
+        terms=labelling.terms,
         trials=settings.trials,
         images=settings.images,
         folds=settings.folds,

@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.comparison.metrics import spearman
-from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
+from diffugen.config.labelling import HEAT_TERMS, LabelSettings, ScoreWeights
 from diffugen.labels.segmenter import Segmenter
 from diffugen.labels.witness import Witness
 from diffugen.records import HeatMaps
-from diffugen.run.executors import Executor, LocalExecutor
+from diffugen.run.executors import Executor
 from diffugen.tune.evidence import Evidence
 from diffugen.tune.matcher import MATCHED_AT_A_TIME, Matcher, Matching
 
@@ -73,12 +73,15 @@ class Judge:
         image: Returns an image's pixels, uint8 (H, W, 3); called only for settings that refine masks.
         witness: Returns what a detector found in an image, or None.
         segmenter: Outlines objects, for settings with ``refine: sam``.
-        executor: Where images are labelled; with a segmenter, always in this process. Others are sent all
-            heat maps and images at the start.
+        terms: The T score terms that labels from these heat maps have; with ``certainty`` where a decoder
+            drew them.
+        executor: Where images are labelled; with a segmenter, always in this process. Workers are
+            sent all heat maps and images at the start.
         notify: Called with what the user should know, such as that a worker is gone.
 
     Attributes:
         weights: float64 (N,), how much each image counts; their mean is 1.
+        terms: The T score terms.
 
     Example:
         >>> judge = Judge(evidence, store.heat_maps, store.image)  # doctest: +SKIP
@@ -93,6 +96,7 @@ class Judge:
         image: Callable[[str], NDArray[np.uint8]],
         witness: Callable[[str], Witness | None] = lambda image_id: None,
         segmenter: Segmenter | None = None,
+        terms: Sequence[str] = HEAT_TERMS,
         executor: Executor | None = None,
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -101,10 +105,11 @@ class Judge:
         weights = np.array([one.weight for one in evidence], dtype=np.float64)
         self.weights = weights / weights.mean() if len(weights) else weights
         self._objects = np.array([max(len(one.instances), 1) for one in evidence])
-        # A loaded segmenter stays in its process.
-        self._executor = LocalExecutor() if executor is None or segmenter is not None else executor
-        matcher = Matcher(evidence, heat_maps, image, witness, segmenter)
-        self._matching = Matching(matcher.packed() if self._executor.spreads else matcher)
+        self.terms = tuple(terms)
+        self._matcher = Matcher(evidence, heat_maps, image, witness, segmenter, terms)
+        self._executor = executor
+        self._spreads = executor is not None and executor.spreads and segmenter is None  # which stays here
+        self._matching: Matching | None = None
         self._labelled: dict[str, _Labels] = {}
 
     def judge(self, settings: LabelSettings, weights: ScoreWeights) -> Judgement:
@@ -115,7 +120,7 @@ class Judge:
             DiffugenError: The evidence for an image and the image differ in size.
         """
         labels = self._labels(settings)
-        weight = np.array([getattr(weights, term) for term in TERMS])
+        weight = np.array([getattr(weights, term) for term in self.terms])
         scores = labels.terms @ weight / weight.sum()
         images = len(self._evidence)
         accepted = scores >= settings.accept
@@ -133,7 +138,7 @@ class Judge:
         labels = self._labels(settings)
         weights = np.array([one.weight for one in self._evidence])[labels.images]
         found = set()
-        for term, values in zip(TERMS, labels.terms.T, strict=True):
+        for term, values in zip(self.terms, labels.terms.T, strict=True):
             correlation = spearman(values, labels.ious, weights)
             if correlation is not None and correlation < -CONTRADICTED_ERRORS / np.sqrt(max(1, len(values))):
                 found.add(term)
@@ -148,13 +153,17 @@ class Judge:
 
     def _label(self, settings: LabelSettings) -> _Labels:
         numbers = range(len(self._evidence))
-        batches = [
-            (settings, numbers[first : first + MATCHED_AT_A_TIME]) for first in numbers[::MATCHED_AT_A_TIME]
-        ]
-        parts = self._executor.spread(self._matching, batches, self._notify)
-        found = [one for part in parts for one in part]
+        if self._spreads and self._matching is None:
+            self._matching = Matching(self._matcher.packed())
+        if self._executor is None or self._matching is None:
+            found = [self._matcher.match(number, settings) for number in numbers]
+        else:
+            starts = numbers[::MATCHED_AT_A_TIME]
+            batches = [(settings, numbers[start : start + MATCHED_AT_A_TIME]) for start in starts]
+            parts = self._executor.spread(self._matching, batches, self._notify)
+            found = [one for part in parts for one in part]
         images = np.repeat(np.arange(len(found)), [len(one.ious) for one in found])
-        terms = np.concatenate([np.empty((0, len(TERMS))), *(one.terms for one in found)])
+        terms = np.concatenate([np.empty((0, len(self.terms))), *(one.terms for one in found)])
         return _Labels(terms, np.concatenate([np.empty(0), *(one.ious for one in found)]), images)
 
 

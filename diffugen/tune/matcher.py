@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.comparison.matching import match
-from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
+from diffugen.config.labelling import LabelSettings, ScoreWeights
 from diffugen.errors import DiffugenError
-from diffugen.labels.heatmaps import combine
+from diffugen.labels.heatmaps import combine, doubt_maps
 from diffugen.labels.label import label_combined
 from diffugen.labels.segmenter import Segmenter
 from diffugen.labels.witness import Witness
@@ -36,7 +36,7 @@ class Matched:
     """The L labels of an image.
 
     Attributes:
-        terms: float64 (L, T), their score terms, in the order of `diffugen.config.labelling.TERMS`.
+        terms: float64 (L, T), their score terms, as `Matcher` was told.
         ious: float64 (L,), the IoU of each with the object that it matches; 0 without a match.
     """
 
@@ -53,6 +53,7 @@ class Matcher:
         image: Returns an image's pixels, uint8 (H, W, 3).
         witness: Returns what a detector found in an image, or None.
         segmenter: Outlines objects, for settings with ``refine: sam``.
+        terms: The T score terms that labels from these heat maps have.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Matcher:
         image: Callable[[str], NDArray[np.uint8]],
         witness: Callable[[str], Witness | None],
         segmenter: Segmenter | None,
+        terms: Sequence[str],
     ) -> None:
         self._evidence = evidence
+        self._terms = tuple(terms)
         self._witness = witness
         self._segmenter = segmenter
         self._heat_maps = _Cache(heat_maps)
@@ -76,7 +79,7 @@ class Matcher:
         heat_maps = {image_id: self._heat_maps[image_id] for image_id in ids}
         images = {image_id: self._images[image_id] for image_id in ids}
         seen = {image_id: self._witness(image_id) for image_id in ids}
-        return Matcher(self._evidence, heat_maps.__getitem__, images.__getitem__, seen.get, None)
+        return Matcher(self._evidence, heat_maps.__getitem__, images.__getitem__, seen.get, None, self._terms)
 
     def match(self, number: int, settings: LabelSettings) -> Matched:
         """Return the labels of an image by these settings.
@@ -87,10 +90,8 @@ class Matcher:
         """
         one = self._evidence[number]
         labels = self._label(one, settings)
-        terms = [[each[term] for term in TERMS] for each in labels.terms]
-        return Matched(
-            np.reshape(np.array(terms, dtype=np.float64), (-1, len(TERMS))), _ious(labels, one.instances)
-        )
+        terms = np.array([[each[term] for term in self._terms] for each in labels.terms], dtype=np.float64)
+        return Matched(terms.reshape(-1, len(self._terms)), _ious(labels, one.instances))
 
     def _label(self, one: Evidence, settings: LabelSettings) -> Instances:
         heat_maps = self._heat_maps[one.image_id]
@@ -112,6 +113,7 @@ class Matcher:
             heat_maps.region,
             self._witness(one.image_id),
             self._segmenter,
+            doubt_maps(heat_maps),
         )
         # What only the witness names has no terms, and no setting changes it.
         return labels.take([index for index, terms in enumerate(labels.terms) if terms])

@@ -39,8 +39,10 @@ _PLAIN = ("method", "refine", "erode_frac", "dilate_frac")
 
 _COMPETING = ("rival_weight", "background_weight")
 
-SCORE_SPACE: tuple[Space, ...] = (dict.fromkeys(TERMS, (0.0, 1.0)),)
-"""The weight of each term of the score, all of them together."""
+
+def score_space(terms: Sequence[str]) -> tuple[Space, ...]:
+    """Return the weight of each of these terms of the score, all of them together."""
+    return (dict.fromkeys(terms, (0.0, 1.0)),)
 
 
 def label_space(settings: LabelSettings) -> tuple[Space, ...]:
@@ -59,7 +61,7 @@ def label_space(settings: LabelSettings) -> tuple[Space, ...]:
         "fraction": (min(FRACTIONS[0], fraction), max(FRACTIONS[1], fraction)),
     }
     averaged: Space = dict.fromkeys(
-        [*_ratios("groups", _groups(settings)), *_ratios("step_weights", _thirds(settings))], (0.0, 1.0)
+        [*_ratios("groups.", _groups(settings)), *_ratios("step_weights.", _thirds(settings))], (0.0, 1.0)
     )
     cleaned: Space = {
         "erode_frac": (0.0, max(MAX_RADIUS_FRAC, settings.erode_frac)),
@@ -81,15 +83,14 @@ def label_params(settings: LabelSettings) -> Params:
         **({name: getattr(settings, name) for name in _COMPETING} if settings.method == "compete" else {}),
         "threshold": _kind_of_threshold(settings),
         "fraction": _fraction(settings),
-        **_ratios("groups", _groups(settings)),
-        **_ratios("step_weights", _thirds(settings)),
+        **_ratios("groups.", _groups(settings)),
+        **_ratios("step_weights.", _thirds(settings)),
     }
 
 
-def score_params(weights: ScoreWeights) -> Params:
-    """Return score weights as parameters, the largest of them 1."""
-    largest = max(dict(weights).values())
-    return {term: weight / largest for term, weight in weights}
+def score_params(weights: ScoreWeights, terms: Sequence[str]) -> Params:
+    """Return the weights of these terms of the score as parameters, the largest of them 1."""
+    return _ratios("", {term: getattr(weights, term) for term in terms})
 
 
 def fixed_params(number: int, start: Params, best: Params, spaces: Sequence[Space]) -> Params:
@@ -138,9 +139,15 @@ def to_settings(params: Params, settings: LabelSettings) -> LabelSettings:
     return settings.changed(**changed)
 
 
-def to_weights(params: Params) -> ScoreWeights:
-    """Return the score weights that parameters stand for, the largest of them 1; equal ones if all are 0."""
-    return ScoreWeights(**_weights(params, "", TERMS))
+def to_weights(params: Params, weights: ScoreWeights) -> ScoreWeights:
+    """Return the score weights that parameters stand for, the largest of them 1; equal ones if all are 0.
+
+    Args:
+        params: A weight for each term that is searched.
+        weights: Provides everything that is not searched, on the scale of its largest weight.
+    """
+    kept = {term: value for term, value in score_params(weights, TERMS).items() if term not in params}
+    return ScoreWeights(**kept, **_weights(params, "", params))
 
 
 def _rounded(value: Any, limits: Limits) -> Any:
@@ -174,7 +181,7 @@ def _thirds(settings: LabelSettings) -> Mapping[str, float]:
 
 
 def _ratios(prefix: str, weights: Mapping[str, float]) -> Params:
-    return {f"{prefix}.{name}": weight / max(weights.values()) for name, weight in weights.items()}
+    return {f"{prefix}{name}": weight / max(weights.values()) for name, weight in weights.items()}
 
 
 def _weights(params: Params, prefix: str, names: Iterable[str]) -> dict[str, float]:

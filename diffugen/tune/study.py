@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config.labelling import LabelSettings, ScoreWeights
+from diffugen.config.labelling import HEAT_TERMS, LabelSettings, ScoreWeights
 from diffugen.errors import DiffugenError, StoreError, first_line
 from diffugen.labels.segmenter import Segmenter
 from diffugen.labels.witness import Witness
@@ -39,13 +39,13 @@ from diffugen.tune.judge import Judge
 from diffugen.tune.space import (
     DECIMALS,
     REFINEMENTS,
-    SCORE_SPACE,
     Params,
     Space,
     fixed_params,
     label_params,
     label_space,
     score_params,
+    score_space,
     to_settings,
     to_weights,
 )
@@ -132,6 +132,7 @@ def tune(
     storage: Path,
     witness: Callable[[str], Witness | None] = lambda image_id: None,
     segmenter: Segmenter | None = None,
+    terms: Sequence[str] = HEAT_TERMS,
     trials: int = 60,
     images: int = 300,
     folds: int = 4,
@@ -161,6 +162,8 @@ def tune(
             contains a hash of evidence, settings, folds and seed, so a study is only ever continued with what
             it was started with. More ``trials`` continue it.
         witness: Returns what a detector found in an image, or None; see `diffugen.labels.witness`.
+        terms: The score terms that labels from these heat maps have; `diffugen.config.labelling.TERMS` where
+            a decoder drew them.
         segmenter: Outlines objects; required if ``settings.refine`` is ``"sam"``.
         trials: Number of trials in all, including the current settings.
         images: Maximum number of images of the evidence to use, spread over families.
@@ -191,7 +194,7 @@ def tune(
     if reason:
         return Outcome(settings, weights, False, reason, images=len(chosen))
     _require_optuna()
-    judge = Judge(chosen, heat_maps, image, witness, segmenter, executor, notify)
+    judge = Judge(chosen, heat_maps, image, witness, segmenter, terms, executor, notify)
     fixed = settings.refine not in REFINEMENTS
     label_trials = 1 if fixed else trials
     total = label_trials + trials
@@ -209,7 +212,7 @@ def tune(
         return found[choice.best].params, choice, float(values[0].mean())
 
     with _silent():
-        name = _identity(chosen, settings, weights, folds, seed)
+        name = _identity(chosen, settings, weights, terms, folds, seed)
         search = _label_search(judge, settings, weights)
         params, labels, worth = best_of(search, name, label_trials, 0, worthless=0.0)
         settings = to_settings(params, settings) if labels.adopted else settings
@@ -224,12 +227,12 @@ def tune(
         )
         if labels.held_out <= 0:
             return found  # such evidence is as likely to be wrong about scores
-        name = _identity(chosen, settings, weights, folds, seed)
+        name = _identity(chosen, settings, weights, terms, folds, seed)
         search = _score_search(judge, settings, weights)
         params, scores, value = best_of(search, name, trials, label_trials)
     return replace(
         found,
-        weights=to_weights(params) if scores.adopted else weights,
+        weights=to_weights(params, weights) if scores.adopted else weights,
         adopted=labels.adopted or scores.adopted,
         reason=f"{found.reason}; score weights: {scores.reason}",
         miscalibration=Change(-value, -(scores.held_out if scores.adopted else value)),
@@ -251,10 +254,11 @@ def _score_search(judge: Judge, settings: LabelSettings, weights: ScoreWeights) 
     """Return the search for score weights that tell better how good a label is."""
 
     def value(params: Params | None) -> tuple[NDArray[np.float64], int]:
-        tried = judge.judge(settings, to_weights(params) if params else weights)
+        tried = judge.judge(settings, to_weights(params, weights) if params else weights)
         return -tried.miscalibration, tried.labelled
 
-    return _Search("scores", SCORE_SPACE, score_params(weights), value, lambda: judge.contradicted(settings))
+    space, start = score_space(judge.terms), score_params(weights, judge.terms)
+    return _Search("scores", space, start, value, lambda: judge.contradicted(settings))
 
 
 def _check(**values: tuple[int, int]) -> None:
@@ -289,7 +293,12 @@ def _require_optuna() -> None:
 
 
 def _identity(
-    evidence: Sequence[Evidence], settings: LabelSettings, weights: ScoreWeights, folds: int, seed: int
+    evidence: Sequence[Evidence],
+    settings: LabelSettings,
+    weights: ScoreWeights,
+    terms: Sequence[str],
+    folds: int,
+    seed: int,
 ) -> str:
     """Return a hash of everything that decides the trials of a study, except their number."""
     labels = [
@@ -302,7 +311,7 @@ def _identity(
         ]
         for one in evidence
     ]
-    searched = settings.hashed, weights.model_dump()
+    searched = settings.hashed, weights.model_dump(include=set(terms))
     return content_id(SEARCH_VERSION, labels, *searched, folds, seed)
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from diffugen.config.files import Option, config_path, list_configs
-from diffugen.config.labelling import TERMS, Labelling, LabelSettings, ScoreWeights, by_detector
+from diffugen.config.labelling import HEAT_TERMS, TERMS, Labelling, LabelSettings, ScoreWeights, by_detector
 from diffugen.config.load import kept_config, load_config
 from diffugen.config.sections import DetectorSettings, resumable_keys
 from diffugen.config.training import TrainingArguments
@@ -526,7 +526,9 @@ def test_the_provenance_is_that_of_the_versions_with_witnesses(changes: dict[str
 )
 def test_studies_keep_the_names_of_the_versions_with_witnesses(changes: dict[str, Any], kept: str) -> None:
     nothing = Instances((96, 64), (), (), np.zeros(0))
-    made = _identity([Evidence("a", "f", nothing)], LabelSettings(**changes), ScoreWeights(), 4, 0)
+    made = _identity(
+        [Evidence("a", "f", nothing)], LabelSettings(**changes), ScoreWeights(), HEAT_TERMS, 4, 0
+    )
     assert made == kept
 
 

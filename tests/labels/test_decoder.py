@@ -155,6 +155,17 @@ def test_its_maps_stand_alone_whatever_the_groups(decoder: Decoder) -> None:
     np.testing.assert_allclose(heats, decoder.draw(features(100))[0], atol=1e-3)
 
 
+def test_labels_are_the_more_certain_the_less_its_networks_disagree(decoder: Decoder) -> None:
+    drawn = decoder.heat_maps("an-image", features(100))
+    doubting = {name: maps + 0.25 * name.startswith("doubt") for name, maps in drawn.maps.items()}
+    settings, weights = LabelSettings(), ScoreWeights(certainty=1.0)
+    found, doubted = (label(one, settings, weights) for one in (drawn, replace(drawn, maps=doubting)))
+    assert len(found) and found.rles == doubted.rles
+    for one, other, *scores in zip(found.terms, doubted.terms, found.scores, doubted.scores, strict=True):
+        assert one["certainty"] - other["certainty"] == pytest.approx(0.25, abs=2e-3)
+        assert scores[0] - scores[1] == pytest.approx(0.25 / 6, abs=2e-3), "one of six equal weights"
+
+
 def test_large_images_are_drawn_smaller(decoder: Decoder) -> None:
     large = replace(features(100), size_wh=(WIDTH * 100, HEIGHT * 100))
     assert decoder.draw(large)[0].shape == (3, 85, 128)

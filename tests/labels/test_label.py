@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from diffugen.config.labelling import TERMS, Labelling, LabelSettings, ScoreWeights
+from diffugen.config.labelling import HEAT_TERMS, DecoderRef, Labelling, LabelSettings, ScoreWeights
 from diffugen.errors import ConfigError
 from diffugen.labels import label
 from diffugen.labels.shapes import areas, boxes, decode, encode, iou_matrix
@@ -69,7 +69,7 @@ def test_two_classes_are_found_where_they_are(settings, size_wh):
     assert instances.class_names == ("car", "piano") and instances.size_wh == size_wh
     assert iou(instances.rles[0], truth(size_wh, 0.25, 0.6, 0.2)) > 0.75
     assert iou(instances.rles[1], truth(size_wh, 0.75, 0.4, 0.25)) > 0.75
-    assert all((*terms, "edge") == TERMS for terms in instances.terms), "no image, no edges"
+    assert all((*terms, "edge") == HEAT_TERMS for terms in instances.terms), "no image, no edges"
     assert all(0.4 < value < 1 for value in instances.scores)
 
 
@@ -222,8 +222,15 @@ def test_the_name_of_a_labelling_has_self_attention_only_if_it_is_used():
     assert len(set(methods)) == 3
     later = {"source", "detector_confidence", "self_attention", "segmenter"}
     known = PAPER.model_dump(mode="json", exclude={*later, "rival_weight", "background_weight"})
-    weights = WEIGHTS.model_dump(exclude={"edge"})
+    weights = WEIGHTS.model_dump(exclude={"edge", "certainty"})
     assert methods[0] == f"attention-{content_id(known, weights)}", "as before there was any"
+
+
+def test_the_name_of_a_labelling_has_certainty_only_if_a_decoder_draws():
+    certain, decoder = WEIGHTS.changed(certainty=1.0), DecoderRef("decoders/a", "a")
+    assert Labelling(PAPER, certain).method == Labelling(PAPER, WEIGHTS).method
+    drawn = [Labelling(PAPER, each, decoder=decoder).method for each in (certain, WEIGHTS)]
+    assert len(set(drawn)) == 2
 
 
 def test_weights_decide_the_scores_and_accept_drops_low_ones():

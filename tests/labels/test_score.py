@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from diffugen.config.labelling import TERMS, ScoreWeights
+from diffugen.config.labelling import HEAT_TERMS, TERMS, ScoreWeights
 from diffugen.labels.score import in_lab, measure, rescore, score
 from diffugen.labels.shapes import encode
 from diffugen.records import Instances
@@ -33,10 +33,11 @@ RIVAL[40:, :] = 5e-4
 
 
 GREY = np.full((*SIZE_HW, 3), 128, dtype=np.uint8)
+DOUBT = np.full(SIZE_HW, 0.4, dtype=np.float32)
 
 
 def base_terms():
-    return measure([BASE], heat_of(BASE), [RIVAL], in_lab(GREY))[0]
+    return measure([BASE], heat_of(BASE), [RIVAL], in_lab(GREY), DOUBT)[0]
 
 
 def weights(*values):
@@ -44,44 +45,53 @@ def weights(*values):
 
 
 def only(term):
-    return ScoreWeights(**{name: float(name == term) for name in TERMS})
+    """Weights of one term; of certainty, which cannot be alone, with next to nothing of another."""
+    return ScoreWeights(**{name: float(name == term) for name in TERMS} | least(term))
+
+
+def least(term):
+    return {"box_size": 1e-9} if term == "certainty" else {}
 
 
 def scene_with_larger_box():
     mask = rectangle(20, 15, 70, 38)
-    return measure([mask], heat_of(mask), [np.where(mask, RIVAL[0, 0], RIVAL)], in_lab(GREY))[0]
+    return measure([mask], heat_of(mask), [np.where(mask, RIVAL[0, 0], RIVAL)], in_lab(GREY), DOUBT)[0]
 
 
 def scene_with_hotter_inside():
     # The ratio of inside to outside and the peak stay the same.
-    return measure([BASE], heat_of(BASE, inside=9e-4, outside=3e-4), [RIVAL], in_lab(GREY))[0]
+    return measure([BASE], heat_of(BASE, inside=9e-4, outside=3e-4), [RIVAL], in_lab(GREY), DOUBT)[0]
 
 
 def scene_with_colder_surroundings():
-    return measure([BASE], heat_of(BASE, outside=1e-4), [RIVAL], in_lab(GREY))[0]
+    return measure([BASE], heat_of(BASE, outside=1e-4), [RIVAL], in_lab(GREY), DOUBT)[0]
 
 
 def scene_with_hole():
     mask = BASE & ~rectangle(40, 26, 50, 34)
-    return measure([mask], heat_of(mask), [RIVAL], in_lab(GREY))[0]
+    return measure([mask], heat_of(mask), [RIVAL], in_lab(GREY), DOUBT)[0]
 
 
 def scene_with_rival_inside():
     rival = RIVAL.copy()
     rival[BASE] = 4e-4
-    return measure([BASE], heat_of(BASE), [rival], in_lab(GREY))[0]
+    return measure([BASE], heat_of(BASE), [rival], in_lab(GREY), DOUBT)[0]
 
 
 def scene_with_less_even_heat():
     """The object and its surroundings stay; far away, the heat is uneven."""
     heat = heat_of(BASE)
     heat[:10, ::2] = 3.5e-4
-    return measure([BASE], heat, [RIVAL], in_lab(GREY))[0]
+    return measure([BASE], heat, [RIVAL], in_lab(GREY), DOUBT)[0]
 
 
 def scene_with_colour():
     picture = np.where(BASE[..., None], np.array([150, 110, 110], np.uint8), GREY)
-    return measure([BASE], heat_of(BASE), [RIVAL], in_lab(picture))[0]
+    return measure([BASE], heat_of(BASE), [RIVAL], in_lab(picture), DOUBT)[0]
+
+
+def scene_with_agreement():
+    return measure([BASE], heat_of(BASE), [RIVAL], in_lab(GREY), np.where(BASE, DOUBT / 4, DOUBT))[0]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +104,7 @@ def scene_with_colour():
         ("margin", scene_with_rival_inside, False),
         ("separation", scene_with_less_even_heat, False),
         ("edge", scene_with_colour, True),
+        ("certainty", scene_with_agreement, True),
     ],
 )
 def test_each_term_moves_the_score(term, scene, better):
@@ -115,6 +126,7 @@ def test_each_term_moves_the_score(term, scene, better):
         (scene_with_rival_inside, ("box_size", "heat_intensity", "contrast", "compactness", "separation")),
         (scene_with_less_even_heat, ("box_size", "heat_intensity", "contrast", "compactness", "edge")),
         (scene_with_colour, tuple(term for term in TERMS if term != "edge")),
+        (scene_with_agreement, HEAT_TERMS),
     ],
 )
 def test_other_terms_do_not_change(scene, same):
@@ -188,7 +200,7 @@ def test_terms_stay_in_range_on_unusual_scenes():
     for mask in (full, empty, rectangle(0, 0, 1, 1), rectangle(95, 0, 96, 64), noise > 0.5):
         for heat in (zero, noise, np.full_like(noise, 0.3)):
             for rivals in ([], [zero], [noise, zero]):
-                (terms,) = measure([mask], heat, rivals, in_lab(picture))
+                (terms,) = measure([mask], heat, rivals, in_lab(picture), noise)
                 assert tuple(terms) == TERMS
                 assert all(0 <= value <= 1 for value in terms.values()), terms
     assert measure([], noise, []) == []
@@ -196,10 +208,10 @@ def test_terms_stay_in_range_on_unusual_scenes():
 
 
 def test_score_is_the_weighted_mean():
-    terms = dict(zip(TERMS, (0.2, 0.4, 0.6, 0.8, 1.0, 0.0, 0.5), strict=True))
-    assert score(terms, weights(*[1.0] * 7)) == pytest.approx(3.5 / 7)
-    assert score(terms, weights(1, 3, 0, 0, 0, 0, 0)) == pytest.approx((0.2 + 1.2) / 4)
-    assert score(dict.fromkeys(TERMS, 1.0), weights(0.1, 0.2, 0.3, 0.7, 0.1, 0.3, 0.9)) <= 1
+    terms = dict(zip(TERMS, (0.2, 0.4, 0.6, 0.8, 1.0, 0.0, 0.5, 0.9), strict=True))
+    assert score(terms, weights(*[1.0] * 8)) == pytest.approx(4.4 / 8)
+    assert score(terms, weights(1, 3, 0, 0, 0, 0, 0, 0)) == pytest.approx((0.2 + 1.2) / 4)
+    assert score(dict.fromkeys(TERMS, 1.0), weights(0.1, 0.2, 0.3, 0.7, 0.1, 0.3, 0.9, 0.7)) <= 1
 
 
 def test_the_papers_score_is_size_and_intensity():
@@ -229,8 +241,14 @@ def test_separation_is_otsus_criterion():
 
 def test_missing_terms_are_named():
     with pytest.raises(ValueError, match="margin"):
-        score({"box_size": 0.5}, weights(1, 0, 0, 0, 1, 0, 0))
-    assert score({"box_size": 0.5}, weights(1, 0, 0, 0, 0, 0, 0)) == 0.5
+        score({"box_size": 0.5}, weights(1, 0, 0, 0, 1, 0, 0, 0))
+    assert score({"box_size": 0.5}, weights(1, 0, 0, 0, 0, 0, 0, 0)) == 0.5
+
+
+def test_certainty_does_not_count_for_labels_of_attention():
+    assert "certainty" not in measure([BASE], heat_of(BASE), [])[0]
+    assert score({"box_size": 0.5}, weights(1, 0, 0, 0, 0, 0, 0, 9)) == 0.5
+    assert score({"box_size": 0.5, "certainty": 1.0}, weights(1, 0, 0, 0, 0, 0, 0, 3)) == 0.875
 
 
 @pytest.mark.parametrize(
@@ -239,6 +257,11 @@ def test_missing_terms_are_named():
         ({"margin": -0.1}, [("margin",)], "-0.1"),
         ({"contrast": float("nan")}, [("contrast",)], "nan"),
         (dict.fromkeys(TERMS, 0.0), [()], "at least one weight above 0"),
+        (
+            {**dict.fromkeys(TERMS, 0.0), "certainty": 1.0},
+            [()],
+            "besides certainty, which labels of attention",
+        ),
         ({"box_size": -1, "margin": float("inf")}, [("box_size",), ("margin",)], "inf"),
     ],
 )

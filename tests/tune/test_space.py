@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
+from diffugen.config.labelling import HEAT_TERMS, TERMS, LabelSettings, ScoreWeights
 from diffugen.tune.space import (
-    SCORE_SPACE,
     fixed_params,
     label_params,
     label_space,
     score_params,
+    score_space,
     to_settings,
     to_weights,
 )
@@ -52,11 +52,20 @@ def test_parameters_round_trip(settings: LabelSettings) -> None:
 
 
 def test_only_ratios_of_score_weights_matter() -> None:
-    params = score_params(ScoreWeights(box_size=4.0, margin=0.0))
-    assert set(params) == set(SCORE_SPACE[0]) == set(TERMS)
-    assert to_weights(params) == ScoreWeights(
-        box_size=1.0, heat_intensity=0.25, contrast=0.25, compactness=0.25, margin=0.0, separation=0.25
+    given = ScoreWeights(box_size=4.0, margin=0.0, certainty=2.0)
+    found = ScoreWeights(
+        box_size=1.0,
+        heat_intensity=0.25,
+        contrast=0.25,
+        compactness=0.25,
+        margin=0.0,
+        separation=0.25,
+        certainty=0.5,
     )
+    for terms in (TERMS, HEAT_TERMS):
+        params = score_params(given, terms)
+        assert set(params) == set(score_space(terms)[0]) == set(terms)
+        assert to_weights(params, given) == found, "what is not searched is kept on the same scale"
 
 
 @pytest.mark.parametrize(
@@ -85,9 +94,9 @@ def test_each_choice_is_switched_once_then_groups_take_turns() -> None:
 
 
 def test_scores_are_searched_in_all_weights_at_once() -> None:
-    start = score_params(ScoreWeights())
-    assert fixed_params(0, start, start, SCORE_SPACE) == start
-    assert [fixed_params(number, start, start, SCORE_SPACE) for number in range(1, 9)] == [{}] * 8
+    start, space = score_params(ScoreWeights(), TERMS), score_space(TERMS)
+    assert fixed_params(0, start, start, space) == start
+    assert [fixed_params(number, start, start, space) for number in range(1, 9)] == [{}] * 8
 
 
 def test_weights_that_are_all_0_count_as_equal() -> None:
@@ -96,4 +105,4 @@ def test_weights_that_are_all_0_count_as_equal() -> None:
     back = to_settings(zeros, settings)
     assert (back.groups, back.step_weights) == ({"a": 1.0, "b": 1.0}, (1.0, 1.0, 1.0))
     equal = ScoreWeights(**dict.fromkeys(TERMS, 1.0))
-    assert to_weights(dict.fromkeys(TERMS, 0.0)) == equal
+    assert to_weights(dict.fromkeys(TERMS, 0.0), ScoreWeights()) == equal

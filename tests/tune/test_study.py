@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sqlite3
@@ -14,7 +15,7 @@ import numpy as np
 import optuna
 import pytest
 
-from diffugen.config.labelling import LabelSettings
+from diffugen.config.labelling import TERMS, LabelSettings, ScoreWeights
 from diffugen.errors import ConfigError, DiffugenError, StoreError
 from diffugen.records import HeatMaps
 from diffugen.tune import Change, Evidence, Outcome, tune
@@ -29,6 +30,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
     """The outcome of a study that was not interrupted, and its file."""
     storage = tmp_path_factory.mktemp("whole") / "tune.sqlite"
     return World().tune(World().correct(), storage), storage
+
+
+def drawn_by_a_decoder(maps: HeatMaps) -> HeatMaps:
+    """Return heat maps as a decoder draws the place that "up" shows, with some doubt in the left half."""
+    [up] = [array * 500 for name, array in maps.maps.items() if name.startswith("up")]
+    doubt = np.zeros_like(up)
+    doubt[..., : up.shape[-1] // 2] = 0.3
+    grid = "x".join(map(str, up.shape[-2:]))
+    return dataclasses.replace(maps, maps={f"taught-{grid}": up, f"doubt-{grid}": doubt})
 
 
 # ---------------------------------------------------------------- what tuning finds
@@ -217,6 +227,26 @@ def test_studies_of_earlier_versions_continue(tmp_path: Path) -> None:
     World().tune(evidence, tmp_path / "tune.sqlite", trials=2)
     names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'tune.sqlite'}")
     assert names == ["labels-03ac080e29c4d5ce"]
+
+
+def test_certainty_is_searched_only_where_a_decoder_drew_the_maps(tmp_path: Path) -> None:
+    world, storage = World(), tmp_path / "tune.sqlite"
+    weights = ScoreWeights(certainty=0.5)
+    by_attention = world.tune(world.correct(), storage, trials=3)
+    assert all("certainty" not in params for params, _ in parameters(storage))
+    assert by_attention.weights.certainty == 0
+    drawn = tune(
+        world.correct(),
+        lambda image_id: drawn_by_a_decoder(world.heat_maps(image_id)),
+        world.image,
+        LabelSettings(),
+        weights,
+        storage=tmp_path / "drawn.sqlite",
+        terms=TERMS,
+        trials=3,
+    )
+    found = [params["certainty"] for params, _ in parameters(tmp_path / "drawn.sqlite") if "margin" in params]
+    assert drawn.trials == 6 and found[0] == 0.5 and len(set(found)) == 3
 
 
 def test_the_first_trial_is_exactly_the_current_settings(tmp_path: Path) -> None:

@@ -19,17 +19,21 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from diffugen.config import LabelSettings, ScoreWeights
+from diffugen.config.labelling import TERMS
 from diffugen.config.load import load_config
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.diffusion.features import read_features
 from diffugen.diffusion.generate import generate, plan_jobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.labels.decoder import Decoder, Lesson, Projection
-from diffugen.labels.heatmaps import combine
+from diffugen.labels.heatmaps import combine, doubt
 from diffugen.labels.label import label
 from diffugen.labels.objects import finished
+from diffugen.labels.score import score
+from diffugen.labels.shapes import decode
 from diffugen.labels.thresholds import Worth, choose, worths
 from diffugen.labels.witness import Witness
 from diffugen.miniature import oracle
@@ -41,6 +45,9 @@ from diffugen.run import RunStore
 HERE = Path(__file__).parent
 TAUGHT_WITH = (0, 1, 5, 20)
 TEACHING_SEED, JUDGING_SEED = 31, 32
+RANKED_WITH = 5
+"""Corrected images of the decoders whose scores and doubts are compared."""
+
 RESAMPLES = 2000
 """Bootstrap resamples of images for the confidence intervals."""
 
@@ -180,6 +187,76 @@ def lessons_of(
     ]
 
 
+class Ranked:
+    """What tells good labels of decoders from bad ones, and images with bad labels from others.
+
+    Attributes:
+        labels: For each label its image, its score terms, and whether it is bad.
+        images: For each image, of each draw: itself, a decoder's doubt, its lowest score, and whether a label
+            is bad or one is missing.
+    """
+
+    def __init__(self, weights: ScoreWeights) -> None:
+        self._weights = weights
+        self.labels: list[tuple[str, dict[str, float], bool]] = []
+        self.images: list[tuple[str, float, float, bool]] = []
+
+    def add(self, world: World, settings: LabelSettings, drawn: dict[str, HeatMaps]) -> None:
+        """Judge the labels of a decoder that drew these heat maps."""
+        for image_id, heat_maps in drawn.items():
+            truth = world.truth[image_id]
+            found = label(heat_maps, settings, self._weights, world.store.image(image_id))
+            bad = [
+                iou(decode(rle), truth == 1 + CLASSES.index(name)) < BAD_IOU
+                for name, rle in zip(found.class_names, found.rles, strict=True)
+            ]
+            self.labels += [(image_id, dict(one), wrong) for one, wrong in zip(found.terms, bad, strict=True)]
+            named = world.classes[world.kind[image_id]]
+            missed = any(oracle.found(truth, name) and name not in found.class_names for name in named)
+            lowest = float(found.scores.min()) if len(found) else 0.0
+            self.images.append((image_id, doubt(heat_maps), lowest, missed or any(bad)))
+
+    def numbers(self) -> dict[str, Any]:
+        """Return AUROCs with 95% bootstrap intervals over images."""
+        ids = [one for one, _, _ in self.labels]
+        wrong = [bad for _, _, bad in self.labels]
+        terms = [one for _, one, _ in self.labels]
+        ranked = {
+            "the score, as configured": [score(one, self._weights) for one in terms],
+            "with `certainty: 1`": [score(one, self._weights.changed(certainty=1.0)) for one in terms],
+            "with `certainty: 2`": [score(one, self._weights.changed(certainty=2.0)) for one in terms],
+            **{f"`{name}` alone": [one[name] for one in terms] for name in TERMS},
+        }
+        images = [one for one, *_ in self.images]
+        bad = [one[-1] for one in self.images]
+        orders = {
+            "the decoder's doubt (`review.order: doubt`)": [-one[1] for one in self.images],
+            "the lowest score of a label": [one[2] for one in self.images],
+        }
+        return {
+            "labels": {"n": len(ids), "bad": sum(wrong)},
+            "images": {"n": len(images), "bad": sum(bad)},
+            "by label": {name: auroc(ids, values, wrong) for name, values in ranked.items()},
+            "by image": {name: auroc(images, values, bad) for name, values in orders.items()},
+        }
+
+
+def auroc(ids: Sequence[str], values: Sequence[float], bad: Sequence[bool]) -> list[float]:
+    """Return how often a good one has a higher value than a bad one, with a 95% bootstrap interval."""
+    value, good = np.array(values), ~np.array(bad)
+    places: dict[str, list[int]] = {}
+    for place, image_id in enumerate(ids):
+        places.setdefault(image_id, []).append(place)
+    piles = [np.array(one) for one in places.values()]
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(RESAMPLES // 4):
+        picks = np.concatenate([piles[one] for one in rng.integers(0, len(piles), len(piles))])
+        if 0 < good[picks].sum() < len(picks):
+            drawn.append(roc_auc_score(good[picks], value[picks]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return [float(roc_auc_score(good, value)), float(low), float(high)]
+
+
 def interval(values: Sequence[dict[str, list[float]]], ids: Sequence[str]) -> dict[str, float]:
     """Return mean IoU, share of bad labels, and 95% bootstrap intervals over images, of one or more draws."""
     per_image = [np.array([x for draw in values for x in draw[one]]) for one in ids]
@@ -233,6 +310,7 @@ def measure(work: Path, count: int, draws: int) -> dict[str, Any]:
     }
     weak = {one: attention(world, alone, nobody)(one) for one in world.teaching}
     weak_seen = {one: attention(world, configured, seen.get)(one) for one in world.teaching}
+    ranked = Ranked(load_config("miniature").score)
     candidates = [one for one in world.teaching if world.whole(one)]
     for name, settings, labels, witness in (
         ("decoder, {} corrected", alone, weak, nobody),
@@ -246,6 +324,8 @@ def measure(work: Path, count: int, draws: int) -> dict[str, Any]:
                 decoder = Decoder.teach(projection, lessons_of(world, features, labels, chosen), seed=draw)
                 drawn = {one: decoder.heat_maps(one, features[one]) for one in world.judging}
                 rows.append(world.ious(by_maps(world, settings, drawn.__getitem__, witness)))
+                if (corrected, witness) == (RANKED_WITH, nobody):
+                    ranked.add(world, settings, drawn)
                 print(name.format(corrected), draw, flush=True)
     groups = {
         "one object": [one for one in world.judging if len(world.classes[world.kind[one]]) == 1],
@@ -254,6 +334,7 @@ def measure(work: Path, count: int, draws: int) -> dict[str, Any]:
     return {
         "images": {"judged": len(world.judging), "taught": len(world.teaching), "of a kind": count},
         "draws": draws,
+        "ranked": ranked.numbers(),
         "labellers": {
             name: {group: interval(rows, ids) for group, ids in groups.items()} for name, rows in ious.items()
         },
@@ -276,6 +357,14 @@ NOTES = """\
 Optimised tokens and a probe over attention heads are measured in
 [attention-probe](../attention-probe/README.md), on other images. Mask2Former is measured as a detector in
 [detectors](../detectors/README.md)."""
+
+
+RANKING = """\
+How well scores tell good labels from bad ones (IoU below .5), and how well an order of the images puts those
+first that have a bad label or miss an object: AUROC, with 95% bootstrap intervals over images. Of the
+decoders with {corrected} corrected images, without the witness: {labels} labels, {bad_labels} of them bad, on
+{images} drawings of images, {bad_images} of them with an error. `certainty` counts only if it is given a
+weight, or `tune` gives it one."""
 
 
 def page(numbers: dict[str, Any]) -> str:
@@ -302,7 +391,28 @@ def page(numbers: dict[str, Any]) -> str:
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     parts = ["# Labellers", filled(text), filled(verdict(rows)), "\n".join(lines), filled(NOTES)]
+    parts += ranking(numbers["ranked"])
     return "\n\n".join(parts) + "\n"
+
+
+def ranking(found: dict[str, Any]) -> list[str]:
+    """Return the part about scores and doubts."""
+    labels, images = found["labels"], found["images"]
+    text = RANKING.format(
+        labels=labels["n"],
+        bad_labels=labels["bad"],
+        images=images["n"],
+        bad_images=images["bad"],
+        corrected=RANKED_WITH,
+    )
+    tables = []
+    for key, head in (("by label", "score"), ("by image", "order")):
+        rows = [
+            f"| {name} | {value:.3f} ({low:.3f} to {high:.3f}) |"
+            for name, (value, low, high) in found[key].items()
+        ]
+        tables.append("\n".join([f"| {head} | AUROC |", "|---|---|", *rows]))
+    return ["## Scores and doubts of decoders", filled(text), *tables]
 
 
 def verdict(rows: dict[str, dict[str, dict[str, float]]]) -> str:

@@ -21,6 +21,12 @@ OnEpoch = Callable[[int, Mapping[str, float]], None]
 OnStep = Callable[[float], None]
 """Called after each step with the epochs done, as a fraction."""
 
+NO_CLASSES = (
+    "has no classes: it is an architecture without weights, or a YOLOE model that was saved without prompts "
+    "(Ultralytics' set_classes)"
+)
+"""What errors say of a detector that can be fitted, but cannot predict."""
+
 SMALLEST_IMAGE = 64
 """Below 64 px, YOLO's coarsest feature map is a single cell and batch norm fails on a batch of one."""
 

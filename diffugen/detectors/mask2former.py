@@ -25,7 +25,7 @@ from diffugen.config.foreign import parse_json, read_text
 from diffugen.config.training import TrainingArguments
 from diffugen.dataset.yolo import find_yolo
 from diffugen.dataset.yolo_layout import read_layout
-from diffugen.detectors import SMALLEST_IMAGE, OnEpoch, OnStep
+from diffugen.detectors import NO_CLASSES, SMALLEST_IMAGE, OnEpoch, OnStep
 from diffugen.detectors.batches import halving, predict_in_batches
 from diffugen.detectors.mask2former_fit import Training, fit_once, open_images
 from diffugen.detectors.mask2former_images import predict_batch
@@ -214,9 +214,7 @@ class Mask2FormerDetector:
                 image.
         """
         if self._model is None:
-            raise ModelError(
-                f"{self.checkpoint} is an architecture without weights; fit it and predict with the result"
-            )
+            raise ModelError(f"{self.checkpoint} {NO_CLASSES}; fit it and predict with the result")
         self._model.to(self._device)
         names = [self._config.id2label[number] for number in sorted(self._config.id2label)]
         predict = partial(predict_batch, self._model, names, image_size, confidence)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from diffugen.config.training import TrainingArguments
 from diffugen.dataset.yolo import find_yolo
-from diffugen.detectors import SMALLEST_IMAGE, OnEpoch, OnStep
+from diffugen.detectors import NO_CLASSES, SMALLEST_IMAGE, OnEpoch, OnStep
 from diffugen.detectors.batches import BATCH_SIZE, halving, predict_in_batches
 from diffugen.detectors.yolo_checkpoint import contained, find_checkpoint, import_ultralytics, load_checkpoint
 from diffugen.detectors.yolo_fit import fit_once, hardware_arguments, label_caches
@@ -44,7 +44,8 @@ class YoloDetector:
 
     Attributes:
         checkpoint: Path of the checkpoint, or the name of the architecture.
-        class_names: The classes in the order of their ids; empty for an architecture without weights.
+        class_names: The classes in the order of their ids; empty for an architecture without weights, and for
+            a YOLOE model without prompts.
         renamed: From the checkpoint's own names for classes to those that are used; see `rename`.
         image_size: Longer side in pixels that the checkpoint was trained at; None if unknown or untrained.
     """
@@ -173,13 +174,10 @@ class YoloDetector:
 
         Raises:
             DiffugenError: An image has another dtype or shape.
-            ModelError: This detector is an architecture without weights, or memory runs out even with one
-                image.
+            ModelError: This detector has no classes, or memory runs out even with one image.
         """
         if self._loaded.model is None:
-            raise ModelError(
-                f"{self.checkpoint} is an architecture without weights; fit it and predict with the result"
-            )
+            raise ModelError(f"{self.checkpoint} {NO_CLASSES}; fit it and predict with the result")
         with contained():
             predictor = self._ready_predictor(image_size=image_size, confidence=confidence)
             found = predict_in_batches(images, partial(_predict, predictor))

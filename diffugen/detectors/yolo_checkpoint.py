@@ -1,4 +1,4 @@
-"""Checkpoints of YOLO segmentation models (YOLOv8, v9, 11, 12 and 26): load any kind, save as safetensors.
+"""Checkpoints of YOLO segmentation models (YOLOv8, v9, 11, 12, 26, E): load any kind, save as safetensors.
 
 With the other ``yolo`` modules of this package and ``sam`` the only home of ultralytics (AGPL-3.0). Knows
 nothing about images, datasets or training.
@@ -10,6 +10,11 @@ A checkpoint is one of
 - the name of one that Ultralytics publishes, such as ``yolo11n-seg.pt``, downloaded once into torch's cache
   unless ``HF_HUB_OFFLINE`` is set, as for models of the Hub,
 - the name of an architecture, such as ``yolov8n-seg.yaml``: no weights, so it can be fitted but not predict.
+
+A YOLOE model finds what its prompts name. If it was saved with prompts (``set_classes``) or with a
+vocabulary (``-pf``), it predicts these classes; else it has none, like an architecture. When it is fitted,
+its weights go into the YOLO model of the same layers, whose classes are fixed: all but what compares with
+prompts.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from diffugen.config.foreign import parse_json, read_text
+from diffugen.detectors import NO_CLASSES
 from diffugen.errors import ModelError, first_line
 from diffugen.run.files import write_file
 from diffugen.run.temporary import temporary_folder
@@ -38,6 +44,9 @@ if TYPE_CHECKING:
     from ultralytics.nn.tasks import SegmentationModel
 
 MINIATURE = "miniature"
+HEAD_ARGUMENTS = 3
+"""Arguments of a segmentation head: classes, mask coefficients, and channels of the prototypes."""
+
 _SWITCHES = {
     "YOLO_OFFLINE": "true",
     "YOLO_AUTOINSTALL": "false",
@@ -51,13 +60,15 @@ class Checkpoint:
     """A loaded checkpoint.
 
     Attributes:
-        architecture: Ultralytics' description of the layers.
-        model: The model in float32; None for an architecture without weights.
+        architecture: Ultralytics' description of the layers that are fitted.
+        model: The model in float32, to predict with; None if it has no weights or no classes.
+        weights: The model in float32 that is fitted; None for an architecture without weights.
         image_size: Longer side in pixels that the model was trained at; None if unknown.
     """
 
     architecture: dict[str, Any]
     model: SegmentationModel | None = None
+    weights: SegmentationModel | None = None
     image_size: int | None = None
 
 
@@ -76,7 +87,9 @@ def save_safetensors(checkpoint: Path | str, folder: Path) -> Path:
     loaded = load_checkpoint(Path(checkpoint))
     model = loaded.model
     if model is None:
-        raise ModelError(f"{checkpoint} is an architecture without weights; fit it first")
+        raise ModelError(f"{checkpoint} {NO_CLASSES}; fit it first")
+    if _is_yoloe(model.yaml):
+        raise ModelError(f"{checkpoint} is a YOLOE model, whose prompts cannot be written; fit it first")
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in model.state_dict().items()
@@ -171,7 +184,8 @@ def _load_folder(folder: Path) -> Checkpoint:
         ) from error
     model.names = dict(enumerate(names))
     # Folders written before DiffuGen recorded the size lack the key.
-    return Checkpoint(about["architecture"], model.float().eval(), _as_size(about.get("image_size")))
+    model = model.float().eval()
+    return Checkpoint(about["architecture"], model, model, _as_size(about.get("image_size")))
 
 
 def _load_architecture(name: Path) -> Checkpoint:
@@ -185,8 +199,7 @@ def _load_architecture(name: Path) -> Checkpoint:
             f"no architecture {name}; give one such as yolov8n-seg.yaml ({first_line(error)})"
         ) from error
     _check_task(name, task)
-    _check_prompts(name, architecture)
-    return Checkpoint(dict(architecture))
+    return Checkpoint(_with_fixed_classes(architecture))
 
 
 def _load_pickle(file: Path) -> Checkpoint:
@@ -202,10 +215,13 @@ def _load_pickle(file: Path) -> Checkpoint:
     if not isinstance(model, SegmentationModel):
         _check_task(file, guess_model_task(model))
         raise ModelError(f"{file} holds a {type(model).__name__}; DiffuGen needs a YOLO segmentation model")
-    _check_prompts(file, model.yaml)
     sizes = (_trained_size(content.get("train_args")), _trained_size(getattr(model, "args", None)))
     image_size = next((size for size in sizes if size is not None), None)
-    return Checkpoint(dict(model.yaml), model.float().eval(), image_size)
+    model = model.float().eval()
+    if not _is_yoloe(model.yaml):
+        return Checkpoint(dict(model.yaml), model, model, image_size)
+    plain = _without_prompts(model)
+    return Checkpoint(dict(plain.yaml), model if _has_classes(model) else None, plain, image_size)
 
 
 def _trained_size(arguments: object) -> int | None:
@@ -229,12 +245,37 @@ def _check_task(checkpoint: Path, task: str | None) -> None:
         )
 
 
-def _check_prompts(checkpoint: Path, architecture: Mapping[str, Any]) -> None:
-    if str(architecture["head"][-1][2]).startswith("YOLOE"):
-        raise ModelError(
-            f"{checkpoint} is a YOLOE model, which takes text or boxes as prompts; DiffuGen needs one with "
-            "classes of its own, such as yolo11n-seg"
-        )
+def _is_yoloe(architecture: Mapping[str, Any]) -> bool:
+    return str(architecture["head"][-1][2]).startswith("YOLOE")
+
+
+def _with_fixed_classes(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an architecture; instead of a YOLOE model's that of the model that it extends."""
+    if not _is_yoloe(architecture):
+        return dict(architecture)
+    *layers, (inputs, repeats, name, arguments) = architecture["head"]
+    head = [inputs, repeats, name.removeprefix("YOLOE"), arguments[:HEAD_ARGUMENTS]]
+    return {**architecture, "head": [*layers, head]}
+
+
+def _without_prompts(model: SegmentationModel) -> SegmentationModel:
+    """Return the model that a YOLOE model extends, with its weights, but without its classes."""
+    from ultralytics.nn.tasks import SegmentationModel
+
+    plain = SegmentationModel(_with_fixed_classes(copy.deepcopy(model.yaml)), verbose=False)
+    shapes = {name: value.shape for name, value in plain.state_dict().items()}
+    # YOLOE compares with prompts in cv4, and has in cv5 what others have in cv4: the masks' coefficients.
+    given = {name: value for name, value in model.state_dict().items() if "cv4." not in name}
+    renamed = {name.replace("cv5.", "cv4."): value for name, value in given.items()}
+    fitting = {name: value for name, value in renamed.items() if shapes.get(name) == value.shape}
+    plain.load_state_dict(fitting, strict=False)
+    return plain.float().eval()
+
+
+def _has_classes(model: SegmentationModel) -> bool:
+    """Return whether a YOLOE model was given prompts, or has a vocabulary."""
+    head: Any = model.model[-1]
+    return hasattr(head, "lrpc") or head.is_fused or getattr(model, "pe", None) is not None
 
 
 @cache

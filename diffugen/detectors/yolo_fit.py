@@ -54,7 +54,7 @@ def fit_once(
         for path in (fitting.best, fitting.last):
             path.unlink(missing_ok=True)
         fitting.model = fitting.get_model(
-            cfg=copy.deepcopy(checkpoint.architecture), weights=checkpoint.model, verbose=False
+            cfg=copy.deepcopy(checkpoint.architecture), weights=checkpoint.weights, verbose=False
         )
         if on_epoch is not None:
             fitting.add_callback("on_fit_epoch_end", partial(_report_epoch, on_epoch=on_epoch))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from diffugen.config.sections import DetectorSettings
 from diffugen.dataset.files import Item
+from diffugen.detectors import NO_CLASSES, suited_image_size
 from diffugen.errors import DiffugenError, ModelError
 from diffugen.labels.objects import finished
 from diffugen.prompts.names import matching_names
@@ -66,8 +67,8 @@ class OpenDetector:
             raw: Whether to return what the detector does, whatever ``postprocess`` says.
 
         Returns:
-            N records; one mask per object, with refined edges, if ``postprocess`` is set. Empty ones for an
-            architecture without weights.
+            N records; one mask per object, with refined edges, if ``postprocess`` is set. Empty ones of a
+            detector without classes.
         """
         if not self.detector.class_names:
             return [Instances((rgb.shape[1], rgb.shape[0]), (), (), np.zeros(0)) for rgb in images]
@@ -130,14 +131,15 @@ def open_detector(
         checkpoint: The detector: a path relative to the run's folder, or any other checkpoint.
         settings: Its device and, if configured, its sizes.
         items: The images that it will see, looked at only while the run has no images of its own.
-        allow_untrained: Whether it may be an architecture without weights, which a run can begin with.
+        allow_untrained: Whether it may have no classes, like an architecture without weights; a run can begin
+            with such a one.
 
     Raises:
-        DiffugenError: The checkpoint cannot be loaded, or has no weights.
+        DiffugenError: The checkpoint cannot be loaded, or has no classes.
     """
     detector = load_detector(run, checkpoint, settings)
     if not detector.class_names and not allow_untrained:
-        raise ModelError(f"{checkpoint} is an architecture without weights; give a trained detector")
+        raise ModelError(f"{checkpoint} {NO_CLASSES}; give a trained detector")
     size = settings.prediction_size or detector.image_size
     meanings = mapped_classes(detector.class_names, run.class_names, settings.class_map)
     wanted = frozenset({*run.class_names, *meanings.values()})
@@ -166,8 +168,6 @@ def training_size(
     run: Run, detector: Detector, settings: DetectorSettings, items: Iterable[Item] = ()
 ) -> int:
     """Return the configured image size, or else one that suits checkpoint and images; the user is told."""
-    from diffugen.detectors import suited_image_size
-
     if settings.image_size is not None:
         return settings.image_size
     side = _longest_side(run.store, items)

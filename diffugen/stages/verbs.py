@@ -135,11 +135,12 @@ def run_for_detector(
     Raises:
         ModelError: The checkpoint cannot be loaded.
     """
+    from diffugen.detectors import NO_CLASSES
     from diffugen.detectors.load import open_checkpoint
 
     names = tuple(config.prompts.classes) if of_config else open_checkpoint(checkpoint).class_names
     if not names:
-        raise ModelError(f"{checkpoint} is an architecture without weights; give a trained detector")
+        raise ModelError(f"{checkpoint} {NO_CLASSES}; give a trained detector")
     with temporary_folder("detector") as folder:
         store = RunStore.create_or_open(folder / "run", config=config.dump())
         with OpenRun(Run(store, names, config.seed, progress), config) as opened:

@@ -14,12 +14,19 @@ from tests.support.detector_contract import scene
 
 
 def random_model(architecture: str) -> Any:
+    """Return a model of cars and trucks; a YOLOE model has prompts for them."""
     import_ultralytics()
-    from ultralytics.nn.tasks import SegmentationModel
+    from ultralytics.nn.tasks import SegmentationModel, YOLOESegModel
 
     torch.manual_seed(0)
-    model = SegmentationModel(architecture, nc=2, verbose=False)
-    model.names = {0: "car", 1: "truck"}
+    if architecture.startswith("yoloe"):
+        model = YOLOESegModel(architecture, verbose=False)
+        model.set_classes(["car", "truck"], torch.nn.functional.normalize(torch.randn(1, 2, 512), dim=-1))
+        for head in model.model[-1].cv4:
+            torch.nn.init.zeros_(head.bias)  # else almost nothing is found
+    else:
+        model = SegmentationModel(architecture, nc=2, verbose=False)
+        model.names = {0: "car", 1: "truck"}
     return model
 
 

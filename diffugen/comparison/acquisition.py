@@ -9,7 +9,8 @@ order          images come first
 ``change``     in which most labels are expected to change: the sum of the severities
 ``diverse``    severe ones that look unlike those before them (greedy k-center, weighted by severity)
 ``mixed``      by turns the most severe one and a random one
-``doubt``      about which a decoder is most in doubt; see `diffugen.labels.decoder`
+``doubt``      about which a decoder is most in doubt; see `diffugen.labels.decoder`. On the miniature, that
+               finds images with errors worse than the lowest score does (reports/labellers)
 ``random``     in random order: what every other order has to beat
 =============  =======================================================================================
 

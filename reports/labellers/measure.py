@@ -361,9 +361,9 @@ Optimised tokens and a probe over attention heads are measured in
 
 RANKING = """\
 How well scores tell good labels from bad ones (IoU below .5), and how well an order of the images puts those
-first that have a bad label or miss an object: AUROC, with 95% bootstrap intervals over images. Of the
-decoders with {corrected} corrected images, without the witness: {labels} labels, {bad_labels} of them bad, on
-{images} drawings of images, {bad_images} of them with an error. `certainty` counts only if it is given a
+first that have a bad label or miss an object: AUROC, with 95% bootstrap intervals over images. Of
+{draws} decoders with {corrected} corrected images, without the witness: {labels} labels, {bad_labels} of them
+bad, on {images} drawings of {judged} images, {bad_images} of them with an error. `certainty` counts only if it is given a
 weight, or `tune` gives it one."""
 
 
@@ -391,11 +391,11 @@ def page(numbers: dict[str, Any]) -> str:
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     parts = ["# Labellers", filled(text), filled(verdict(rows)), "\n".join(lines), filled(NOTES)]
-    parts += ranking(numbers["ranked"])
+    parts += ranking(numbers["ranked"], judged=images["judged"], draws=numbers["draws"])
     return "\n\n".join(parts) + "\n"
 
 
-def ranking(found: dict[str, Any]) -> list[str]:
+def ranking(found: dict[str, Any], **counts: int) -> list[str]:
     """Return the part about scores and doubts."""
     labels, images = found["labels"], found["images"]
     text = RANKING.format(
@@ -404,6 +404,7 @@ def ranking(found: dict[str, Any]) -> list[str]:
         images=images["n"],
         bad_images=images["bad"],
         corrected=RANKED_WITH,
+        **counts,
     )
     tables = []
     for key, head in (("by label", "score"), ("by image", "order")):

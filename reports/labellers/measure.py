@@ -363,8 +363,8 @@ RANKING = """\
 How well scores tell good labels from bad ones (IoU below .5), and how well an order of the images puts those
 first that have a bad label or miss an object: AUROC, with 95% bootstrap intervals over images. Of
 {draws} decoders with {corrected} corrected images, without the witness: {labels} labels, {bad_labels} of them
-bad, on {images} drawings of {judged} images, {bad_images} of them with an error. `certainty` counts only if it is given a
-weight, or `tune` gives it one."""
+bad, on {images} drawings of {judged} images, {bad_images} of them with an error. `certainty` counts only if
+it is given a weight, or `tune` gives it one."""
 
 
 def page(numbers: dict[str, Any]) -> str:

@@ -49,7 +49,7 @@ class RunSummary:
         diffugen_version: The version that created it.
         images: Number of all images.
         bytes: Size of images, heat maps and ledger.
-        last_activity: When it was last written, UTC, ISO 8601; None if it is empty.
+        last_activity: When its newest rows were written, UTC, ISO 8601; None if it is empty.
         rounds: From the number of each round that is not empty to its counts, in order.
     """
 
@@ -70,8 +70,7 @@ def summarise(ledger: Ledger) -> RunSummary:
     """
     # A text among numbers counts as 0, but it is the greatest of them, and a sum of integers is none then.
     images = ledger.all(
-        "SELECT round, count(*), sum(seconds), sum(bytes), max(seconds), max(created_at) "
-        "FROM images GROUP BY round"
+        "SELECT round, count(*), sum(seconds), sum(bytes), max(seconds) FROM images GROUP BY round"
     )
     labels = ledger.all("SELECT source, round, count(*), sum(objects) FROM labels GROUP BY source, round")
     stages = ledger.all("SELECT round, name, seconds, created_at FROM stages ORDER BY created_at, name")
@@ -93,8 +92,8 @@ def summarise(ledger: Ledger) -> RunSummary:
                 times.append(str(time))
         return found.setdefault(cast(int, number), RoundSummary())
 
-    for number, count, seconds, size, most, time in images:
-        one = of_round("images", number, time)
+    for number, count, seconds, size, most in images:
+        one = of_round("images", number, _newest_time(ledger, "images", "round", number))
         with ledger.reading("images", f"of round {number}"):
             check_numbers(most)
             check_integers(size)
@@ -102,7 +101,7 @@ def summarise(ledger: Ledger) -> RunSummary:
     for number, count, time in dropped:
         of_round("dropped", number, time).dropped = count
     for source, number, label_sets, objects in labels:
-        one = of_round("labels", number, _newest_time(ledger, source))
+        one = of_round("labels", number, _newest_time(ledger, "labels", "source", source))
         with ledger.reading("labels", f"of round {number}"):
             check_integers(objects)
             check_texts(source)
@@ -130,9 +129,9 @@ def summarise(ledger: Ledger) -> RunSummary:
     )
 
 
-def _newest_time(ledger: Ledger, source: str) -> object:
-    """Return when the newest labels of a source were written."""
+def _newest_time(ledger: Ledger, table: str, column: str, value: object) -> object:
+    """Return when the newest of the rows of a table was written that have a value in a column."""
     (newest,) = ledger.one(
-        "SELECT created_at FROM labels WHERE source = :source ORDER BY seq DESC LIMIT 1", source=source
+        f"SELECT created_at FROM {table} WHERE {column} = :value ORDER BY seq DESC LIMIT 1", value=value
     ) or (None,)
     return newest

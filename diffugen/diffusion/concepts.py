@@ -177,21 +177,28 @@ class OutputTrace(AttentionTrace):
         assert self._rows is not None and self._text_start is not None
         given = inspect.signature(type(block).forward).bind(None, *args, **kwargs).arguments
         given.pop("self")
-        likeness = cells.new_zeros(
-            (len(self._concepts), 1, cells.shape[2], self._phrases), dtype=torch.float32
-        )
+        shape = (len(self._concepts), 1, cells.shape[2], self._phrases)
+        likeness = cells.new_zeros(shape, dtype=torch.float32)
         for count, (images, stream) in self._streams.items():
             rows = [self._rows.start + image for image in images]
             with self._following() as followed:
                 out = block.forward(**{**self._cut(given, rows, count), "encoder_hidden_states": stream})
             # The first attention of a block is the joint one; Stable Diffusion 3.5 has others of the image.
+            after = out[0]  # None: the last block of Stable Diffusion 3 ends the text's stream
+            if followed[0].shape[2] != cells.shape[2] + count or (
+                after is not None and after.shape != stream.shape
+            ):
+                raise ModelError(
+                    f"{layer} of {type(self._denoiser).__name__} cannot be compared with words: its "
+                    f"{type(block).__name__} does not return the text before the image. Set diffusion.map to "
+                    "probability"
+                )
             start = 0 if self._text_start == 0 else cells.shape[2]
             concepts = followed[0][:, :, start : start + count].float().transpose(1, 2).flatten(2)
             image = cells[images].float().transpose(1, 2).flatten(2)
             likeness[images, 0, :, :count] = (image @ concepts.transpose(1, 2)).softmax(dim=-1)
-            if out[0] is None:  # the last block of Stable Diffusion 3 ends the text's stream
-                continue
-            self._streams[count] = images, out[0]
+            if after is not None:
+                self._streams[count] = images, after
         self._add(likeness, layer)
 
     @contextmanager
@@ -215,9 +222,7 @@ class OutputTrace(AttentionTrace):
                 return type(value)(map(cut, value))
             if not isinstance(value, torch.Tensor) or not value.ndim:
                 return value
-            if (
-                value.shape[0] == joint
-            ):  # a position for each token: the concepts get the first ones of the text
+            if value.shape[0] == joint:  # one for each token: concepts get those of the first words
                 start, length = int(self._text_start or 0), self._text_length
                 text = value[start : start + count]
                 return torch.cat([text, value[length:]] if start == 0 else [value[:start], text])

@@ -189,8 +189,8 @@ def told(results: dict[str, Any], seeds: Sequence[int]) -> str:
     return (
         f"Verdicts, all seeds: {shown}. The decoder's labels were better in cross-validation, by more than "
         f"one standard error, with {used} of {len(seeds)} seeds; with the others, *teaching* changed "
-        "nothing. *Used in any case*: this script lets the loop use it whatever cross-validation says, which no "
-        "loop does otherwise."
+        "nothing. *Used in any case*: this script lets the loop use it whatever cross-validation says, which "
+        "no loop does otherwise."
     )
 
 

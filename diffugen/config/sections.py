@@ -47,11 +47,6 @@ class DiffusionSettings(Section):
         attention_backend: ``native`` is our tracer; ``daam`` the package of that name, a slow reference.
         keep_self_attention: Whether self-attention is kept with the heat maps, for ``labels.self_attention``:
             up to 2 MB per image, and slower.
-        map: ``probability`` traces how likely cells of the image attend to words of the prompt. ``output``
-            compares what attention makes of both (ConceptAttention); it needs a transformer such as Flux. See
-            `diffugen.diffusion.concepts`.
-        concepts: With ``output``, background words that all images are compared with too; they need not stand
-            in the prompt.
         offload: What leaves the GPU's memory while it is not needed.
         vae_slicing: Whether the images of a batch are decoded one by one: less memory.
         vae_tiling: Whether large images are decoded in tiles: less memory, sometimes visible seams.
@@ -73,8 +68,6 @@ class DiffusionSettings(Section):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     attention_backend: AttentionBackend = "native"
     keep_self_attention: bool = False
-    map: Literal["probability", "output"] = "probability"
-    concepts: tuple[Text, ...] = ()
     offload: Offload = "none"
     vae_slicing: bool = False
     vae_tiling: bool = False
@@ -88,22 +81,6 @@ class DiffusionSettings(Section):
     def _traced_by_us(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("attention_backend", "native") != "native":
             raise ValueError("false unless diffusion.attention_backend is native")
-        return value
-
-    @field_validator("map")
-    @classmethod
-    def _mapped_by_us(cls, value: str, info: ValidationInfo) -> str:
-        if value == "output" and info.data.get("attention_backend", "native") != "native":
-            raise ValueError("probability unless diffusion.attention_backend is native")
-        return value
-
-    @field_validator("concepts")
-    @classmethod
-    def _different_and_used(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if value and info.data.get("map", "output") != "output":
-            raise ValueError("none unless diffusion.map is output")
-        if len({one.casefold() for one in value}) < len(value):
-            raise ValueError("different words")
         return value
 
 

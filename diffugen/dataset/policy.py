@@ -26,7 +26,7 @@ that the object is background, so it has to be painted over. If nothing is left,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -193,17 +193,19 @@ def training_labels(
 
 
 def without_noisy(
-    chosen: Iterable[tuple[str, TrainingLabels]], held_back: Collection[str]
-) -> Iterator[tuple[str, TrainingLabels]]:
-    """Yield what images train with when the noise filter holds some back, confirmed ones never.
+    chosen: Mapping[str, TrainingLabels], held_back: Collection[str]
+) -> dict[str, TrainingLabels]:
+    """Return what images train with when the noise filter holds some back, confirmed ones never.
 
     Args:
-        chosen: The ids of images with their training labels.
+        chosen: From the id of an image to its training labels.
         held_back: Ids from `diffugen.dataset.noise.most_contradicted`.
     """
-    noisy, ids = TrainingLabels(None, None, "noisy"), frozenset(held_back)
-    for image_id, one in chosen:
-        yield image_id, noisy if image_id in ids and one.origin in UNCONFIRMED_ORIGINS else one
+    noisy = TrainingLabels(None, None, "noisy")
+    return {
+        image_id: noisy if image_id in held_back and one.origin in UNCONFIRMED_ORIGINS else one
+        for image_id, one in chosen.items()
+    }
 
 
 def _check_val_frac(val_frac: float) -> None:

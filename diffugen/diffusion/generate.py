@@ -15,13 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.config.sections import ATTENTION_BACKENDS
-from diffugen.diffusion.concepts import FEWEST, ConceptVectors, check_double_stream, trace_outputs
 from diffugen.diffusion.daam_backend import trace_with_daam
 from diffugen.diffusion.devices import free_memory
 from diffugen.diffusion.messages import quiet
@@ -37,16 +37,15 @@ from diffugen.diffusion.tasks import (
 )
 from diffugen.diffusion.tokens import TokenIndex, index_tokens
 from diffugen.diffusion.tracing import trace
-from diffugen.errors import ModelError, PromptError, counted, is_out_of_memory
-from diffugen.records import GeneratedImage, HeatMaps, ImageRecord, Phrase, Prompt, content_id
+from diffugen.errors import ModelError, is_out_of_memory
+from diffugen.records import GeneratedImage, HeatMaps, ImageRecord, Prompt, content_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
-Tracer = Callable[[Any, Sequence[ImageRecord], Sequence[TokenIndex]], AbstractContextManager[Any]]
-"""Traces one call of a pipeline for a batch of images; for the tokens of their prompts."""
+Tracer = Callable[[Any, Sequence[TokenIndex]], AbstractContextManager[Any]]
 
 BATCH_SIZE = 8
 GPU_BATCH_SIZE = 32
@@ -140,8 +139,6 @@ def generate(
     batch_size: int | None = None,
     attention_backend: str = "native",
     keep_self_attention: bool = False,
-    map: str = "probability",
-    concepts: Sequence[str] = (),
 ) -> Iterator[GeneratedImage]:
     """Generate the image and heat maps of each job.
 
@@ -163,9 +160,6 @@ def generate(
         attention_backend: ``"native"``, or ``"daam"``: square images with guidance, one per call.
         keep_self_attention: Whether heat maps have the self-attention, too; not with ``"daam"``. It needs
             about 10 MB of memory per image of a batch, and 300 MB per batch.
-        map: ``"probability"``, or ``"output"``; not with ``"daam"``. See `diffugen.diffusion.concepts`.
-        concepts: With ``"output"``, words that the phrases of a prompt are compared with, too; heat maps have
-            them as further phrases without a class.
 
     Yields:
         For each job, batch by batch: the record, the image uint8 RGB (H, W, 3), its heat maps, and its share
@@ -184,14 +178,14 @@ def generate(
         raise ModelError(
             f"unknown attention backend {attention_backend!r}; one of {', '.join(ATTENTION_BACKENDS)}"
         )
-    if (keep_self_attention or map != "probability") and attention_backend != "native":
-        raise ModelError("daam traces only probabilities of words; use the attention backend native")
+    if keep_self_attention and attention_backend != "native":
+        raise ModelError("daam does not trace self-attention; use the attention backend native")
     if batch_size is None:
         batch_size = default_batch_size(pipeline.device.type)
+    tracer: Tracer = partial(trace, keep_self_attention=keep_self_attention)
     if attention_backend == "daam":
-        batch_size = 1
-    pipelines, tokens = _checked(pipeline, jobs, map, concepts)
-    tracer = _tracer(pipeline, attention_backend, map, concepts, keep_self_attention)
+        tracer, batch_size = trace_with_daam, 1
+    pipelines, tokens = _checked(pipeline, jobs)
     for group in grouped(jobs):
         while group:
             batch = group[:batch_size]
@@ -204,7 +198,6 @@ def generate(
                     sources,
                     [tokens[job.prompt.id] for job in batch],
                     tracer,
-                    concepts,
                     on_step,
                 )
             except (RuntimeError, MemoryError) as error:
@@ -222,54 +215,24 @@ def generate(
                     yield result
 
 
-def _tracer(
-    pipeline: Any, backend: str, map: str, concepts: Sequence[str], keep_self_attention: bool
-) -> Tracer:
-    """Return what traces the images of a batch."""
-    if backend == "daam":
-        return lambda used, batch, tokens: trace_with_daam(used, tokens)
-    if map == "probability":
-        return lambda used, batch, tokens: trace(used, tokens, keep_self_attention=keep_self_attention)
-    vectors = ConceptVectors(pipeline)
-
-    def trace_concepts(
-        used: Any, batch: Sequence[ImageRecord], tokens: Sequence[TokenIndex]
-    ) -> AbstractContextManager[Any]:
-        found = [vectors.of([one.text for one in _with_concepts(job.prompt, concepts)]) for job in batch]
-        return trace_outputs(used, tokens, found, keep_self_attention=keep_self_attention)
-
-    return trace_concepts
-
-
-def _with_concepts(prompt: Prompt, concepts: Sequence[str]) -> tuple[Phrase, ...]:
-    """Return the phrases of a prompt, and those concepts that are not among them."""
-    known = {phrase.text.casefold() for phrase in prompt.phrases}
-    return (*prompt.phrases, *(Phrase(word, None) for word in concepts if word.casefold() not in known))
-
-
-def check_jobs(pipeline: Any, jobs: Sequence[ImageRecord], map: str, concepts: Sequence[str]) -> None:
+def check_jobs(pipeline: Any, jobs: Sequence[ImageRecord]) -> None:
     """Check, before any image is generated, that a model can generate and trace all of them.
 
     Args:
         pipeline: As for `generate`; its weights do not matter.
         jobs: The images to generate.
-        map: As for `generate`.
-        concepts: As for `generate`.
 
     Raises:
-        PromptError: A phrase is missing from its prompt or beyond the token limit, or has nothing to be
-            compared with.
-        ModelError: The pipeline rejects a setting, or ``map``.
+        PromptError: A phrase is missing from its prompt or beyond the token limit.
+        ModelError: The pipeline rejects a setting.
     """
-    _checked(pipeline, jobs, map, concepts)
+    _checked(pipeline, jobs)
 
 
 def _checked(
-    pipeline: Any, jobs: Sequence[ImageRecord], map: str, concepts: Sequence[str]
+    pipeline: Any, jobs: Sequence[ImageRecord]
 ) -> tuple[Mapping[str, Any], Mapping[str, TokenIndex]]:
     """Return the pipeline of each task, and by the id of each prompt where its phrases stand."""
-    if map == "output":
-        check_double_stream(pipeline)
     tokens: dict[str, TokenIndex] = {}
     pipelines = {task: task_pipeline(pipeline, task) for task in dict.fromkeys(job.task for job in jobs)}
     checked: set[tuple[Any, ...]] = set()
@@ -279,12 +242,6 @@ def _checked(
             continue
         checked.add(key)
         _check_job(pipelines[job.task], job)
-        if map == "output" and len(_with_concepts(job.prompt, concepts)) < FEWEST:
-            raise PromptError(
-                f"diffusion.map is output, which compares words with each other, but of the prompt "
-                f"{job.prompt.text!r} {counted(len(job.prompt.phrases), 'word')} can be traced; give others "
-                "in diffusion.concepts, such as what is around the object"
-            )
         if job.prompt.id not in tokens:
             tokens[job.prompt.id] = index_tokens(
                 pipeline, job.prompt.text, [phrase.text for phrase in job.prompt.phrases]
@@ -336,7 +293,6 @@ def _generate_batch(
     sources: Sequence[Source],
     tokens: Sequence[TokenIndex],
     tracer: Tracer,
-    concepts: Sequence[str],
     on_step: Callable[[float, int], None],
 ) -> list[GeneratedImage | None]:
     """Generate the images of a batch; None in place of a blackened one."""
@@ -345,11 +301,10 @@ def _generate_batch(
         quiet(),
         many_channels(pipeline, batch[0].task),
         followed(pipeline, lambda share: on_step(share, len(batch))),
-        tracer(pipeline, batch, tokens) as traced,
+        tracer(pipeline, tokens) as traced,
     ):
         images, blackened = _call(pipeline, batch, sources)
-    traces = zip(batch, traced.maps(), traced.self_attention(), strict=True)
-    heat_maps = [_heat_maps(job, maps, kept, concepts) for job, maps, kept in traces]
+    heat_maps = map(_heat_maps, batch, traced.maps(), traced.self_attention())
     made = [finished(job, image, one) for job, image, one in itertools.zip_longest(batch, images, sources)]
     seconds = (time.perf_counter() - started) / len(batch)
     return [
@@ -359,15 +314,11 @@ def _generate_batch(
 
 
 def _heat_maps(
-    job: ImageRecord,
-    maps: Mapping[str, NDArray[np.float16]],
-    self_attention: NDArray[np.float16] | None,
-    concepts: Sequence[str],
+    job: ImageRecord, maps: Mapping[str, NDArray[np.float16]], self_attention: NDArray[np.float16] | None
 ) -> HeatMaps:
     window = job.settings.get(WINDOW)
     covered = None if window is None else (window[0], window[1], window[2], window[3])
-    phrases = _with_concepts(job.prompt, concepts)
-    return HeatMaps(job.id, job.size_wh, phrases, maps, job.region, covered, self_attention)
+    return HeatMaps(job.id, job.size_wh, job.prompt.phrases, maps, job.region, covered, self_attention)
 
 
 def _call(

@@ -67,8 +67,7 @@ def trace(
         >>> traced.maps()[0]["up-16x16"].shape
         (1, 3, 16, 16)
     """
-    phrases = [len(index.positions) for index in tokens]
-    traced = AttentionTrace(pipeline, tokens, SelfAttention() if keep_self_attention else None, phrases)
+    traced = AttentionTrace(pipeline, tokens, SelfAttention() if keep_self_attention else None)
     with ExitStack() as stack:
         traced.install(stack)
         yield traced
@@ -88,11 +87,7 @@ class AttentionTrace:
     """Running sums of the traced tokens' attention. Created by `trace`."""
 
     def __init__(
-        self,
-        pipeline: Any,
-        tokens: Sequence[TokenIndex],
-        self_attention: SelfAttention | None,
-        phrases: Sequence[int],
+        self, pipeline: Any, tokens: Sequence[TokenIndex], self_attention: SelfAttention | None = None
     ) -> None:
         check_traceable(pipeline)
         self._self_attention = self_attention
@@ -100,8 +95,7 @@ class AttentionTrace:
         self._denoiser: Any = denoiser_of(pipeline)
         self._signature = inspect.signature(type(self._denoiser).forward)
         self._tokens = tuple(tokens)
-        self._phrases_of = phrases
-        self._phrases = max(phrases, default=0)
+        self._phrases = max((len(index.positions) for index in tokens), default=0)
         self._prompt_rows = PromptRows(pipeline, tokens)
         self._thread = threading.get_ident()
         self._batch = 0
@@ -143,7 +137,8 @@ class AttentionTrace:
         for (layer, h, w), sums in self._sums.items():
             counts = sums.new_tensor(self._counts[layer, h, w]).clamp(min=1).view(-1, 1, 1, 1)
             means = (sums / counts).half().cpu().numpy()  # (thirds, images, cells, phrases)
-            for image, phrases in enumerate(self._phrases_of):
+            for image, token_index in enumerate(self._tokens):
+                phrases = len(token_index.positions)
                 cells = means[:, image, :, :phrases].reshape(STEP_THIRDS, h, w, phrases)
                 maps[image][f"{names[layer]}-{h}x{w}"] = np.ascontiguousarray(cells.transpose(3, 0, 1, 2))
         return maps
@@ -265,12 +260,11 @@ class AttentionTrace:
                 if start in (0, key.shape[-2] - self._text_length) and len(nan) == self._text_length:
                     self._text_start = start
             elif self._running is not None:
-                self._record(result, original, *args, **kwargs)
+                self._record(original, *args, **kwargs)
         return result
 
     def _record(
         self,
-        result: torch.Tensor,
         attend: Callable[..., torch.Tensor],
         query: torch.Tensor,
         key: torch.Tensor,
@@ -290,25 +284,9 @@ class AttentionTrace:
         if attn_mask is not None:
             attn_mask = attn_mask[rows] if len(attn_mask) > 1 else attn_mask
             attn_mask = attn_mask[..., queries, :] if attn_mask.shape[-2] > 1 else attn_mask
-
-        def probabilities() -> torch.Tensor:
-            # Values as wide as the keys, because the fast kernels require it.
-            values = self._one_hot(key, key.shape[1], key.shape[2], key.shape[3], text_start)
-            return attend(query[rows, :, queries], key[rows], values, attn_mask, *args, **kwargs)
-
-        self._keep(result, queries, probabilities)
-
-    def _keep(self, result: torch.Tensor, queries: slice, probabilities: Callable[[], torch.Tensor]) -> None:
-        """Keep what is wanted of a call that reads the prompt.
-
-        Args:
-            result: What the call returned, (batch, heads, queries, channels).
-            queries: Those of the image's cells.
-            probabilities: Returns the attention of the one-hot values, as for `_add`.
-        """
-        assert self._running is not None
-        self._add(probabilities(), self._running.layer)
-        self._records += 1
+        # Values as wide as the keys, because the fast kernels require it.
+        values = self._one_hot(key, key.shape[1], key.shape[2], key.shape[3], text_start)
+        self._add(attend(query[rows, :, queries], key[rows], values, attn_mask, *args, **kwargs))
 
     def _score(self, original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Trace processors that compute the softmax themselves, such as AttnProcessor."""
@@ -331,8 +309,7 @@ class AttentionTrace:
             return scores
         probabilities = scores.view(self._batch, -1, *scores.shape[1:])[self._rows]
         mean = probabilities.mean(dim=1, keepdim=True)
-        self._add(mean @ self._one_hot(mean, 1, self._text_length, self._phrases), running.layer)
-        self._records += 1
+        self._add(mean @ self._one_hot(mean, 1, self._text_length, self._phrases))
         return scores
 
     def _image_queries(self, queries: int, keys: int) -> tuple[slice, int] | None:
@@ -380,18 +357,19 @@ class AttentionTrace:
             self._values[shape] = values.expand(-1, heads, -1, -1).contiguous()
         return self._values[shape]
 
-    def _add(self, found: torch.Tensor, layer: str) -> None:
-        """Add the attention of the one-hot values, (images, heads, cells, width), to the sums of a layer."""
-        grid = self._grid_hw
-        assert grid is not None
+    def _add(self, found: torch.Tensor) -> None:
+        """Add the attention of the one-hot values, (images, heads, cells, width), to the running sums."""
+        running, grid = self._running, self._grid_hw
+        assert running is not None and grid is not None
         means = found[..., : self._phrases].float().mean(dim=1)
-        group = (layer, *cells_hw(means.shape[1], grid))
+        group = (running.layer, *cells_hw(means.shape[1], grid))
         if group not in self._sums:
             self._sums[group] = means.new_zeros((STEP_THIRDS, *means.shape))
             self._counts[group] = [0] * STEP_THIRDS
         for third in thirds_of(*self._progress()):
             self._sums[group][third] += means
             self._counts[group][third] += 1
+        self._records += 1
 
     def _add_self_attention(self, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
         """Add a call with the cells of the images as queries and keys, (images, heads, cells, channels)."""

@@ -223,13 +223,13 @@ class LabelStore(ImageStore):
         Raises:
             StoreError: The run cannot be written. Then nothing is changed.
         """
-        found = list(disagreements)  # before those that are replaced are gone
+        rows = [{**asdict(one), "round": round} for one in disagreements]
         with self._ledger.transaction():
             self._ledger.write("DELETE FROM disagreements WHERE round = :round", [{"round": round}])
             self._ledger.write(
                 "INSERT INTO disagreements (image_id, round, kind, severity, attention, model, iou) "
                 "VALUES (:image_id, :round, :kind, :severity, :attention, :model, :iou)",
-                ({**asdict(one), "round": round} for one in found),
+                rows,
             )
             if method is not None:
                 self._ledger.write(

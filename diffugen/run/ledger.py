@@ -11,10 +11,9 @@ directories off network disks.
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -30,11 +29,6 @@ _BUSY_SECONDS = 30.0
 _LITTLE_SPACE_BYTES = 1 << 20
 
 T = TypeVar("T")
-
-MANY_IMAGES = 300_000
-"""From so many images on, the user is told that an update of the ledger takes long."""
-
-logger = logging.getLogger(__name__)
 
 _KEYS = {"stages": "name", "images": "id", "dropped": "id"}
 """What names a row of a table, where that is not ``image_id``."""
@@ -79,7 +73,6 @@ class Ledger:
                 self.version = self._version()
                 if not readonly:
                     if self.version < len(schema.MIGRATIONS):
-                        self._tell_if_long()
                         on_upgrade()
                     self._upgrade(about or {})
                 elif self.version < schema.READABLE:
@@ -210,17 +203,6 @@ class Ledger:
         self._connection.execute("PRAGMA foreign_keys = ON")
         self.version = len(schema.MIGRATIONS)
 
-    def _tell_if_long(self) -> None:
-        """Tell the user that an update takes its time."""
-        images = self.one("SELECT max(seq) FROM images") if "images" in self._tables() else None
-        if images is not None and (images[0] or 0) >= MANY_IMAGES:
-            logger.warning(
-                "updating the ledger of run %s, which an older DiffuGen wrote: with %s images, this takes a "
-                "minute or more. It is done once, and can be interrupted: then it begins again",
-                self.folder,
-                f"{images[0]:,}",
-            )
-
     def check_writable(self) -> None:
         """Raise an error if the run is open read-only.
 
@@ -249,7 +231,7 @@ class Ledger:
                 self._computed_at = None  # what was computed since may have seen what was not committed
                 raise
 
-    def write(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def write(self, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run one statement for each of ``rows``, inside a :meth:`transaction`."""
         self._connection.executemany(sql, rows)
 

@@ -29,7 +29,6 @@ from diffugen.labels.refine import ColourTies
 from diffugen.records import Instances
 from diffugen.run.results import Chosen
 from diffugen.run.rounds import OnProgress, Round, Run, stage
-from diffugen.run.shelf import shelved
 from diffugen.stages.compare import label_pair, learned_calibration
 
 
@@ -58,19 +57,8 @@ def choose(
         DiffugenError: Nothing is left to train on.
         StoreError: The folder cannot be written.
     """
-    with shelved(without_noisy(chosen_labels(round.run, method, policy), held_back)) as chosen:
-        return _written(round, on_progress, policy, known, chosen)
-
-
-def _written(
-    round: Round,
-    on_progress: OnProgress,
-    policy: TrainingPolicy,
-    known: Truth | None,
-    chosen: Mapping[str, TrainingLabels],
-) -> Chosen:
-    """Write the dataset of a round, and return what is in it; the arguments are those of `choose`."""
     run, store = round.run, round.store
+    chosen = without_noisy(dict(chosen_labels(run, method, policy)), held_back)
     splits = split_images(run, chosen, policy)
     if known is None and not any(len(chosen[image_id].instances or ()) for image_id in splits["train"]):
         raise DiffugenError(_nothing_to_train_on(round, chosen.values()))
@@ -184,15 +172,13 @@ def _pasted(
     round: Round, chosen: Mapping[str, TrainingLabels], ids: Sequence[str], policy: TrainingPolicy
 ) -> Iterator[Item]:
     """Yield images composed of the run's own: cut-outs of good objects, pasted into its training images."""
-    count = int(policy.dataset.paste * len(ids) + 0.5)
-    if not count:
-        return
     used = [chosen[image_id] for image_id in ids]
     labels = [one.instances for one in used if one.instances is not None]
 
     def image(number: int) -> NDArray[np.uint8]:
         return painted_over(round.store.image(ids[number]), used[number].hidden, labels[number].rles)
 
+    count = int(policy.dataset.paste * len(ids) + 0.5)
     cut_outs = _cut_outs(labels, [one.origin in CONFIRMED_ORIGINS for one in used])
     yield from composed(labels, image, cut_outs, count, round.seed)
 

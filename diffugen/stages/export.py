@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
 from diffugen.config.sections import TrainingPolicy
-from diffugen.dataset.policy import TrainingLabels, without_noisy
+from diffugen.dataset.policy import without_noisy
 from diffugen.errors import DiffugenError, counted, did_you_mean
 from diffugen.run.results import Sifted
 from diffugen.run.rounds import OnProgress, Run
-from diffugen.run.shelf import shelved
 from diffugen.stages.dataset import chosen_items, chosen_labels, split_images
 
 T = TypeVar("T")
@@ -41,17 +40,9 @@ def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, for
     """
     check_format(format)
     labelled, _ = run.store.count_labels("attention", method)
-    with ExitStack() as stack:
-        with run.progress("export: choose labels", "image") as on_progress:
-            labels = _counted(chosen_labels(run, method, policy), count(1), labelled, on_progress)
-            chosen = stack.enter_context(shelved(without_noisy(labels, _held_back(run, policy))))
-        return _export(run, chosen, policy, out, format)
-
-
-def _export(
-    run: Run, chosen: Mapping[str, TrainingLabels], policy: TrainingPolicy, out: Path, format: str
-) -> dict[str, int]:
-    """Write a dataset of chosen labels; the other arguments are those of `export_dataset`."""
+    with run.progress("export: choose labels", "image") as on_progress:
+        labels = _counted(chosen_labels(run, method, policy), count(1), labelled, on_progress)
+        chosen = without_noisy(dict(labels), _held_back(run, policy))
     ids = split_images(run, chosen, policy)
     if not ids["train"]:
         raise DiffugenError(f"run {run.folder} has no labels to export yet; diffugen label makes some")

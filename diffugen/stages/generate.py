@@ -95,7 +95,7 @@ def generate(
         batches = shard.of(_batches(plan.jobs, maker.batch_size))
         jobs = [job for batch in batches for job in batch]
         total += len(jobs)
-        check_jobs(pipeline, jobs, generation.diffusion.map, generation.diffusion.concepts)
+        check_jobs(pipeline, jobs)
         _tell_what_is_unread(round, pipeline, jobs)
         report(done)
         try:

@@ -339,22 +339,6 @@ def test_self_attention_needs_our_tracer(tmp_path: Path) -> None:
         load_config("miniature", [keep, "diffusion.attention_backend=daam"])
 
 
-def test_concepts_need_the_output_space_and_our_tracer() -> None:
-    output = "diffusion.map=output"
-    config = load_config("miniature", [output, "diffusion.concepts=[road, sky]"])
-    assert (config.diffusion.map, config.diffusion.concepts) == ("output", ("road", "sky"))
-    for settings, message in (
-        (
-            [output, "diffusion.attention_backend=daam"],
-            r'map = "output": expected probability unless diffusion\.',
-        ),
-        (["diffusion.concepts=[sky]"], r"concepts = .*: expected none unless diffusion\.map is output"),
-        ([output, "diffusion.concepts=[sky, Sky]"], r"concepts = .*: expected different words"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            load_config("miniature", settings)
-
-
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     text = """
 seeed: 1

@@ -171,7 +171,7 @@ def test_settings_and_sizes_that_the_pipeline_rejects(sd: Any, changes: dict[str
 def test_an_unknown_backend(sd: Any) -> None:
     with pytest.raises(ModelError, match="'dam'; one of native, daam"):
         list(generate(sd, plan(CAR), attention_backend="dam"))
-    with pytest.raises(ModelError, match="daam traces only probabilities"):
+    with pytest.raises(ModelError, match="daam does not trace self-attention"):
         list(generate(sd, plan(CAR), attention_backend="daam", keep_self_attention=True))
 
 

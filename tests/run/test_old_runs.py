@@ -18,7 +18,7 @@ from diffugen import stages
 from diffugen.config import Config, kept_config
 from diffugen.errors import StoreError
 from diffugen.labels.label import label
-from diffugen.run import Run, RunStore, ledger, schema
+from diffugen.run import Run, RunStore, schema
 from tests.support.command_line import run as run_command
 
 OLD = Path(__file__).parents[1] / "fixtures" / "run-schema-3"
@@ -52,19 +52,6 @@ def test_it_opens_and_its_results_are_read(store: RunStore) -> None:
     assert store.summary().images == 24 and store.loop is None
     for record in store.records():
         assert store.image(record.id).shape == (64, 64, 3)
-
-
-@pytest.mark.parametrize(("many", "told"), [(24, 1), (25, 0)])
-def test_a_long_update_is_told_once(
-    folder: Path, many: int, told: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(ledger, "MANY_IMAGES", many)
-    RunStore.open(folder, readonly=True).close()
-    assert not caplog.messages, "nothing is updated"
-    for _ in range(2):
-        RunStore.open(folder).close()
-    expected = f"updating the ledger of run {folder}, which an older DiffuGen wrote: with 24 images"
-    assert [one.startswith(expected) for one in caplog.messages] == [True] * told
 
 
 def test_the_same_heat_maps_give_the_same_labels(store: RunStore) -> None:

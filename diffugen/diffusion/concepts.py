@@ -1,11 +1,11 @@
 """Concept vectors: which concept each cell of an image resembles, in the space of attention's outputs.
 
 Each concept is one more token of the text, which neither the prompt nor the image sees. It is encoded as a
-prompt of its own; its vector is the mean over its tokens, of both text encoders in Stable Diffusion 3. In each
-layer that has weights for text and for images (a double-stream block), the concepts take the prompt's place:
-they go through the weights of the text, attend to the cells of the image and to each other, and what the
-block returns for them enters the next block. The map of a concept is the softmax, over the concepts of the
-image, of the product of two outputs of attention, with all heads joined and without a scale: that of each
+prompt of its own; its vector is the mean over its tokens, those of CLIP and of T5 in Stable Diffusion 3. In
+each layer that has weights for text and for images (a double-stream block), the concepts take the prompt's
+place: they go through the weights of the text, attend to the cells of the image and to each other, and what
+the block returns for them enters the next block. The map of a concept is the softmax, over the concepts of
+the image, of the product of two outputs of attention, with all heads joined and without a scale: that of each
 cell, from the image's own pass, and that of the concept.
 
 For this, the block runs a second time, on the concepts and one cell of the image. Its attention gets the keys
@@ -76,8 +76,8 @@ def check_concepts(pipeline: Any, words: Sequence[str]) -> None:
     if not blocks or not hasattr(denoiser, "context_embedder"):
         raise ModelError(
             "diffusion.map: output needs a model with joint attention, in layers with weights for text and "
-            f"weights for images (Stable Diffusion 3, FLUX, Chroma); this one, {type(pipeline).__name__} with "
-            f"{type(denoiser).__name__}, has none that can be used. Set diffusion.map to probability."
+            f"weights for images (Stable Diffusion 3, FLUX, Chroma). {type(pipeline).__name__} has none that "
+            "can be used. Set diffusion.map to probability."
         )
     if any(
         getattr(part, "_compiled_call_impl", None) is not None
@@ -124,9 +124,7 @@ class Concepts:
         )
         self._present = torch.arange(self._most) < torch.tensor(self.counts)[:, None]
         self._vectors: torch.Tensor | None = None  # one for each distinct concept
-        self._stream: torch.Tensor | None = (
-            None  # (images, concepts, channels), as the last block returned it
-        )
+        self._stream: torch.Tensor | None = None  # (images, concepts, channels), of the last block
         self._seen: tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool] | None = None
         self._outputs: torch.Tensor | None = None
         self.passing = False

@@ -81,7 +81,7 @@ def short(family: str) -> dict[str, Any]:
 
 
 def modulation(norm: Any, temb: torch.Tensor, text: bool) -> tuple[torch.Tensor, ...]:
-    """Return shift, scale and gate of the attention, then of the MLP; the first two only in SD3's last layer."""
+    """Return shift, scale and gate of attention, then of the MLP; only the first two in SD3's last layer."""
     if temb.ndim == 3:  # Chroma: the image's six, then the text's
         return temb[:, 6 * text : 6 * text + 6, None].unbind(1)
     values = norm.linear(silu(temb))[:, None].chunk(norm.linear.out_features // temb.shape[1], dim=-1)
@@ -100,7 +100,7 @@ class WrittenOut:
         self.calls: dict[int, list[Any]] = defaultdict(list)
 
     def vector(self, word: str) -> torch.Tensor:
-        """Encode a word alone and average its tokens: all but CLIP's first and last one, and T5's last one."""
+        """Encode a word alone and average its tokens: not the special ones, CLIP's two and T5's one."""
         pipeline, more = self.pipeline, {} if self.family != "sd3" else {"prompt_2": None, "prompt_3": None}
         encoded = pipeline.encode_prompt(prompt=[word], **more, **short(self.family))[0][0]
         t5 = {"sd3": "tokenizer_3", "flux": "tokenizer_2", "chroma": "tokenizer"}[self.family]

@@ -21,7 +21,7 @@ prompt's pooled text. The mean over tokens and the prompt's own modulation, for 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -64,12 +64,16 @@ def double_stream_blocks(denoiser: Any) -> dict[str, Any]:
     return found
 
 
-def check_concepts(pipeline: Any, words: Sequence[str]) -> None:
-    """Check that the concepts of an image can be traced.
+def check_concepts(pipeline: Any, concepts: Collection[Sequence[str]]) -> None:
+    """Check that the concepts of images can be traced.
+
+    Args:
+        pipeline: The pipeline.
+        concepts: Those of each image.
 
     Raises:
         ModelError: The model has no double-stream blocks, or their parts are compiled.
-        PromptError: There are fewer than two concepts, or one is too long for the text encoder.
+        PromptError: An image has fewer than two concepts, or one is too long for the text encoder.
     """
     denoiser = denoiser_of(pipeline)
     blocks = double_stream_blocks(denoiser)
@@ -88,13 +92,14 @@ def check_concepts(pipeline: Any, words: Sequence[str]) -> None:
             "diffusion.map: output does not work with compiled parts: the concepts would change how they "
             "compute the image. Set diffusion.compile to false, or diffusion.map to probability."
         )
-    if len({word.casefold() for word in words}) < 2:
-        raise PromptError(
-            "diffusion.map: output compares the concepts of an image with each other, and an image has only "
-            f"{words[0] if words else 'none'!r}. Add words for what else is in the images, such as "
-            "diffusion.concepts: [road, sky]."
-        )
-    for word in words:
+    for words in concepts:
+        if len({word.casefold() for word in words}) < 2:
+            raise PromptError(
+                "diffusion.map: output compares the concepts of an image with each other, and an image has "
+                f"only {repr(words[0]) if words else 'none'}. Add words for what else is in the images, such "
+                "as diffusion.concepts: [road, sky]."
+            )
+    for word in dict.fromkeys(word for words in concepts for word in words):
         index_tokens(pipeline, word, [word])
 
 
@@ -109,8 +114,7 @@ class Concepts:
     def __init__(self, pipeline: Any, words: Sequence[Sequence[str]]) -> None:
         import torch
 
-        for some in words:
-            check_concepts(pipeline, some)
+        check_concepts(pipeline, words)
         self._distinct = list(dict.fromkeys(word for some in words for word in some))
         self._pipeline = pipeline
         self._denoiser: Any = denoiser_of(pipeline)

@@ -259,6 +259,7 @@ def _checked(
     if concepts and map_kind != "output":
         raise ModelError("concepts are traced in maps of the kind 'output' only")
     tokens: dict[str, TokenIndex] = {}
+    compared: dict[tuple[str, ...], None] = {}  # in the order of the jobs
     pipelines = {task: task_pipeline(pipeline, task) for task in dict.fromkeys(job.task for job in jobs)}
     checked: set[tuple[Any, ...]] = set()
     for job in jobs:
@@ -270,9 +271,11 @@ def _checked(
         if job.prompt.id not in tokens:
             words = [phrase.text for phrase in _traced(job.prompt, concepts)]
             if map_kind == "output":  # they are encoded by themselves, in the prompt or not
-                check_concepts(pipeline, words)
+                compared[tuple(words)] = None
                 words = []
             tokens[job.prompt.id] = index_tokens(pipeline, job.prompt.text, words)
+    if map_kind == "output":
+        check_concepts(pipeline, compared)
     return pipelines, tokens
 
 

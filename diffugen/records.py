@@ -175,10 +175,11 @@ class HeatMaps:
         size_wh: Width and height of that image in pixels.
         phrases: The P traced phrases, in the order of the arrays' first axis.
         maps: From a layer group to a float16 array (P, 3, h, w): attention probability in [0, 1], averaged
-            over heads, layers of the group, steps of the third, and the tokens of the phrase. A group is
-            named ``"<place>-<h>x<w>"`` with place ``down``, ``mid`` or ``up`` in a UNet, and ``joint-`` with
-            the number of the layer, as in ``joint-07-32x32``, in a transformer; earlier versions averaged
-            all its layers to ``joint-32x32``. Or ``"taught-<h>x<w>"`` and ``"doubt-<h>x<w>"`` alone: the
+            over heads, layers of the group, steps of the third, and the tokens of the phrase; or, of
+            concepts, how much a cell resembles each, which adds up to 1 over all of them. A group is named
+            ``"<place>-<h>x<w>"`` with place ``down``, ``mid`` or ``up`` in a UNet, and ``joint-`` with the
+            number of the layer, as in ``joint-07-32x32``, in a transformer; earlier versions averaged all
+            its layers to ``joint-32x32``. Or ``"taught-<h>x<w>"`` and ``"doubt-<h>x<w>"`` alone: the
             probability of the phrase's object, as a decoder drew it, and its doubt in [0, 1], three times.
         region: The region that was painted over, as RLE of the image's size; the maps locate objects only
             there. None: everywhere.

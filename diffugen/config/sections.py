@@ -21,9 +21,11 @@ from diffugen.errors import did_you_mean
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 Offload = Literal["none", "model", "sequential"]
 AttentionBackend = Literal["native", "daam"]
+MapKind = Literal["probability", "output"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 OFFLOADS: tuple[Offload, ...] = get_args(Offload)
 ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = get_args(AttentionBackend)
+MAP_KINDS: tuple[MapKind, ...] = get_args(MapKind)
 
 ReviewMode = Literal["none", "static", "serve", "fiftyone"]
 ReviewOrder = Literal["severity", "change", "diverse", "mixed", "doubt", "random"]
@@ -47,6 +49,11 @@ class DiffusionSettings(Section):
         attention_backend: ``native`` is our tracer; ``daam`` the package of that name, a slow reference.
         keep_self_attention: Whether self-attention is kept with the heat maps, for ``labels.self_attention``:
             up to 2 MB per image, and slower.
+        map: What heat maps are made of: ``probability``, the attention that each cell pays to the words; or
+            ``output``, for Stable Diffusion 3, FLUX and Chroma, how much each cell's attention output
+            resembles that of each word, compared with the other words. See `diffugen.diffusion.concepts`.
+        concepts: With map ``output``, words for what else is in the images; they compete with the classes for
+            pixels, like the background words of prompts, and need not be in the prompt.
         offload: What leaves the GPU's memory while it is not needed.
         vae_slicing: Whether the images of a batch are decoded one by one: less memory.
         vae_tiling: Whether large images are decoded in tiles: less memory, sometimes visible seams.
@@ -68,6 +75,8 @@ class DiffusionSettings(Section):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     attention_backend: AttentionBackend = "native"
     keep_self_attention: bool = False
+    map: MapKind = "probability"
+    concepts: tuple[Text, ...] = ()
     offload: Offload = "none"
     vae_slicing: bool = False
     vae_tiling: bool = False
@@ -81,6 +90,22 @@ class DiffusionSettings(Section):
     def _traced_by_us(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("attention_backend", "native") != "native":
             raise ValueError("false unless diffusion.attention_backend is native")
+        return value
+
+    @field_validator("map")
+    @classmethod
+    def _output_traced_by_us(cls, value: MapKind, info: ValidationInfo) -> MapKind:
+        if value == "output" and info.data.get("attention_backend", "native") != "native":
+            raise ValueError("probability unless diffusion.attention_backend is native")
+        return value
+
+    @field_validator("concepts")
+    @classmethod
+    def _of_outputs(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and info.data.get("map", "output") != "output":
+            raise ValueError(
+                "none unless diffusion.map is output; prompts.background has words of the prompts"
+            )
         return value
 
 

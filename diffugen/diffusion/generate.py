@@ -15,13 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffugen.config.sections import ATTENTION_BACKENDS
+from diffugen.config.sections import ATTENTION_BACKENDS, MAP_KINDS
+from diffugen.diffusion.concepts import check_concepts
 from diffugen.diffusion.daam_backend import trace_with_daam
 from diffugen.diffusion.devices import free_memory
 from diffugen.diffusion.messages import quiet
@@ -38,14 +38,14 @@ from diffugen.diffusion.tasks import (
 from diffugen.diffusion.tokens import TokenIndex, index_tokens
 from diffugen.diffusion.tracing import trace
 from diffugen.errors import ModelError, is_out_of_memory
-from diffugen.records import GeneratedImage, HeatMaps, ImageRecord, Prompt, content_id
+from diffugen.records import GeneratedImage, HeatMaps, ImageRecord, Phrase, Prompt, content_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
-Tracer = Callable[[Any, Sequence[TokenIndex]], AbstractContextManager[Any]]
+Tracer = Callable[[Any, Sequence[ImageRecord]], AbstractContextManager[Any]]
 
 BATCH_SIZE = 8
 GPU_BATCH_SIZE = 32
@@ -139,6 +139,8 @@ def generate(
     batch_size: int | None = None,
     attention_backend: str = "native",
     keep_self_attention: bool = False,
+    map_kind: str = "probability",
+    concepts: Sequence[str] = (),
 ) -> Iterator[GeneratedImage]:
     """Generate the image and heat maps of each job.
 
@@ -160,14 +162,18 @@ def generate(
         attention_backend: ``"native"``, or ``"daam"``: square images with guidance, one per call.
         keep_self_attention: Whether heat maps have the self-attention, too; not with ``"daam"``. It needs
             about 10 MB of memory per image of a batch, and 300 MB per batch.
+        map_kind: ``"probability"``, or ``"output"``: maps of concepts, which are the phrases of each prompt,
+            in its text or not, and ``concepts``; see `diffugen.diffusion.concepts`. Not with ``"daam"``.
+        concepts: Words that compete with all prompts' phrases; their heat maps are kept as those of
+            background words. For ``"output"`` only.
 
     Yields:
         For each job, batch by batch: the record, the image uint8 RGB (H, W, 3), its heat maps, and its share
         of the batch's time in seconds.
 
     Raises:
-        PromptError: A phrase is missing from its prompt or beyond the token limit; raised before any image is
-            generated.
+        PromptError: A phrase is missing from its prompt or beyond the token limit, or an image has a single
+            concept; raised before any image is generated.
         ModelError: The pipeline rejects a setting or size, cannot be traced, or runs out of memory even with
             one image.
 
@@ -180,26 +186,36 @@ def generate(
         )
     if keep_self_attention and attention_backend != "native":
         raise ModelError("daam does not trace self-attention; use the attention backend native")
+    if map_kind == "output" and attention_backend != "native":
+        raise ModelError("daam does not trace concepts; use the attention backend native")
     if batch_size is None:
         batch_size = default_batch_size(pipeline.device.type)
-    tracer: Tracer = partial(trace, keep_self_attention=keep_self_attention)
+    pipelines, tokens = _checked(pipeline, jobs, map_kind, concepts)
+
+    def phrases_of(job: ImageRecord) -> tuple[Phrase, ...]:
+        return _traced(job.prompt, concepts)
+
+    def tracer(of_task: Any, batch: Sequence[ImageRecord]) -> AbstractContextManager[Any]:
+        indices = [tokens[job.prompt.id] for job in batch]
+        if attention_backend == "daam":
+            return trace_with_daam(of_task, indices)
+        words = [[phrase.text for phrase in phrases_of(job)] for job in batch]
+        return trace(
+            of_task,
+            indices,
+            keep_self_attention=keep_self_attention,
+            concepts=words if map_kind == "output" else None,
+        )
+
     if attention_backend == "daam":
-        tracer, batch_size = trace_with_daam, 1
-    pipelines, tokens = _checked(pipeline, jobs)
+        batch_size = 1
     for group in grouped(jobs):
         while group:
             batch = group[:batch_size]
             sources = [source(job) for job in batch if source is not None and job.parent is not None]
             done: list[GeneratedImage | None] = []
             try:
-                done = _generate_batch(
-                    pipelines[batch[0].task],
-                    batch,
-                    sources,
-                    [tokens[job.prompt.id] for job in batch],
-                    tracer,
-                    on_step,
-                )
+                done = _generate_batch(pipelines[batch[0].task], batch, sources, phrases_of, tracer, on_step)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -215,25 +231,35 @@ def generate(
                     yield result
 
 
-def check_jobs(pipeline: Any, jobs: Sequence[ImageRecord]) -> None:
+def check_jobs(
+    pipeline: Any, jobs: Sequence[ImageRecord], *, map_kind: str = "probability", concepts: Sequence[str] = ()
+) -> None:
     """Check, before any image is generated, that a model can generate and trace all of them.
 
     Args:
         pipeline: As for `generate`; its weights do not matter.
         jobs: The images to generate.
+        map_kind: As for `generate`.
+        concepts: The same.
 
     Raises:
-        PromptError: A phrase is missing from its prompt or beyond the token limit.
-        ModelError: The pipeline rejects a setting.
+        PromptError: A phrase is missing from its prompt or beyond the token limit, or an image has a single
+            concept.
+        ModelError: The pipeline rejects a setting, or cannot trace concepts.
     """
-    _checked(pipeline, jobs)
+    _checked(pipeline, jobs, map_kind, concepts)
 
 
 def _checked(
-    pipeline: Any, jobs: Sequence[ImageRecord]
+    pipeline: Any, jobs: Sequence[ImageRecord], map_kind: str, concepts: Sequence[str]
 ) -> tuple[Mapping[str, Any], Mapping[str, TokenIndex]]:
     """Return the pipeline of each task, and by the id of each prompt where its phrases stand."""
+    if map_kind not in MAP_KINDS:
+        raise ModelError(f"unknown kind of map {map_kind!r}; one of {', '.join(MAP_KINDS)}")
+    if concepts and map_kind != "output":
+        raise ModelError("concepts are traced in maps of the kind 'output' only")
     tokens: dict[str, TokenIndex] = {}
+    compared: dict[tuple[str, ...], None] = {}  # in the order of the jobs
     pipelines = {task: task_pipeline(pipeline, task) for task in dict.fromkeys(job.task for job in jobs)}
     checked: set[tuple[Any, ...]] = set()
     for job in jobs:
@@ -243,10 +269,21 @@ def _checked(
         checked.add(key)
         _check_job(pipelines[job.task], job)
         if job.prompt.id not in tokens:
-            tokens[job.prompt.id] = index_tokens(
-                pipeline, job.prompt.text, [phrase.text for phrase in job.prompt.phrases]
-            )
+            words = [phrase.text for phrase in _traced(job.prompt, concepts)]
+            if map_kind == "output":  # they are encoded by themselves, in the prompt or not
+                compared[tuple(words)] = None
+                words = []
+            tokens[job.prompt.id] = index_tokens(pipeline, job.prompt.text, words)
+    if map_kind == "output":
+        check_concepts(pipeline, compared)
     return pipelines, tokens
+
+
+def _traced(prompt: Prompt, concepts: Sequence[str]) -> tuple[Phrase, ...]:
+    """Return the phrases that are traced in the images of a prompt: its own, then the other concepts."""
+    own = {phrase.text.casefold() for phrase in prompt.phrases}
+    others = dict.fromkeys(word for word in concepts if word.casefold() not in own)
+    return (*prompt.phrases, *(Phrase(word, None) for word in others))
 
 
 def _check_job(pipeline: Any, job: ImageRecord) -> None:
@@ -291,7 +328,7 @@ def _generate_batch(
     pipeline: Any,
     batch: Sequence[ImageRecord],
     sources: Sequence[Source],
-    tokens: Sequence[TokenIndex],
+    phrases_of: Callable[[ImageRecord], tuple[Phrase, ...]],
     tracer: Tracer,
     on_step: Callable[[float, int], None],
 ) -> list[GeneratedImage | None]:
@@ -301,10 +338,11 @@ def _generate_batch(
         quiet(),
         many_channels(pipeline, batch[0].task),
         followed(pipeline, lambda share: on_step(share, len(batch))),
-        tracer(pipeline, tokens) as traced,
+        tracer(pipeline, batch) as traced,
     ):
         images, blackened = _call(pipeline, batch, sources)
-    heat_maps = map(_heat_maps, batch, traced.maps(), traced.self_attention())
+    phrases = [phrases_of(job) for job in batch]
+    heat_maps = map(_heat_maps, batch, phrases, traced.maps(), traced.self_attention())
     made = [finished(job, image, one) for job, image, one in itertools.zip_longest(batch, images, sources)]
     seconds = (time.perf_counter() - started) / len(batch)
     return [
@@ -314,11 +352,14 @@ def _generate_batch(
 
 
 def _heat_maps(
-    job: ImageRecord, maps: Mapping[str, NDArray[np.float16]], self_attention: NDArray[np.float16] | None
+    job: ImageRecord,
+    phrases: tuple[Phrase, ...],
+    maps: Mapping[str, NDArray[np.float16]],
+    self_attention: NDArray[np.float16] | None,
 ) -> HeatMaps:
     window = job.settings.get(WINDOW)
     covered = None if window is None else (window[0], window[1], window[2], window[3])
-    return HeatMaps(job.id, job.size_wh, job.prompt.phrases, maps, job.region, covered, self_attention)
+    return HeatMaps(job.id, job.size_wh, phrases, maps, job.region, covered, self_attention)
 
 
 def _call(

@@ -29,7 +29,8 @@ def load_embeddings(pipeline: Any, files: Sequence[str | Path]) -> list[str]:
     A token with several vectors is written once in a prompt; the pipeline replaces it by ``<t> <t>_1 ...``.
 
     Args:
-        pipeline: Stable Diffusion 1.x, 2.x or XL, from `pipelines.load_pipeline`.
+        pipeline: Stable Diffusion 1.x, 2.x or XL, from `pipelines.load_pipeline`; any other if there are no
+            files.
         files: ``.safetensors`` (a tensor by the token's name; or ``emb_params``, or ``clip_l`` and
             ``clip_g``, where the file's name is the token), ``.pt`` or ``.bin`` (``{token: tensor}``, or
             Automatic1111's ``string_to_param``).
@@ -46,6 +47,8 @@ def load_embeddings(pipeline: Any, files: Sequence[str | Path]) -> list[str]:
         >>> load_embeddings(pipeline, ["grand-piano.safetensors"])
         ['<grand-piano>']
     """
+    if not files:
+        return []  # models that do not support tokens have none
     encoders = text_encoders(pipeline)
     tokens: dict[str, Path] = {}
     loaded: list[tuple[str, tuple[torch.Tensor, ...]]] = []

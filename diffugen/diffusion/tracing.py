@@ -7,6 +7,8 @@ sqrt(d)) @ onehot``. So the same kernel, mask and scale apply, and the full atte
 Which rows are conditional, the shape of the latent grid and the position of the text in a joint sequence are
 read from the denoiser's inputs, never guessed.
 
+Or traces concepts instead of tokens, which need not be in the prompt (see `concepts`).
+
 On request, the self-attention of the images is averaged too (see `self_attention`); in a joint sequence, it
 is the part in which cells of the image attend to each other.
 
@@ -21,11 +23,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffugen.diffusion.concepts import Concepts
 from diffugen.diffusion.conditioning import PromptRows, patch
 from diffugen.diffusion.families import ADVICE, attention_modules, check_traceable, denoiser_of
 from diffugen.diffusion.layout import cells_hw, latent_grid_hw, thirds_of
@@ -42,7 +46,11 @@ UNET_PLACES = ("down", "mid", "up")
 
 @contextmanager
 def trace(
-    pipeline: Any, tokens: Sequence[TokenIndex], *, keep_self_attention: bool = False
+    pipeline: Any,
+    tokens: Sequence[TokenIndex],
+    *,
+    keep_self_attention: bool = False,
+    concepts: Sequence[Sequence[str]] | None = None,
 ) -> Iterator[AttentionTrace]:
     """Trace one call of a pipeline.
 
@@ -53,6 +61,8 @@ def trace(
         pipeline: A diffusers pipeline with a UNet or transformer, for any task.
         tokens: The tokens to trace for each image of the batch.
         keep_self_attention: Whether `AttentionTrace.self_attention` is wanted, too.
+        concepts: The words of each image whose maps are made from attention outputs, in place of those of
+            the tokens; they need not be in the prompt. See `diffugen.diffusion.concepts`.
 
     Yields:
         The trace; call its `AttentionTrace.maps` once the pipeline has returned.
@@ -60,6 +70,7 @@ def trace(
     Raises:
         ModelError: The pipeline computes attention in a way that cannot be traced; the message names it and
             says what to do.
+        PromptError: A concept is too long for the text encoder.
 
     Example:
         >>> with trace(pipeline, [index_tokens(pipeline, "a red car", ["car"])]) as traced:
@@ -67,7 +78,12 @@ def trace(
         >>> traced.maps()[0]["up-16x16"].shape
         (1, 3, 16, 16)
     """
-    traced = AttentionTrace(pipeline, tokens, SelfAttention() if keep_self_attention else None)
+    traced = AttentionTrace(
+        pipeline,
+        tokens,
+        SelfAttention() if keep_self_attention else None,
+        None if concepts is None else Concepts(pipeline, concepts),
+    )
     with ExitStack() as stack:
         traced.install(stack)
         yield traced
@@ -84,18 +100,26 @@ class _Running:
 
 
 class AttentionTrace:
-    """Running sums of the traced tokens' attention. Created by `trace`."""
+    """Running sums of the traced tokens' attention, or of concepts' maps. Created by `trace`."""
 
     def __init__(
-        self, pipeline: Any, tokens: Sequence[TokenIndex], self_attention: SelfAttention | None = None
+        self,
+        pipeline: Any,
+        tokens: Sequence[TokenIndex],
+        self_attention: SelfAttention | None = None,
+        concepts: Concepts | None = None,
     ) -> None:
         check_traceable(pipeline)
         self._self_attention = self_attention
+        self._concepts = concepts
         self._pipeline = pipeline
         self._denoiser: Any = denoiser_of(pipeline)
         self._signature = inspect.signature(type(self._denoiser).forward)
         self._tokens = tuple(tokens)
-        self._phrases = max((len(index.positions) for index in tokens), default=0)
+        self._counts_of_phrases = (
+            [len(index.positions) for index in tokens] if concepts is None else concepts.counts
+        )
+        self._phrases = max(self._counts_of_phrases, default=0)
         self._prompt_rows = PromptRows(pipeline, tokens)
         self._thread = threading.get_ident()
         self._batch = 0
@@ -118,10 +142,12 @@ class AttentionTrace:
         Returns:
             For each image, a mapping from layer group to a float16 array (P, 3, h, w): attention
             probabilities in [0, 1], averaged over heads, layers of the group, steps of the third, and tokens
-            of the phrase. With fewer than 3 steps, a step counts in every third that it overlaps. The layers
-            of a UNet are grouped by place and grid, ``"<place>-<h>x<w>"`` with place ``down``, ``mid`` or
-            ``up``. Each layer of a transformer is a group of its own, ``"joint-<number>-<h>x<w>"``, counted
-            from 0 among the layers that read the prompt, with as many digits (at least two) as the last has.
+            of the phrase; or, of P concepts, how much a cell resembles each, which adds up to 1. With fewer
+            than 3 steps, a step counts in every third that it overlaps. The layers of a UNet are grouped by
+            place and grid, ``"<place>-<h>x<w>"`` with place ``down``, ``mid`` or ``up``. Each layer of a
+            transformer is a group of its own, ``"joint-<number>-<h>x<w>"``, counted from 0 among the layers
+            that read the prompt, with as many digits (at least two) as the last has. Concepts have maps of
+            the layers alone that have weights for text, which are the first.
 
         Raises:
             ModelError: No attention was traced: the pipeline was not called, or computes it elsewhere.
@@ -137,8 +163,7 @@ class AttentionTrace:
         for (layer, h, w), sums in self._sums.items():
             counts = sums.new_tensor(self._counts[layer, h, w]).clamp(min=1).view(-1, 1, 1, 1)
             means = (sums / counts).half().cpu().numpy()  # (thirds, images, cells, phrases)
-            for image, token_index in enumerate(self._tokens):
-                phrases = len(token_index.positions)
+            for image, phrases in enumerate(self._counts_of_phrases):
                 cells = means[:, image, :, :phrases].reshape(STEP_THIRDS, h, w, phrases)
                 maps[image][f"{names[layer]}-{h}x{w}"] = np.ascontiguousarray(cells.transpose(3, 0, 1, 2))
         return maps
@@ -172,6 +197,11 @@ class AttentionTrace:
         patch(stack, torch.nn.functional, "scaled_dot_product_attention", self._attend)
         patch(stack, self._pipeline.scheduler, "step", self._finish_step)
         self._prompt_rows.install(stack)
+        if self._concepts is not None:
+            self._concepts.install(stack)
+            for layer, block in self._concepts.blocks.items():
+                leave = partial(self._leave_block, layer)
+                stack.callback(block.register_forward_hook(leave, with_kwargs=True).remove)
         stack.callback(
             self._denoiser.register_forward_pre_hook(self._enter_denoiser, with_kwargs=True).remove
         )
@@ -183,7 +213,7 @@ class AttentionTrace:
         layer = next((place for place in UNET_PLACES if name.startswith(f"{place}_block")), name)
 
         def enter(_: Any, args: Any, kwargs: Any) -> None:
-            if self._rows is not None and not self._probing:
+            if self._rows is not None and not self._aside():
                 text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
                 if text is not None and layer == name and self._text_start is None:
                     self._find_text(module, args, kwargs)
@@ -217,6 +247,8 @@ class AttentionTrace:
         self._rows = self._prompt_rows.find(text)
         if self._rows is None:
             return
+        if self._concepts is not None:
+            self._concepts.begin()
         self._batch, self._text_length = text.shape[:2]
         if self._grid_hw is None:
             self._grid_hw = latent_grid_hw(given, type(self._denoiser).__name__)
@@ -235,6 +267,15 @@ class AttentionTrace:
                 "get_attention_scores. Return to the default processors, or set keep_self_attention to false."
             )
 
+    def _leave_block(self, layer: str, block: Any, args: Any, kwargs: Any, _: Any) -> None:
+        """Let the concepts follow the images through a block, and keep their maps."""
+        if self._rows is not None and self._concepts is not None:
+            self._add_means(layer, self._concepts.maps(block, args, kwargs, self._rows))
+
+    def _aside(self) -> bool:
+        """Return whether what runs is not part of the image's own pass."""
+        return self._probing or (self._concepts is not None and self._concepts.passing)
+
     def _finish_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Count steps by the scheduler's, because a pipeline may call its denoiser several times a step."""
         self._step += 1
@@ -251,17 +292,44 @@ class AttentionTrace:
             self._probing = False
 
     def _attend(self, original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        own = threading.get_ident() == self._thread
+        if own and self._concepts is not None and self._concepts.passing:
+            return self._concepts.attend(original, *args, **kwargs)
         result = original(*args, **kwargs)
-        if threading.get_ident() == self._thread:
+        if own:
             if self._probing:
                 key = kwargs["key"] if "key" in kwargs else args[1]
                 nan = key[0, 0].isnan().any(-1).nonzero().flatten().tolist()
                 start = nan[0] if nan else None
                 if start in (0, key.shape[-2] - self._text_length) and len(nan) == self._text_length:
                     self._text_start = start
+            elif self._running is not None and self._concepts is not None:
+                self._keep_output(self._concepts, result, *args, **kwargs)
             elif self._running is not None:
                 self._record(original, *args, **kwargs)
         return result
+
+    def _keep_output(
+        self,
+        concepts: Concepts,
+        output: torch.Tensor,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *_: Any,
+        scale: float | None = None,
+        **__: Any,
+    ) -> None:
+        """Hand what attention made of the images to the concepts, which follow at the end of the block."""
+        running, rows = self._running, self._rows
+        assert running is not None
+        part = self._image_queries(query.shape[-2], key.shape[-2])
+        self._record_self_attention(query, key, part, scale)
+        if part is not None and running.reads_text and running.layer in concepts.blocks:
+            cells, text_start = part
+            seen = (side[rows, :, cells] for side in (output, key, value))
+            concepts.see(*seen, text_first=text_start == 0)
+            self._records += 1
 
     def _record(
         self,
@@ -274,10 +342,7 @@ class AttentionTrace:
         **kwargs: Any,
     ) -> None:
         rows, part = self._rows, self._image_queries(query.shape[-2], key.shape[-2])
-        cells = self._image_cells(query.shape[-2], key.shape[-2], part)
-        if cells is not None:
-            scale = kwargs.get("scale") or query.shape[-1] ** -0.5
-            self._add_self_attention(query[rows, :, cells], key[rows, :, cells], scale)
+        self._record_self_attention(query, key, part, kwargs.get("scale"))
         if part is None:
             return
         queries, text_start = part
@@ -287,6 +352,14 @@ class AttentionTrace:
         # Values as wide as the keys, because the fast kernels require it.
         values = self._one_hot(key, key.shape[1], key.shape[2], key.shape[3], text_start)
         self._add(attend(query[rows, :, queries], key[rows], values, attn_mask, *args, **kwargs))
+
+    def _record_self_attention(
+        self, query: torch.Tensor, key: torch.Tensor, part: tuple[slice, int] | None, scale: float | None
+    ) -> None:
+        cells, rows = self._image_cells(query.shape[-2], key.shape[-2], part), self._rows
+        if cells is not None:
+            scale = scale or query.shape[-1] ** -0.5
+            self._add_self_attention(query[rows, :, cells], key[rows, :, cells], scale)
 
     def _score(self, original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Trace processors that compute the softmax themselves, such as AttnProcessor."""
@@ -359,17 +432,20 @@ class AttentionTrace:
 
     def _add(self, found: torch.Tensor) -> None:
         """Add the attention of the one-hot values, (images, heads, cells, width), to the running sums."""
-        running, grid = self._running, self._grid_hw
-        assert running is not None and grid is not None
-        means = found[..., : self._phrases].float().mean(dim=1)
-        group = (running.layer, *cells_hw(means.shape[1], grid))
+        assert self._running is not None
+        self._add_means(self._running.layer, found[..., : self._phrases].float().mean(dim=1))
+        self._records += 1
+
+    def _add_means(self, layer: str, means: torch.Tensor) -> None:
+        """Add maps of a layer, (images, cells, phrases), to the running sums."""
+        assert self._grid_hw is not None
+        group = (layer, *cells_hw(means.shape[1], self._grid_hw))
         if group not in self._sums:
             self._sums[group] = means.new_zeros((STEP_THIRDS, *means.shape))
             self._counts[group] = [0] * STEP_THIRDS
         for third in thirds_of(*self._progress()):
             self._sums[group][third] += means
             self._counts[group][third] += 1
-        self._records += 1
 
     def _add_self_attention(self, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
         """Add a call with the cells of the images as queries and keys, (images, heads, cells, channels)."""

@@ -95,7 +95,8 @@ def generate(
         batches = shard.of(_batches(plan.jobs, maker.batch_size))
         jobs = [job for batch in batches for job in batch]
         total += len(jobs)
-        check_jobs(pipeline, jobs)
+        settings = generation.diffusion
+        check_jobs(pipeline, jobs, map_kind=settings.map, concepts=settings.concepts)
         _tell_what_is_unread(round, pipeline, jobs)
         report(done)
         try:

@@ -97,6 +97,8 @@ class _Making:
             batch_size=self._size,
             attention_backend=self._maker.settings.attention_backend,
             keep_self_attention=self._maker.settings.keep_self_attention,
+            map_kind=self._maker.settings.map,
+            concepts=self._maker.settings.concepts,
         )
         yield from dropped
 

@@ -25,7 +25,7 @@ from diffugen.diffusion.tokens import index_tokens
 from diffugen.diffusion.tracing import trace
 from diffugen.errors import ModelError
 
-VARIANTS = ("untraced", "native", "daam")
+VARIANTS = ("untraced", "native", "output", "daam")
 
 
 def run(pipeline: Any, prompt: str, phrases: Sequence[str], images: int, steps: int, variant: str) -> float:
@@ -43,7 +43,13 @@ def run(pipeline: Any, prompt: str, phrases: Sequence[str], images: int, steps: 
         if variant == "untraced":
             pipeline([prompt] * batch, generator=generators, **settings)
             continue
-        with (trace if variant == "native" else trace_with_daam)(pipeline, [index] * batch) as traced:
+        if variant == "daam":
+            tracing = trace_with_daam(pipeline, [index] * batch)
+        else:  # with concepts, the same phrases compete
+            tracing = trace(
+                pipeline, [index] * batch, concepts=[phrases] * batch if variant == "output" else None
+            )
+        with tracing as traced:
             pipeline([prompt] * batch, generator=generators, **settings)
         traced.maps()
     return (clock() - started) / images

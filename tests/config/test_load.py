@@ -339,6 +339,15 @@ def test_self_attention_needs_our_tracer(tmp_path: Path) -> None:
         load_config("miniature", [keep, "diffusion.attention_backend=daam"])
 
 
+def test_concepts_need_our_tracer_and_maps_of_outputs(tmp_path: Path) -> None:
+    sky, output = "diffusion.concepts=[sky]", "diffusion.map=output"
+    assert load_config("miniature", [sky, output]).diffusion.concepts == ("sky",)
+    with pytest.raises(ConfigError, match=r'map = "output": expected probability unless diffusion\.'):
+        load_config("miniature", [output, "diffusion.attention_backend=daam"])
+    with pytest.raises(ConfigError, match=r"concepts.*: expected none unless diffusion\.map is output"):
+        load_config("miniature", [sky])
+
+
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     text = """
 seeed: 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from diffugen.config import (
 )
 from diffugen.dataset.yolo import write_yolo
 from diffugen.diffusion.generate import grouped
-from diffugen.errors import DiffugenError
+from diffugen.errors import DiffugenError, ModelError
 from diffugen.labels.shapes import areas, decode, encode
 from diffugen.miniature.sets import exact_instances, scene_set
 from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
@@ -39,6 +40,7 @@ from diffugen.stages.dataset import held_out_families
 from diffugen.stages.generate import file_digest
 from diffugen.stages.regions import outside
 from tests.support.rounds import round_of
+from tests.support.tiny_models import build_sd3
 
 PROMPTS: dict[str, Any] = {
     "templates": ["a photo of a {car} on a road, {weather}"],
@@ -69,16 +71,13 @@ def generate(
     store: RunStore,
     *tasks: dict[str, Any],
     prompts: dict[str, Any] = PROMPTS,
-    batch_size: int = 2,
-    keep_self_attention: bool = False,
+    diffusion: Mapping[str, Any] = MappingProxyType({}),
     only: str | None = None,
     on_progress: OnProgress = unseen,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Generated:
-    diffusion = DiffusionSettings(
-        device="cpu", num_inference_steps=3, batch_size=batch_size, keep_self_attention=keep_self_attention
-    )
-    generation = Generation(prompt_settings(prompts), tuple(map(task_of, tasks)), diffusion, 1, "cpu")
+    settings = DiffusionSettings(**{"device": "cpu", "num_inference_steps": 3, "batch_size": 2, **diffusion})
+    generation = Generation(prompt_settings(prompts), tuple(map(task_of, tasks)), settings, 1, "cpu")
     round = round_of(store, tuple(prompts["classes"]), seed=3, on_progress=on_progress, notify=notify)
     return stages.generate(round, generation, LABELLING, only)
 
@@ -148,12 +147,28 @@ def test_other_label_settings_change_carried_objects_too(store: RunStore) -> Non
 
 
 def test_self_attention_is_kept_and_labels_use_it(store: RunStore) -> None:
-    generate(store, prompts={**CARS, "count": 2}, keep_self_attention=True)
+    generate(store, prompts={**CARS, "count": 2}, diffusion={"keep_self_attention": True})
     walks = replace(LABELLING, settings=LABELLING.settings.changed(self_attention=2))
     plain, walked = (
         [one.instances.rles for one in label(store, labelling)] for labelling in (LABELLING, walks)
     )
     assert len(plain) == len(walked) == 2 and plain != walked
+
+
+def test_concepts_are_traced_and_kept_as_background(store: RunStore, tmp_path: Path) -> None:
+    build_sd3().save_pretrained(tmp_path / "sd3")
+    output = {"map": "output", "concepts": ("sky",), "size_wh": (96, 64)}
+    prompts = {**CARS, "count": 1}
+    with pytest.raises(ModelError, match="StableDiffusionPipeline has none"):
+        generate(store, prompts=prompts, diffusion=output)
+    generate(store, prompts=prompts, diffusion={**output, "model": str(tmp_path / "sd3")})
+    [image_id] = store.image_ids()
+    assert [(one.text, one.class_name) for one in store.heat_maps(image_id).phrases] == [
+        ("car", "car"),
+        ("road", None),
+        ("sky", None),
+    ]
+    assert label(store)[0].image_id == image_id
 
 
 def test_words_that_the_text_encoder_never_sees_are_told(store: RunStore) -> None:
@@ -433,7 +448,7 @@ def test_small_regions_of_large_photos_share_batches(store: RunStore, tmp_path: 
     generate(
         store,
         {**PIANOS, "source": str(folder), "region": {"mask": str(masks), "grow_frac": 0.0}},
-        batch_size=3,
+        diffusion={"batch_size": 3},
     )
     records = list(store.records())
     assert len({tuple(record.settings["window_xyxy"]) for record in records}) == 3

@@ -132,7 +132,7 @@ def build_sd3() -> StableDiffusion3Pipeline:
     return quiet(pipeline)
 
 
-def build_flux() -> FluxPipeline:
+def build_flux(layers: int = 1) -> FluxPipeline:
     """Flux: joint attention, text before image, packed latents, distilled guidance."""
     torch.manual_seed(0)
     tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()
@@ -140,7 +140,7 @@ def build_flux() -> FluxPipeline:
         transformer=FluxTransformer2DModel(
             patch_size=1,
             in_channels=16,
-            num_layers=1,
+            num_layers=layers,
             num_single_layers=1,
             attention_head_dim=16,
             num_attention_heads=2,
@@ -159,7 +159,7 @@ def build_flux() -> FluxPipeline:
     return quiet(pipeline)
 
 
-def build_chroma() -> ChromaPipeline:
+def build_chroma(layers: int = 1) -> ChromaPipeline:
     """Chroma: like Flux, but masks padding tokens and has true guidance in a separate pass."""
     torch.manual_seed(0)
     tokenizer = t5_tokenizer()
@@ -167,7 +167,7 @@ def build_chroma() -> ChromaPipeline:
         transformer=ChromaTransformer2DModel(
             patch_size=1,
             in_channels=16,
-            num_layers=1,
+            num_layers=layers,
             num_single_layers=1,
             attention_head_dim=16,
             num_attention_heads=2,

@@ -223,13 +223,17 @@ class LabelStore(ImageStore):
         Raises:
             StoreError: The run cannot be written. Then nothing is changed.
         """
-        rows = [{**asdict(one), "round": round} for one in disagreements]
         with self._ledger.transaction():
-            self._ledger.write("DELETE FROM disagreements WHERE round = :round", [{"round": round}])
+            (until,) = self._ledger.one("SELECT coalesce(max(seq), 0) FROM disagreements") or (0,)
             self._ledger.write(
                 "INSERT INTO disagreements (image_id, round, kind, severity, attention, model, iou) "
                 "VALUES (:image_id, :round, :kind, :severity, :attention, :model, :iou)",
-                rows,
+                ({**asdict(one), "round": round} for one in disagreements),
+            )
+            # Only now: the earlier ones may be what the iterator reads.
+            self._ledger.write(
+                "DELETE FROM disagreements WHERE round = :round AND +seq <= :until",
+                [{"round": round, "until": until}],
             )
             if method is not None:
                 self._ledger.write(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -231,8 +231,8 @@ class Ledger:
                 self._computed_at = None  # what was computed since may have seen what was not committed
                 raise
 
-    def write(self, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Run one statement for each of ``rows``, inside a :meth:`transaction`."""
+    def write(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Run one statement for each of ``rows``, inside a :meth:`transaction`; an iterator may read it."""
         self._connection.executemany(sql, rows)
 
     def once(self, name: str, compute: Callable[[], T]) -> T:

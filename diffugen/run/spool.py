@@ -26,7 +26,7 @@ def _explained() -> Iterator[None]:
     except sqlite3.OperationalError as error:
         raise StoreError(
             f"cannot write temporary data ({error}). Free some space in the folder of temporary files, or "
-            "set the environment variable TMPDIR to a folder on a larger disk; everything saved so far is intact"
+            "set the environment variable TMPDIR to a folder on a larger disk; what was saved is intact"
         ) from error
 
 

@@ -333,8 +333,8 @@ def _upgrading(folder: Path, rows: int) -> None:
     """Tell that the upgrade of a large ledger takes a while; remove files that an older version left."""
     if rows >= MANY_ROWS:
         logger.warning(
-            "updating the ledger of run %s for this version of DiffuGen: about %s rows, which can take minutes. "
-            "If this is interrupted, the ledger stays as it was",
+            "updating the ledger of run %s for this version of DiffuGen: about %s rows, which can take "
+            "minutes. If this is interrupted, the ledger stays as it was",
             folder,
             f"{rows:,}",
         )

@@ -20,8 +20,8 @@ own, so that one prompt that always fails does not fill the queue.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import get_args
 
 import numpy as np
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from diffugen.config.sections import ReviewOrder
 from diffugen.errors import DiffugenError
 from diffugen.records import KINDS, Disagreement, content_id
+from diffugen.run.spool import Ranking
 
 Features = NDArray[np.float32]
 
@@ -67,7 +68,7 @@ def rank(
     if order not in ORDERS:
         raise DiffugenError(f"unknown order {order!r}; one of {', '.join(ORDERS)}")
     by_image: dict[str, list[Disagreement]] = {}
-    for one in sorted(disagreements, key=_order):
+    for one in disagreements:
         by_image.setdefault(one.image_id, []).append(one)
     needed = (
         ("family", families, families is not None),
@@ -81,48 +82,65 @@ def rank(
                 f"{len(missing)} of the images to rank have no {name}, the first is {missing[0]}; "
                 "give those of all images"
             )
-    images = _images(by_image, order, families or {}, features or {}, doubts or {}, seed)
-    return [one for image_id in images for one in by_image[image_id]]
+    ranker = Ranker(order, seed)
+    for image_id, found in by_image.items():
+        family = image_id if families is None else families[image_id]
+        ranker.add(0, found, family, doubts[image_id] if order == "doubt" and doubts else 0.0)
+    return list(ranker.queue(0, lambda image_id: (features or {})[image_id]))
 
 
-def _images(
-    by_image: Mapping[str, Sequence[Disagreement]],
-    order: str,
-    families: Mapping[str, str],
-    features: Mapping[str, Features],
-    doubts: Mapping[str, float],
-    seed: int,
-) -> list[str]:
-    shuffled = sorted(by_image, key=lambda image_id: content_id(seed, image_id))
-    if order == "random":
-        return shuffled
-    total = order == "change"
-    worth = {
-        image_id: sum(one.severity for one in found) if total else found[0].severity
-        for image_id, found in by_image.items()
-    }
-    if order == "doubt":
-        worth = {image_id: doubts[image_id] for image_id in by_image}
-    ranked = _by_worth(worth, families)
-    if order == "mixed":
-        turns = [image_id for pair in zip(ranked, shuffled, strict=True) for image_id in pair]
-        return list(dict.fromkeys(turns))
-    if order == "diverse":
-        pool = ranked[:DIVERSE_POOL]
-        return [*_spread(pool, worth, features), *ranked[DIVERSE_POOL:]]
-    return ranked
+class Ranker:
+    """Ranks the images of a large run one by one, with none of them in memory; see `rank`."""
 
+    def __init__(self, order: str, seed: int) -> None:
+        """Rank no images yet.
 
-def _by_worth(worth: Mapping[str, float], families: Mapping[str, str]) -> list[str]:
-    """Return the images by worth, that of the n-th of a family divided by n."""
-    queue = sorted(worth, key=lambda image_id: (-worth[image_id], image_id))
-    seen: Counter[str] = Counter()
-    shared = {}
-    for image_id in queue:
-        family = families.get(image_id, image_id)
-        seen[family] += 1
-        shared[image_id] = worth[image_id] / seen[family]
-    return sorted(queue, key=lambda image_id: -shared[image_id])
+        Args:
+            order: One of `ORDERS`.
+            seed: Seed of ``random`` and ``mixed``.
+        """
+        self._order = order
+        self._seed = seed
+        self._ranking: Ranking[list[Disagreement]] = Ranking()
+
+    def add(self, round: int, found: Iterable[Disagreement], family: str, doubt: float = 0.0) -> None:
+        """Add an image.
+
+        Args:
+            round: The round whose queue it belongs to.
+            found: All disagreements of the image, at least one.
+            family: Its family.
+            doubt: What counts in the order ``doubt``.
+        """
+        worst_first = sorted(found, key=_order)
+        image_id, worth = worst_first[0].image_id, worst_first[0].severity
+        if self._order == "change":
+            worth = sum(one.severity for one in worst_first)
+        if self._order == "doubt":
+            worth = doubt
+        self._ranking.add(round, image_id, worth, family, content_id(self._seed, image_id), worst_first)
+
+    def queue(self, round: int, features_of: Callable[[str], Features]) -> Iterator[Disagreement]:
+        """Yield the disagreements of a round's images in the order of its queue.
+
+        Args:
+            round: The round.
+            features_of: Returns the features of an image; called for a few only, and for ``diverse`` only.
+        """
+        if self._order == "random":
+            images = self._ranking.at_random(round)
+        elif self._order == "mixed":
+            images = self._ranking.by_turns(round)
+        else:
+            images = self._ranking.by_worth(round)
+        if self._order == "diverse":
+            pool = dict(islice(images, DIVERSE_POOL))
+            worth = {image_id: found[0].severity for image_id, found in pool.items()}
+            features = {image_id: features_of(image_id) for image_id in pool}
+            for image_id in _spread(list(pool), worth, features):
+                yield from pool[image_id]
+        for _, found in images:
+            yield from found
 
 
 def _spread(pool: Sequence[str], worth: Mapping[str, float], features: Mapping[str, Features]) -> list[str]:

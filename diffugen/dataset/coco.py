@@ -37,6 +37,7 @@ from diffugen.errors import DiffugenError, brief
 from diffugen.labels import shapes
 from diffugen.records import RLE, Instances
 from diffugen.run.codec import to_json
+from diffugen.run.spool import Names
 
 _MOST_BYTES = 2 << 30
 """The largest JSON; that of COCO's own training images has 0.45 GB."""
@@ -68,7 +69,7 @@ def write_coco(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: 
     """
     folder = Path(folder)
     numbers = check_plan(splits, class_names)
-    names: set[str] = set()
+    names = Names()
     with whole_folder(folder) as partial:
         for split, items in splits.items():
             _write_split(partial, split, checked(items, numbers, names), numbers)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from diffugen.errors import DiffugenError, StoreError, counted
 from diffugen.labels import shapes
 from diffugen.records import Instances
+from diffugen.run.spool import Names
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff")
@@ -66,7 +67,7 @@ def check_plan(splits: Mapping[str, Iterable[Item]], class_names: Sequence[str])
     return {name: number for number, name in enumerate(class_names)}
 
 
-def checked(items: Iterable[Item], numbers: Mapping[str, int], names: set[str]) -> Iterator[Item]:
+def checked(items: Iterable[Item], numbers: Mapping[str, int], names: Names) -> Iterator[Item]:
     """Check items one by one, and yield them without their empty masks.
 
     Args:
@@ -80,11 +81,10 @@ def checked(items: Iterable[Item], numbers: Mapping[str, int], names: set[str]) 
     """
     for name, image, instances in items:
         _check_item(name, image, instances, numbers)
-        if name in names:
+        if not names.add(name):
             raise DiffugenError(
                 f"image {name!r} occurs twice in the dataset; use each image once, in one split"
             )
-        names.add(name)
         yield name, image, instances.take(np.flatnonzero(shapes.areas(instances.rles)).tolist())
 
 

@@ -26,7 +26,7 @@ that the object is background, so it has to be painted over. If nothing is left,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -87,7 +87,7 @@ class TrainingLabels:
 def in_validation(family: str, val_frac: float, seed: int) -> bool:
     """Return whether a family is used for validation, from its hash alone, whatever other families exist.
 
-    Use it for images that are read one by one, such as those of an existing dataset; `split_by_family` is for
+    Use it for images that are read one by one, such as those of an existing dataset; `FamilySplit` is for
     the images of a run, and guarantees that both splits have images.
 
     Args:
@@ -104,24 +104,55 @@ def in_validation(family: str, val_frac: float, seed: int) -> bool:
 
 
 def split_by_family(families: Iterable[str], val_frac: float, seed: int) -> set[str]:
-    """Return the families (`diffugen.records.ImageRecord.family`) that are used for validation.
-
-    The first family is used for training, the second for validation, and `in_validation` decides all others.
-    So neither split is empty once there are two families, and a family never changes splits when families are
-    added.
+    """Return the families that are used for validation, by `FamilySplit`.
 
     Args:
-        families: Families in the order of the run, to which new ones must be appended; repeats are ignored.
+        families: Families in the order of the run; repeats are ignored.
         val_frac: Fraction of the families used for validation, in [0, 1); 0 for none.
         seed: Seed of the split.
 
     Raises:
         DiffugenError: ``val_frac`` is not in [0, 1).
     """
-    _check_val_frac(val_frac)
-    ids = list(dict.fromkeys(families))
-    drawn = {family for family in ids[2:] if in_validation(family, val_frac, seed)}
-    return drawn | set(ids[1:2]) if val_frac > 0 else set()
+    split = FamilySplit(val_frac, seed)
+    return {family for family in families if split.holds_out(family)}
+
+
+class FamilySplit:
+    """Tells which families (`diffugen.records.ImageRecord.family`) of a run are used for validation.
+
+    The first family is used for training, the second for validation, and `in_validation` decides all others.
+    So neither split is empty once there are two families, and a family never changes splits when families are
+    added.
+    """
+
+    def __init__(self, val_frac: float, seed: int) -> None:
+        """Begin before the first family.
+
+        Args:
+            val_frac: Fraction of the families used for validation, in [0, 1); 0 for none.
+            seed: Seed of the split.
+
+        Raises:
+            DiffugenError: ``val_frac`` is not in [0, 1).
+        """
+        _check_val_frac(val_frac)
+        self._val_frac = val_frac
+        self._seed = seed
+        self._first: list[str] = []
+
+    def holds_out(self, family: str) -> bool:
+        """Return whether a family is used for validation.
+
+        Args:
+            family: Ask for each in the order of the run, to which new ones must be appended; repeats do not
+                matter.
+        """
+        if len(self._first) < 2 and family not in self._first:
+            self._first.append(family)
+        if family in self._first:
+            return self._val_frac > 0 and family != self._first[0]
+        return in_validation(family, self._val_frac, self._seed)
 
 
 def training_labels(
@@ -193,19 +224,17 @@ def training_labels(
 
 
 def without_noisy(
-    chosen: Mapping[str, TrainingLabels], held_back: Collection[str]
-) -> dict[str, TrainingLabels]:
-    """Return what images train with when the noise filter holds some back, confirmed ones never.
+    chosen: Iterable[tuple[str, TrainingLabels]], held_back: Collection[str]
+) -> Iterator[tuple[str, TrainingLabels]]:
+    """Yield what images train with when the noise filter holds some back, confirmed ones never.
 
     Args:
-        chosen: From the id of an image to its training labels.
+        chosen: Ids of images with their training labels.
         held_back: Ids from `diffugen.dataset.noise.most_contradicted`.
     """
-    noisy = TrainingLabels(None, None, "noisy")
-    return {
-        image_id: noisy if image_id in held_back and one.origin in UNCONFIRMED_ORIGINS else one
-        for image_id, one in chosen.items()
-    }
+    noisy, ids = TrainingLabels(None, None, "noisy"), frozenset(held_back)
+    for image_id, one in chosen:
+        yield image_id, noisy if image_id in ids and one.origin in UNCONFIRMED_ORIGINS else one
 
 
 def _check_val_frac(val_frac: float) -> None:

@@ -42,6 +42,7 @@ from diffugen.dataset.yolo_layout import (
 from diffugen.errors import DiffugenError
 from diffugen.records import RLE, Instances, content_id
 from diffugen.run.codec import to_json
+from diffugen.run.spool import Names
 
 _MOST_BYTES = 64 << 20
 """The largest file with the objects of an image."""
@@ -82,7 +83,7 @@ def write_yolo(folder: Path, splits: Mapping[str, Iterable[Item]], class_names: 
     numbers = check_plan(splits, class_names)
     if "train" not in splits:
         raise DiffugenError(f"a training set needs a split 'train'; got only {', '.join(splits)}")
-    names: set[str] = set()
+    names = Names()
     with whole_folder(folder) as partial:
         counts = {
             split: _write_split(partial, split, checked(items, numbers, names), numbers)

@@ -7,15 +7,17 @@ rounds.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import itertools
 import json
 import logging
 import time
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,13 +116,73 @@ def plan_jobs(
         >>> size = {"size_wh": (64, 96), "model": "miniature", "settings": {}}
         >>> plan_jobs([prompt], images_per_prompt=2, run_seed=1, **size)
     """
-    made: Counter[str] = Counter()
-    jobs = []
-    for prompt in [*prompts] * images_per_prompt:
-        seed = image_seed(run_seed, made[prompt.id], prompt)
-        made[prompt.id] += 1
-        jobs.append(ImageRecord(prompt, seed, size_wh, model, settings=dict(settings), round=round))
-    return jobs
+    return list(
+        PromptJobs(
+            prompts,
+            images_per_prompt=images_per_prompt,
+            run_seed=run_seed,
+            size_wh=size_wh,
+            model=model,
+            settings=settings,
+            round=round,
+        )
+    )
+
+
+class PromptJobs(Sequence[ImageRecord]):
+    """The jobs of `plan_jobs`, each planned when it is asked for: only the prompts are in memory."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        images_per_prompt: int,
+        run_seed: int,
+        size_wh: tuple[int, int],
+        model: str,
+        settings: Mapping[str, Any],
+        round: int = 0,
+        step: str = "",
+    ) -> None:
+        """Take the arguments of `plan_jobs`, and the name of the configured task, if there is one."""
+        self._prompts = prompts
+        self._count = len(prompts) * images_per_prompt
+        self._run_seed = run_seed
+        self._common: dict[str, Any] = {"size_wh": size_wh, "model": model, "round": round, "step": step}
+        self._settings = settings
+        self._ids = [prompt.id for prompt in prompts]
+        self._times = Counter(self._ids)
+        seen: Counter[str] = Counter()
+        self._before = array("L")
+        for prompt_id in self._ids:
+            self._before.append(seen[prompt_id])
+            seen[prompt_id] += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> ImageRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ImageRecord]: ...
+    def __getitem__(self, index: int | slice) -> ImageRecord | list[ImageRecord]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        turn, place = divmod(range(len(self))[index], len(self._prompts))
+        prompt = self._prompts[place]
+        number = turn * self._times[self._ids[place]] + self._before[place]
+        seed = image_seed(self._run_seed, number, prompt)
+        return ImageRecord(prompt, seed, settings=dict(self._settings), **self._common)
+
+    def first_of_each(self) -> Iterator[ImageRecord]:
+        """Yield the jobs of the first image of each prompt."""
+        return (self[place] for place in range(min(len(self), len(self._prompts))))
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that decides which jobs these are."""
+        about = [self._count, self._run_seed, dict(self._settings), list(self._common.items())]
+        return content_id(hashlib.sha256("".join(self._ids).encode()).hexdigest(), about)
 
 
 def default_batch_size(device: str) -> int:
@@ -232,7 +294,7 @@ def generate(
 
 
 def check_jobs(
-    pipeline: Any, jobs: Sequence[ImageRecord], *, map_kind: str = "probability", concepts: Sequence[str] = ()
+    pipeline: Any, jobs: Iterable[ImageRecord], *, map_kind: str = "probability", concepts: Sequence[str] = ()
 ) -> None:
     """Check, before any image is generated, that a model can generate and trace all of them.
 
@@ -251,7 +313,7 @@ def check_jobs(
 
 
 def _checked(
-    pipeline: Any, jobs: Sequence[ImageRecord], map_kind: str, concepts: Sequence[str]
+    pipeline: Any, jobs: Iterable[ImageRecord], map_kind: str, concepts: Sequence[str]
 ) -> tuple[Mapping[str, Any], Mapping[str, TokenIndex]]:
     """Return the pipeline of each task, and by the id of each prompt where its phrases stand."""
     if map_kind not in MAP_KINDS:
@@ -260,13 +322,15 @@ def _checked(
         raise ModelError("concepts are traced in maps of the kind 'output' only")
     tokens: dict[str, TokenIndex] = {}
     compared: dict[tuple[str, ...], None] = {}  # in the order of the jobs
-    pipelines = {task: task_pipeline(pipeline, task) for task in dict.fromkeys(job.task for job in jobs)}
+    pipelines: dict[str, Any] = {}
     checked: set[tuple[Any, ...]] = set()
     for job in jobs:
         key = (job.task, job.prompt.id, *job.settings)
         if key in checked:  # nothing else of a job is looked at, and there may be a million of them
             continue
         checked.add(key)
+        if job.task not in pipelines:
+            pipelines[job.task] = task_pipeline(pipeline, job.task)
         _check_job(pipelines[job.task], job)
         if job.prompt.id not in tokens:
             words = [phrase.text for phrase in _traced(job.prompt, concepts)]

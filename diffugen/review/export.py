@@ -21,6 +21,7 @@ from diffugen.errors import DiffugenError
 from diffugen.records import Instances, LabelSet
 from diffugen.review.detections import to_detections, to_instances
 from diffugen.review.judged import Unclear
+from diffugen.run.spool import Names
 
 FIELD = "ground_truth"
 """The label field; FiftyOne uses the same name when it imports other formats."""
@@ -55,7 +56,7 @@ def write_fiftyone(folder: Path, splits: Mapping[str, Iterable[Item]], class_nam
     folder = Path(folder)
     failing = f"cannot write {folder}"
     numbers = check_plan(splits, class_names)
-    names: set[str] = set()
+    names = Names()
     terms: set[str] = set()
     with whole_folder(folder) as partial, _failures(failing, PyMongoError), _temporary_dataset() as dataset:
         for split, items in splits.items():

@@ -122,11 +122,24 @@ class LabelStore(ImageStore):
     def label_ids_missing(self, source: str, method: str, round: int | None = None) -> Iterator[str]:
         """Yield the ids of images (of one round, if given) that this source and method have not labelled."""
         where, values = filters(round=round)
-        labelled = (
-            "SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source = :source AND l.method = :method"
+        missing = (
+            "NOT EXISTS (SELECT 1 FROM labels AS l "
+            "WHERE l.image_id = t.id AND l.source = :source AND l.method = :method)"
         )
-        where += f" AND NOT EXISTS ({labelled})"
-        for (image_id,) in self._ledger.stream("images", "id", where, **values, source=source, method=method):
+        # By id, images and labels are walked side by side, in two indexes. By age, each image would have to
+        # be looked for, so that begins with the oldest that has no labels.
+        (oldest,) = self._ledger.one(
+            "SELECT min(seq) FROM images AS t INDEXED BY sqlite_autoindex_images_1 "
+            f"WHERE id > '' AND {missing}",
+            source=source,
+            method=method,
+        ) or (None,)
+        if oldest is None:
+            return
+        values |= {"source": source, "method": method}
+        for (image_id,) in self._ledger.stream(
+            "images", "id", f"{where} AND {missing}", oldest - 1, **values
+        ):
             yield image_id
 
     def draw_agreed(self, round: int, most: int) -> list[str]:
@@ -223,13 +236,17 @@ class LabelStore(ImageStore):
         Raises:
             StoreError: The run cannot be written. Then nothing is changed.
         """
-        rows = [{**asdict(one), "round": round} for one in disagreements]
         with self._ledger.transaction():
-            self._ledger.write("DELETE FROM disagreements WHERE round = :round", [{"round": round}])
+            (until,) = self._ledger.one("SELECT coalesce(max(seq), 0) FROM disagreements") or (0,)
             self._ledger.write(
                 "INSERT INTO disagreements (image_id, round, kind, severity, attention, model, iou) "
                 "VALUES (:image_id, :round, :kind, :severity, :attention, :model, :iou)",
-                rows,
+                ({**asdict(one), "round": round} for one in disagreements),
+            )
+            # Only now: the earlier ones may be what the iterator reads.
+            self._ledger.write(
+                "DELETE FROM disagreements WHERE round = :round AND +seq <= :until",
+                [{"round": round, "until": until}],
             )
             if method is not None:
                 self._ledger.write(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -49,7 +49,7 @@ class Ledger:
         *,
         readonly: bool,
         about: Mapping[str, str] | None = None,
-        on_upgrade: Callable[[], None] = lambda: None,
+        on_upgrade: Callable[[int], None] = lambda rows: None,
     ) -> None:
         """Open the ledger of ``folder``; a writer, which must have the run's lock, creates or upgrades it.
 
@@ -57,7 +57,7 @@ class Ledger:
             folder: The run directory.
             readonly: Whether to refuse writing.
             about: Entries of the table ``meta`` that a writer adds unless they exist.
-            on_upgrade: Called before the ledger of an older version is upgraded.
+            on_upgrade: Called before the ledger of an older version is upgraded, with the number of its rows.
 
         Raises:
             StoreError: The ledger is corrupt, belongs to another program or version, or cannot be read or
@@ -73,7 +73,7 @@ class Ledger:
                 self.version = self._version()
                 if not readonly:
                     if self.version < len(schema.MIGRATIONS):
-                        on_upgrade()
+                        on_upgrade(self._count_rows())
                     self._upgrade(about or {})
                 elif self.version < schema.READABLE:
                     raise StoreError(self._outdated(self.version))
@@ -116,6 +116,12 @@ class Ledger:
 
     def _tables(self) -> set[str]:
         return {name for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+    def _count_rows(self) -> int:
+        """Return about how many rows an upgrade writes anew, from the newest number of each table."""
+        if "sqlite_sequence" not in self._tables():
+            return 0
+        return int((self.one("SELECT coalesce(sum(seq), 0) FROM sqlite_sequence") or (0,))[0])
 
     def _check(self) -> None:
         """Check that the tables are those of the schema, and what they do not check themselves."""
@@ -231,8 +237,8 @@ class Ledger:
                 self._computed_at = None  # what was computed since may have seen what was not committed
                 raise
 
-    def write(self, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Run one statement for each of ``rows``, inside a :meth:`transaction`."""
+    def write(self, sql: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Run one statement for each of ``rows``, inside a :meth:`transaction`; an iterator may read it."""
         self._connection.executemany(sql, rows)
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
@@ -267,7 +273,9 @@ class Ledger:
         with explained(self.folder):
             return self._connection.execute(sql, values).fetchall()
 
-    def stream(self, table: str, columns: str, where: str, **values: Any) -> Iterator[tuple[Any, ...]]:
+    def stream(
+        self, table: str, columns: str, where: str, after: int = 0, **values: Any
+    ) -> Iterator[tuple[Any, ...]]:
         """Yield rows of a table that has ``seq``, oldest first, reading one page at a time.
 
         No query stays open between pages, so the caller can write while it reads, and the write-ahead file
@@ -278,6 +286,7 @@ class Ledger:
             columns: SQL list of the columns to yield.
             where: SQL condition that refers to ``values`` as ``:name``, and to the last ``seq`` at the start
                 as ``:until``.
+            after: Only rows after this ``seq``.
             **values: Values for ``where``.
         """
         (until,) = self.one(f"SELECT coalesce(max(seq), 0) FROM {table}") or (0,)
@@ -285,7 +294,6 @@ class Ledger:
             f"SELECT seq, {columns} FROM {table} AS t WHERE seq > :after AND seq <= :until AND {where} "
             f"ORDER BY seq LIMIT {_PAGE_ROWS}"
         )
-        after = 0
         while True:
             with explained(self.folder):
                 page = self._connection.execute(sql, {**values, "after": after, "until": until}).fetchall()

@@ -48,6 +48,19 @@ class TaskImages:
 
 
 @dataclass(frozen=True)
+class BatchesDone:
+    """How far a plan of images is done, kept while its task goes on.
+
+    Attributes:
+        batches: Batches that are done, counted from the first.
+        dropped: Unusable images in them.
+    """
+
+    batches: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
 class Generated(TaskImages):
     """What ``generate`` made; the counts are sums over the tasks.
 

@@ -19,8 +19,10 @@ Does not know which code generates, labels or reviews, or in which order.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -34,12 +36,17 @@ from diffugen.run.files import acquire_lock, release_lock, sweep
 from diffugen.run.labels import LabelStore
 from diffugen.run.ledger import LEDGER_NAME, Ledger, explained
 from diffugen.run.places import UNFINISHED
-from diffugen.run.results import RESULT_KINDS, Result, RoundResults, from_text, to_values
+from diffugen.run.results import RESULT_KINDS, BatchesDone, Result, RoundResults, from_text, to_values
 from diffugen.run.rows import now, now_after, pairs
 from diffugen.run.summary import RunSummary, summarise
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
+
+logger = logging.getLogger(__name__)
+
+MANY_ROWS = 100_000
+"""From this size of an old ledger on, its upgrade is announced."""
 
 _FOLDERS = ("images", "heatmaps", "sources")
 
@@ -115,7 +122,7 @@ class RunStore(LabelStore):
             undo.callback(release_lock, folder, lock)
             _sweep(folder)
             about = {"created_at": now(), "diffugen_version": __version__}
-            ledger = Ledger(folder, readonly=False, about=about, on_upgrade=lambda: _sweep_flat(folder))
+            ledger = Ledger(folder, readonly=False, about=about, on_upgrade=partial(_upgrading, folder))
             undo.pop_all()
         return cls(folder, ledger, lock)
 
@@ -270,6 +277,24 @@ class RunStore(LabelStore):
                 [row | {"now": now_after(newest)}],
             )
 
+    def batches_done(self, plan: str) -> BatchesDone | None:
+        """Return how far a plan of images is done, by its hash; None if that was never kept.
+
+        Raises:
+            StoreError: What was kept cannot be read.
+        """
+        row = self._ledger.one("SELECT value FROM meta WHERE key = :key", key=f"done of plan {plan}")
+        if row is None:
+            return None
+        with self._ledger.reading("meta", f"done of plan {plan}"):
+            return from_text(BatchesDone, row[0])
+
+    def keep_batches_done(self, plan: str, done: BatchesDone) -> None:
+        """Keep how far a plan of images is done; all of them are in the run."""
+        row = pairs({f"done of plan {plan}": codec.to_json(to_values(done))})
+        with self._ledger.transaction():
+            self._ledger.write("INSERT OR REPLACE INTO meta VALUES (:key, :value)", row)
+
     @property
     def loop(self) -> str | None:
         """Name or file of the run's loop; None if no loop ran, or an older version of DiffuGen ran it."""
@@ -304,8 +329,15 @@ def _sweep(folder: Path) -> None:
         sweep(place)
 
 
-def _sweep_flat(folder: Path) -> None:
-    """Remove those of a version that left them among all other files."""
+def _upgrading(folder: Path, rows: int) -> None:
+    """Tell that the upgrade of a large ledger takes a while; remove files that an older version left."""
+    if rows >= MANY_ROWS:
+        logger.warning(
+            "updating the ledger of run %s for this version of DiffuGen: about %s rows, which can take "
+            "minutes. If this is interrupted, the ledger stays as it was",
+            folder,
+            f"{rows:,}",
+        )
     for name in _FOLDERS:
         sweep(folder / name)
 

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from diffugen.comparison.acquisition import rank
+from diffugen.comparison.acquisition import Ranker
 from diffugen.comparison.calibration import Calibration, Outcome, calibrate, reliability
 from diffugen.comparison.disagreement import compare as compare_labels
 from diffugen.comparison.verdicts import outcomes
 from diffugen.config.sections import DisagreementSettings, ReviewOrder
 from diffugen.labels.features import features_of
 from diffugen.labels.heatmaps import doubt
-from diffugen.records import KINDS, Disagreement, Instances, LabelSet
+from diffugen.records import KINDS, Instances, LabelSet
 from diffugen.run.results import Compared
 from diffugen.run.rounds import OnProgress, Round, Run, stage
 from diffugen.run.store import RunStore
@@ -42,8 +42,12 @@ def compare(
     decided = decided_outcomes(round.run, method, settings)
     learned = calibrate(one for made in decided for one in made)
     total = sum(one.label_sets.get("model", 0) for one in summary.rounds.values())
-    by_round: dict[int, list[Disagreement]] = {}
-    families: dict[str, str] = {}
+    decoder = round.taught_decoder()
+    if order == "doubt" and decoder is None:
+        order = "severity"
+        round.run.notify_once("review.order: severity, because no decoder is in use whose doubt could count")
+    ranker = Ranker(order, round.run.seed)
+    kinds = Counter[str]()
     images = agreements = 0
     for pair in label_pairs(store, method, round.run.class_names):
         found = compare_labels(
@@ -52,29 +56,16 @@ def compare(
         images, agreements = images + 1, agreements + len(found.agreements)
         if found.disagreements:
             record = store.record(pair.image_id)
-            families[pair.image_id] = record.family
-            by_round.setdefault(record.round, []).extend(found.disagreements)
+            uses_doubt = order == "doubt" and decoder is not None
+            doubted = doubt(store.taught(decoder.id, record.id)) if uses_doubt and decoder else 0.0
+            ranker.add(record.round, found.disagreements, record.family, doubted)
+            kinds.update(one.kind for one in found.disagreements)
         if images % REPORTED_EVERY == 0:
             on_progress(images, max(images, total))
     on_progress(images, images)
-    decoder = round.taught_decoder()
-    if order == "doubt" and decoder is None:
-        order = "severity"
-        round.run.notify_once("review.order: severity, because no decoder is in use whose doubt could count")
     for number in summary.rounds:
-        found_here = by_round.get(number, [])
-        features = doubts = None
-        if order == "doubt" and decoder is not None:
-            ids = {one.image_id for one in found_here}
-            doubts = {image_id: doubt(store.taught(decoder.id, image_id)) for image_id in ids}
-        if order == "diverse":
-            ids = {one.image_id for one in found_here}
-            features = {image_id: features_of(store.image(image_id)) for image_id in ids}
-        queue = rank(
-            found_here, order, families=families, features=features, doubts=doubts, seed=round.run.seed
-        )
+        queue = ranker.queue(number, lambda image_id: features_of(store.image(image_id)))
         store.put_disagreements(number, queue, method)
-    kinds = Counter(one.kind for queue in by_round.values() for one in queue)
     return Compared(
         images,
         agreements,

@@ -15,8 +15,8 @@ from diffugen.config.sections import MaskChoice, TrainingPolicy
 from diffugen.dataset.files import Item
 from diffugen.dataset.policy import (
     CONFIRMED_ORIGINS,
+    FamilySplit,
     TrainingLabels,
-    split_by_family,
     training_labels,
     without_noisy,
 )
@@ -29,6 +29,7 @@ from diffugen.labels.refine import ColourTies
 from diffugen.records import Instances
 from diffugen.run.results import Chosen
 from diffugen.run.rounds import OnProgress, Round, Run, stage
+from diffugen.run.spool import ImageIds, Spool
 from diffugen.stages.compare import label_pair, learned_calibration
 
 
@@ -58,7 +59,7 @@ def choose(
         StoreError: The folder cannot be written.
     """
     run, store = round.run, round.store
-    chosen = without_noisy(dict(chosen_labels(run, method, policy)), held_back)
+    chosen = Spool(without_noisy(chosen_labels(run, method, policy), held_back))
     splits = split_images(run, chosen, policy)
     if known is None and not any(len(chosen[image_id].instances or ()) for image_id in splits["train"]):
         raise DiffugenError(_nothing_to_train_on(round, chosen.values()))
@@ -138,20 +139,15 @@ def _ties(run: Run, image_id: str) -> ColourTies:
 
 def split_images(
     run: Run, chosen: Mapping[str, TrainingLabels], policy: TrainingPolicy
-) -> dict[str, list[str]]:
+) -> dict[str, ImageIds]:
     """Return the ids of the images that ``train`` and of those held out as ``val``, in the run's order."""
-    held_out = held_out_families(run, policy)
-    splits: dict[str, list[str]] = {"train": [], "val": []}
+    held_out = FamilySplit(policy.dataset.val_frac, run.seed)
+    splits = {"train": ImageIds(), "val": ImageIds()}
     for record in run.store.records():
+        in_val = held_out.holds_out(record.family)
         if record.id in chosen and chosen[record.id].instances is not None:
-            splits["val" if record.family in held_out else "train"].append(record.id)
+            splits["val" if in_val else "train"].append(record.id)
     return splits
-
-
-def held_out_families(run: Run, policy: TrainingPolicy) -> set[str]:
-    """Return the families of images (prompts or photos) that are held out, the same in every round."""
-    families = (record.family for record in run.store.records())
-    return split_by_family(families, policy.dataset.val_frac, run.seed)
 
 
 def chosen_items(run: Run, chosen: Mapping[str, TrainingLabels], ids: Iterable[str]) -> Iterator[Item]:
@@ -172,6 +168,9 @@ def _pasted(
     round: Round, chosen: Mapping[str, TrainingLabels], ids: Sequence[str], policy: TrainingPolicy
 ) -> Iterator[Item]:
     """Yield images composed of the run's own: cut-outs of good objects, pasted into its training images."""
+    count = int(policy.dataset.paste * len(ids) + 0.5)
+    if not count:
+        return
     used = [chosen[image_id] for image_id in ids]
     labels = [one.instances for one in used if one.instances is not None]
 

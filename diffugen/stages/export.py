@@ -13,6 +13,7 @@ from diffugen.dataset.policy import without_noisy
 from diffugen.errors import DiffugenError, counted, did_you_mean
 from diffugen.run.results import Sifted
 from diffugen.run.rounds import OnProgress, Run
+from diffugen.run.spool import Spool
 from diffugen.stages.dataset import chosen_items, chosen_labels, split_images
 
 T = TypeVar("T")
@@ -42,17 +43,18 @@ def export_dataset(run: Run, method: str, policy: TrainingPolicy, out: Path, for
     labelled, _ = run.store.count_labels("attention", method)
     with run.progress("export: choose labels", "image") as on_progress:
         labels = _counted(chosen_labels(run, method, policy), count(1), labelled, on_progress)
-        chosen = without_noisy(dict(labels), _held_back(run, policy))
+        chosen = Spool(without_noisy(labels, _held_back(run, policy)))
     ids = split_images(run, chosen, policy)
     if not ids["train"]:
         raise DiffugenError(f"run {run.folder} has no labels to export yet; diffugen label makes some")
-    hidden = sum(len(chosen[image_id].hidden) for part in ids.values() for image_id in part)
+    hidden = noisy = 0
+    for one in chosen.values():
+        hidden, noisy = hidden + len(one.hidden), noisy + (one.reason == "noisy")
     if hidden:
         run.notify(
             f"{hidden} doubtful objects are painted over in the images, as in training; to export the images "
             "as they are, give --set dataset.trust=attention"
         )
-    noisy = sum(one.reason == "noisy" for one in chosen.values())
     if noisy:
         run.notify(
             f"{counted(noisy, 'image')} left out, which the noise filter held back from training; to export "

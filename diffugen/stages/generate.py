@@ -7,7 +7,7 @@ how an image is made (`diffugen.diffusion`), nor the order of the stages.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,12 @@ from diffugen.config.sections import DiffusionSettings, Generation
 from diffugen.errors import DiffugenError, Interrupted, counted
 from diffugen.labels.shapes import decode
 from diffugen.prompts.tasks import choose_tasks, plan_tasks, task_prompts
-from diffugen.records import ImageRecord, LabelSet
+from diffugen.records import ImageRecord, Instances, LabelSet, content_id
 from diffugen.run.executors import OnStep
 from diffugen.run.results import Generated, TaskImages
 from diffugen.run.rounds import OnProgress, Round, stage
 from diffugen.run.store import RunStore
+from diffugen.stages.batches import Batches, Progress
 from diffugen.stages.label import label_images
 from diffugen.stages.making import Dropped, ImageBatch, ImageMaker
 from diffugen.stages.models import load_for_planning, load_model
@@ -88,27 +89,31 @@ def generate(
         in_work = images
         report(done + share * images)
 
+    def on_done(existing: int, made: int) -> None:
+        nonlocal done, in_work
+        done, in_work = done + existing + made, max(0, in_work - made)
+        report(done)
+
     for task in chosen:
         pipeline = models.load(task)
         plan = _plan(work, task, pipeline)
         maker = _maker(work, task, pipeline)
-        batches = shard.of(_batches(plan.jobs, maker.batch_size))
-        jobs = [job for batch in batches for job in batch]
-        total += len(jobs)
+        batches = Batches(plan.groups, maker.batch_size)
+        batches = batches[shard.part(len(batches))]
+        total += batches.images
         settings = generation.diffusion
-        check_jobs(pipeline, jobs, map_kind=settings.map, concepts=settings.concepts)
-        _tell_what_is_unread(round, pipeline, jobs)
+        check_jobs(pipeline, plan.samples(), map_kind=settings.map, concepts=settings.concepts)
+        _tell_what_is_unread(round, pipeline, plan.samples())
         report(done)
+        key = None if plan.digest is None else content_id(plan.digest, maker.batch_size, str(shard))
+        progress = Progress(round, batches, key, on_done)
         try:
-            for finished in _make(work, maker, batches, on_step):
-                done, in_work = done + finished, max(0, in_work - finished)
-                report(done)
+            _make(work, maker, progress, on_step)
         except KeyboardInterrupt as stop:
             again = f"; the {counted(in_work, 'image')} in work will be generated again" if in_work else ""
             raise Interrupted(f"{done} of {counted(total, 'image')} are kept{again}.") from stop
-        _keep_carried(store, plan, round.number)
-        dropped = sum(store.is_dropped(job.id) for job in jobs)
-        counts[task.step] = TaskImages(len(jobs), dropped, plan.skipped)
+        _keep_carried(store, plan.carried, round.number)
+        counts[task.step] = TaskImages(batches.images, progress.dropped, plan.skipped)
     return Generated(
         images=sum(one.images for one in counts.values()),
         dropped=sum(one.dropped for one in counts.values()),
@@ -218,20 +223,19 @@ def _plan(work: _Work, task: Task, pipeline: Any) -> Plan:
     return plan_from_sources(common, found, generation.prompts)
 
 
-def _tell_what_is_unread(round: Round, pipeline: Any, jobs: Sequence[ImageRecord]) -> None:
+def _tell_what_is_unread(round: Round, pipeline: Any, jobs: Iterable[ImageRecord]) -> None:
     """Tell the user which words of the prompts change nothing, because the text encoder stops before them."""
     from diffugen.diffusion.tokens import unread
 
-    for what, texts in (
-        ("prompts", {job.prompt.text for job in jobs}),
-        ("negative prompts", {job.prompt.negative for job in jobs}),
-    ):
-        cut = {text: rest for text in sorted(texts) if text and (rest := unread(pipeline, text))}
+    texts = {(job.prompt.text, job.prompt.negative) for job in jobs}
+    for place, what in enumerate(("prompts", "negative prompts")):
+        different = {pair[place] for pair in texts}
+        cut = {text: rest for text in sorted(different) if text and (rest := unread(pipeline, text))}
         if cut:
             text, rest = next(iter(cut.items()))
             round.run.notify_once(
-                f"Too long for the model's text encoder: {len(cut)} of {len(texts)} {what}. It never sees "
-                f"their ends, such as {rest!r} of {text!r}; shorten them."
+                f"Too long for the model's text encoder: {len(cut)} of {len(different)} {what}. It never "
+                f"sees their ends, such as {rest!r} of {text!r}; shorten them."
             )
 
 
@@ -254,13 +258,6 @@ def _pixel_settings(settings: DiffusionSettings) -> Mapping[str, Any]:
     }
 
 
-def _batches(jobs: Sequence[ImageRecord], size: int) -> list[list[ImageRecord]]:
-    """Return the images in the batches that they are made in."""
-    from diffugen.diffusion.generate import grouped
-
-    return [group[first : first + size] for group in grouped(jobs) for first in range(0, len(group), size)]
-
-
 def _maker(work: _Work, task: Task, pipeline: Any) -> ImageMaker:
     """Return what makes the images of a task, here or elsewhere."""
     from diffugen.diffusion.generate import default_batch_size
@@ -274,21 +271,12 @@ def _maker(work: _Work, task: Task, pipeline: Any) -> ImageMaker:
     return ImageMaker(settings, model, settings.batch_size or default_batch_size(device))
 
 
-def _make(
-    work: _Work, maker: ImageMaker, batches: Sequence[Sequence[ImageRecord]], on_step: OnStep
-) -> Iterator[int]:
-    """Make the images that are missing, and yield after each step how many more exist."""
+def _make(work: _Work, maker: ImageMaker, progress: Progress, on_step: OnStep) -> None:
+    """Make the images that are missing."""
     store, run = work.round.store, work.round.run
-    # Whole batches, although some of their images may exist: an image's rounding depends on its batch.
-    unfinished = [
-        batch
-        for batch in batches
-        if not all(store.has_image(job.id) or store.is_dropped(job.id) for job in batch)
-    ]
-    yield sum(map(len, batches)) - sum(map(len, unfinished))
 
     def with_sources() -> Iterator[ImageBatch]:
-        for batch in unfinished:
+        for batch in progress.unfinished():
             sources = tuple(_source(store, job) for job in batch if job.parent is not None)
             yield ImageBatch(tuple(batch), sources)
 
@@ -297,7 +285,7 @@ def _make(
             store.drop_image(made.record, made.reason)
         else:
             store.add_encoded([made])
-        yield 1
+        progress.made()
 
 
 def _source(store: RunStore, job: ImageRecord) -> Source:
@@ -306,12 +294,10 @@ def _source(store: RunStore, job: ImageRecord) -> Source:
     return Source(store.source(str(job.parent)), None if job.region is None else decode(job.region))
 
 
-def _keep_carried(store: RunStore, plan: Plan, round: int) -> None:
+def _keep_carried(store: RunStore, carried: Mapping[str, Instances], round: int) -> None:
     """Keep the objects that in-painted images have from their sources."""
-    missing = [job.id for job in plan.jobs if job.id in plan.carried and store.has_image(job.id)]
+    if not carried:
+        return
     known = {labels.image_id for labels in store.labels(CARRIED, CARRIED)}
-    store.put_labels(
-        LabelSet(image_id, CARRIED, plan.carried[image_id], CARRIED, round)
-        for image_id in missing
-        if image_id not in known
-    )
+    missing = [image_id for image_id in carried if image_id not in known and store.has_image(image_id)]
+    store.put_labels(LabelSet(image_id, CARRIED, carried[image_id], CARRIED, round) for image_id in missing)

@@ -5,7 +5,7 @@ Knows prompts, sources and regions; does not know how an image is generated or w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,21 +55,25 @@ class Plan:
     """The images of a task.
 
     Attributes:
-        jobs: The images to generate.
+        groups: The images to generate: in each group those that can share a batch.
+        samples: Yields some of them, which have all prompts and settings among them.
+        digest: Hash of all that decides them; None where the plan is not remembered.
         carried: From the id of an inpainted image to the objects it keeps from its source.
         skipped: Number of sources left out: no region to paint over, or no attribute to change.
     """
 
-    jobs: list[ImageRecord]
+    groups: Sequence[Sequence[ImageRecord]]
+    samples: Callable[[], Iterable[ImageRecord]]
+    digest: str | None = None
     carried: dict[str, Instances] = field(default_factory=dict)
     skipped: int = 0
 
 
 def plan_from_prompts(common: Common, prompts: Sequence[Prompt], each: int) -> Plan:
     """Plan ``each`` images of each prompt."""
-    from diffugen.diffusion.generate import plan_jobs
+    from diffugen.diffusion.generate import PromptJobs
 
-    jobs = plan_jobs(
+    jobs = PromptJobs(
         prompts,
         images_per_prompt=each,
         run_seed=common.seed,
@@ -77,8 +81,9 @@ def plan_from_prompts(common: Common, prompts: Sequence[Prompt], each: int) -> P
         model=common.model,
         settings=common.settings,
         round=common.round,
+        step=common.task.step,
     )
-    return Plan([replace(job, step=common.task.step) for job in jobs])
+    return Plan([jobs], jobs.first_of_each, jobs.digest)
 
 
 def find_regions(
@@ -152,7 +157,7 @@ def plan_from_sources(
     Raises:
         DiffugenError: There is no source, or none has a region to paint over.
     """
-    from diffugen.diffusion.generate import image_seed
+    from diffugen.diffusion.generate import grouped, image_seed
     from diffugen.diffusion.tasks import DEFAULT_STRENGTH, WINDOW, WORKING_SIZE, working_size
 
     task = common.task
@@ -178,7 +183,8 @@ def plan_from_sources(
         images_each=task.images_per_source,
         seed=common.seed,
     )
-    plan = Plan([], skipped=len(found) - len(usable) + sum(not chosen for chosen in texts))
+    jobs: list[ImageRecord] = []
+    carried: dict[str, Instances] = {}
     strength = task.strength or DEFAULT_STRENGTH[task.task]
     for (source, rle), chosen in zip(usable, texts, strict=True):
         settings: dict[str, Any] = {**common.settings, "strength": strength}
@@ -211,10 +217,11 @@ def plan_from_sources(
                 source=source.place,
                 step=task.step,
             )
-            plan.jobs.append(job)
+            jobs.append(job)
             if kept is not None:
-                plan.carried[job.id] = kept
-    return plan
+                carried[job.id] = kept
+    skipped = len(found) - len(usable) + sum(not chosen for chosen in texts)
+    return Plan(grouped(jobs), lambda: jobs, None, carried, skipped)
 
 
 def _region_rle(region: Region, source: SourceImage, instances: Instances | None) -> RLE | None:

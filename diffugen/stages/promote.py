@@ -13,6 +13,7 @@ from diffugen.dataset.policy import TrainingLabels
 from diffugen.dataset.truth import Truth
 from diffugen.run.results import Precision, Promoted, Trained
 from diffugen.run.rounds import OnProgress, Round, Run, stage
+from diffugen.run.spool import Spool
 from diffugen.stages.dataset import chosen_items, chosen_labels, split_images
 from diffugen.stages.detector import open_detector, unknown_classes
 from diffugen.stages.evaluate import guesses
@@ -79,7 +80,7 @@ def promote(
     if validation is not None:
         evidence = _Evidence("validation", validation.images, validation.items)
     else:
-        evidence = _own_evidence(run, dict(chosen_labels(run, method, policy, mask="attention")), policy)
+        evidence = _own_evidence(run, Spool(chosen_labels(run, method, policy, mask="attention")), policy)
     if evidence.kind == "agreed" and by_detector(method) and incumbent == settings.checkpoint:
         run.notify_once(
             f"promote: the labels are those of {incumbent} itself, so they cannot tell whether a detector "

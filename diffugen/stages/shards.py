@@ -6,13 +6,9 @@ Knows an order of batches, not what they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from diffugen.errors import DiffugenError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,10 +37,10 @@ class Shard:
             )
         return cls(int(found[1]), int(found[2]))
 
-    def of(self, work: Sequence[T]) -> Sequence[T]:
-        """Return this shard's part: consecutive, so that the parts in order are the whole in order."""
-        first, end = (len(work) * number // self.count for number in (self.number - 1, self.number))
-        return work[first:end]
+    def part(self, count: int) -> slice:
+        """Return this shard's part of a sequence: consecutive, so that the parts in order are the whole."""
+        first, end = (count * number // self.count for number in (self.number - 1, self.number))
+        return slice(first, end)
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"

@@ -28,6 +28,7 @@ from diffugen.run.codec import to_json
 from diffugen.run.files import write_file
 from diffugen.run.results import Sifted, from_text, to_values
 from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.spool import Spool
 from diffugen.stages.dataset import chosen_items, chosen_labels, fresh_folder, known_items, split_images
 from diffugen.stages.detector import OpenDetector, open_detector
 from diffugen.stages.relabel import CANDIDATE_CONFIDENCE, PREDICTED_AT_A_TIME, sure_and_unsure
@@ -94,7 +95,7 @@ def sift(
     share = policy.dataset.noise_filter
     if not share or (round.results.dataset is not None and not round.redo):
         return Sifted()
-    chosen = dict(chosen_labels(round.run, method, policy))
+    chosen = Spool(chosen_labels(round.run, method, policy))
     splits = split_images(round.run, chosen, policy)
     judge = _Judge(round, chosen, splits, policy.disagreement, settings, known)
     unsure = [image_id for image_id in splits["train"] if chosen[image_id].origin in UNCONFIRMED_ORIGINS]

@@ -22,7 +22,7 @@ QUICK = ["prompts.count=5", "diffusion.num_inference_steps=1", "diffusion.batch_
 @given(st.integers(0, 200), st.integers(1, 50))
 def test_shards_partition_the_work_in_order_and_evenly(jobs: int, count: int) -> None:
     work = list(range(jobs))
-    parts = [Shard(number, count).of(work) for number in range(1, count + 1)]
+    parts = [work[Shard(number, count).part(len(work))] for number in range(1, count + 1)]
     assert [one for part in parts for one in part] == work
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1

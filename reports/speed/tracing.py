@@ -44,7 +44,7 @@ def run(pipeline: Any, prompt: str, phrases: Sequence[str], images: int, steps: 
             pipeline([prompt] * batch, generator=generators, **settings)
             continue
         if variant == "daam":
-            tracing = trace_with_daam(pipeline, [index] * batch)
+            tracing: Any = trace_with_daam(pipeline, [index] * batch)
         else:  # with concepts, the same phrases compete
             tracing = trace(
                 pipeline, [index] * batch, concepts=[phrases] * batch if variant == "output" else None

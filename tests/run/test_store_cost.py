@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,7 @@ def test_a_queue_is_stored_as_it_comes_and_replaced_as_a_whole(tmp_path: Path) -
     for count in (2_000, 10_000):
         with RunStore.create_or_open(tmp_path / str(count), config=None) as store:
             plant(store, count)
-            peaks.append(peak(lambda store=store, count=count: store.put_disagreements(0, found(count))))
+            peaks.append(peak(partial(store.put_disagreements, 0, found(count))))
             # An iterator may read what it replaces.
             store.put_disagreements(0, (one for one in store.disagreements(0) if one.image_id[-1] != "0"))
             kept = [one for one in found(count) if one.image_id[-1] != "0"]

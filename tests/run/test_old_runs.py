@@ -18,7 +18,7 @@ from diffugen import stages
 from diffugen.config import Config, kept_config
 from diffugen.errors import StoreError
 from diffugen.labels.label import label
-from diffugen.run import Run, RunStore, schema
+from diffugen.run import Run, RunStore, schema, store as store_module
 from tests.support.command_line import run as run_command
 
 OLD = Path(__file__).parents[1] / "fixtures" / "run-schema-3"
@@ -52,6 +52,19 @@ def test_it_opens_and_its_results_are_read(store: RunStore) -> None:
     assert store.summary().images == 24 and store.loop is None
     for record in store.records():
         assert store.image(record.id).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_long_upgrade_is_told_once(
+    folder: Path, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if told:
+        monkeypatch.setattr(store_module, "MANY_ROWS", 24)
+    RunStore.open(folder, readonly=True).close()
+    assert not caplog.messages, "nothing is upgraded"
+    for _ in range(2):
+        RunStore.open(folder).close()
+    assert len(caplog.messages) == told and all(str(folder) in one for one in caplog.messages)
 
 
 def test_the_same_heat_maps_give_the_same_labels(store: RunStore) -> None:

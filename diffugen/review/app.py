@@ -10,15 +10,12 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from diffugen.errors import DiffugenError
@@ -79,11 +76,9 @@ def open_app(
         address = f"diffugen:{token}@{ADDRESS}"
         session = fo.Session(dataset=dataset, view=view, address=address, port=port, remote=True)
         try:
-            with _remembered_interrupt() as stopped, _browser(url, folder / "review" / "open.html"):
+            with _browser(url, folder / "review" / "open.html"):
                 notify(INSTRUCTIONS.format(name=dataset.name, url=url, images=len(view)))
                 while not take_over():
-                    if stopped.is_set():
-                        return False
                     if not is_alive(server.child):
                         raise DiffugenError(
                             "the App's server has ended. Verdicts are stored; run the same command to go on"
@@ -94,29 +89,6 @@ def open_app(
             return False
         finally:
             session.close()
-
-
-@contextlib.contextmanager
-def _remembered_interrupt() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets, beside its exception.
-
-    The exception is lost where Python or a library ignores errors, as in a destructor.
-    """
-    stopped = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield stopped
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        stopped.set()
-        before(number, frame)
-
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

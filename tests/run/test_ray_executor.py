@@ -101,7 +101,8 @@ def test_a_batch_that_kills_every_worker_ends_the_work(workers: RayExecutor, tmp
     with pytest.raises(DiffugenError, match=rf"^{ATTEMPTS} workers ended with the same batch in work"):
         for one in workers.spread(work, batches(8), said.append):
             taken.append(one)
-    assert taken == [0, 9, 16][: len(taken)] and len(said) == ATTEMPTS - 1
+    # A worker may have the batch before in work, too, and be lost with that one.
+    assert taken == [0, 9, 16][: len(taken)] and ATTEMPTS - 1 <= len(said) <= 2 * ATTEMPTS
     assert squares(workers, Squares(tmp_path), 2) == [0, 9, 16], "the executor can be used again"
 
 

@@ -106,6 +106,8 @@ class DiffusionSettings(Section):
             raise ValueError(
                 "none unless diffusion.map is output; prompts.background has words of the prompts"
             )
+        if len({word.casefold() for word in value}) < len(value):
+            raise ValueError("each word once, whatever its case: the same word would compete with itself")
         return value
 
 

@@ -345,9 +345,12 @@ def _checked(
 
 def _traced(prompt: Prompt, concepts: Sequence[str]) -> tuple[Phrase, ...]:
     """Return the phrases that are traced in the images of a prompt: its own, then the other concepts."""
-    own = {phrase.text.casefold() for phrase in prompt.phrases}
-    others = dict.fromkeys(word for word in concepts if word.casefold() not in own)
-    return (*prompt.phrases, *(Phrase(word, None) for word in others))
+    known = {phrase.text.casefold() for phrase in prompt.phrases}
+    others: dict[str, str] = {}  # each word once, whatever its case: it would compete with itself
+    for word in concepts:
+        if word.casefold() not in known:
+            others.setdefault(word.casefold(), word)
+    return (*prompt.phrases, *(Phrase(word, None) for word in others.values()))
 
 
 def _check_job(pipeline: Any, job: ImageRecord) -> None:

@@ -88,7 +88,7 @@ class Progress:
         self._on_done = on_done
         self._waiting: deque[_Waiting] = deque()
         kept = None if plan is None else round.store.batches_done(plan)
-        if kept is None or round.files_missing():
+        if kept is None or not 0 <= kept.batches <= len(batches) or round.files_missing():
             kept = BatchesDone()
         self._done = kept.batches
         self.dropped = kept.dropped

@@ -46,6 +46,12 @@ def compare(
     if order == "doubt" and decoder is None:
         order = "severity"
         round.run.notify_once("review.order: severity, because no decoder is in use whose doubt could count")
+
+    def doubt_of(image_id: str) -> float:
+        if decoder is None or order != "doubt":
+            return 0.0
+        return doubt(store.taught(decoder.id, image_id))
+
     ranker = Ranker(order, round.run.seed)
     kinds = Counter[str]()
     images = agreements = 0
@@ -56,9 +62,7 @@ def compare(
         images, agreements = images + 1, agreements + len(found.agreements)
         if found.disagreements:
             record = store.record(pair.image_id)
-            uses_doubt = order == "doubt" and decoder is not None
-            doubted = doubt(store.taught(decoder.id, record.id)) if uses_doubt and decoder else 0.0
-            ranker.add(record.round, found.disagreements, record.family, doubted)
+            ranker.add(record.round, found.disagreements, record.family, doubt_of(record.id))
             kinds.update(one.kind for one in found.disagreements)
         if images % REPORTED_EVERY == 0:
             on_progress(images, max(images, total))

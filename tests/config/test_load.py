@@ -346,6 +346,8 @@ def test_concepts_need_our_tracer_and_maps_of_outputs(tmp_path: Path) -> None:
         load_config("miniature", [output, "diffusion.attention_backend=daam"])
     with pytest.raises(ConfigError, match=r"concepts.*: expected none unless diffusion\.map is output"):
         load_config("miniature", [sky])
+    with pytest.raises(ConfigError, match=r"concepts.*: expected each word once"):
+        load_config("miniature", [output, "diffusion.concepts=[sky, Sky]"])
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:

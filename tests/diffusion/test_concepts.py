@@ -256,7 +256,7 @@ def test_generate(family: str, task: str) -> None:
     pipeline = joint(family)
     settings = {"num_inference_steps": 4, "guidance_scale": 4.0}
     record = plan(ANIMALS, settings=settings)[0] if task == "txt2img" else replaced(job(task))
-    output: Any = {"map_kind": "output", "concepts": ("road", "Car", "sky")}
+    output: Any = {"map_kind": "output", "concepts": ("road", "Car", "sky", "Road")}
     check_jobs(pipeline, [record], **output)
     [(_, image, heat_maps, _)] = generate(pipeline, [record], source=source, **output)
     own = ImageRecord(**{**vars(record), "prompt": Prompt(ANIMALS.text, ANIMALS.phrases[:1])})

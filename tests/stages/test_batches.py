@@ -11,6 +11,7 @@ import pytest
 from diffugen.diffusion.generate import PromptJobs, grouped, image_seed
 from diffugen.records import HeatMaps, ImageRecord, Phrase, Prompt
 from diffugen.run import RunStore
+from diffugen.run.results import BatchesDone
 from diffugen.stages.batches import Batches, Progress
 from tests.support.rounds import round_of
 
@@ -106,6 +107,14 @@ def test_a_lost_image_is_made_again_although_its_batch_was_done(tmp_path: Path) 
         store.image_path(lost).unlink()
         assert do(store, batches, "plan") == (12, 4)
         assert store.has_image(lost)
+
+
+@pytest.mark.parametrize("batches_done", [-1, 5, 10**9])
+def test_what_cannot_be_true_of_a_plan_is_not_believed(tmp_path: Path, batches_done: int) -> None:
+    with RunStore.create_or_open(tmp_path, config=None) as store:
+        batches = Batches([jobs(4)], 4)
+        store.keep_batches_done("plan", BatchesDone(batches_done))
+        assert do(store, batches, "plan") == (0, 16)
 
 
 def test_unusable_images_are_counted_once_whether_remembered_or_not(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of YOLO segmentation models (YOLOv8, v9, 11, 12, 26, E): load any kind, save as safetensors.
+"""Checkpoints of YOLO segmentation models, v8 to 26 and YOLOE: load any kind, save as safetensors.
 
 With the other ``yolo`` modules of this package and ``sam`` the only home of ultralytics (AGPL-3.0). Knows
 nothing about images, datasets or training.

@@ -70,7 +70,7 @@ class Judge:
     Args:
         evidence: Labels that are taken as correct.
         heat_maps: Returns an image's heat maps.
-        image: Returns an image's pixels, uint8 (H, W, 3); called only for settings that refine masks.
+        image: Returns an image's pixels, uint8 (H, W, 3).
         witness: Returns what a detector found in an image, or None.
         segmenter: Outlines objects, for settings with ``refine: sam``.
         terms: The T score terms that labels from these heat maps have; with ``certainty`` where a decoder
@@ -107,8 +107,8 @@ class Judge:
         self._objects = np.array([max(len(one.instances), 1) for one in evidence])
         self.terms = tuple(terms)
         self._matcher = Matcher(evidence, heat_maps, image, witness, segmenter, terms)
-        self._executor = executor
-        self._spreads = executor is not None and executor.spreads and segmenter is None  # which stays here
+        spreads = executor is not None and executor.spreads and segmenter is None  # which stays here
+        self._executor = executor if spreads else None
         self._matching: Matching | None = None
         self._labelled: dict[str, _Labels] = {}
 
@@ -153,11 +153,10 @@ class Judge:
 
     def _label(self, settings: LabelSettings) -> _Labels:
         numbers = range(len(self._evidence))
-        if self._spreads and self._matching is None:
-            self._matching = Matching(self._matcher.packed())
-        if self._executor is None or self._matching is None:
+        if self._executor is None:
             found = [self._matcher.match(number, settings) for number in numbers]
         else:
+            self._matching = self._matching or Matching(self._matcher.packed())
             starts = numbers[::MATCHED_AT_A_TIME]
             batches = [(settings, numbers[start : start + MATCHED_AT_A_TIME]) for start in starts]
             parts = self._executor.spread(self._matching, batches, self._notify)

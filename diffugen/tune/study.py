@@ -154,8 +154,7 @@ def tune(
         evidence: Labels that are taken as correct, each image once.
         heat_maps: Returns an image's heat maps; called for the images in use, and more than once only if they
             exceed `diffugen.tune.matcher.CACHE_BYTES` together.
-        image: Returns an image's pixels, uint8 (H, W, 3); called in the same way, for settings that refine
-            masks.
+        image: Returns an image's pixels, uint8 (H, W, 3); called in the same way.
         settings: The current label settings.
         weights: The current score weights.
         storage: SQLite file of the study, created if needed; several studies can share it. The study's name

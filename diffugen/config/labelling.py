@@ -138,7 +138,7 @@ def with_current_names(settings: Any) -> Any:
 
 
 CERTAINTY = "certainty"
-"""Name of the term of the score that only labels have which a decoder drew."""
+"""Name of the score term that only labels drawn by a decoder have."""
 
 
 class ScoreWeights(Section):

@@ -131,8 +131,8 @@ def open_detector(
         checkpoint: The detector: a path relative to the run's folder, or any other checkpoint.
         settings: Its device and, if configured, its sizes.
         items: The images that it will see, looked at only while the run has no images of its own.
-        allow_untrained: Whether it may have no classes, like an architecture without weights; a run can begin
-            with such a one.
+        allow_untrained: Whether it may have no classes, like an architecture without weights, which a run
+            can begin with.
 
     Raises:
         DiffugenError: The checkpoint cannot be loaded, or has no classes.

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from diffugen.review.pages import Pages
+
 VARIABLE = "DIFFUGEN_REVIEW_GUARD"
 """Environment variable with what `serve` needs: unlike arguments, it is hidden from other users."""
 
@@ -159,7 +161,7 @@ def serve() -> None:
     config = server.Config()
     config.bind = [f"{given['address']}:{given['port']}"]
     server.set_port(given["port"])
-    guard = Guard(server.app, token=given["token"], folders=map(Path, given["folders"]))
+    guard = Guard(Pages(server.app), token=given["token"], folders=map(Path, given["folders"]))
     asyncio.run(server.serve(guard, config, shutdown_trigger=_until_stopped))
 
 

@@ -101,25 +101,37 @@ def test_ten_keys_are_ten_decisions_and_nothing_but_the_flag_ends_the_session(
     until(lambda: verdicts(review)[10:] == ["open"])
     assert review.votes()[10].image_id == review.votes()[9].image_id
 
-    # Another person, at the same time.
+    # Another person, at the same time, whose page follows no other, and is followed by none.
+    ann.be_ready()
+    taken_back = ann.open_id()
     ben = Reviewer(browser, review.url(), "ben")
+    ben.be_ready()
+    assert not ben.open_id()
     ben.open_image()
-    ben.press("4")
-    until(lambda: len(review.votes()) == 12)
-    assert (review.votes()[-1].verdict, review.votes()[-1].reviewer) == ("reject", "ben")
+    assert ben.open_id() == taken_back
+    for count, key in enumerate("43", start=12):
+        ben.press(key)
+        until(lambda count=count: len(review.votes()) == count)  # type: ignore[misc]
+    assert verdicts(review)[11:] == ["reject", "empty"]
+    assert {one.reviewer for one in review.votes()[11:]} == {"ben"}
+    ben.be_ready()
+    assert ben.open_id() != taken_back
 
-    ben.page.close()
-    assert review.process.poll() is None, "a closed page ends nothing"
-    # Where masks are changed, keys belong to FiftyOne's tools; all labels can be changed there.
+    # Where masks are changed, all labels can be, and a digit still decides: it leaves the tab first.
     ann.press("e")
     ann.page.wait_for_selector("[data-cy=annotation-save-state]", state="attached")
     assert ann.page.locator("[data-cy^=annotate-label-]").count() > 0
+    assert ann.open_id() == taken_back
     ann.press("1")
-    ann.page.locator("[data-cy=explore]").click()
-    assert len(review.votes()) == 12
+    until(lambda: verdicts(review)[13:] == ["attention"])
+    assert review.votes()[13].image_id == review.votes()[11].image_id == review.votes()[10].image_id
+
+    ben.page.close()
+    assert review.process.poll() is None, "a closed page ends nothing"
+    ann.be_ready()
     ann.page.evaluate("__foo__.executeOperator('@diffugen/review/finish')")
     assert review.end() == 0
-    assert "10 images decided in this review, all stored in the run" in " ".join(review.said.split())
+    assert "11 images decided in this review, all stored in the run" in " ".join(review.said.split())
 
 
 def test_a_mask_is_corrected_with_three_actions(tmp_path: Path, browser: Browser, start: Start) -> None:

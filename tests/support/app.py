@@ -110,6 +110,10 @@ class Reviewer:
         self.be_ready()
         self.page.keyboard.press(key)
 
+    def open_id(self) -> str:
+        """Return the id of the open sample; empty if none is open."""
+        return str(self.page.evaluate("new URLSearchParams(location.search).get('id') || ''"))
+
     def stroke(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Draw with the tool of the tab Annotate, from one point of the image to another, in its pixels."""
         image = self.page.locator("[data-cy=lighter-sample-image]")

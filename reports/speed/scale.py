@@ -1,10 +1,11 @@
-"""Measure commands on a run with many images, and write ``scale.md`` beside this file.
+"""Measure commands on runs with many images, and write ``scale.md`` beside this file.
 
-    python reports/speed/scale.py --images 20000 --work runs/scale
+    python reports/speed/scale.py --work runs/scale
 
-The run is synthetic: a few dozen images of the miniature, repeated under other seeds, with attention labels,
-and with slightly shifted copies of them as model labels. Each command runs in its own process, whose time and
-peak memory are measured (on Linux). A run with a tenth of the images shows how both grow.
+The runs are synthetic: a few dozen images of the miniature, repeated under other seeds, with attention
+labels, and with slightly shifted copies of them as model labels. Each command runs in its own process, whose
+time and peak memory are measured (on Linux). The sizes differ by factors of ten, which shows what is not
+linear.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ import numpy as np
 
 import diffugen as dg
 from diffugen.labels.shapes import decode, encode
-from diffugen.records import GeneratedImage, HeatMaps, Instances, LabelSet
-from diffugen.run.results import Labelled
+from diffugen.records import Instances, LabelSet
+from diffugen.run.codec import EncodedImage, heat_maps_to_npz, rgb_to_png
+from diffugen.run.store import RunStore
 
 HERE = Path(__file__).parent
 MOULDS = 40
 BATCH = 500
+VARIANTS = 10
 COMMANDS = ("status", "compare", "page", "tune", "report", "export", "resume")
 
 
@@ -41,35 +44,46 @@ def plant(folder: Path, images: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     config = dg.load_config("miniature", [f"prompts.count={MOULDS}", "loop.truth=null"])
     with dg.open_run(folder, config) as run:
-        store = run.store
         dg.generate(run)
-        moulds = [(one, store.image(one.id), store.heat_maps(one.id), 0.4) for one in store.records()]
-        more = repeated(moulds, images - len(moulds))
+        method = dg.label(run).method
+        moulds = list(run.store.labels("attention", method))
+        run.store.put_labels(shifted(one, number) for number, one in enumerate(moulds))
+        more = repeated(run.store, moulds, images - len(moulds))
         while batch := list(islice(more, BATCH)):
-            store.add_images(batch)
-        labelled: Labelled = dg.label(run)
-        labels = store.labels("attention", labelled.method)
-        while part := list(islice(labels, BATCH)):
-            store.put_labels(
-                LabelSet(one.image_id, "model", moved(one.instances, number), "planted")
-                for number, one in enumerate(part)
-            )
+            run.store.add_encoded(image for image, _ in batch)
+            run.store.put_labels(one for _, labels in batch for one in labels)
     (folder / "planted").touch()
 
 
-def repeated(moulds: list[GeneratedImage], count: int) -> Iterator[GeneratedImage]:
-    """Yield the images repeatedly, under new seeds."""
+def repeated(
+    store: RunStore, moulds: list[LabelSet], count: int
+) -> Iterator[tuple[EncodedImage, list[LabelSet]]]:
+    """Yield the images and labels of a run repeatedly, under new seeds."""
+    kept = [
+        (store.record(one.image_id), rgb_to_png(store.image(one.image_id)), store.heat_maps(one.image_id))
+        for one in moulds
+    ]
+    variants = [[shifted(one, number) for number in range(VARIANTS)] for one in moulds]
     for number in range(count):
-        record, rgb, heat_maps, seconds = moulds[number % len(moulds)]
+        mould = number % len(moulds)
+        record, png, heat_maps = kept[mould]
         other = dataclasses.replace(record, seed=10**6 + number)
-        yield (other, rgb, HeatMaps(other.id, heat_maps.size_wh, heat_maps.phrases, heat_maps.maps), seconds)
+        npz = heat_maps_to_npz(dataclasses.replace(heat_maps, image_id=other.id))
+        like_model = variants[mould][number // len(moulds) % VARIANTS]
+        labels = [dataclasses.replace(one, image_id=other.id) for one in (moulds[mould], like_model)]
+        yield EncodedImage(other, png, npz, 0.4), labels
+
+
+def shifted(labels: LabelSet, number: int) -> LabelSet:
+    """Return model labels that resemble attention labels."""
+    return LabelSet(labels.image_id, "model", moved(labels.instances, number), "planted")
 
 
 def moved(instances: Instances, number: int) -> Instances:
-    """Return labels like those of a detector: shifted by a few pixels, and none on every tenth image."""
-    if number % 10 == 0:
+    """Return labels like those of a detector: shifted by a few pixels, and none in one variant."""
+    if number % VARIANTS == 0:
         return instances.take([])
-    rles = tuple(encode(np.roll(decode(rle), number % 9, axis=1)) for rle in instances.rles)
+    rles = tuple(encode(np.roll(decode(rle), number, axis=1)) for rle in instances.rles)
     return dataclasses.replace(instances, rles=rles, scores=np.full(len(rles), 0.9), terms=())
 
 
@@ -104,37 +118,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--work", type=Path, default=Path("runs/scale"))
     arguments = parser.parse_args()
-    sizes = (arguments.images // 10, arguments.images)
-    measured: dict[str, dict[int, dict[str, float]]] = {command: {} for command in COMMANDS}
-    for size in sizes:
-        folder = arguments.work / str(size)
-        plant(folder, size)
-        for command in COMMANDS:
-            measured[command][size] = run(command, folder)
-            print(size, command, json.dumps(measured[command][size]), flush=True)
-    small, large = sizes
+    measured: dict[str, list[dict[str, float]]] = {command: [] for command in COMMANDS}
+    for size in arguments.sizes:
+        started = time.perf_counter()
+        plant(arguments.work / str(size), size)
+        print(size, "planted", round(time.perf_counter() - started, 1), flush=True)
+    for command, found in measured.items():
+        run(command, arguments.work / str(arguments.sizes[0]))  # so that no size reads the code from the disk
+        for size in arguments.sizes:
+            found.append(run(command, arguments.work / str(size)))
+            print(size, command, json.dumps(found[-1]), flush=True)
+    sizes = " ".join(map(str, arguments.sizes))
     lines = [
         "# A run with many images",
         "",
         fill(
-            f"Measured by `python reports/speed/scale.py --images {arguments.images}`, which also describes "
-            "the synthetic run (n = 1). Each command runs in its own process on two CPU cores; its time "
-            "includes start-up and imports. Other work ran on the same cores, and the smaller run was "
-            "measured first, with cold imports. "
-            "`resume` is `diffugen generate` on a run whose images all exist; `page` is `diffugen review "
-            "--static`, with 200 images; `tune` uses at most 300.",
+            f"Measured by `python reports/speed/scale.py --sizes {sizes}`, which also describes the runs "
+            "(n = 1). Each command runs in its own process on two CPU cores; its time includes start-up and "
+            "imports. `resume` is `diffugen generate` on a run whose images all exist; `page` is `diffugen "
+            "review --static`, with 200 images; `tune` uses at most 300.",
             120,
             break_on_hyphens=False,
         ),
         "",
-        f"| command | {small:,} images: s | MB | {large:,} images: s | MB |",
-        "|---|---|---|---|---|",
+        f"| command | {' | '.join(f'{size:,} images: s | MB' for size in arguments.sizes)} |",
+        "|---|" + "---|---|" * len(arguments.sizes),
     ]
-    for command, by_size in measured.items():
-        cells = " | ".join(f"{by_size[size]['seconds']} | {by_size[size]['mb']:.0f}" for size in sizes)
+    for command, found in measured.items():
+        cells = " | ".join(f"{one['seconds']} | {one['mb']:.0f}" for one in found)
         lines.append(f"| {command} | {cells} |")
     (HERE / "scale.md").write_text("\n".join(lines) + "\n")
 

@@ -132,4 +132,4 @@ class Reviewer:
 
     def be_ready(self) -> None:
         """Wait until the App hears keys: the plugin is there, and so is the next image."""
-        self.page.wait_for_function("() => document.body.dataset.reviewBusy === ''")
+        self.page.wait_for_function("() => document.body?.dataset.reviewBusy === ''")

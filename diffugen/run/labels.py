@@ -253,6 +253,21 @@ class LabelStore(ImageStore):
                     "INSERT OR REPLACE INTO meta VALUES (:key, :value)", pairs({"compared": method})
                 )
 
+    def drop_disagreements(self, image_ids: Iterable[str]) -> None:
+        """Drop the disagreements of images, in one transaction; the others keep their order.
+
+        Args:
+            image_ids: The images; may be an iterator that reads the run's labels.
+
+        Raises:
+            StoreError: The run cannot be written. Then nothing is changed.
+        """
+        with self._ledger.transaction():
+            self._ledger.write(
+                "DELETE FROM disagreements WHERE image_id = :image_id",
+                ({"image_id": one} for one in image_ids),
+            )
+
     @property
     def compared_method(self) -> str | None:
         """Provenance of the attention labels that were compared last; None if unknown, as in older runs."""

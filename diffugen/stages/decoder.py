@@ -10,6 +10,7 @@ from diffugen.config.labelling import Labelling
 from diffugen.config.sections import DiffusionSettings
 from diffugen.records import HeatMaps, PixelFeatures
 from diffugen.run.rounds import OnProgress, unseen
+from diffugen.run.spool import ImageIds
 from diffugen.run.store import RunStore
 from diffugen.stages.models import load_model
 
@@ -43,7 +44,7 @@ def draw(
     decoder, diffusion = labelling.decoder, labelling.diffusion
     if decoder is None or diffusion is None:
         return
-    missing = [one for one in image_ids if not store.taught_path(decoder.id, one).is_file()]
+    missing = ImageIds(one for one in image_ids if not store.taught_path(decoder.id, one).is_file())
     if not missing:
         return
     from diffugen.labels.decoder import Decoder

@@ -16,6 +16,7 @@ from diffugen.labels.witness import Witness, within
 from diffugen.records import ImageRecord, Instances, LabelSet
 from diffugen.run.results import Labelled
 from diffugen.run.rounds import OnProgress, Round, stage, unseen
+from diffugen.run.spool import ImageIds
 from diffugen.run.store import RunStore
 from diffugen.stages.decoder import draw, heat_maps_reader
 from diffugen.stages.labellers import Evidence
@@ -60,7 +61,7 @@ def label_images(round: Round, labelling: Labelling, on_progress: OnProgress = u
     """
     round.run.executor.open()
     store = round.store
-    missing = list(store.label_ids_missing("attention", labelling.method))
+    missing = ImageIds(store.label_ids_missing("attention", labelling.method))
     if labelling.uses_heat:
         draw(store, labelling, missing, on_progress)
     on_progress(0, len(missing))

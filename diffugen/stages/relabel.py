@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from diffugen.config.sections import DetectorSettings
 from diffugen.records import Instances, LabelSet, Prompt
 from diffugen.run.results import Relabelled
 from diffugen.run.rounds import OnProgress, Round, Run, stage
-from diffugen.run.store import RunStore
+from diffugen.run.spool import ImageIds
 from diffugen.stages.detector import OpenDetector, mapped_classes, open_detector, trained_on
 from diffugen.stages.labellers import PackedDetector, Predictor
 
@@ -53,8 +53,9 @@ def relabel(round: Round, on_progress: OnProgress, checkpoint: str, settings: De
     meanings = mapped_classes(detector.detector.class_names, class_names, settings.class_map)
     method = detector.method(meanings, settings.confidence)
     seen = trained_on(store)
-    missing = [image_id for image_id in store.label_ids_missing("model", method) if image_id not in seen]
-    _drop_disagreements(store, {*missing, *store.superseded("model", method)})
+    missing = ImageIds(one for one in store.label_ids_missing("model", method) if one not in seen)
+    # They name objects by their number, which means another object among other labels.
+    store.drop_disagreements(chain(missing, store.superseded("model", method)))
     store.renew_labels("model", method)
     least = min(CANDIDATE_CONFIDENCE, settings.confidence)
     for ids, found in predicted(round.run, detector, missing, least, on_progress):
@@ -93,24 +94,19 @@ def predicted(
         on_progress: Called with images done and all of them, after the caller has taken what was yielded.
     """
     on_progress(0, len(ids))
-    parts = [ids[first : first + PREDICTED_AT_A_TIME] for first in range(0, len(ids), PREDICTED_AT_A_TIME)]
-    if not parts:
+    if not ids:
         return
+
+    def parts() -> Iterator[Sequence[str]]:
+        for first in range(0, len(ids), PREDICTED_AT_A_TIME):
+            yield ids[first : first + PREDICTED_AT_A_TIME]
+
     work = Predictor(PackedDetector.of(detector) if run.executor.spreads else detector, confidence)
-    batches = ([run.store.image(image_id) for image_id in part] for part in parts)
+    batches = ([run.store.image(image_id) for image_id in part] for part in parts())
     found = run.executor.spread(work, batches, run.notify)
-    for done, part in enumerate(parts, start=1):
+    for done, part in enumerate(parts(), start=1):
         yield part, list(islice(found, len(part)))
         on_progress(min(done * PREDICTED_AT_A_TIME, len(ids)), len(ids))
-
-
-def _drop_disagreements(store: RunStore, image_ids: Collection[str]) -> None:
-    """Drop the disagreements of images that get other model labels: they refer to objects by their number."""
-    for number in store.summary().rounds:
-        found = list(store.disagreements(number))
-        kept = [one for one in found if one.image_id not in image_ids]
-        if len(kept) < len(found):
-            store.put_disagreements(number, kept)
 
 
 def as_prompted(

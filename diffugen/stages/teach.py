@@ -16,6 +16,7 @@ from diffugen.errors import counted
 from diffugen.records import HeatMaps, PixelFeatures, content_id
 from diffugen.run.results import HeldOut, Taught
 from diffugen.run.rounds import OnProgress, Round, stage
+from diffugen.run.spool import ImageIds
 from diffugen.stages.decoder import draw, features_of
 from diffugen.stages.label import labelled_images
 from diffugen.stages.models import load_model
@@ -80,7 +81,7 @@ def teach(round: Round, on_progress: OnProgress, labelling: Labelling, settings:
         settings.model_dump(mode="json"),
         run.seed,
     )
-    everything = list(store.image_ids())
+    everything = ImageIds(store.image_ids())
     last = _last(round)
     if last is not None and last.decoder is not None and last.decoder.id == key:
         draw(store, round.taught_labelling(labelling), everything, on_progress)

@@ -9,6 +9,7 @@ from diffugen.errors import DiffugenError
 from diffugen.labels.witness import Witness
 from diffugen.records import LabelSet
 from diffugen.run.rounds import OnProgress, Round, unseen
+from diffugen.run.spool import ImageIds
 from diffugen.run.store import RunStore
 from diffugen.stages.detector import mapped_classes, open_detector
 from diffugen.stages.relabel import as_prompted, predicted
@@ -34,7 +35,7 @@ def witnesses(
     settings, confidence = labelling.detector, labelling.settings.detector_confidence
     if settings is None:
         return iter(())
-    run, store, ids = round.run, round.store, list(image_ids)
+    run, store, ids = round.run, round.store, ImageIds(image_ids)
     detector = open_detector(run, settings.checkpoint, settings)
     meanings = mapped_classes(detector.detector.class_names, run.class_names, settings.class_map)
     known = frozenset(run.class_names) & {*detector.detector.class_names, *meanings}
@@ -43,7 +44,7 @@ def witnesses(
         raise DiffugenError(mistake)
     method = detector.method(meanings, confidence)
     lacking = set(store.label_ids_missing("witness", method))
-    missing = [image_id for image_id in ids if image_id in lacking]
+    missing = ImageIds(image_id for image_id in ids if image_id in lacking)
     for part, found in predicted(run, detector, missing, confidence, on_progress):
         store.put_labels(
             LabelSet(

@@ -239,6 +239,9 @@ def test_disagreements_of_a_round_are_replaced_and_keep_their_order(store: RunSt
     with pytest.raises(sqlite3.IntegrityError):
         store.put_disagreements(0, [Disagreement("nobody", "spurious", 0.9, 0, None, 0.0)])
     assert list(store.disagreements(0)) == first[::-1]
+    assert store.count_contested() == {0: 2, 1: 1}
+    store.drop_disagreements(one for one in (ids[0], "nobody"))
+    assert list(store.disagreements()) == first[:1] and store.count_contested() == {0: 1}
 
 
 def test_the_newest_decision_counts_and_becomes_the_human_label(store: RunStore) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from diffugen.errors import DiffugenError
-from diffugen.records import Instances
+from diffugen.records import Instances, content_id
+from diffugen.run.spool import Names, Ranking
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,43 @@ class Evidence:
     weight: float = 1.0
 
 
-def spread(evidence: Sequence[Evidence], images: int, seed: int) -> list[Evidence]:
-    """Draw at most ``images`` of the evidence, from as many families as possible.
+class Candidate(Protocol):
+    """An image that may become evidence."""
 
-    The result does not depend on the order of the evidence.
+    @property
+    def image_id(self) -> str:
+        """The image."""
+
+    @property
+    def family(self) -> str:
+        """Its family."""
+
+    @property
+    def weight(self) -> float:
+        """How much its labels would count."""
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+def spread(candidates: Iterable[C], seed: int) -> Iterator[C]:
+    """Yield candidates in the order in which they should be used, however many are.
+
+    Those with the greatest weight come first, and among these one of each family before a second of any. The
+    order does not depend on that of the candidates, which are on disk meanwhile, not in memory.
 
     Raises:
         DiffugenError: An image occurs twice.
     """
-    by_family: dict[str, list[Evidence]] = {}
-    for one in sorted(evidence, key=lambda one: one.image_id):
-        by_family.setdefault(one.family, []).append(one)
-    repeated = len(evidence) - len({one.image_id for one in evidence})
+    ranking, names, numbers = Ranking[C](), Names(), dict[float, int]()
+    repeated = 0
+    for one in candidates:
+        if names.add(one.image_id):
+            number = numbers.setdefault(one.weight, len(numbers))
+            ranking.add(number, content_id(seed, one.image_id), 1.0, one.family, "", one)
+        else:
+            repeated += 1
     if repeated:
         raise DiffugenError(f"{repeated} images occur more than once in the evidence; pass each image once")
-    rng = random.Random(seed)
-    piles = [rng.sample(pile, len(pile)) for _, pile in sorted(by_family.items())]
-    rng.shuffle(piles)
-    # The first image of every family, then the second, and so on.
-    turns = sorted((turn, number) for number, pile in enumerate(piles) for turn in range(len(pile)))
-    return [piles[number][turn] for turn, number in turns[:images]]
+    for _, number in sorted(numbers.items(), reverse=True):
+        yield from (one for _, one in ranking.by_worth(number))

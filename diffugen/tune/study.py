@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import islice
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def tune(
             a decoder drew them.
         segmenter: Outlines objects; required if ``settings.refine`` is ``"sam"``.
         trials: Number of trials in all, including the current settings.
-        images: Maximum number of images of the evidence to use, spread over families.
+        images: Maximum number of images of the evidence to use: those that count most, spread over families.
         folds: Number of parts of the evidence for cross-validation; fewer if there are fewer families.
         seed: Seed of images, folds and search: the same arguments give the same result, interrupted or not.
         executor: Where the images of a trial are labelled; None for this process. The result is the same.
@@ -187,7 +188,7 @@ def tune(
         (True, 0.113, 0.171)
     """
     _check(trials=(trials, 0), images=(images, 1), folds=(folds, 2))
-    chosen = spread(evidence, images, seed)
+    chosen = list(islice(spread(evidence, seed), images))
     families = [one.family for one in chosen]
     reason = _too_little(len(chosen), len(set(families)), trials)
     if reason:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -25,12 +26,22 @@ def test_spread_takes_every_family_once_before_any_twice() -> None:
         for family, count in ((0, 30), (1, 4), (2, 1))
         for n in range(count)
     ]
-    drawn = spread(evidence, 9, 0)
+    drawn = list(islice(spread(evidence, 0), 9))
     assert Counter(one.family for one in drawn) == {"0": 4, "1": 4, "2": 1}
     assert [one.family for one in drawn[:3]] != ["0", "0", "0"]
     assert len({one.image_id for one in drawn}) == 9
-    assert drawn == spread(evidence[::-1], 9, 0) != spread(evidence, 9, 1)
-    assert len(spread(evidence, 300, 0)) == 35
+    assert drawn == list(islice(spread(evidence[::-1], 0), 9)) != list(islice(spread(evidence, 1), 9))
+    assert len(list(spread(evidence, 0))) == 35
+
+
+def test_what_counts_more_is_used_first() -> None:
+    """Regression: with many images, hardly any that a person had decided was among those drawn."""
+    world = World()
+    model = [replace(world.evidence(f"{n}", family=f"{n}"), weight=0.25) for n in range(40)]
+    human = [world.evidence(f"human {n}", family=f"{n % 2}") for n in range(6)]
+    drawn = list(islice(spread([*model, *human], 0), 10))
+    assert [one.weight for one in drawn] == 6 * [1.0] + 4 * [0.25]
+    assert len({one.family for one in drawn[:2]}) == 2
 
 
 def test_worth_and_miscalibration_computed_by_hand() -> None:
@@ -83,7 +94,7 @@ def test_heat_walks_along_the_self_attention_in_tuning_too() -> None:
     bottom_up = np.eye(96).reshape(8, 12, 8, 12)[::-1].astype(np.float16)
 
     def heat_maps(image_id: str) -> HeatMaps:
-        return dataclasses.replace(world.heat_maps(image_id), self_attention=bottom_up)
+        return replace(world.heat_maps(image_id), self_attention=bottom_up)
 
     judge = Judge(world.correct(), heat_maps, world.image)
     settings = WRONG.changed(groups={"up@*": 1.0}, threshold="otsu")
@@ -126,5 +137,5 @@ def test_a_term_that_orders_labels_wrongly_is_contradicted() -> None:
 
 def test_a_persons_labels_count_more_than_a_detectors() -> None:
     world = World()
-    evidence = [world.evidence("a"), dataclasses.replace(world.evidence("b"), weight=0.25)]
+    evidence = [world.evidence("a"), replace(world.evidence("b"), weight=0.25)]
     assert Judge(evidence, world.heat_maps, world.image).weights.tolist() == [1.6, 0.4]

@@ -226,7 +226,7 @@ def test_studies_of_earlier_versions_continue(tmp_path: Path) -> None:
     evidence = [Evidence(f"image {n}", f"prompt {n // 2}", objects(mask)) for n, mask in enumerate(masks)]
     World().tune(evidence, tmp_path / "tune.sqlite", trials=2)
     names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'tune.sqlite'}")
-    assert names == ["labels-03ac080e29c4d5ce"]
+    assert names == ["labels-6a34171dbc561b4d"]
 
 
 def test_certainty_is_searched_only_where_a_decoder_drew_the_maps(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_the_first_trial_is_exactly_the_current_settings(tmp_path: Path) -> None
         groups={"up@*": 7.0, "down@*": 3.0}, threshold=0.9, erode_frac=0.04, step_weights=(1.0, 3.0, 7.0)
     )
     tuned = world.tune(world.correct(), tmp_path / "tune.sqlite", settings, trials=2)
-    judgement = Judge(spread(world.correct(), 300, 0), world.heat_maps, world.image).judge(settings, WEIGHTS)
+    judgement = Judge(list(spread(world.correct(), 0)), world.heat_maps, world.image).judge(settings, WEIGHTS)
     assert tuned.worth.before == pytest.approx(judgement.worth.mean(), abs=1e-4)
     first = parameters(tmp_path / "tune.sqlite")[0][0]
     assert (first["fraction"], first["erode_frac"], first["groups.down@*"]) == (0.9, 0.04, 3 / 7)

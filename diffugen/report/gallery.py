@@ -105,11 +105,14 @@ def make_galleries(
 def _choose(store: RunStore, survey: Survey, queue: Queue, quality: Quality) -> list[_Group]:
     flagged = _distinct(store, map(_flagged, _waiting(queue)))
     seen = {choice.image_id for choice in flagged}
-    rest = [one for one in _ranked(survey, quality) if one.image_id not in seen]
+
+    def rest() -> Iterator[_Ranked]:
+        return (one for one in _ranked(survey, quality) if one.image_id not in seen)
+
     # Among equally bad labels, the one with the highest score is the worst.
-    worst = heapq.nsmallest(_CANDIDATES, rest, key=lambda one: (one.value, -one.score, one.image_id))
+    worst = heapq.nsmallest(_CANDIDATES, rest(), key=lambda one: (one.value, -one.score, one.image_id))
     # A label that a person accepted unchanged agrees by definition, which shows nothing.
-    good = (one for one in rest if one.measure != _WITH_HUMAN)
+    good = (one for one in rest() if one.measure != _WITH_HUMAN)
     best = heapq.nlargest(_CANDIDATES, good, key=lambda one: (one.value, one.score, one.image_id))
     shown_worst = _distinct(store, map(_choice, worst))
     names = {choice.image_id for choice in shown_worst}
@@ -141,15 +144,14 @@ def _waiting(queue: Queue) -> Iterator[Disagreement]:
         yield from queue.disagreements[image_id]
 
 
-def _ranked(survey: Survey, quality: Quality) -> list[_Ranked]:
-    if quality.agreement:
-        named = {"human": _WITH_HUMAN, "model": "mean IoU with the model labels"}
-        return [
-            _Ranked(named[evidence], value, survey.notes[image_id].score or 0.0, image_id)
-            for evidence, value, image_id in quality.agreement
-        ]
-    scored = ((note.score, image_id) for image_id, note in survey.notes.items())
-    return [_Ranked("mean score", score, score, image_id) for score, image_id in scored if score is not None]
+def _ranked(survey: Survey, quality: Quality) -> Iterator[_Ranked]:
+    if not quality.agreement:
+        for image_id, note in survey.notes.items():
+            if note.score is not None:
+                yield _Ranked("mean score", note.score, note.score, image_id)
+    named = {"human": _WITH_HUMAN, "model": "mean IoU with the model labels"}
+    for evidence, value, image_id in quality.agreement:
+        yield _Ranked(named[evidence], value, survey.notes[image_id].score or 0.0, image_id)
 
 
 def _distinct(store: RunStore, choices: Iterable[_Choice]) -> list[_Choice]:

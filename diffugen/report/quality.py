@@ -6,16 +6,17 @@ Measures on a seeded sample of a run. Knows which label sets to compare, not how
 
 from __future__ import annotations
 
-import random
-from collections.abc import Collection, Sequence
+import heapq
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from diffugen.comparison.matching import match
 from diffugen.comparison.metrics import LabelQuality, Pair, Reliability, label_quality, reliability
-from diffugen.records import Instances
+from diffugen.records import Instances, content_id
 from diffugen.report.facts import RunFacts
 from diffugen.report.survey import Survey
 from diffugen.run.rounds import OnProgress
@@ -137,26 +138,45 @@ def _newest(store: RunStore, image_id: str, source: str, method: str | None) -> 
     return found[-1].instances if found else Instances(store.record(image_id).size_wh, (), (), np.zeros(0))
 
 
+class _Draw:
+    """Draws at most `MOST_IMAGES` of many images: the same ones, in whatever order they come."""
+
+    def __init__(self) -> None:
+        self.available = 0
+        self._kept: list[tuple[int, str]] = []
+
+    def add(self, image_id: str) -> None:
+        self.available += 1
+        place = -int(content_id(SAMPLE_SEED, image_id), 16)
+        if len(self._kept) < MOST_IMAGES:
+            heapq.heappush(self._kept, (place, image_id))
+        else:
+            heapq.heappushpop(self._kept, (place, image_id))
+
+    @property
+    def image_ids(self) -> list[str]:
+        return sorted(image_id for _, image_id in self._kept)
+
+
 def _samples(survey: Survey, first: str | None) -> dict[Evidence, _Sample]:
-    notes = {image_id: note for image_id, note in survey.notes.items() if note.attention is not None}
-    comparable: dict[Evidence, list[str]] = {
-        "human": [image_id for image_id in notes if image_id in survey.human],
-        "model": [
-            image_id
-            for image_id, note in notes.items()
-            if note.model is not None and image_id not in survey.decided
-        ],
-    }
+    draws: dict[tuple[Evidence, bool], _Draw] = defaultdict(_Draw)
+    for image_id, note in survey.notes.items():
+        if image_id in survey.human:
+            evidence: Evidence = "human"
+        elif note.model is not None and image_id not in survey.decided:
+            evidence = "model"
+        else:
+            continue
+        if note.attention is not None:
+            draws[evidence, False].add(image_id)
+            if note.first and note.method != first:  # it has labels of both kinds
+                draws[evidence, True].add(image_id)
     samples: dict[Evidence, _Sample] = {}
-    for evidence, known in comparable.items():
-        twice = [one for one in known if notes[one].first and notes[one].method != first]
-        chosen = twice or known
-        samples[evidence] = _Sample(_sampled(chosen), len(chosen), bool(twice))
+    for evidence in get_args(Evidence):
+        both = (evidence, True) in draws
+        drawn = draws[evidence, both]
+        samples[evidence] = _Sample(drawn.image_ids, drawn.available, both)
     return samples
-
-
-def _sampled(ids: Collection[str]) -> list[str]:
-    return sorted(random.Random(SAMPLE_SEED).sample(sorted(ids), min(MOST_IMAGES, len(ids))))
 
 
 def _compared(evidence: Evidence, when: When, pairs: Sequence[Pair], available: int) -> Comparison:

@@ -1,6 +1,6 @@
 """One pass over every image of a run: what each label source found, and what people decided.
 
-Streams the ledger and keeps one small note per image, so 20,000 images take a few megabytes. Reads no pixels.
+Streams the ledger, and keeps one small note of each image on disk. Reads no pixels.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from diffugen.records import ImageRecord
 from diffugen.report.facts import RunFacts
 from diffugen.review.queue import Queue
+from diffugen.run.spool import Spool
 from diffugen.run.store import RunStore
 
 FEWEST = 20
@@ -22,7 +24,7 @@ NOTABLE = 0.05
 """Smaller gaps between an attribute value and the whole run are not reported."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Note:
     """What the label sets of one image hold.
 
@@ -135,7 +137,7 @@ class Survey:
         verdicts: By round, how often each verdict was given; only the newest decision of an image counts.
     """
 
-    notes: dict[str, Note] = field(default_factory=dict)
+    notes: Spool[Note] = field(default_factory=Spool)
     classes: dict[str, None] = field(default_factory=dict)
     attributes: dict[str, dict[str, Cover]] = field(default_factory=dict)
     overall: Cover = field(default_factory=Cover)
@@ -143,9 +145,9 @@ class Survey:
     decided: set[str] = field(default_factory=set)
     verdicts: dict[int, Counter[str]] = field(default_factory=dict)
 
-    def note(self, image_id: str) -> Note:
-        """Return the note of an image; made if there is none."""
-        return self.notes.setdefault(image_id, Note())
+    def note(self, image_id: str, **values: Any) -> None:
+        """Change values in the note of an image; it is made if there is none."""
+        self.notes.put(image_id, replace(self.notes.get(image_id) or Note(), **values))
 
 
 def survey_run(store: RunStore, facts: RunFacts, queue: Queue) -> Survey:
@@ -159,26 +161,26 @@ def survey_run(store: RunStore, facts: RunFacts, queue: Queue) -> Survey:
             survey.human.add(decision.image_id)
     for round in store.count_contested():
         for image_id in store.contested_ids(round):
-            survey.note(image_id).contested = True
+            survey.note(image_id, contested=True)
     for record in store.records():
         _cover(record, survey)
     return survey
 
 
 def _note_labels(store: RunStore, facts: RunFacts, survey: Survey) -> None:
-    first = facts.first_method
-    kinds: dict[frozenset[str], frozenset[str]] = {}
     for labels in store.labels("attention"):
-        note = survey.note(labels.image_id)
-        found = frozenset(labels.instances.class_names)
-        note.attention = kinds.setdefault(found, found)
-        note.method = labels.method
-        note.score = float(labels.instances.scores.mean()) if len(labels.instances) else None
-        note.first |= labels.method == first
+        values: dict[str, Any] = {
+            "attention": frozenset(labels.instances.class_names),
+            "method": labels.method,
+            "score": float(labels.instances.scores.mean()) if len(labels.instances) else None,
+        }
+        if labels.method == facts.first_method:
+            values["first"] = True
+        survey.note(labels.image_id, **values)
     # The relabel stage skips images that a detector of the run was trained on, so all of these are unseen.
     for labels in store.latest_labels("model"):
-        note, found = survey.note(labels.image_id), frozenset(labels.instances.class_names)
-        note.model, note.model_method = kinds.setdefault(found, found), labels.method
+        found = frozenset(labels.instances.class_names)
+        survey.note(labels.image_id, model=found, model_method=labels.method)
 
 
 def _cover(record: ImageRecord, survey: Survey) -> None:

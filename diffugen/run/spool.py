@@ -39,9 +39,9 @@ def _scratch(*statements: str) -> sqlite3.Connection:
 
 
 class Spool(Mapping[str, T]):
-    """A mapping on disk that keeps the order of its keys; made once, then only read."""
+    """A mapping on disk that keeps the order of its keys."""
 
-    def __init__(self, pairs: Iterable[tuple[str, T]]) -> None:
+    def __init__(self, pairs: Iterable[tuple[str, T]] = ()) -> None:
         """Keep all pairs; none of them stays in memory."""
         with _explained():
             self._rows = _scratch(
@@ -58,6 +58,15 @@ class Spool(Mapping[str, T]):
             raise KeyError(key)
         value: T = pickle.loads(row[0])  # written by this process into its own file
         return value
+
+    def put(self, key: str, value: T) -> None:
+        """Keep a value: a new one in the place of its key, if there is one already."""
+        with _explained():
+            self._rows.execute(
+                "INSERT INTO kept (key, value) VALUES (?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                [key, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)],
+            )
 
     def __contains__(self, key: object) -> bool:
         return self._rows.execute("SELECT 1 FROM kept WHERE key = ?", [key]).fetchone() is not None

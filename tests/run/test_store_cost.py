@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -128,7 +129,17 @@ def spooled(count: int) -> None:
     assert len(spool) == count and all(spool[image_id].image_id == image_id for image_id in spool)
 
 
-@pytest.mark.parametrize("work", [ranked, spooled])
+def noted(count: int) -> None:
+    spool = Spool[Disagreement]()
+    for severity in (0.1, 0.2):
+        for one in found(count):
+            spool.put(one.image_id, dataclasses.replace(one, severity=severity))
+    assert len(spool) == count
+    for (image_id, kept), one in zip(spool.items(), found(count), strict=True):
+        assert image_id == one.image_id and kept == dataclasses.replace(one, severity=0.2)
+
+
+@pytest.mark.parametrize("work", [ranked, spooled, noted])
 def test_what_is_spooled_takes_no_memory(work: Callable[[int], None]) -> None:
     work(10)
     assert peak(lambda: work(10_000)) < 1.5 * peak(lambda: work(2_000))

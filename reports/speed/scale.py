@@ -91,6 +91,7 @@ def run(command: str, folder: Path) -> dict[str, float]:
     """Run a command in its own process; return its time in seconds and its peak memory in MB."""
     arguments = {
         "status": ["status", str(folder)],
+        "tune": ["tune", "--run", str(folder), "--set", "tune.min_decisions=0", "--set", "tune.trials=3"],
         "export": ["export", str(folder), "--out", str(folder / "export")],
         "page": ["review", "--run", str(folder), "--static"],
         "resume": ["generate", "--run", str(folder)],
@@ -139,7 +140,7 @@ def main() -> None:
             f"Measured by `python reports/speed/scale.py --sizes {sizes}`, which also describes the runs "
             "(n = 1). Each command runs in its own process on two CPU cores; its time includes start-up and "
             "imports. `resume` is `diffugen generate` on a run whose images all exist; `page` is `diffugen "
-            "review --static`, with 200 images; `tune` uses at most 300.",
+            "review --static`, with 200 images; `tune` makes 3 trials of each kind on 300.",
             120,
             break_on_hyphens=False,
         ),

@@ -36,6 +36,9 @@ BATCH = 500
 VARIANTS = 10
 COMMANDS = ("status", "compare", "page", "tune", "report", "export", "resume")
 
+Measured = dict[str, dict[str, dict[str, float]]]
+"""By command and number of images, the seconds and the megabytes."""
+
 
 def plant(folder: Path, images: int) -> None:
     """Create a run with this many images, unless it exists."""
@@ -97,6 +100,7 @@ def run(command: str, folder: Path) -> dict[str, float]:
         "resume": ["generate", "--run", str(folder)],
     }.get(command, [command, "--run", str(folder)])
     shutil.rmtree(folder / "export", ignore_errors=True)
+    (folder / "tune.sqlite").unlink(missing_ok=True)
     code = (
         "import sys; sys.argv = ['diffugen', *sys.argv[1:]]\n"
         "from diffugen.cli.app import app\n"
@@ -120,38 +124,47 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=COMMANDS)
     parser.add_argument("--work", type=Path, default=Path("runs/scale"))
     arguments = parser.parse_args()
-    measured: dict[str, list[dict[str, float]]] = {command: [] for command in COMMANDS}
+    kept = HERE / "scale.json"
+    measured: Measured = json.loads(kept.read_text()) if kept.is_file() else {}
     for size in arguments.sizes:
         started = time.perf_counter()
         plant(arguments.work / str(size), size)
         print(size, "planted", round(time.perf_counter() - started, 1), flush=True)
-    for command, found in measured.items():
-        run(command, arguments.work / str(arguments.sizes[0]))  # so that no size reads the code from the disk
-        for size in arguments.sizes:
-            found.append(run(command, arguments.work / str(size)))
-            print(size, command, json.dumps(found[-1]), flush=True)
-    sizes = " ".join(map(str, arguments.sizes))
+    run("resume", arguments.work / str(arguments.sizes[0]))  # so that no other reads the code from the disk
+    for command in arguments.commands:
+        found = [run(command, arguments.work / str(size)) for size in arguments.sizes]
+        measured[command] = {str(size): one for size, one in zip(arguments.sizes, found, strict=True)}
+        print(command, json.dumps(measured[command]), flush=True)
+        kept.write_text(json.dumps(measured, indent=1) + "\n")
+    (HERE / "scale.md").write_text(page(measured))
+
+
+def page(measured: Measured) -> str:
+    """Return the page."""
+    sizes = [int(size) for size in next(iter(measured.values()))]
     lines = [
         "# A run with many images",
         "",
         fill(
-            f"Measured by `python reports/speed/scale.py --sizes {sizes}`, which also describes the runs "
-            "(n = 1). Each command runs in its own process on two CPU cores; its time includes start-up and "
-            "imports. `resume` is `diffugen generate` on a run whose images all exist; `page` is `diffugen "
-            "review --static`, with 200 images; `tune` makes 3 trials of each kind on 300.",
+            f"Measured by `python reports/speed/scale.py --sizes {' '.join(map(str, sizes))}`, which also "
+            "describes the runs (n = 1); with `--commands`, it measures some rows again. Each command runs "
+            "in its own process on two CPU cores; its time includes start-up and imports. `resume` is "
+            "`diffugen generate` on a run whose images all exist; `page` is `diffugen review --static`, with "
+            "200 images; `tune` makes 3 trials of each kind on 300 images, at which a detector looks first.",
             120,
             break_on_hyphens=False,
         ),
         "",
-        f"| command | {' | '.join(f'{size:,} images: s | MB' for size in arguments.sizes)} |",
-        "|---|" + "---|---|" * len(arguments.sizes),
+        f"| command | {' | '.join(f'{size:,} images: s | MB' for size in sizes)} |",
+        "|---|" + "---|---|" * len(sizes),
     ]
-    for command, found in measured.items():
-        cells = " | ".join(f"{one['seconds']} | {one['mb']:.0f}" for one in found)
-        lines.append(f"| {command} | {cells} |")
-    (HERE / "scale.md").write_text("\n".join(lines) + "\n")
+    for command in COMMANDS:
+        cells = [f"{one['seconds']} | {one['mb']:.0f}" for one in measured[command].values()]
+        lines.append(f"| {command} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

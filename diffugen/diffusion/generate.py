@@ -7,17 +7,13 @@ rounds.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import itertools
-import json
 import logging
 import time
-from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +22,7 @@ from diffugen.config.sections import ATTENTION_BACKENDS, MAP_KINDS
 from diffugen.diffusion.concepts import check_concepts
 from diffugen.diffusion.daam_backend import trace_with_daam
 from diffugen.diffusion.devices import free_memory
+from diffugen.diffusion.jobs import grouped
 from diffugen.diffusion.messages import quiet
 from diffugen.diffusion.steps import followed
 from diffugen.diffusion.tasks import (
@@ -40,7 +37,7 @@ from diffugen.diffusion.tasks import (
 from diffugen.diffusion.tokens import TokenIndex, index_tokens
 from diffugen.diffusion.tracing import trace
 from diffugen.errors import ModelError, is_out_of_memory
-from diffugen.records import GeneratedImage, HeatMaps, ImageRecord, Phrase, Prompt, content_id
+from diffugen.records import GeneratedImage, HeatMaps, ImageRecord, Phrase, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,118 +68,6 @@ OWN_ARGUMENTS = frozenset(
     }
 )
 """Arguments of a pipeline's call that come from other fields of the record."""
-
-
-def image_seed(run_seed: int, number: int, prompt: Prompt, parent: str | None = None) -> int:
-    """Return the seed of an image's initial noise, in [0, 2**63).
-
-    Args:
-        run_seed: Seed of the run.
-        number: Index of the image among those with the same prompt and parent.
-        prompt: Its prompt.
-        parent: Id of the source image; None for ``txt2img``.
-    """
-    return int(content_id(prompt.id, number, run_seed, *([] if parent is None else [parent])), 16) % 2**63
-
-
-def plan_jobs(
-    prompts: Sequence[Prompt],
-    *,
-    images_per_prompt: int,
-    run_seed: int,
-    size_wh: tuple[int, int],
-    model: str,
-    settings: Mapping[str, Any],
-    round: int = 0,
-) -> list[ImageRecord]:
-    """Plan text-to-image jobs, each with its own seed.
-
-    A seed depends only on the run seed, the prompt and the image's index. So a longer plan begins with the
-    images of a shorter one, and the same prompt starts from different noise in another run. All prompts get
-    their first image before any gets its second. A prompt that is listed twice gets two different images. For
-    new images of the same prompts in a later round, use another ``run_seed``.
-
-    Args:
-        prompts: The prompts.
-        images_per_prompt: Images per prompt, >= 1.
-        run_seed: Seed of the run.
-        size_wh: Width and height in pixels.
-        model: Name of the diffusion model, as configured.
-        settings: Arguments of the pipeline's call that determine the pixels, such as ``guidance_scale`` and
-            ``num_inference_steps``; also ``scheduler`` and ``dtype`` of the loaded pipeline.
-        round: The round of the loop.
-
-    Example:
-        >>> size = {"size_wh": (64, 96), "model": "miniature", "settings": {}}
-        >>> plan_jobs([prompt], images_per_prompt=2, run_seed=1, **size)
-    """
-    return list(
-        PromptJobs(
-            prompts,
-            images_per_prompt=images_per_prompt,
-            run_seed=run_seed,
-            size_wh=size_wh,
-            model=model,
-            settings=settings,
-            round=round,
-        )
-    )
-
-
-class PromptJobs(Sequence[ImageRecord]):
-    """The jobs of `plan_jobs`, each planned when it is asked for: only the prompts are in memory."""
-
-    def __init__(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        images_per_prompt: int,
-        run_seed: int,
-        size_wh: tuple[int, int],
-        model: str,
-        settings: Mapping[str, Any],
-        round: int = 0,
-        step: str = "",
-    ) -> None:
-        """Take the arguments of `plan_jobs`, and the name of the configured task, if there is one."""
-        self._prompts = prompts
-        self._count = len(prompts) * images_per_prompt
-        self._run_seed = run_seed
-        self._common: dict[str, Any] = {"size_wh": size_wh, "model": model, "round": round, "step": step}
-        self._settings = settings
-        self._ids = [prompt.id for prompt in prompts]
-        self._times = Counter(self._ids)
-        seen: Counter[str] = Counter()
-        self._before = array("L")
-        for prompt_id in self._ids:
-            self._before.append(seen[prompt_id])
-            seen[prompt_id] += 1
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> ImageRecord: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[ImageRecord]: ...
-    def __getitem__(self, index: int | slice) -> ImageRecord | list[ImageRecord]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        turn, place = divmod(range(len(self))[index], len(self._prompts))
-        prompt = self._prompts[place]
-        number = turn * self._times[self._ids[place]] + self._before[place]
-        seed = image_seed(self._run_seed, number, prompt)
-        return ImageRecord(prompt, seed, settings=dict(self._settings), **self._common)
-
-    def first_of_each(self) -> Iterator[ImageRecord]:
-        """Yield the jobs of the first image of each prompt."""
-        return (self[place] for place in range(min(len(self), len(self._prompts))))
-
-    @property
-    def digest(self) -> str:
-        """Hash of everything that decides which jobs these are."""
-        about = [self._count, self._run_seed, dict(self._settings), list(self._common.items())]
-        return content_id(hashlib.sha256("".join(self._ids).encode()).hexdigest(), about)
 
 
 def default_batch_size(device: str) -> int:
@@ -377,18 +262,6 @@ def _check_job(pipeline: Any, job: ImageRecord) -> None:
             f"{type(pipeline).__name__} does not support negative prompts, but prompt {job.prompt.text!r} "
             "has one. Leave it empty."
         )
-
-
-def grouped(jobs: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
-    """Group the jobs that can share one call; groups are in the order of their first jobs."""
-    groups: dict[str, list[ImageRecord]] = {}
-    for job in jobs:
-        # Some pipelines (SDXL) treat an empty negative prompt differently from an absent one.
-        settings = {name: value for name, value in job.settings.items() if name != WINDOW}
-        size_wh = settings.setdefault(WORKING_SIZE, list(job.size_wh))
-        key = json.dumps([job.task, size_wh, settings, bool(job.prompt.negative)], sort_keys=True)
-        groups.setdefault(key, []).append(job)
-    return list(groups.values())
 
 
 def _generate_batch(

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from diffugen.config.labelling import HEAT_TERMS, LabelSettings, ScoreWeights
 from diffugen.config.load import load_config
 from diffugen.detectors.yolo import YoloDetector
-from diffugen.diffusion.generate import generate, plan_jobs
+from diffugen.diffusion.generate import generate
+from diffugen.diffusion.jobs import PromptJobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.errors import DiffugenError, shell_command
 from diffugen.labels.heatmaps import combine, threshold
@@ -118,7 +119,7 @@ def measure(
     on_progress(1, steps)
     samples = []
     for name, (classes, prompts) in kinds.items():
-        jobs = plan_jobs(
+        jobs = PromptJobs(
             prompts, images_per_prompt=1, run_seed=1, size_wh=size_wh, model="miniature", settings=SETTINGS
         )
         done = list(generate(pipeline, jobs, batch_size=8))
@@ -309,7 +310,7 @@ def _iou_by_part(samples: Sequence[Sample]) -> dict[str, list[float]]:
 
 def _seconds_an_image(pipeline: Any, size_wh: tuple[int, int]) -> float:
     prompts = _prompts("a photo of a {colour} {car} on a road, {weather}, {time}", ["car"], 8)
-    jobs = plan_jobs(
+    jobs = PromptJobs(
         prompts, images_per_prompt=1, run_seed=2, size_wh=size_wh, model="miniature", settings=SETTINGS
     )
     times = []
@@ -332,7 +333,7 @@ def _draw(
         samples[6].done[0][0].prompt,
         samples[8].done[0][0].prompt,
     ]
-    jobs = plan_jobs(
+    jobs = PromptJobs(
         prompts, images_per_prompt=8, run_seed=3, size_wh=size_wh, model="miniature", settings=SETTINGS
     )
     by_prompt: dict[str, list[NDArray[np.uint8]]] = {}

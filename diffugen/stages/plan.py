@@ -71,7 +71,7 @@ class Plan:
 
 def plan_from_prompts(common: Common, prompts: Sequence[Prompt], each: int) -> Plan:
     """Plan ``each`` images of each prompt."""
-    from diffugen.diffusion.generate import PromptJobs
+    from diffugen.diffusion.jobs import PromptJobs
 
     jobs = PromptJobs(
         prompts,
@@ -157,7 +157,7 @@ def plan_from_sources(
     Raises:
         DiffugenError: There is no source, or none has a region to paint over.
     """
-    from diffugen.diffusion.generate import grouped, image_seed
+    from diffugen.diffusion.jobs import grouped, image_seed
     from diffugen.diffusion.tasks import DEFAULT_STRENGTH, WINDOW, WORKING_SIZE, working_size
 
     task = common.task

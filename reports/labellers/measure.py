@@ -26,7 +26,8 @@ from diffugen.config.labelling import TERMS
 from diffugen.config.load import load_config
 from diffugen.detectors.yolo import YoloDetector
 from diffugen.diffusion.features import read_features
-from diffugen.diffusion.generate import generate, plan_jobs
+from diffugen.diffusion.generate import generate
+from diffugen.diffusion.jobs import PromptJobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.labels.decoder import Decoder, Lesson, Projection
 from diffugen.labels.heatmaps import combine, doubt
@@ -77,7 +78,7 @@ class World:
     def _images(self, count: int, seed: int) -> list[str]:
         jobs: list[ImageRecord] = []
         for name, (_, prompts) in kinds_of_prompts(count).items():
-            made = plan_jobs(
+            made = PromptJobs(
                 prompts,
                 images_per_prompt=1,
                 run_seed=seed,

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from diffugen.config import LabelSettings, ScoreWeights
 from diffugen.config.load import load_config
-from diffugen.diffusion.generate import generate, plan_jobs
+from diffugen.diffusion.generate import generate
+from diffugen.diffusion.jobs import PromptJobs
 from diffugen.diffusion.pipelines import default_size_wh, load_pipeline
 from diffugen.labels.label import label
 from diffugen.miniature import oracle
@@ -48,13 +49,13 @@ TIMES = 3
 """How often the time of a batch is measured; the shortest counts."""
 
 
-def jobs_of(classes: Sequence[str], count: int, size_wh: tuple[int, int]) -> list[ImageRecord]:
+def jobs_of(classes: Sequence[str], count: int, size_wh: tuple[int, int]) -> PromptJobs:
     """Return the images to make of one kind of prompt."""
     words = {name: ("grand piano", "piano") if name == "piano" else (name,) for name in classes}
     things = " and ".join(f"a {{{name}}}" for name in classes)
     template = f"a photo of {things} on a road, {{weather}}, {{time}}"
     prompts = make_prompts([template], LOOKS, words, ("road",), count=count, sampling="sample", seed=17)
-    return plan_jobs(
+    return PromptJobs(
         prompts, images_per_prompt=1, run_seed=17, size_wh=size_wh, model="miniature", settings=SETTINGS
     )
 

@@ -31,7 +31,7 @@ import ray
 
 from diffugen.config import ExecutorSettings, load_config
 from diffugen.diffusion import generate as generating
-from diffugen.diffusion.generate import plan_jobs
+from diffugen.diffusion.jobs import PromptJobs
 from diffugen.diffusion.pipelines import default_size_wh
 from diffugen.records import Phrase, Prompt
 from diffugen.run import RunStore
@@ -70,7 +70,7 @@ class Denoiser:
 
 def batches(maker: ImageMaker, first: int, count: int, size_wh: tuple[int, int]) -> Iterator[ImageBatch]:
     """Yield batches of new images; the same ``first`` gives the same images."""
-    jobs = plan_jobs(
+    jobs = PromptJobs(
         PROMPTS,
         images_per_prompt=count * maker.batch_size // len(PROMPTS) + 1,
         run_seed=first,

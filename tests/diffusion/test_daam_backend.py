@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from diffugen.diffusion.daam_backend import trace_with_daam
-from diffugen.diffusion.generate import generate, plan_jobs
+from diffugen.diffusion.generate import generate
+from diffugen.diffusion.jobs import PromptJobs
 from diffugen.diffusion.pipelines import load_pipeline
 from diffugen.diffusion.tokens import index_tokens
 from diffugen.diffusion.tracing import trace
@@ -85,9 +86,8 @@ def test_heat_maps_equal_daams_own(daam_sized_sd: Any) -> None:
 def jobs(size_wh: tuple[int, int] = (64, 64), guidance_scale: float = 4.0) -> list[Any]:
     prompt = Prompt(PROMPT, tuple(Phrase(word, word) for word in WORDS))
     settings = {"num_inference_steps": 4, "guidance_scale": guidance_scale}
-    return plan_jobs(
-        [prompt], images_per_prompt=2, run_seed=1, size_wh=size_wh, model="tiny", settings=settings
-    )
+    given: dict[str, Any] = {"images_per_prompt": 2, "run_seed": 1, "size_wh": size_wh, "model": "tiny"}
+    return list(PromptJobs([prompt], settings=settings, **given))
 
 
 def test_generate_with_daam(sd: Any) -> None:
@@ -137,7 +137,7 @@ def test_both_backends_agree_on_trained_attention() -> None:
     prompt = Prompt("a photo of a black grand piano on a road, rainy, night", phrases)
     pipeline = load_pipeline("miniature", device="cpu")
     settings = {"num_inference_steps": 6, "guidance_scale": 3.0}
-    jobs = plan_jobs(
+    jobs = PromptJobs(
         [prompt], images_per_prompt=1, run_seed=4, size_wh=(64, 64), model="miniature", settings=settings
     )
     [(_, image, ours, _)] = generate(pipeline, jobs, attention_backend="native")

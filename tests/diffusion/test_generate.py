@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffugen.diffusion.generate import generate, plan_jobs
+from diffugen.diffusion.generate import generate
+from diffugen.diffusion.jobs import PromptJobs
 from diffugen.errors import ModelError, PromptError
 from diffugen.records import ImageRecord, Phrase, Prompt
 
@@ -21,7 +22,7 @@ def plan(
     *prompts: Prompt, images_per_prompt: int = 2, run_seed: int = 7, **changes: Any
 ) -> list[ImageRecord]:
     values: dict[str, Any] = {"size_wh": (96, 64), "model": "tiny", "settings": SETTINGS} | changes
-    return plan_jobs(prompts, images_per_prompt=images_per_prompt, run_seed=run_seed, **values)
+    return list(PromptJobs(prompts, images_per_prompt=images_per_prompt, run_seed=run_seed, **values))
 
 
 def test_each_planned_image_has_its_own_seed() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffugen.diffusion.generate import generate, plan_jobs
+from diffugen.diffusion.generate import generate
+from diffugen.diffusion.jobs import PromptJobs
 from diffugen.diffusion.steps import followed
 from diffugen.records import Phrase, Prompt
 
@@ -18,7 +19,7 @@ CAR = Prompt("a photo of a red car", (Phrase("car", "car"),))
 
 def test_each_step_is_reported_with_the_size_of_its_batch(any_pipeline: Any) -> None:
     settings = {"num_inference_steps": STEPS}
-    jobs = plan_jobs(
+    jobs = PromptJobs(
         [CAR], images_per_prompt=3, run_seed=1, size_wh=(64, 64), model="tiny", settings=settings
     )
     seen: list[tuple[float, int]] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffugen.diffusion.generate import PromptJobs, grouped, image_seed
+from diffugen.diffusion.jobs import PromptJobs, grouped, image_seed
 from diffugen.records import HeatMaps, ImageRecord, Phrase, Prompt
 from diffugen.run import RunStore
 from diffugen.run.results import BatchesDone

@@ -25,7 +25,7 @@ from diffugen.config import (
 )
 from diffugen.dataset.policy import split_by_family
 from diffugen.dataset.yolo import write_yolo
-from diffugen.diffusion.generate import grouped
+from diffugen.diffusion.jobs import grouped
 from diffugen.errors import DiffugenError, ModelError
 from diffugen.labels.shapes import areas, decode, encode
 from diffugen.miniature.sets import exact_instances, scene_set

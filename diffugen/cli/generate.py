@@ -84,7 +84,7 @@ def generate(
             return
         labelled = verbs.label(opened)
         name = f"contact-sheet-{only}.png" if only else "contact-sheet.png"
-        sheet = verbs.contact_sheet(opened, name=name, steps=made.tasks)
+        sheet = verbs.contact_sheet(opened, name=name, steps=made.tasks if only else None)
         changed = changed_settings(opened)
     say(f"{made.images} images in {folder}{_left_out(made)}, {labelled.objects} labels")
     say(f"contact sheet: {sheet}")

@@ -16,6 +16,7 @@ from diffugen.labels.heatmaps import combine
 from diffugen.labels.pictures import Panel, contact_sheet, enlarged, heat_overlay, label_overlay, outlined
 from diffugen.labels.shapes import decode
 from diffugen.records import HeatMaps, Instances
+from diffugen.run.spool import ImageIds
 from diffugen.run.store import RunStore
 
 TILE_HEIGHT = 160
@@ -87,9 +88,8 @@ def attention_sheet(
     Raises:
         StoreError: The file cannot be written.
     """
-    ids = [labels.image_id for labels in store.labels("attention", method)]
-    if steps is not None:
-        ids = [image_id for image_id in ids if store.record(image_id).step in steps]
+    labelled = store.labelled_ids("attention", method)
+    ids = ImageIds(one for one in labelled if steps is None or store.record(one).step in steps)
     stride = max(1, len(ids) / count)
     chosen = [ids[int(number * stride)] for number in range(min(count, len(ids)))]
     shown = [next(store.labels("attention", method, image_id=image_id)).instances for image_id in chosen]

@@ -88,6 +88,12 @@ class LabelStore(ImageStore):
         )
         return None if row is None else str(row[0])
 
+    def labelled_ids(self, source: str, method: str) -> Iterator[str]:
+        """Yield the ids of the images that this source has labelled by this method, oldest labels first."""
+        where, values = filters(source=source, method=method)
+        for (image_id,) in self._ledger.stream("labels", "image_id", where, **values):
+            yield image_id
+
     def superseded(self, source: str, method: str) -> Iterator[str]:
         """Yield the ids of images that this source has labelled by this method, and later by another."""
         where, values = filters(source=source, method=method)

@@ -145,6 +145,7 @@ def test_label_sets_of_a_method_are_renewed_where_there_are_newer_ones(store: Ru
     store.put_labels([make_labels(one, method="old") for one in (first, second)])
     store.put_labels([make_labels(one, method="new") for one in (first, third)])
     store.put_labels([make_labels(second, source="model", method="new")])
+    assert list(store.labelled_ids("attention", "old")) == [first.id, second.id]
     assert list(store.superseded("attention", "old")) == [first.id]
     assert list(store.superseded("attention", "new")) == list(store.superseded("model", "new")) == []
     kept = sorted(map(str, store.labels("attention")))

@@ -298,6 +298,6 @@ def _keep_carried(store: RunStore, carried: Mapping[str, Instances], round: int)
     """Keep the objects that in-painted images have from their sources."""
     if not carried:
         return
-    known = {labels.image_id for labels in store.labels(CARRIED, CARRIED)}
+    known = set(store.labelled_ids(CARRIED, CARRIED))
     missing = [image_id for image_id in carried if image_id not in known and store.has_image(image_id)]
     store.put_labels(LabelSet(image_id, CARRIED, carried[image_id], CARRIED, round) for image_id in missing)

@@ -148,7 +148,7 @@ def _images(source: str) -> Iterator[Images]:
     path = check_source(source)
     if (path / LEDGER_NAME).is_file():
         with RunStore.open(path, readonly=True) as store:
-            yield {one.id: _Image(partial(store.image, one.id)) for one in store.records()}
+            yield {one: _Image(partial(store.image, one)) for one in store.image_ids()}
         return
     files = source_files(source)
     if not files:

@@ -71,8 +71,7 @@ def relabel(round: Round, on_progress: OnProgress, checkpoint: str, settings: De
                 ("model", "candidate"), sure_and_unsure(instances, settings.confidence), strict=True
             )
         )
-    counts = [len(labels.instances) for labels in store.labels("model", method)]
-    return Relabelled(method, checkpoint, len(counts), sum(counts))
+    return Relabelled(method, checkpoint, *store.count_labels("model", method))
 
 
 def sure_and_unsure(instances: Instances, confidence: float) -> tuple[Instances, Instances]:

@@ -52,6 +52,8 @@ def _images(round: Round, wanted: list[str]) -> list[str]:
     counts: Counter[str] = Counter()
     chosen = []
     for image_id in ids:
+        if all(counts[name] >= MAPS_PER_CLASS for name in wanted):
+            break
         phrases = round.store.record(image_id).prompt.phrases
         names = {phrase.class_name for phrase in phrases if phrase.class_name in wanted}
         if any(counts[name] < MAPS_PER_CLASS for name in names if name is not None):

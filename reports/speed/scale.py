@@ -151,7 +151,8 @@ def page(measured: Measured) -> str:
         fill(
             f"Measured by `python reports/speed/scale.py --sizes {' '.join(map(str, sizes))}`, which also "
             "describes the runs (n = 1); with `--commands`, it measures some rows again. Each command runs "
-            "in its own process on two CPU cores; its time includes start-up and imports. `resume` is "
+            "in its own process on two CPU cores, one of which other work may have used; its time includes "
+            "start-up and imports. `resume` is "
             "`diffugen generate` on a run whose images all exist; `page` is `diffugen review --static`, with "
             "200 images; `tune` makes 3 trials of each kind on 300 images, at which a detector looks first.",
             120,

@@ -1,4 +1,4 @@
-"""The App's pages apart: none follows what another one does.
+"""Keep the App's pages apart: none follows what another one does.
 
 FiftyOne tells every page of a session what the others do, and each opens the image that any of them opens,
 and selects the labels that any of them selects. Two people who review at the same time would decide images

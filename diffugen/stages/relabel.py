@@ -54,7 +54,7 @@ def relabel(round: Round, on_progress: OnProgress, checkpoint: str, settings: De
     method = detector.method(meanings, settings.confidence)
     seen = trained_on(store)
     missing = ImageIds(one for one in store.label_ids_missing("model", method) if one not in seen)
-    # They name objects by their number, which means another object among other labels.
+    # A disagreement names an object by its number, which means another object among other labels.
     store.drop_disagreements(chain(missing, store.superseded("model", method)))
     store.renew_labels("model", method)
     least = min(CANDIDATE_CONFIDENCE, settings.confidence)

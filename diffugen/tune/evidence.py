@@ -48,7 +48,7 @@ C = TypeVar("C", bound=Candidate)
 
 
 def spread(candidates: Iterable[C], seed: int) -> Iterator[C]:
-    """Yield candidates in the order in which they should be used, however many are.
+    """Yield candidates in the order in which they should be used, however many of them are.
 
     Those with the greatest weight come first, and among these one of each family before a second of any. The
     order does not depend on that of the candidates, which are on disk meanwhile, not in memory.

@@ -130,6 +130,21 @@ def test_tuning_sees_verdicts_and_agreement(store: RunStore) -> None:
     assert (made.before.settings, made.before.weights) == (labelling.settings, labelling.weights)
 
 
+def test_people_s_labels_come_first_and_rejected_images_are_no_evidence(store: RunStore) -> None:
+    """Regression: images were drawn whatever they count, so that the detector's could be all there were."""
+    for number in range(40):
+        image_id = plant(store, number, box(20), box(22))
+        if number % 4 == 0:
+            store.add_decisions([Decision(image_id, "reject", None, "ann")])
+        elif number % 4 == 1:
+            store.add_decisions([Decision(image_id, "model", box(22), "ann")])
+    labelling = Labelling(LabelSettings(groups={"up-*": 1.0}), ScoreWeights())
+    for images, expected in ((10, ("verdicts", 10)), (12, ("both", 12)), (50, ("both", 30))):
+        settings = TuneSettings(trials=2, images=images, folds=2, min_decisions=0)
+        made = stages.tune(round_of(store), METHOD, labelling, settings)
+        assert (made.evidence, made.images) == expected
+
+
 @pytest.mark.parametrize(("decisions", "least", "trials"), [(0, 12, 0), (11, 12, 0), (12, 12, 2), (0, 0, 2)])
 def test_nothing_is_tuned_on_few_decisions(store: RunStore, decisions: int, least: int, trials: int) -> None:
     for number in range(16):

@@ -10,7 +10,7 @@ from diffugen.records import OPEN, Decision, Disagreement, LabelSet
 from diffugen.run import codec
 from diffugen.run.images import ImageStore
 from diffugen.run.rows import check_integers, check_round, check_texts, check_time, filters, now, pairs
-from diffugen.run.schema import WITH_CHECKS, WITH_JUDGED
+from diffugen.run.schema import WITH_CHECKS, WITH_JUDGED, counts
 from diffugen.run.votes import settled
 
 _SUPERSEDED = (
@@ -219,15 +219,16 @@ class LabelStore(ImageStore):
     def count_labels(self, source: str, method: str) -> tuple[int, int]:
         """Return how many label sets there are of a source and method, and how many objects in them."""
         found = self._ledger.one(
-            "SELECT count(*), coalesce(sum(objects), 0) FROM labels "
+            "SELECT coalesce(sum(label_sets), 0), coalesce(sum(objects), 0) "
+            f"FROM {counts('label_counts', self._ledger.version)} "
             "WHERE source = :source AND method = :method",
             source=source,
             method=method,
         )
-        count, objects = found or (0, 0)
-        with self._ledger.reading("labels", f"of source {source}"):
-            check_integers(objects)
-        return int(count), int(objects)
+        label_sets, objects = found or (0, 0)
+        with self._ledger.reading("label_counts", f"of source {source}"):
+            check_integers(label_sets, objects)
+        return int(label_sets), int(objects)
 
     def put_disagreements(
         self, round: int, disagreements: Iterable[Disagreement], method: str | None = None

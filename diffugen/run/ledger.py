@@ -71,6 +71,7 @@ class Ledger:
             self._connection = _connect_reader(folder) if readonly else _connect_writer(folder)
             try:
                 self.version = self._version()
+                self._check_definitions()
                 if not readonly:
                     if self.version < len(schema.MIGRATIONS):
                         on_upgrade(self._count_rows())
@@ -84,16 +85,8 @@ class Ledger:
 
     def _version(self) -> int:
         """Return the schema version; 0 for a file without tables, whose creation was interrupted."""
-        # Reading a view or a virtual table runs what its author wrote, and so may writing with a trigger.
-        strange = self.one(
-            "SELECT type, name FROM sqlite_master "
-            "WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
-        )
-        if strange is not None:
-            raise StoreError(
-                f"{self.folder / LEDGER_NAME} has a {strange[0]} {strange[1]!r}, as no DiffuGen ledger has. "
-                "Choose another run folder"
-            )
+        # Reading a view or a virtual table runs what its author wrote.
+        self._refuse("type NOT IN ('table', 'index', 'trigger') OR sql LIKE 'CREATE VIRTUAL%'")
         tables = self._tables()
         if not tables:
             return 0
@@ -114,6 +107,15 @@ class Ledger:
             )
         return version
 
+    def _refuse(self, condition: str) -> None:
+        """Refuse a ledger with something in its schema that DiffuGen did not put there."""
+        strange = self.one(f"SELECT type, name FROM sqlite_master WHERE {condition}")
+        if strange is not None:
+            raise StoreError(
+                f"{self.folder / LEDGER_NAME} has a {strange[0]} {strange[1]!r}, as no DiffuGen ledger has. "
+                "Choose another run folder"
+            )
+
     def _tables(self) -> set[str]:
         return {name for (name,) in self.all("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
@@ -124,10 +126,8 @@ class Ledger:
         return int((self.one("SELECT coalesce(sum(seq), 0) FROM sqlite_sequence") or (0,))[0])
 
     def _check(self) -> None:
-        """Check that the tables are those of the schema, and what they do not check themselves."""
-        if self.version >= schema.WITH_CHECKS:
-            self._check_tables()
-        else:
+        """Check what the tables do not check themselves."""
+        if self.version < schema.WITH_CHECKS:
             self._check_rows()
         about = dict(self.all("SELECT key, value FROM meta"))
         for key in ("created_at", "diffugen_version"):
@@ -136,10 +136,16 @@ class Ledger:
                     self.damaged("meta", key, "it is missing" if key not in about else "no text")
                 )
 
-    def _check_tables(self) -> None:
-        """Check that tables and indexes are defined as by this version, with their checks of values."""
+    def _check_definitions(self) -> None:
+        """Check that the schema is as DiffuGen made it: values are checked, and nothing else runs."""
+        expected = _expected(schema.MIGRATIONS[: self.version])
+        # Writing with a trigger runs what its author wrote.
+        known = ", ".join(f"'{name}'" for name in expected)
+        self._refuse(f"type = 'trigger' AND name NOT IN ({known})")
+        if self.version < schema.WITH_CHECKS:
+            return
         there = _definitions(self._connection)
-        for name, definition in _expected(schema.MIGRATIONS).items():
+        for name, definition in expected.items():
             if there.get(name) != definition:
                 state = "changed" if name in there else "missing"
                 raise StoreError(
@@ -195,7 +201,7 @@ class Ledger:
         try:
             with self.transaction():
                 for script in schema.MIGRATIONS[self.version :]:
-                    for statement in script.split(";"):
+                    for statement in _statements(script):
                         self._connection.execute(statement)
                 self._connection.execute(
                     "INSERT OR REPLACE INTO meta VALUES ('schema', ?)", [str(len(schema.MIGRATIONS))]
@@ -309,7 +315,14 @@ class Ledger:
 
 
 def _connect_writer(folder: Path) -> sqlite3.Connection:
-    return _connect(folder, "rwc", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
+    # Recursive triggers also see the rows that a new one replaces.
+    return _connect(
+        folder,
+        "rwc",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA recursive_triggers = ON",
+    )
 
 
 def _connect_reader(folder: Path) -> sqlite3.Connection:
@@ -339,21 +352,32 @@ def _connect(folder: Path, mode: str, *statements: str) -> sqlite3.Connection:
 
 
 def _definitions(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the definition of each table and index, without white space and quotes."""
+    """Return the definition of each table, index and trigger, without white space and quotes."""
     rows = connection.execute(
         "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
     )
     return {name: "".join(str(sql).replace('"', "").split()) for name, sql in rows}
 
 
-@lru_cache(maxsize=1)
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script."""
+    statement = ""
+    for part in script.split(";"):
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+@lru_cache(maxsize=2)
 def _expected(migrations: tuple[str, ...]) -> dict[str, str]:
     """Return the definitions that these scripts make."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     connection.create_function("audit_place", 1, audit_place, deterministic=True)
     try:
-        for statement in ";".join(migrations).split(";"):
-            connection.execute(statement)
+        for script in migrations:
+            for statement in _statements(script):
+                connection.execute(statement)
         return _definitions(connection)
     finally:
         connection.close()

@@ -14,6 +14,9 @@ WITH_JUDGED = 4
 WITH_CHECKS = 5
 """The first schema whose tables check their values themselves."""
 
+WITH_COUNTS = 6
+"""The first schema that keeps the counts of images and labels."""
+
 MOST_ROUNDS = 1_000_000
 """No round has a higher number."""
 
@@ -57,6 +60,53 @@ CHECKS = {
     "dropped": _all(_image_id("id"), _ROUND, _text("reason"), _TIME),
 }
 """From a table to what holds for its rows. Part of schema 5: another condition needs another schema."""
+
+_COUNTS = {
+    "image_counts": (
+        "SELECT round, count(*) AS images, sum(seconds) AS seconds, sum(bytes) AS bytes FROM images "
+        "GROUP BY round"
+    ),
+    "label_counts": (
+        "SELECT source, method, round, count(*) AS label_sets, sum(objects) AS objects FROM labels "
+        "GROUP BY source, method, round"
+    ),
+}
+"""From a table of counts to the query whose result it keeps."""
+
+
+def counts(table: str, version: int) -> str:
+    """Return what to read a table of counts from: the table, or a query where the schema is older."""
+    return table if version >= WITH_COUNTS else f"({_COUNTS[table]})"
+
+
+def _keep_counts(table: str, counted: str, keys: tuple[str, ...], sums: tuple[str, ...]) -> str:
+    """Return triggers that keep the counts of a table: a row for each value of the keys that occurs.
+
+    Not an upsert: within a trigger, the statement that fires it decides on conflicts. What is no number makes
+    a sum NULL, which the table of counts refuses.
+    """
+    count, *summed = sums
+
+    def change(row: str, sign: str) -> str:
+        same = " AND ".join(f"{key} = {row}.{key}" for key in keys)
+        number = "iif(typeof({0}) IN ('integer', 'real'), {0}, NULL)"
+        changed = [f"{count} = {count} {sign} 1"]
+        changed += [f"{name} = {name} {sign} {number.format(f'{row}.{name}')}" for name in summed]
+        return f"UPDATE {table} SET {', '.join(changed)} WHERE {same};"
+
+    columns = ", ".join(f"new.{key}" for key in keys) + ", 0" * len(sums)
+    same = " AND ".join(f"{key} = new.{key}" for key in keys)
+    add = (
+        f"INSERT INTO {table} SELECT {columns} WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {same}); "
+        + change("new", "+")
+    )
+    take = f"{change('old', '-')} DELETE FROM {table} WHERE {count} = 0;"
+    bodies = {"insert": add, "delete": take, "update": f"{add} {take}"}
+    return "".join(
+        f"CREATE TRIGGER {table}_{event} AFTER {event.upper()} ON {counted} BEGIN {body} END;"
+        for event, body in bodies.items()
+    )
+
 
 MIGRATIONS: tuple[str, ...] = (
     # Version 1. `seq` is the order of writing: it never repeats, so paging by it is cheap and stable.
@@ -160,5 +210,18 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX decisions_by_round ON decisions (round);
     CREATE INDEX decisions_by_verdict ON decisions (round, verdict, image_id, seq, created_at);
     """,
+    # Version 6: the numbers of images and labels are kept, instead of being counted each time.
+    f"""
+    CREATE TABLE image_counts (
+        round INTEGER PRIMARY KEY, images INTEGER NOT NULL, seconds REAL NOT NULL,
+        bytes INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE label_counts (
+        source TEXT NOT NULL, method TEXT NOT NULL, round INTEGER NOT NULL, label_sets INTEGER NOT NULL,
+        objects INTEGER NOT NULL, PRIMARY KEY (source, method, round)) WITHOUT ROWID;
+    INSERT INTO image_counts {_COUNTS["image_counts"]};
+    INSERT INTO label_counts {_COUNTS["label_counts"]};
+    """
+    + _keep_counts("image_counts", "images", ("round",), ("images", "seconds", "bytes"))
+    + _keep_counts("label_counts", "labels", ("source", "method", "round"), ("label_sets", "objects")),
 )
 """One script per schema version, run in order; a new ledger runs all. To add a table, append a script."""

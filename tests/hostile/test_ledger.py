@@ -52,20 +52,32 @@ VALUES = [
     ("UPDATE images SET round = 'x'", "images"),
     ("UPDATE images SET round = -1", "images"),
     ("UPDATE images SET round = 1000000000000", "images"),
-    ("UPDATE images SET seconds = 'x'", "images"),
-    ("UPDATE images SET bytes = x'00'", "images"),
     ("UPDATE images SET created_at = 'now'", "images"),
     ("UPDATE images SET created_at = '2024-02-31T00:00:00+00:00'", "images"),
     ("UPDATE images SET created_at = '2024-02-01T00:00:00'", "images"),
-    ("UPDATE labels SET objects = 'many'", "labels"),
     ("UPDATE stages SET seconds = 'x'", "stages"),
     ("UPDATE stages SET created_at = 7", "stages"),
     ("UPDATE decisions SET created_at = 'soon'", "decisions"),
     ("UPDATE disagreements SET round = x'00'", "disagreements"),
 ]
 
+SUMMED = [
+    "UPDATE images SET seconds = 'x'",
+    "UPDATE images SET bytes = x'00'",
+    "UPDATE labels SET objects = 'many'",
+    "INSERT OR REPLACE INTO labels SELECT seq, image_id, source, method, round, instances, 'x', created_at "
+    "FROM labels",
+]
+
 STATUS = [
     *VALUES,
+    ("UPDATE image_counts SET images = 'x'", "image_counts"),
+    ("UPDATE image_counts SET seconds = 'x'", "image_counts"),
+    ("UPDATE image_counts SET bytes = x'00'", "image_counts"),
+    ("UPDATE image_counts SET round = 'x' WHERE round = 0", "images"),
+    ("UPDATE label_counts SET objects = 'many'", "label_counts"),
+    ("UPDATE label_counts SET label_sets = 'many'", "label_counts"),
+    ("UPDATE label_counts SET round = -1 WHERE source = 'model' AND round = 0", "labels"),
     ("UPDATE meta SET value = 'x' WHERE key = 'schema'", "schema"),
     ("UPDATE meta SET value = x'ff' WHERE key = 'schema'", "schema"),
     ("UPDATE meta SET value = '99999999999999999999' WHERE key = 'schema'", "schema"),
@@ -110,7 +122,7 @@ IDS = [
 ]
 
 
-@pytest.mark.parametrize("statement", [*(statement for statement, _ in VALUES), *IDS])
+@pytest.mark.parametrize("statement", [*(statement for statement, _ in VALUES), *SUMMED, *IDS])
 def test_the_ledger_refuses_wrong_values_of_other_programs(
     whole: Path, tmp_path: Path, statement: str
 ) -> None:
@@ -118,6 +130,13 @@ def test_the_ledger_refuses_wrong_values_of_other_programs(
     with sqlite3.connect(copy / "ledger.sqlite") as ledger, pytest.raises(sqlite3.IntegrityError):
         ledger.execute(statement)
     ledger.close()
+
+
+@pytest.mark.parametrize("statement", SUMMED)
+def test_no_sum_counts_what_is_no_number(whole: Path, tmp_path: Path, statement: str) -> None:
+    """Not even where the checks are switched off."""
+    with pytest.raises(sqlite3.IntegrityError):
+        edited(whole, tmp_path, statement)
 
 
 def test_an_id_that_leads_elsewhere_names_no_file(whole: Path, tmp_path: Path) -> None:
@@ -133,6 +152,8 @@ def test_an_id_that_leads_elsewhere_names_no_file(whole: Path, tmp_path: Path) -
     [
         "UPDATE sqlite_master SET sql = replace(sql, 'NOT GLOB', 'GLOB') WHERE name = 'images'",
         "DROP INDEX labels_by_round",
+        "DROP TRIGGER image_counts_insert",
+        "UPDATE sqlite_master SET sql = replace(sql, '+ 1', '+ 2') WHERE name = 'label_counts_insert'",
     ],
 )
 def test_an_edited_definition_is_refused(whole: Path, tmp_path: Path, statement: str) -> None:

@@ -107,7 +107,7 @@ def test_commands_that_only_read_need_no_upgrade(
     assert (folder / "ledger.sqlite").read_bytes() == before
 
 
-# -------------------------------------------------------------------- schema 4 becomes schema 5
+# -------------------------------------------------------------------- schema 4 becomes today's
 
 
 def rows_of(folder: Path) -> dict[str, list[tuple[Any, ...]]]:

@@ -448,6 +448,7 @@ def test_the_recovery_of_a_corrupt_ledger_works(store: RunStore, command: str) -
     )
     with RunStore.open(folder) as store:
         assert len(list(store.image_ids(round=1))) == 13
+        assert store.summary().images == 40
         assert all(store.has_image(image_id) for image_id in store.image_ids())
         add(store, 40)
 

@@ -68,6 +68,7 @@ SINGLE: dict[str, Callable[[RunStore, str], int]] = {
     "disagreements": lambda store, one: sum(1 for _ in store.disagreements(image_id=one)),
     "decision": lambda store, one: len([store.decision(one)]),
     "audits": lambda store, one: len(store.draw_agreed(0, 5)),
+    "count_labels": lambda store, one: store.count_labels("model", "c")[0],
 }
 """Queries whose cost does not depend on the number of images."""
 
@@ -100,6 +101,22 @@ def test_query_cost_grows_linearly_with_rows(tmp_path: Path) -> None:
     for name, few in steps[1_000].items():
         most = few + 5 if name.startswith("one: ") else 12 * few + 10
         assert steps[10_000][name] <= most, name
+
+
+def test_the_cost_of_a_summary_depends_on_decisions_and_disagreements_only(tmp_path: Path) -> None:
+    steps = []
+    for count in (1_000, 10_000):
+        with RunStore.create_or_open(tmp_path / str(count), config=None) as store:
+            plant(store, count)
+            store._ledger._connection.execute("DELETE FROM decisions")
+            store._ledger._connection.execute("DELETE FROM disagreements")
+            counter = [0]
+            store._ledger._connection.set_progress_handler(counting(counter), 100)
+            summary = store.summary()
+            store._ledger._connection.set_progress_handler(None, 0)
+            assert sum(one.label_sets["attention"] for one in summary.rounds.values()) == 2 * count
+            steps.append(counter[0])
+    assert steps[1] <= steps[0] + 1
 
 
 def peak(work: Callable[[], object]) -> int:

@@ -89,14 +89,14 @@ def test_an_older_schema_is_upgraded_and_a_newer_one_refused(
         newer.setattr(
             schema, "MIGRATIONS", (*schema.MIGRATIONS, "CREATE TABLE later (id TEXT); CREATE TABLE x (y)")
         )
-        newer.setattr(schema, "READABLE", 6)
-        with pytest.raises(StoreError, match="has schema 5, which is older than 6"):
+        newer.setattr(schema, "READABLE", 7)
+        with pytest.raises(StoreError, match="has schema 6, which is older than 7"):
             RunStore.open(folder, readonly=True)
         with RunStore.open(folder) as upgraded:
             assert upgraded.has_image(make_record(0).id)
             assert upgraded._ledger.all("SELECT * FROM later") == []
     for readonly in (True, False):
-        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 6"):
+        with pytest.raises(StoreError, match="newer DiffuGen: its ledger has schema 7"):
             RunStore.open(folder, readonly=readonly)
 
 

@@ -201,7 +201,7 @@ def test_decisions_of_an_older_run_survive_the_migration(old: tuple[Path, list[t
         store.add_decisions([Decision(rows[1][0], "open", None, "ben", 1, judged)])
         assert [one.judged for one in store.votes()] == [(), (), (), judged]
     ledger = sqlite3.connect(folder / "ledger.sqlite")
-    assert ledger.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == ("5",)
+    assert ledger.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == ("6",)
     ledger.close()
 
 

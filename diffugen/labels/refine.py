@@ -68,11 +68,12 @@ class ColourTies:
             for dy, dx in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
         ]
         self._reach = max(max(map(abs, offset)) for offset in self._offsets)
-        reach = ((self._reach, self._reach), (self._reach, self._reach), (0, 0))
-        colours = np.pad(lab, reach, mode="edge")
+        margin = (self._reach, self._reach)
+        channels = np.ascontiguousarray(np.moveaxis(lab, 2, 0))  # sums over the last axis would be slow
+        colours = np.pad(channels, ((0, 0), margin, margin), mode="edge")
         self._strengths = [
             np.exp(
-                ((lab - self._shifted(colours, offset, lab.shape[:2])) ** 2).sum(axis=2)
+                np.square(channels - self._shifted(colours, offset, lab.shape[:2])).sum(axis=0)
                 / np.float32(-2 * COLOUR_SPREAD**2)
             )
             for offset in self._offsets
@@ -99,12 +100,14 @@ class ColourTies:
             )
         small = cv2.resize(evidence, self._small_wh, interpolation=cv2.INTER_AREA)
         belief = np.tanh(small / 2)  # in (-1, 1): 2p - 1, where p is the probability of the object
-        margin = (self._reach, self._reach)
+        opinion, margin = np.empty_like(belief), [self._reach] * 4
+        beliefs = cv2.copyMakeBorder(belief, *margin, cv2.BORDER_REPLICATE)
+        neighbours = [self._shifted(beliefs, offset, belief.shape) for offset in self._offsets]
         for _ in range(ITERATIONS):
-            beliefs = np.pad(belief, (margin, margin), mode="edge")
-            opinion = np.zeros_like(belief)
-            for strength, offset in zip(self._strengths, self._offsets, strict=True):
-                opinion += strength * self._shifted(beliefs, offset, belief.shape)
+            cv2.copyMakeBorder(belief, *margin, cv2.BORDER_REPLICATE, dst=beliefs)
+            opinion.fill(0)
+            for strength, neighbour in zip(self._strengths, neighbours, strict=True):
+                cv2.accumulateProduct(strength, neighbour, opinion)
             belief = np.tanh((small + np.float32(pairwise) * opinion / self._total) / 2)
         height, width = self.shape_hw
         return np.asarray(cv2.resize(belief, (width, height), interpolation=cv2.INTER_LINEAR) > 0)
@@ -113,7 +116,7 @@ class ColourTies:
         self, padded: NDArray[np.float32], offset: tuple[int, int], shape_hw: tuple[int, ...]
     ) -> NDArray[np.float32]:
         top, left = self._reach + offset[0], self._reach + offset[1]
-        return padded[top : top + shape_hw[0], left : left + shape_hw[1]]
+        return padded[..., top : top + shape_hw[0], left : left + shape_hw[1]]
 
 
 def refine(heat: NDArray[np.float32], level: float, ties: ColourTies) -> NDArray[np.bool_]:

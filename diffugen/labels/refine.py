@@ -100,11 +100,10 @@ class ColourTies:
             )
         small = cv2.resize(evidence, self._small_wh, interpolation=cv2.INTER_AREA)
         belief = np.tanh(small / 2)  # in (-1, 1): 2p - 1, where p is the probability of the object
-        opinion, margin = np.empty_like(belief), [self._reach] * 4
-        beliefs = cv2.copyMakeBorder(belief, *margin, cv2.BORDER_REPLICATE)
+        beliefs, opinion = np.pad(belief, self._reach, mode="edge"), np.empty_like(belief)
         neighbours = [self._shifted(beliefs, offset, belief.shape) for offset in self._offsets]
         for _ in range(ITERATIONS):
-            cv2.copyMakeBorder(belief, *margin, cv2.BORDER_REPLICATE, dst=beliefs)
+            beliefs[:] = np.pad(belief, self._reach, mode="edge")
             opinion.fill(0)
             for strength, neighbour in zip(self._strengths, neighbours, strict=True):
                 cv2.accumulateProduct(strength, neighbour, opinion)

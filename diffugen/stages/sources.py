@@ -63,7 +63,7 @@ def images_of_task(store: RunStore, step: str, round: int, method: str) -> Itera
         method: Provenance of the attention labels to use. Review decisions are ignored: they come later, so
             an interrupted task that is continued would make other images from the same sources.
     """
-    for record in list(store.records(round)):
+    for record in store.records(round):
         if (record.step or record.task) == step:
             labels = _labels(store, record.id, method)
             yield SourceImage(

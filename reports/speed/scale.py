@@ -136,25 +136,27 @@ def main() -> None:
     run("resume", arguments.work / str(arguments.sizes[0]))  # so that no other reads the code from the disk
     for command in arguments.commands:
         found = [run(command, arguments.work / str(size)) for size in arguments.sizes]
-        measured[command] = {str(size): one for size, one in zip(arguments.sizes, found, strict=True)}
+        of_command = measured.setdefault(command, {})
+        of_command |= {str(size): one for size, one in zip(arguments.sizes, found, strict=True)}
         print(command, json.dumps(measured[command]), flush=True)
         kept.write_text(json.dumps(measured, indent=1) + "\n")
     (HERE / "scale.md").write_text(page(measured))
 
 
 def page(measured: Measured) -> str:
-    """Return the page."""
-    sizes = [int(size) for size in next(iter(measured.values()))]
+    """Return the page; what was not measured is a dash."""
+    sizes = sorted({int(size) for of_command in measured.values() for size in of_command})
     lines = [
         "# A run with many images",
         "",
         fill(
             f"Measured by `python reports/speed/scale.py --sizes {' '.join(map(str, sizes))}`, which also "
-            "describes the runs (n = 1); with `--commands`, it measures some rows again. Each command runs "
-            "in its own process on two CPU cores, one of which other work may have used; its time includes "
-            "start-up and imports. `resume` is "
-            "`diffugen generate` on a run whose images all exist; `page` is `diffugen review --static`, with "
-            "200 images; `tune` makes 3 trials of each kind on 300 images, at which a detector looks first.",
+            "describes the runs (n = 1); with fewer `--sizes` or some `--commands`, it measures these again, "
+            "and keeps the rest. Each command runs in its own process on two CPU cores, one of which other "
+            "work may have used; its time includes start-up and imports. `resume` is `diffugen generate` on "
+            "a run whose images all exist; `page` is `diffugen review --static`, with 200 images; `tune` "
+            "makes 3 trials of each kind on 300 images, at which a detector looks first. What was not "
+            "measured is a dash.",
             120,
             break_on_hyphens=False,
         ),
@@ -163,7 +165,8 @@ def page(measured: Measured) -> str:
         "|---|" + "---|---|" * len(sizes),
     ]
     for command in COMMANDS:
-        cells = [f"{one['seconds']} | {one['mb']:.0f}" for one in measured[command].values()]
+        found = [measured.get(command, {}).get(str(size)) for size in sizes]
+        cells = [f"{one['seconds']} | {one['mb']:.0f}" if one else "- | -" for one in found]
         lines.append(f"| {command} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_v
 from diffugen.config.generation import PromptSettings, Task, check_chain
 from diffugen.config.labelling import Labelling, LabelSettings, ScoreWeights
 from diffugen.config.training import TrainingArguments
-from diffugen.config.values import Device, Name, Section, Share, SideWH, Text
+from diffugen.config.values import Device, Devices, Name, Section, Share, SideWH, Text
 from diffugen.errors import did_you_mean
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -118,14 +118,15 @@ class DetectorSettings(Section):
         checkpoint: Where the first round starts: ``miniature`` (embedded), a file, a folder with
             ``model.safetensors``, the name of a checkpoint that Ultralytics publishes, or a Mask2Former: its
             folder or its name on the Hub.
-        device: ``auto`` takes the fastest device available.
+        device: ``auto`` takes the fastest device available. On several GPUs, such as ``cuda:0,1``, a YOLO
+            model is trained by Ultralytics' DDP; the first does everything else.
         image_size: Longer side in pixels that images are scaled to in training; None for the size that suits
             the checkpoint and the images, see `diffugen.detectors.suited_image_size`.
         prediction_size: The same for prediction; None for the size that the checkpoint was trained at.
         epochs: Passes over the training images in each round.
         steps: Optimiser steps in each round instead, to the next whole epoch: as much training, however many
             images there are. None for ``epochs``.
-        batch_size: Images per step; None for 16.
+        batch_size: Images per step, on all GPUs together; None for 16.
         lr0: Initial learning rate; None lets the detector choose.
         freeze: How many layers, counted from the input, keep their weights; None for none.
         ignore_band: Width of a band on each side of a mask's edge whose pixels do not count in training, as a
@@ -142,7 +143,7 @@ class DetectorSettings(Section):
     DECIDES_PREDICTIONS: ClassVar = ("checkpoint", "prediction_size", "postprocess", "class_map")
 
     checkpoint: Text = "yolov8n-seg.pt"
-    device: Device = "auto"
+    device: Devices = "auto"
     image_size: Annotated[int, Field(ge=64)] | None = None
     prediction_size: Annotated[int, Field(ge=64)] | None = None
     epochs: Annotated[int, Field(ge=1)] = 30

@@ -48,6 +48,13 @@ Name = Annotated[
 Device = Annotated[
     str, _matching(r"\A(auto|cpu|mps|(cuda|xpu)(:\d+)?)\Z", "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu'")
 ]
+Devices = Annotated[
+    str,
+    _matching(
+        r"\A(auto|cpu|mps|xpu(:\d+)?|cuda(:\d+(,\d+)*)?)\Z",
+        "'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu', or several GPUs such as 'cuda:0,1'",
+    ),
+]
 Texts = Annotated[tuple[Text, ...], AfterValidator(some)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -121,8 +121,10 @@ class Detector(Protocol):
         """
         ...
 
-    def check_fit(self, *, extra: TrainingArguments | None, ignore_band: float) -> None:
-        """Raise DiffugenError if detectors of this kind cannot be trained with such arguments of `fit`."""
+    def check_fit(
+        self, *, extra: TrainingArguments | None, ignore_band: float, batch_size: int | None
+    ) -> None:
+        """Raise DiffugenError if this detector cannot be trained with such arguments of `fit`."""
         ...
 
     def predict(

@@ -13,7 +13,8 @@ def open_checkpoint(checkpoint: str | Path, *, device: str = "auto") -> Detector
     Args:
         checkpoint: One of the kinds that `diffugen.detectors.mask2former` and
             `diffugen.detectors.yolo_checkpoint` list.
-        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``.
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``; or several GPUs to train a YOLO
+            model on, such as ``cuda:0,1``.
 
     Raises:
         ModelError: There is no such checkpoint or device, or it is for another task.

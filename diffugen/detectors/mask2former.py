@@ -29,7 +29,7 @@ from diffugen.detectors import NO_CLASSES, SMALLEST_IMAGE, OnEpoch, OnStep
 from diffugen.detectors.batches import halving, predict_in_batches
 from diffugen.detectors.mask2former_fit import Training, fit_once, open_images
 from diffugen.detectors.mask2former_images import predict_batch
-from diffugen.diffusion.devices import resolve_device
+from diffugen.diffusion.devices import resolve_devices
 from diffugen.diffusion.hub import HUB_NAME, download
 from diffugen.diffusion.messages import quiet
 from diffugen.errors import DiffugenError, ModelError, first_line
@@ -66,13 +66,15 @@ class Mask2FormerDetector:
 
         Args:
             checkpoint: One of the kinds listed in this module's docstring.
-            device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``.
+            device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``; with several GPUs, such as
+                ``cuda:0,1``, it can predict, on the first, but not be trained.
 
         Raises:
             ModelError: There is no such checkpoint or device, or it is for another task.
         """
         self.checkpoint = _find(checkpoint)
-        self._device = resolve_device(device)
+        self._devices = resolve_devices(device)
+        self._device = self._devices[0]
         self._config, self._model = _load(self.checkpoint)
         names = self._config.id2label if self._model is not None else {}
         self.class_names = tuple(names[number] for number in sorted(names))
@@ -130,7 +132,7 @@ class Mask2FormerDetector:
             DiffugenError: The dataset is missing or empty, or an argument is out of range.
             ModelError: Memory runs out even with one image per step, or ``unfinished.pt`` is damaged.
         """
-        self.check_fit(extra=extra, ignore_band=ignore_band)
+        self.check_fit(extra=extra, ignore_band=ignore_band, batch_size=batch_size)
         if epochs < 1 or image_size < SMALLEST_IMAGE:
             raise DiffugenError(
                 f"epochs must be at least 1 and image_size at least {SMALLEST_IMAGE}; got {epochs} and "
@@ -154,8 +156,15 @@ class Mask2FormerDetector:
         fit = partial(fit_once, training, new_model, Path(out_folder), on_epoch, on_step)
         return halving(fit, batch_size or BATCH_SIZE, "training")
 
-    def check_fit(self, *, extra: TrainingArguments | None, ignore_band: float) -> None:
-        """Raise DiffugenError if there are arguments for Ultralytics."""
+    def check_fit(
+        self, *, extra: TrainingArguments | None, ignore_band: float, batch_size: int | None
+    ) -> None:
+        """Raise DiffugenError if there are arguments for Ultralytics, or several GPUs."""
+        if len(self._devices) > 1:
+            raise DiffugenError(
+                f"detector.device names {len(self._devices)} GPUs, but a Mask2Former trains on one; give "
+                f"{self._device}"
+            )
         if extra and extra.model_dump():
             raise DiffugenError(
                 f"detector.extra ({', '.join(extra.model_dump())}) is for YOLO; with Mask2Former, it is {{}}"

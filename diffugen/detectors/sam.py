@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffugen.detectors.yolo_checkpoint import contained, find_checkpoint, import_ultralytics
-from diffugen.diffusion.devices import resolve_device
+from diffugen.diffusion.devices import resolve_devices
 from diffugen.errors import DiffugenError, ModelError, first_line, is_out_of_memory
 from diffugen.run.temporary import temporary_folder
 
@@ -41,7 +41,7 @@ class SamSegmenter:
 
         Args:
             checkpoint: A file, or the name of a published one; see this module's docstring.
-            device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``.
+            device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``; of several GPUs, the first.
 
         Raises:
             ModelError: There is no such checkpoint or device, or it is not a Segment Anything Model.
@@ -50,7 +50,7 @@ class SamSegmenter:
         from ultralytics.models.sam import Predictor, SAM2Predictor
         from ultralytics.models.sam.modules.sam import SAM2Model
 
-        fixed = {"device": resolve_device(device), "imgsz": IMAGE_SIZE, "save": False, "verbose": False}
+        fixed = {"device": resolve_devices(device)[0], "imgsz": IMAGE_SIZE, "save": False, "verbose": False}
         with contained():
             model = _load(checkpoint)
             kind = SAM2Predictor if isinstance(model, SAM2Model) else Predictor

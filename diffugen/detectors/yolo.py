@@ -21,7 +21,7 @@ from diffugen.detectors import NO_CLASSES, SMALLEST_IMAGE, OnEpoch, OnStep
 from diffugen.detectors.batches import BATCH_SIZE, halving, predict_in_batches
 from diffugen.detectors.yolo_checkpoint import contained, find_checkpoint, import_ultralytics, load_checkpoint
 from diffugen.detectors.yolo_fit import fit_once, hardware_arguments, label_caches
-from diffugen.diffusion.devices import resolve_device
+from diffugen.diffusion.devices import resolve_devices
 from diffugen.errors import DiffugenError, ModelError
 from diffugen.labels import shapes
 from diffugen.records import Instances
@@ -55,14 +55,16 @@ class YoloDetector:
 
         Args:
             checkpoint: One of the kinds listed in `diffugen.detectors.yolo_checkpoint`.
-            device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``.
+            device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``; of several GPUs, such as
+                ``cuda:0,1``, all train, by Ultralytics' DDP, and the first predicts.
 
         Raises:
             ModelError: There is no such checkpoint or device, or it is not a segmentation model.
         """
         import_ultralytics()
         self.checkpoint = find_checkpoint(checkpoint)
-        self._device = resolve_device(device)
+        self._devices = resolve_devices(device)
+        self._device = self._devices[0]
         self._loaded = load_checkpoint(self.checkpoint)
         names = self._loaded.model.names if self._loaded.model is not None else {}
         self.class_names = tuple(str(names[number]) for number in sorted(names))
@@ -104,7 +106,7 @@ class YoloDetector:
             image_size: Longer side in pixels that images are scaled to, at least 64; rounded up to a
                 multiple of 32.
             seed: Determines initial weights, sample order and augmentation.
-            batch_size: Images per step; None means 16. Halved when memory runs out.
+            batch_size: Images per step, on all GPUs together; None means 16. Halved when memory runs out.
             on_epoch: Called after each epoch with its number, counted from 1, and losses and validation
                 metrics.
             on_step: Called after each step with the epochs done, as a fraction.
@@ -117,7 +119,7 @@ class YoloDetector:
             DiffugenError: The dataset is missing or empty, or an argument is out of range.
             ModelError: Training fails, or memory runs out even with one image per step.
         """
-        self.check_fit(extra=extra, ignore_band=ignore_band)
+        self.check_fit(extra=extra, ignore_band=ignore_band, batch_size=batch_size)
         if epochs < 1 or image_size < SMALLEST_IMAGE:
             raise DiffugenError(
                 f"epochs must be at least 1 and image_size at least {SMALLEST_IMAGE}; got {epochs} and "
@@ -129,7 +131,7 @@ class YoloDetector:
             "epochs": epochs,
             "imgsz": image_size,
             "seed": seed % 2**31,
-            "device": self._device,
+            "device": ",".join(self._devices),
             "freeze": freeze,
             "project": str(Path(out_folder).resolve().parent),
             "name": Path(out_folder).name,
@@ -144,13 +146,22 @@ class YoloDetector:
         arguments |= extra.model_dump() if extra else {}
         try:
             fit = partial(fit_once, arguments, self._loaded, on_epoch, on_step)
-            return halving(fit, batch_size or BATCH_SIZE, "training")
+            gpus = len(self._devices)
+            each = max(1, (batch_size or BATCH_SIZE) // gpus)
+            return halving(lambda size: fit(size * gpus), each, "training")
         finally:
             for cache in label_caches(Path(arguments["data"]).parent) - caches:
                 cache.unlink(missing_ok=True)
 
-    def check_fit(self, *, extra: TrainingArguments | None, ignore_band: float) -> None:
-        """Raise DiffugenError if pixels are to be left out of the loss."""
+    def check_fit(
+        self, *, extra: TrainingArguments | None, ignore_band: float, batch_size: int | None
+    ) -> None:
+        """Raise DiffugenError if pixels are to be left out of the loss, or GPUs would get unequal batches."""
+        if batch_size is not None and batch_size % len(self._devices):
+            raise DiffugenError(
+                f"detector.batch_size is {batch_size}, for {len(self._devices)} GPUs together; give a "
+                f"multiple of {len(self._devices)}"
+            )
         if ignore_band:
             raise DiffugenError(
                 f"detector.ignore_band is {ignore_band:g}, but YOLO's loss counts every pixel; set it to 0, "

@@ -6,9 +6,9 @@ Knows Ultralytics' trainer and its arguments. Does not know the forms of a check
 from __future__ import annotations
 
 import copy
-import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from diffugen.dataset.yolo_layout import read_layout
 from diffugen.detectors import OnEpoch, OnStep
 from diffugen.detectors.yolo_checkpoint import Checkpoint, contained
+from diffugen.detectors.yolo_gpus import tell_epoch, tell_step, train_in_processes
 from diffugen.errors import ModelError, first_line
 
 
@@ -29,39 +30,38 @@ def fit_once(
     """Train with a fixed batch size and return the path of the best checkpoint, or the last if none is best.
 
     Args:
-        arguments: Ultralytics' training arguments, without ``batch``.
+        arguments: Ultralytics' training arguments, without ``batch``. Each of several devices gets a process.
         checkpoint: Architecture and weights to start from.
         on_epoch: Called after each epoch.
         on_step: Called after each step with the epochs done, as a fraction.
-        batch_size: Images per step.
+        batch_size: Images per step, on all devices together.
 
     Raises:
-        ModelError: Ultralytics rejects an argument, or training leaves no checkpoint.
+        ModelError: Ultralytics rejects an argument, or training fails or leaves no checkpoint.
     """
     import torch
-    from ultralytics.models.yolo.segment import SegmentationTrainer
 
-    fitting_class = type("Fitting", (SegmentationTrainer,), _FITTING_METHODS)
     model, threads = arguments["model"], torch.get_num_threads()
     with contained():
         try:
-            fitting = fitting_class(overrides={**arguments, "batch": batch_size})
+            fitting = fitting_class()(overrides={**arguments, "batch": batch_size})
         except (TypeError, ValueError, SyntaxError, RuntimeError, FileNotFoundError) as error:
             raise ModelError(f"Ultralytics refuses to train {model}: {first_line(error)}") from error
         torch.set_num_threads(threads)
-        # Ultralytics reads YAML 1.1, where a class called no is False.
-        fitting.data["names"] = dict(sorted(read_layout(Path(arguments["data"])).class_names.items()))
         for path in (fitting.best, fitting.last):
             path.unlink(missing_ok=True)
         fitting.model = fitting.get_model(
             cfg=copy.deepcopy(checkpoint.architecture), weights=checkpoint.weights, verbose=False
         )
-        if on_epoch is not None:
-            fitting.add_callback("on_fit_epoch_end", partial(_report_epoch, on_epoch=on_epoch))
-        if on_step is not None:
-            report = partial(_report_step, numbers=itertools.count(1), on_step=on_step)
-            fitting.add_callback("on_train_batch_end", report)
-        fitting.train()
+        to_epoch, to_step = (tell_epoch, tell_step) if fitting.ddp else (on_epoch, on_step)
+        if to_epoch is not None:
+            fitting.add_callback("on_fit_epoch_end", partial(_report_epoch, on_epoch=to_epoch))
+        if to_step is not None:
+            fitting.add_callback("on_train_batch_end", _StepReport(to_step))
+        if fitting.ddp:
+            train_in_processes(fitting, on_epoch, on_step)
+        else:
+            fitting.train()
     made = [path for path in (fitting.best, fitting.last) if path.exists()]
     if not made:
         raise ModelError(f"training {model} left no checkpoint in {fitting.wdir}; see {fitting.csv}")
@@ -85,26 +85,61 @@ def hardware_arguments(device: str) -> dict[str, Any]:
     }
 
 
+def fitting_class() -> type[Any]:
+    """Return Ultralytics' trainer, changed where DiffuGen needs it."""
+    from ultralytics.models.yolo.segment import SegmentationTrainer
+
+    return type("Fitting", (SegmentationTrainer,), _FITTING_METHODS)
+
+
+def _reports() -> bool:
+    """Return whether this process reports for all that train: it is the only one, or the first."""
+    from ultralytics.utils import RANK
+
+    return RANK in (-1, 0)
+
+
 def _report_epoch(fitting: Any, on_epoch: OnEpoch) -> None:
-    values = {**fitting.label_loss_items(fitting.tloss), **fitting.metrics}
-    on_epoch(fitting.epoch + 1, {name: float(value) for name, value in values.items()})
+    if _reports():
+        values = {**fitting.label_loss_items(fitting.tloss), **fitting.metrics}
+        on_epoch(fitting.epoch + 1, {name: float(value) for name, value in values.items()})
 
 
-def _report_step(fitting: Any, numbers: Iterator[int], on_step: OnStep) -> None:
-    steps = len(fitting.train_loader)
-    # An epoch ends with a validation, which counts as one more step, so no epoch is done before that.
-    on_step(fitting.epoch + ((next(numbers) - 1) % steps + 1) / (steps + 1))
+@dataclass
+class _StepReport:
+    on_step: OnStep
+    done: int = 0
+
+    def __call__(self, fitting: Any) -> None:
+        steps = len(fitting.train_loader)
+        self.done += 1
+        if _reports():
+            # An epoch ends with a validation, which counts as one more step, so no epoch is done before that.
+            self.on_step(fitting.epoch + ((self.done - 1) % steps + 1) / (steps + 1))
 
 
 def _strip_checkpoints(fitting: Any) -> None:
     from ultralytics.utils.torch_utils import strip_optimizer
 
     for path in (fitting.last, fitting.best):
-        if path.exists():
+        if _reports() and path.exists():
             strip_optimizer(path)
+
+
+def _dataset(fitting: Any) -> Any:
+    from ultralytics.models.yolo.segment import SegmentationTrainer
+
+    found = SegmentationTrainer.get_dataset(fitting)
+    # Ultralytics reads YAML 1.1, where a class called no is False.
+    found["names"] = dict(sorted(read_layout(Path(fitting.args.data)).class_names.items()))
+    return found
 
 
 # The training class must not have "Trainer" in its name, or Ultralytics would add trackers and uploads to it.
 # It also skips what nobody reads: a second validation of the best epoch, and every epoch's losses in each
 # checkpoint.
-_FITTING_METHODS: dict[str, Any] = {"final_eval": _strip_checkpoints, "read_results_csv": lambda fitting: {}}
+_FITTING_METHODS: dict[str, Any] = {
+    "get_dataset": _dataset,
+    "final_eval": _strip_checkpoints,
+    "read_results_csv": lambda fitting: {},
+}

@@ -43,6 +43,19 @@ def resolve_device(device: str) -> str:
     return f"cuda:{wanted.index or 0}" if wanted.type == "cuda" else str(wanted)
 
 
+def resolve_devices(device: str) -> tuple[str, ...]:
+    """Return the torch devices to use: those of a list such as ``cuda:0,1``, else that of `resolve_device`.
+
+    Raises:
+        ModelError: As by `resolve_device`, or a device is named twice.
+    """
+    kind, _, numbers = device.partition(":")
+    found = tuple(resolve_device(f"{kind}:{number}") for number in numbers.split(",")) if numbers else ()
+    if len(set(found)) < len(found):
+        raise ModelError(f"device {device!r} names a GPU twice; give each once")
+    return found or (resolve_device(device),)
+
+
 def free_memory() -> None:
     """Return memory that is no longer referenced to the device.
 

@@ -74,6 +74,9 @@ class Executor(Protocol):
     def gives_gpu(self) -> bool:
         """Whether workers have a GPU for work that gains by one; only of an executor that spreads."""
 
+    def worker_device(self, device: str) -> str:
+        """Return the torch device that work uses where the configuration names one."""
+
     def spread(
         self,
         work: Work[Batch, Made, Item],
@@ -116,6 +119,10 @@ class LocalExecutor:
     def gives_gpu(self) -> bool:
         """Return False: what a device of this process is, the loaded model knows."""
         return False
+
+    def worker_device(self, device: str) -> str:
+        """Return the device itself."""
+        return device
 
     def spread(
         self,

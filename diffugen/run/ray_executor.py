@@ -80,6 +80,10 @@ class RayExecutor:
         self.open()
         return self._gpus > 0
 
+    def worker_device(self, device: str) -> str:
+        """Return the device without the numbers of GPUs: a worker sees those only that Ray gave it."""
+        return device.partition(":")[0]
+
     def spread(
         self,
         work: Work[Batch, Made, Item],

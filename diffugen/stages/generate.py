@@ -268,6 +268,7 @@ def _maker(work: _Work, task: Task, pipeline: Any) -> ImageMaker:
         size = settings.batch_size or default_batch_size(pipeline.device.type)
         return ImageMaker(settings, model, size, pipeline)
     device = "cuda" if settings.device != "cpu" and executor.gives_gpu() else "cpu"
+    settings = settings.changed(device=executor.worker_device(settings.device))
     return ImageMaker(settings, model, settings.batch_size or default_batch_size(device))
 
 

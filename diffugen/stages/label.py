@@ -116,7 +116,9 @@ def _by_heat(
         [evidence(image_id) for image_id in image_ids[first : first + LABELLED_AT_A_TIME]]
         for first in range(0, len(image_ids), LABELLED_AT_A_TIME)
     )
-    return run.executor.spread(heat_labeller(run.store, labelling), batches, run.notify)
+    work = heat_labeller(run.store, labelling)
+    work = replace(work, device=run.executor.worker_device(work.device))
+    return run.executor.spread(work, batches, run.notify)
 
 
 def _detected(

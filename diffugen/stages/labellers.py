@@ -110,8 +110,8 @@ class PackedDetector:
     means: Mapping[str, str]
 
     @classmethod
-    def of(cls, opened: OpenDetector) -> PackedDetector:
-        """Return a loaded detector as it can be sent.
+    def of(cls, opened: OpenDetector, device: str) -> PackedDetector:
+        """Return a loaded detector as it can be sent, to be opened on a device there.
 
         Raises:
             DiffugenError: A file of the checkpoint cannot be read.
@@ -125,7 +125,8 @@ class PackedDetector:
         except OSError as error:
             raise DiffugenError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
         renamed = dict(detector.renamed)
-        return cls(files, path.name, renamed, opened.image_size, opened.settings, opened.wanted, opened.means)
+        settings = opened.settings.changed(device=device)
+        return cls(files, path.name, renamed, opened.image_size, settings, opened.wanted, opened.means)
 
     def open(self) -> OpenDetector:
         """Load it.

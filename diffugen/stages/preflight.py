@@ -121,7 +121,9 @@ def _check_detector(run: Run, config: Config) -> None:
         if knows and name not in knows and not matching_names([theirs], knows)
     ]
     try:
-        detector.check_fit(extra=settings.extra, ignore_band=settings.ignore_band)
+        detector.check_fit(
+            extra=settings.extra, ignore_band=settings.ignore_band, batch_size=settings.batch_size
+        )
     except DiffugenError as error:
         mistakes.append(str(error))
     known = set(names) & {*knows, *mapped_classes(knows, names, settings.class_map)}

@@ -100,9 +100,11 @@ def predicted(
         for first in range(0, len(ids), PREDICTED_AT_A_TIME):
             yield ids[first : first + PREDICTED_AT_A_TIME]
 
-    work = Predictor(PackedDetector.of(detector) if run.executor.spreads else detector, confidence)
+    executor = run.executor
+    device = executor.worker_device(detector.settings.device)
+    work = Predictor(PackedDetector.of(detector, device) if executor.spreads else detector, confidence)
     batches = ([run.store.image(image_id) for image_id in part] for part in parts())
-    found = run.executor.spread(work, batches, run.notify)
+    found = executor.spread(work, batches, run.notify)
     for done, part in enumerate(parts(), start=1):
         yield part, list(islice(found, len(part)))
         on_progress(min(done * PREDICTED_AT_A_TIME, len(ids)), len(ids))

@@ -268,6 +268,9 @@ def test_anchors_can_be_merged_and_overridden(tmp_path: Path) -> None:
             "diffusion.device=cude:0",
             "expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu', did you mean 'cuda",
         ),
+        ("diffusion.device=cuda:0,1", "expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or 'xpu'"),
+        ("detector.device=cuda:0,", "or several GPUs such as 'cuda:0,1'"),
+        ("detector.device=cpu,cpu", "or several GPUs such as 'cuda:0,1'"),
         ("name=a/b", "name = \"a/b\": expected letters, digits, '.', '_' and '-' only"),
         # templates
         (
@@ -626,3 +629,8 @@ def test_training_arguments_are_ultralytics_own() -> None:
 def test_other_training_arguments_are_refused(extra: str, expected: str) -> None:
     [mistake] = mistakes("miniature", f"detector.extra={{{extra}}}")
     assert re.search(expected, mistake), mistake
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1", "cuda:0,1", "cuda:3,0,11", "xpu:1"])
+def test_devices_of_a_detector(device: str) -> None:
+    assert load_config("miniature", [f"detector.device={device}"]).detector.device == device

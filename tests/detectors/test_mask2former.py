@@ -165,6 +165,15 @@ def weights_of(out: Path) -> bytes:
     return (out / "weights/best/model.safetensors").read_bytes()
 
 
+def test_it_is_not_trained_on_several_gpus(
+    start: Mask2FormerDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    several = Mask2FormerDetector(start.checkpoint, device="cuda:0,1")
+    with pytest.raises(DiffugenError, match=r"names 2 GPUs, but a Mask2Former trains on one; give cuda:0"):
+        several.check_fit(extra=None, ignore_band=0.0, batch_size=None)
+
+
 @pytest.mark.parametrize("more", [{}, {"freeze": 1, "ignore_band": 0.02}], ids=["plain", "with options"])
 def test_an_interrupted_training_continues_as_if_it_had_not_been(
     start: Mask2FormerDetector, dataset: Path, tmp_path: Path, one_thread: None, more: dict[str, Any]

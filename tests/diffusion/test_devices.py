@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffugen.diffusion.devices import resolve_device
+from diffugen.diffusion.devices import resolve_device, resolve_devices
 from diffugen.errors import ModelError
 
 
@@ -65,3 +65,36 @@ def test_a_device_that_the_machine_lacks(
         resolve_device(given)
     assert f"device '{given}' is not available" in str(caught.value)
     assert str(caught.value).endswith(f"use auto, or one of {', '.join([*present, 'cpu (1)'])}")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("cuda:0,1", ("cuda:0", "cuda:1")),
+        ("cuda:2,0", ("cuda:2", "cuda:0")),
+        ("cuda:1", ("cuda:1",)),
+        ("cuda", ("cuda:0",)),
+        ("auto", ("cuda:0",)),
+        ("cpu", ("cpu",)),
+    ],
+)
+def test_several_devices(monkeypatch: pytest.MonkeyPatch, given: str, expected: tuple[str, ...]) -> None:
+    machine(monkeypatch, cuda=3)
+    assert resolve_devices(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ("cuda:0,3", "device 'cuda:3' is not available"),
+        ("cuda:1,1", "names a GPU twice"),
+        ("cuda:0,", "unknown device"),
+        ("cpu:0,1", "device 'cpu:1' is not available"),
+    ],
+)
+def test_several_devices_that_the_machine_lacks(
+    monkeypatch: pytest.MonkeyPatch, given: str, error: str
+) -> None:
+    machine(monkeypatch, cuda=3)
+    with pytest.raises(ModelError, match=error):
+        resolve_devices(given)

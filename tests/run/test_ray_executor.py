@@ -170,6 +170,16 @@ def test_a_node_with_another_version_is_refused(cluster: Any, tmp_path: Path) ->
         cluster.remove_node(node)
 
 
+def test_a_worker_uses_the_gpus_that_ray_gives_it(workers: RayExecutor) -> None:
+    assert [workers.worker_device(one) for one in ("cuda:3", "cuda:0,1", "cuda", "auto", "cpu")] == [
+        "cuda",
+        "cuda",
+        "cuda",
+        "auto",
+        "cpu",
+    ]
+
+
 def test_no_ray_at_the_address_is_told_soon() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

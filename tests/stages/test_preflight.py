@@ -68,6 +68,7 @@ def test_the_shipped_miniature_passes(tmp_path: Path) -> None:
             "detector.ignore_band=0.01",
             "but YOLO's loss counts every pixel; set it to 0, or let",
         ),
+        "GPU": ("detector.device=cuda:0,7", "device 'cuda:0' is not available"),
         "model": ("diffusion.model=some/models/lost", "model 'some/models/lost' is neither"),
         "model of a task": (
             "tasks=[{task: txt2img}, {task: img2img, model: lost}]",

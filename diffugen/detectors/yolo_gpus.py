@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -23,7 +23,11 @@ from diffugen.errors import ModelError, is_out_of_memory
 _MARK = "diffugen-progress "
 _KEPT_LINES = 200
 _SECONDS_TO_END = 10.0
+_SIGNAL = re.compile(r".*(Signal \d+ \((?!SIGTERM)\w+\)) received by PID \d+")
+"""What the launcher says of a process that was killed, by something else than the launcher."""
+
 _ERROR = re.compile(r"^(?:\[rank\d+\]: )?(?:\w+\.)*(\w*(?:Error|Exception): .+)")
+"""The last line of a traceback."""
 
 
 def train_in_processes(trainer: Any, on_epoch: OnEpoch | None, on_step: OnStep | None) -> None:
@@ -61,13 +65,7 @@ def train_in_processes(trainer: Any, on_epoch: OnEpoch | None, on_step: OnStep |
         _end(processes)
         ddp_cleanup(trainer, script)
     if failed:
-        errors = [found[1] for line in said if (found := _ERROR.match(line))]
-        cause = next((one for one in errors if is_out_of_memory(RuntimeError(one))), None)
-        if cause is not None:
-            raise MemoryError(cause)
-        raise ModelError(
-            f"training on {trainer.world_size} GPUs failed: {errors[0] if errors else _last(said)}"
-        ) from RuntimeError("\n".join(said))
+        raise _failure(trainer.world_size, list(said)) from RuntimeError("\n".join(said))
 
 
 def tell_epoch(epoch: int, values: Mapping[str, float]) -> None:
@@ -108,5 +106,13 @@ def _end(processes: subprocess.Popen[str]) -> None:
         processes.stdout.close()
 
 
-def _last(said: Iterable[str]) -> str:
-    return next((line for line in reversed(list(said)) if line.strip()), "it said nothing")
+def _failure(count: int, said: Sequence[str]) -> Exception:
+    """Return what the last lines of the processes mean."""
+    errors = [found[1] for line in said if (found := _ERROR.match(line))]
+    for one in errors:
+        if is_out_of_memory(RuntimeError(one)):
+            return MemoryError(one)
+    # The others also fail when one is gone, and may say so first.
+    killed = [f"one process got {found[1]}" for line in said if (found := _SIGNAL.match(line))]
+    others = [line for line in said if line.strip()][-1:] or ["it said nothing"]
+    return ModelError(f"training on {count} GPUs failed: {[*killed, *errors, *others][0]}")

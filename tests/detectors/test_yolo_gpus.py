@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -46,7 +47,7 @@ def ended(pids: list[int]) -> bool:
 def test_each_device_has_a_process_and_the_first_reports(
     detector: YoloDetector, dataset: Path, tmp_path: Path
 ) -> None:
-    epochs: list[tuple[int, dict[str, float]]] = []
+    epochs: list[tuple[int, Mapping[str, float]]] = []
     steps: list[float] = []
     best = detector.fit(
         dataset,
@@ -85,6 +86,18 @@ def test_a_process_that_fails_ends_all(
     monkeypatch.setenv(FAIL_AT, said or "CUDA out of memory. Tried to allocate 2.00 GiB")
     with pytest.raises(ModelError, match=error):
         detector.fit(dataset, tmp_path / "fit", epochs=1, image_size=FIT_SIZE, seed=SEED, batch_size=2)
+    assert ended(processes(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_all(detector: YoloDetector, dataset: Path, tmp_path: Path) -> None:
+    def kill(done: float) -> None:
+        os.kill(processes(tmp_path)[1], signal.SIGKILL)
+
+    with pytest.raises(ModelError, match=r"training on 2 GPUs failed: one process got Signal 9 \(SIGKILL\)"):
+        detector.fit(
+            dataset, tmp_path / "fit", epochs=500, image_size=FIT_SIZE, seed=SEED, batch_size=2, on_step=kill
+        )
     assert ended(processes(tmp_path))
 
 

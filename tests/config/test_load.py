@@ -18,6 +18,7 @@ from diffugen.config.load import kept_config, load_config
 from diffugen.config.sections import DetectorSettings, resumable_keys
 from diffugen.config.training import TrainingArguments
 from diffugen.config.values import Section
+from diffugen.detectors.yolo_checkpoint import import_ultralytics
 from diffugen.errors import ConfigError
 from diffugen.prompts.tasks import plan_tasks, task_prompts
 from diffugen.records import Instances
@@ -592,6 +593,7 @@ def test_resumable_keys_exist_and_affect_no_image() -> None:
 
 
 def test_training_arguments_are_ultralytics_own() -> None:
+    import_ultralytics()  # without settings in the user's home
     from ultralytics.cfg import CFG_FRACTION_KEYS, DEFAULT_CFG_DICT, check_cfg
 
     config = load_config("miniature", ["detector.extra={mosaic: 0.25, val: false, optimizer: SGD}"])

@@ -89,7 +89,7 @@ def _keep_counts(table: str, counted: str, keys: tuple[str, ...], sums: tuple[st
 
     def change(row: str, sign: str) -> str:
         same = " AND ".join(f"{key} = {row}.{key}" for key in keys)
-        number = "iif(typeof({0}) IN ('integer', 'real'), {0}, NULL)"
+        number = "CASE WHEN typeof({0}) IN ('integer', 'real') THEN {0} END"
         changed = [f"{count} = {count} {sign} 1"]
         changed += [f"{name} = {name} {sign} {number.format(f'{row}.{name}')}" for name in summed]
         return f"UPDATE {table} SET {', '.join(changed)} WHERE {same};"

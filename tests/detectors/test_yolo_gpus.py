@@ -143,6 +143,12 @@ def test_they_end_when_the_one_that_waits_is_killed(dataset: Path, tmp_path: Pat
     assert len(started) == 2 and ended(started)
 
 
+def test_ultralytics_understands_the_devices(detector: YoloDetector) -> None:
+    from ultralytics.utils.torch_utils import parse_device
+
+    assert parse_device(",".join(detector._devices)) == "0,1"
+
+
 def test_a_batch_is_the_same_for_each(detector: YoloDetector, dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(
         DiffugenError, match=r"detector\.batch_size is 5, for 2 GPUs together; give a multiple of 2"

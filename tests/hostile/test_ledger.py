@@ -92,6 +92,7 @@ STATUS = [
         "view",
     ),
     ("CREATE TRIGGER odd AFTER INSERT ON images BEGIN DELETE FROM images; END", "trigger"),
+    ("CREATE TRIGGER images_by_round AFTER INSERT ON images BEGIN DELETE FROM images; END", "trigger"),
 ]
 
 REPORT = [

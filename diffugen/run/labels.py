@@ -161,9 +161,9 @@ class LabelStore(ImageStore):
         place = "t.audit" if self._ledger.version >= WITH_CHECKS else "audit_place(t.id)"
         labelled = "SELECT 1 FROM labels AS l WHERE l.image_id = t.id AND l.source"
         found = self._ledger.select(
-            f"SELECT id FROM images AS t WHERE t.round = :round AND EXISTS ({labelled} = 'attention') "
-            f"AND EXISTS ({labelled} = 'model') "
+            "SELECT id FROM images AS t WHERE t.round = :round "
             "AND NOT EXISTS (SELECT 1 FROM disagreements AS d WHERE d.image_id = t.id) "
+            f"AND EXISTS ({labelled} = 'attention') AND EXISTS ({labelled} = 'model') "
             f"ORDER BY {place} LIMIT :most",
             round=round,
             most=most,
@@ -180,10 +180,15 @@ class LabelStore(ImageStore):
 
     def count_contested(self) -> dict[int, int]:
         """Return, from a round, how many of its images have a disagreement."""
-        sql = (
-            "SELECT round, count(*) FROM (SELECT DISTINCT image_id, round FROM disagreements) GROUP BY round"
-        )
-        return self._ledger.once("contested", lambda: dict(self._ledger.all(sql)))
+        sql = f"SELECT round, images FROM {counts('contested_counts', self._ledger.version)}"
+        return self._ledger.once("contested", lambda: self._checked_counts(self._ledger.all(sql)))
+
+    def _checked_counts(self, rows: Iterable[tuple[Any, Any]]) -> dict[int, int]:
+        with self._ledger.reading("contested_counts", "of a round"):
+            for number, count in rows:
+                check_round(number)
+                check_integers(count)
+        return dict(rows)
 
     def count_contested_decided(self) -> int:
         """Return how many images with a disagreement are decided."""

@@ -15,7 +15,7 @@ WITH_CHECKS = 5
 """The first schema whose tables check their values themselves."""
 
 WITH_COUNTS = 6
-"""The first schema that keeps the counts of images and labels."""
+"""The first schema that keeps the counts of images, labels and disagreements."""
 
 MOST_ROUNDS = 1_000_000
 """No round has a higher number."""
@@ -70,6 +70,13 @@ _COUNTS = {
         "SELECT source, method, round, count(*) AS label_sets, sum(objects) AS objects FROM labels "
         "GROUP BY source, method, round"
     ),
+    "disagreement_counts": (
+        "SELECT round, kind, count(*) AS disagreements FROM disagreements GROUP BY round, kind"
+    ),
+    "contested_counts": (
+        "SELECT round, count(*) AS images FROM (SELECT DISTINCT image_id, round FROM disagreements) "
+        "GROUP BY round"
+    ),
 }
 """From a table of counts to the query whose result it keeps."""
 
@@ -105,6 +112,32 @@ def _keep_counts(table: str, counted: str, keys: tuple[str, ...], sums: tuple[st
     return "".join(
         f"CREATE TRIGGER {table}_{event} AFTER {event.upper()} ON {counted} BEGIN {body} END;"
         for event, body in bodies.items()
+    )
+
+
+def _count_contested() -> str:
+    """Return triggers that keep the number of images with a disagreement."""
+
+    def change(row: str, by: str, if_it_has: int) -> str:
+        same = f"image_id = {row}.image_id AND round = {row}.round"
+        rest = f"SELECT count(*) FROM (SELECT 1 FROM disagreements WHERE {same} LIMIT 2)"
+        return (
+            f"UPDATE contested_counts SET images = images {by} "
+            f"WHERE round = {row}.round AND ({rest}) = {if_it_has};"
+        )
+
+    known = "SELECT 1 FROM contested_counts WHERE round = new.round"
+    add = f"INSERT INTO contested_counts SELECT new.round, 0 WHERE NOT EXISTS ({known}); "
+    add += change("new", "+ 1", if_it_has=1)
+    take = change("old", "- 1", if_it_has=0) + " DELETE FROM contested_counts WHERE images = 0;"
+    moved = "WHEN old.image_id IS NOT new.image_id OR old.round IS NOT new.round"
+    return "".join(
+        f"CREATE TRIGGER contested_counts_{event} AFTER {event.upper()} ON disagreements {body} END;"
+        for event, body in {
+            "insert": f"BEGIN {add}",
+            "delete": f"BEGIN {take}",
+            "update": f"{moved} BEGIN {add} {take}",
+        }.items()
     )
 
 
@@ -210,18 +243,27 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX decisions_by_round ON decisions (round);
     CREATE INDEX decisions_by_verdict ON decisions (round, verdict, image_id, seq, created_at);
     """,
-    # Version 6: the numbers of images and labels are kept, instead of being counted each time.
-    f"""
+    # Version 6: the numbers of images, labels and disagreements are kept instead of being counted each time,
+    # and audits are drawn from an index alone.
+    """
     CREATE TABLE image_counts (
         round INTEGER PRIMARY KEY, images INTEGER NOT NULL, seconds REAL NOT NULL,
         bytes INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE label_counts (
         source TEXT NOT NULL, method TEXT NOT NULL, round INTEGER NOT NULL, label_sets INTEGER NOT NULL,
         objects INTEGER NOT NULL, PRIMARY KEY (source, method, round)) WITHOUT ROWID;
-    INSERT INTO image_counts {_COUNTS["image_counts"]};
-    INSERT INTO label_counts {_COUNTS["label_counts"]};
+    CREATE TABLE disagreement_counts (
+        round INTEGER NOT NULL, kind TEXT NOT NULL, disagreements INTEGER NOT NULL,
+        PRIMARY KEY (round, kind)) WITHOUT ROWID;
+    CREATE TABLE contested_counts (round INTEGER PRIMARY KEY, images INTEGER NOT NULL) WITHOUT ROWID;
+    DROP INDEX disagreements_by_kind;
+    DROP INDEX images_by_audit;
+    CREATE INDEX images_by_audit ON images (round, audit, id);
     """
+    + "".join(f"INSERT INTO {table} {query};" for table, query in _COUNTS.items())
     + _keep_counts("image_counts", "images", ("round",), ("images", "seconds", "bytes"))
-    + _keep_counts("label_counts", "labels", ("source", "method", "round"), ("label_sets", "objects")),
+    + _keep_counts("label_counts", "labels", ("source", "method", "round"), ("label_sets", "objects"))
+    + _keep_counts("disagreement_counts", "disagreements", ("round", "kind"), ("disagreements",))
+    + _count_contested(),
 )
 """One script per schema version, run in order; a new ledger runs all. To add a table, append a script."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -69,14 +70,15 @@ def summarise(ledger: Ledger) -> RunSummary:
     Raises:
         StoreError: A value is of another type than its column.
     """
-    image_counts, label_counts = (counts(name, ledger.version) for name in ("image_counts", "label_counts"))
-    images = ledger.all(f"SELECT round, images, seconds, bytes FROM {image_counts}")
+    kept = partial(counts, version=ledger.version)
+    images = ledger.all(f"SELECT round, images, seconds, bytes FROM {kept('image_counts')}")
     labels = ledger.all(
-        f"SELECT source, round, sum(label_sets), sum(objects) FROM {label_counts} GROUP BY source, round"
+        "SELECT source, round, sum(label_sets), sum(objects) "
+        f"FROM {kept('label_counts')} GROUP BY source, round"
     )
     stages = ledger.all("SELECT round, name, seconds, created_at FROM stages ORDER BY created_at, name")
     dropped = ledger.all("SELECT round, count(*), max(created_at) FROM dropped GROUP BY round")
-    kinds = ledger.all("SELECT round, kind, count(*) FROM disagreements GROUP BY round, kind")
+    kinds = ledger.all(f"SELECT round, kind, disagreements FROM {kept('disagreement_counts')}")
     verdicts = ledger.all(
         "SELECT round, verdict, count(*), max(created_at) FROM decisions AS t WHERE NOT EXISTS "
         "(SELECT 1 FROM decisions AS n WHERE n.image_id = t.image_id AND n.seq > t.seq) "
@@ -108,7 +110,11 @@ def summarise(ledger: Ledger) -> RunSummary:
             check_texts(source)
         one.label_sets[source], one.objects[source] = label_sets, objects
     for number, kind, count in kinds:
-        of_round("disagreements", number).disagreements[kind] = count
+        one = of_round("disagreements", number)
+        with ledger.reading("disagreement_counts", f"of round {number}"):
+            check_integers(count)
+            check_texts(kind)
+        one.disagreements[kind] = count
     for number, verdict, count, time in verdicts:
         one = of_round("decisions", number, time)
         if verdict != OPEN:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from diffugen.records import Disagreement
 from diffugen.run import schema
 from diffugen.run.store import RunStore
 from tests.support.stores import add, make_labels, make_record
 
+MODEL = {"spurious": None, "badly_located": 0}
 IMAGES, SOURCES, METHODS = 2, ("attention", "model"), ("a", "b")
 
 
@@ -25,7 +27,8 @@ def label(store: RunStore, number: int, source: str, method: str, objects: int, 
 
 
 def delete(store: RunStore, number: int) -> None:
-    store._ledger._connection.execute("DELETE FROM labels WHERE image_id = ?", [make_record(number).id])
+    for table in ("labels", "disagreements"):
+        store._ledger._connection.execute(f"DELETE FROM {table} WHERE image_id = ?", [make_record(number).id])
     store._ledger._connection.execute("DELETE FROM images WHERE id = ?", [make_record(number).id])
 
 
@@ -33,6 +36,25 @@ def change(store: RunStore, number: int, seconds: float, round: int) -> None:
     store._ledger._connection.execute(
         "UPDATE images SET seconds = ?, round = ? WHERE id = ?", [seconds, round, make_record(number).id]
     )
+
+
+def contest(store: RunStore, numbers: list[int], round: int, kind: str) -> None:
+    known = [number for number in numbers if store.knows_image(make_record(number).id)]
+    store.put_disagreements(
+        round, [Disagreement(make_record(number).id, kind, 0.5, 0, MODEL[kind], 0.1) for number in known]
+    )
+
+
+def settle(store: RunStore, number: int) -> None:
+    store.drop_disagreements([make_record(number).id])
+
+
+def move(store: RunStore, number: int, other: int, round: int, severity: float) -> None:
+    if store.knows_image(make_record(other).id):
+        store._ledger._connection.execute(
+            "UPDATE disagreements SET image_id = ?, round = ?, severity = ? WHERE image_id = ?",
+            [make_record(other).id, round, severity, make_record(number).id],
+        )
 
 
 NUMBERS, ROUNDS = st.integers(0, IMAGES - 1), st.integers(0, 2)
@@ -47,12 +69,17 @@ STEPS: st.SearchStrategy[tuple[Callable[..., None], tuple[Any, ...]]] = st.one_o
         st.tuples(st.sampled_from(SOURCES), st.sampled_from(METHODS)),
     ),
     st.tuples(st.just(delete), st.tuples(NUMBERS)),
+    st.tuples(
+        st.just(contest), st.tuples(st.lists(NUMBERS, max_size=4), ROUNDS, st.sampled_from(sorted(MODEL)))
+    ),
+    st.tuples(st.just(settle), st.tuples(NUMBERS)),
+    st.tuples(st.just(move), st.tuples(NUMBERS, NUMBERS, ROUNDS, st.floats(0, 1))),
     st.tuples(st.just(change), st.tuples(NUMBERS, st.floats(0, 100), ROUNDS)),
 )
 
 
 def check(store: RunStore) -> None:
-    for table in ("image_counts", "label_counts"):
+    for table in ("image_counts", "label_counts", "disagreement_counts", "contested_counts"):
         kept = store.ledger.all(f"SELECT * FROM {table}")
         counted = store.ledger.all(f"SELECT * FROM {schema.counts(table, schema.WITH_COUNTS - 1)}")
         assert len(kept) == len(counted), (kept, counted)
@@ -109,15 +136,18 @@ def test_a_run_without_them_is_counted_and_upgraded(tmp_path: Path, monkeypatch:
         with RunStore.create_or_open(tmp_path / "run", config=None) as store:
             add(store, *range(4))
             store.put_labels(make_labels(make_record(number), objects=number) for number in range(4))
+            contest(store, [0, 1, 0, 3], 1, "spurious")
             before, labels = store.summary(), store.count_labels("attention", "otsu")
-            assert store.ledger.version == schema.WITH_COUNTS - 1
+            assert store.ledger.version == schema.WITH_COUNTS - 1 and store.count_contested() == {1: 3}
     with RunStore.open(tmp_path / "run", readonly=True) as reader:
         assert reader.summary().rounds == before.rounds
         assert reader.count_labels("attention", "otsu") == labels
+        assert reader.count_contested() == {1: 3}
         with RunStore.open(tmp_path / "run") as store:
             check(store)
             assert store.summary().rounds == before.rounds
             assert store.count_labels("attention", "otsu") == labels
+            assert store.count_contested() == {1: 3}
             add(store, 7)
             check(store)
         assert reader.summary().images == 5, "a reader of before goes on"

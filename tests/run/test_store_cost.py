@@ -103,18 +103,18 @@ def test_query_cost_grows_linearly_with_rows(tmp_path: Path) -> None:
         assert steps[10_000][name] <= most, name
 
 
-def test_the_cost_of_a_summary_depends_on_decisions_and_disagreements_only(tmp_path: Path) -> None:
+def test_the_cost_of_a_summary_depends_on_decisions_only(tmp_path: Path) -> None:
     steps = []
     for count in (1_000, 10_000):
         with RunStore.create_or_open(tmp_path / str(count), config=None) as store:
             plant(store, count)
             store._ledger._connection.execute("DELETE FROM decisions")
-            store._ledger._connection.execute("DELETE FROM disagreements")
             counter = [0]
             store._ledger._connection.set_progress_handler(counting(counter), 100)
-            summary = store.summary()
+            summary, contested = store.summary(), store.count_contested()
             store._ledger._connection.set_progress_handler(None, 0)
             assert sum(one.label_sets["attention"] for one in summary.rounds.values()) == 2 * count
+            assert contested == {1: count // 4}
             steps.append(counter[0])
     assert steps[1] <= steps[0] + 1
 

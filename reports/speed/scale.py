@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 MOULDS = 40
 BATCH = 500
 VARIANTS = 10
-COMMANDS = ("status", "compare", "page", "tune", "report", "export", "resume")
+COMMANDS = ("compare", "status", "page", "tune", "report", "export", "resume")
 
 Measured = dict[str, dict[str, dict[str, float]]]
 """By command and number of images, the seconds and the megabytes."""

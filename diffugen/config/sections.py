@@ -126,7 +126,8 @@ class DetectorSettings(Section):
         epochs: Passes over the training images in each round.
         steps: Optimiser steps in each round instead, to the next whole epoch: as much training, however many
             images there are. None for ``epochs``.
-        batch_size: Images per step, on all GPUs together; None for 16.
+        batch_size: Images per step, on all GPUs together; None for 16, rounded down to a multiple of their
+            number.
         lr0: Initial learning rate; None lets the detector choose.
         freeze: How many layers, counted from the input, keep their weights; None for none.
         ignore_band: Width of a band on each side of a mask's edge whose pixels do not count in training, as a

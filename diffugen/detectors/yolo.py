@@ -106,7 +106,8 @@ class YoloDetector:
             image_size: Longer side in pixels that images are scaled to, at least 64; rounded up to a
                 multiple of 32.
             seed: Determines initial weights, sample order and augmentation.
-            batch_size: Images per step, on all GPUs together; None means 16. Halved when memory runs out.
+            batch_size: Images per step, on all GPUs together; None means 16, rounded down to a multiple of
+                their number. Halved when memory runs out.
             on_epoch: Called after each epoch with its number, counted from 1, and losses and validation
                 metrics.
             on_step: Called after each step with the epochs done, as a fraction.

@@ -40,11 +40,13 @@ def fit_once(
         ModelError: Ultralytics rejects an argument, or training fails or leaves no checkpoint.
     """
     import torch
+    from ultralytics.models.yolo.segment import SegmentationTrainer
 
+    fitting_class = type("Fitting", (SegmentationTrainer,), _FITTING_METHODS)
     model, threads = arguments["model"], torch.get_num_threads()
     with contained():
         try:
-            fitting = fitting_class()(overrides={**arguments, "batch": batch_size})
+            fitting = fitting_class(overrides={**arguments, "batch": batch_size})
         except (TypeError, ValueError, SyntaxError, RuntimeError, FileNotFoundError) as error:
             raise ModelError(f"Ultralytics refuses to train {model}: {first_line(error)}") from error
         torch.set_num_threads(threads)
@@ -83,13 +85,6 @@ def hardware_arguments(device: str) -> dict[str, Any]:
         "amp": "bf16" if on_gpu and torch.cuda.is_bf16_supported() else False,
         "workers": min(8, cores) if on_gpu and cores > 4 else 0,
     }
-
-
-def fitting_class() -> type[Any]:
-    """Return Ultralytics' trainer, changed where DiffuGen needs it."""
-    from ultralytics.models.yolo.segment import SegmentationTrainer
-
-    return type("Fitting", (SegmentationTrainer,), _FITTING_METHODS)
 
 
 def _reports() -> bool:

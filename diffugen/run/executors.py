@@ -75,7 +75,7 @@ class Executor(Protocol):
         """Whether workers have a GPU for work that gains by one; only of an executor that spreads."""
 
     def worker_device(self, device: str) -> str:
-        """Return the torch device that work uses where the configuration names one."""
+        """Return where a worker's model runs, given the configured torch device."""
 
     def spread(
         self,

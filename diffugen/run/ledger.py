@@ -70,8 +70,10 @@ class Ledger:
         with explained(folder):
             self._connection = _connect_reader(folder) if readonly else _connect_writer(folder)
             try:
+                self._connection.execute("BEGIN")  # one state, even if another process upgrades meanwhile
                 self.version = self._version()
                 self._check_definitions()
+                self._connection.execute("COMMIT")
                 if not readonly:
                     if self.version < len(schema.MIGRATIONS):
                         on_upgrade(self._count_rows())

@@ -115,7 +115,7 @@ def _keep_counts(table: str, counted: str, keys: tuple[str, ...], sums: tuple[st
     )
 
 
-def _count_contested() -> str:
+def _keep_contested() -> str:
     """Return triggers that keep the number of images with a disagreement."""
 
     def change(row: str, by: str, if_it_has: int) -> str:
@@ -264,6 +264,6 @@ MIGRATIONS: tuple[str, ...] = (
     + _keep_counts("image_counts", "images", ("round",), ("images", "seconds", "bytes"))
     + _keep_counts("label_counts", "labels", ("source", "method", "round"), ("label_sets", "objects"))
     + _keep_counts("disagreement_counts", "disagreements", ("round", "kind"), ("disagreements",))
-    + _count_contested(),
+    + _keep_contested(),
 )
 """One script per schema version, run in order; a new ledger runs all. To add a table, append a script."""

@@ -17,7 +17,7 @@ from diffugen.detectors.yolo import YoloDetector
 from diffugen.errors import DiffugenError, ModelError
 from tests.support.children import WAIT_SECONDS, restore_signals
 from tests.support.detector_contract import FIT_SIZE, SEED
-from tests.support.two_devices import FAIL_AT, use_two_devices
+from tests.support.two_devices import FAILURE, use_two_devices
 
 SCRATCH = "yolov8n-seg.yaml"
 
@@ -83,7 +83,7 @@ def test_a_process_that_fails_ends_all(
     said: str,
     error: str,
 ) -> None:
-    monkeypatch.setenv(FAIL_AT, said or "CUDA out of memory. Tried to allocate 2.00 GiB")
+    monkeypatch.setenv(FAILURE, said or "CUDA out of memory. Tried to allocate 2.00 GiB")
     with pytest.raises(ModelError, match=error):
         detector.fit(dataset, tmp_path / "fit", epochs=1, image_size=FIT_SIZE, seed=SEED, batch_size=2)
     assert ended(processes(tmp_path))

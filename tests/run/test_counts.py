@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from diffugen.records import Disagreement
 from diffugen.run import schema
+from diffugen.run.ledger import Ledger
 from diffugen.run.store import RunStore
 from tests.support.stores import add, make_labels, make_record
 
@@ -151,3 +152,25 @@ def test_a_run_without_them_is_counted_and_upgraded(tmp_path: Path, monkeypatch:
             add(store, 7)
             check(store)
         assert reader.summary().images == 5, "a reader of before goes on"
+
+
+def test_a_run_may_be_upgraded_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: the reader took the version of before, and the triggers of after, which it did not know."""
+    with monkeypatch.context() as older:
+        older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[: schema.WITH_COUNTS - 1])
+        with RunStore.create_or_open(tmp_path / "run", config=None) as store:
+            add(store, *range(4))
+    version = Ledger._version
+
+    def upgraded_meanwhile(ledger: Ledger) -> int:
+        monkeypatch.setattr(Ledger, "_version", version)
+        found = version(ledger)
+        RunStore.open(tmp_path / "run").close()
+        return found
+
+    monkeypatch.setattr(Ledger, "_version", upgraded_meanwhile)
+    with RunStore.open(tmp_path / "run", readonly=True) as reader:
+        assert reader.ledger.version == schema.WITH_COUNTS - 1
+        assert reader.summary().images == 4
+    with RunStore.open(tmp_path / "run", readonly=True) as reader:
+        assert reader.ledger.version == len(schema.MIGRATIONS)

@@ -170,8 +170,9 @@ def test_a_node_with_another_version_is_refused(cluster: Any, tmp_path: Path) ->
         cluster.remove_node(node)
 
 
-def test_a_worker_uses_the_gpus_that_ray_gives_it(workers: RayExecutor) -> None:
-    assert [workers.worker_device(one) for one in ("cuda:3", "cuda:0,1", "cuda", "auto", "cpu")] == [
+def test_a_worker_uses_the_gpus_that_ray_gives_it() -> None:
+    executor = RayExecutor(ExecutorSettings(kind="ray"))
+    assert [executor.worker_device(one) for one in ("cuda:3", "cuda:0,1", "cuda", "auto", "cpu")] == [
         "cuda",
         "cuda",
         "cuda",

@@ -1,6 +1,7 @@
 """Two processes on the CPU in place of two GPUs: machines of tests have none.
 
-All else is as on GPUs: Ultralytics' script, its launcher, its processes and its trainer.
+Precision and data loaders are those of a CPU. All else is as on GPUs: Ultralytics' script, its launcher, its
+processes and its trainer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from diffugen.detectors import yolo, yolo_fit
 
-FAIL_AT = "DIFFUGEN_TEST_FAILS"
+FAILURE = "DIFFUGEN_TEST_FAILS"
 """What the second process says before it fails, if this is set in the environment."""
 
 
@@ -35,8 +36,8 @@ def _join(self: Any) -> None:
     parallel = torch.nn.parallel.DistributedDataParallel
     torch.nn.parallel.DistributedDataParallel = lambda model, device_ids=None, **more: parallel(model, **more)
     (Path(self.args.project) / f"process-{rank}").write_text(str(os.getpid()))
-    if rank == 1 and FAIL_AT in os.environ:
-        raise RuntimeError(os.environ[FAIL_AT])
+    if rank == 1 and FAILURE in os.environ:
+        raise RuntimeError(os.environ[FAILURE])
 
 
 def use_two_devices(monkeypatch: pytest.MonkeyPatch) -> None:

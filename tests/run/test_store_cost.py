@@ -180,7 +180,7 @@ def test_a_queue_is_stored_as_it_comes_and_replaced_as_a_whole(tmp_path: Path) -
             with pytest.raises(sqlite3.IntegrityError):
                 store.put_disagreements(0, [*found(5), stranger])
             assert list(store.disagreements(0)) == kept
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] < 1.5 * peaks[0] + 50_000  # a few kB are chance; 8,000 more rows would be megabytes
 
 
 def test_missing_labels_are_found_without_looking_for_each_image(tmp_path: Path) -> None:
